@@ -1,0 +1,170 @@
+"""What an engine is: the interface between the HTTP server and whatever computes tokens.
+
+Two engines give the same answers: `torch` (embedded) and later others. This module imports only the standard
+library and `composers.plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from motet.composers.plan import Plan
+
+FinishReason = Literal["stop", "length"]
+
+
+class EngineError(Exception):
+    """A request failed inside the engine (a member raised, non-finite logits). The engine goes on."""
+
+
+class RequestTooLarge(Exception):  # noqa: N818  (a refusal, named for what the client reads)
+    """The request can never fit: the message has the numbers (tokens, bytes, limits)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one token is drawn from the composed distribution. Validated at the HTTP boundary.
+
+    Order: masks (allowed, banned, min_tokens) → logit bias → repetition, presence, frequency penalties →
+    temperature → top-k → top-p → min-p → sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0 mean
+    off. Reported log-probs are those of the composed distribution after masks, before bias and penalties.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    min_tokens: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that must not be completed
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    top_logprobs: int = 0  # how many alternatives to report per token
+    trace_top: int | None = None  # None: no trace; else alternatives before and after composition
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """`contexts[k]` are the token ids (≥ 1) that stream k reads; `forced` tokens are appended to every stream and
+    scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n` independent choices."""
+
+    request_id: str
+    plan: Plan
+    contexts: tuple[tuple[int, ...], ...]
+    sampling: SamplingParams
+    forced: tuple[int, ...] = ()
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTrace:
+    """What each voice did to one token.
+
+    `member_logprobs[k]` is stream k's own (plan order, at the plan's stream temperature 1) log-prob of the chosen token,
+    `kl` is KL(composed ‖ base) in nats, `base_rank` the chosen token's rank under the base (0 = arg-max),
+    `argmax_moved` whether base and composed disagree about the most likely token.
+    """
+
+    member_logprobs: tuple[float, ...]
+    kl: float
+    base_rank: int
+    argmax_moved: bool
+    base_top: tuple[tuple[int, float], ...]
+    composed_top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """One token of one choice. `logprob` is the composed log-prob; `top` is best first and, where the chosen token
+    is among it, holds the very same float. `finish` is set on the last token of the choice."""
+
+    choice: int
+    token: int
+    logprob: float
+    forced: bool = False
+    top: tuple[tuple[int, float], ...] = ()
+    trace: TokenTrace | None = None
+    finish: FinishReason | None = None
+
+
+class Generation(Protocol):
+    """A running request: iterate it for outputs of all choices, interleaved as they come.
+
+    Iteration ends when every choice has finished; it raises `EngineError` if the request failed. `aclose` (or
+    closing the iterator) frees all slots within one step.
+    """
+
+    cached_tokens: int  # tokens of the base stream's context that were not computed again
+
+    def __aiter__(self) -> AsyncIterator[TokenOutput]: ...
+    async def __anext__(self) -> TokenOutput: ...
+    def stop_choice(self, choice: int) -> None:
+        """The reader needs no more tokens of this choice (a stop string matched)."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the server may know of a loaded model. `kv_bytes_per_token` counts all layers, keys and values."""
+
+    name: str
+    vocab_size: int  # the shared width: ids ≥ this are never produced
+    max_model_len: int
+    kv_bytes_per_token: int
+    num_parameters: int
+    dtype: str
+    device: str
+    eos_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot for /metrics."""
+
+    running: int = 0  # choices being decoded or prefilled
+    waiting: int = 0  # choices admitted to the queue, without memory yet
+    kv_bytes_used: int = 0
+    kv_bytes_budget: int = 0
+    prefix_queries: int = 0  # tokens looked up in the prefix cache
+    prefix_hits: int = 0  # tokens found there
+    steps: int = 0
+    forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
+
+
+class Engine(Protocol):
+    """Computes tokens of composed distributions. All methods are called from the server's event loop."""
+
+    @property
+    def models(self) -> Mapping[str, ModelInfo]: ...
+
+    def supports(self, plan: Plan) -> str | None:
+        """None, or the reason why this engine can't run the plan."""
+        ...
+
+    def check(self, request: GenerationRequest) -> int:
+        """KV bytes that one choice of the request reserves over all its streams.
+
+        Raises:
+            RequestTooLarge: it can never fit; the message names tokens, bytes and the limit.
+        """
+        ...
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        """Queues the request; nothing is computed before the first admission. Call `check` first."""
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None:
+        """Stops the engine; running requests fail with EngineError."""
+        ...
