@@ -1,0 +1,257 @@
+"""The one composition formula: the oracle of every faster path, and the CPU path itself.
+
+Shapes: V is the shared vocabulary, N the stream rows of a step (all streams of all requests), R the output rows
+(one per token position of one choice). Every function follows the dtype of its input: float32 in the engine,
+float64 where it serves as an oracle.
+
+For output row r with streams k, `L_k` the normalised log-probs of stream k:
+
+    z_r[v] = Σ_k w_rk · L_k[v] · [v ∈ inside_rk] + rules_r[v]   for v in every mask of r, −inf elsewhere
+    composed_r = z_r − logsumexp(z_r)
+
+Log-probs are composed, never raw logits, so that adding a constant to one member's logits changes nothing, masks
+and gates included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
+Index = slice | Tensor  # rows of a matrix: a slice (no copy) where they are consecutive, else (n,) int64
+
+
+@dataclass(frozen=True, slots=True)
+class SetRows:
+    """A plausible set of tokens for some rows: `source` are the rows of the log-probs that define it."""
+
+    kind: SetKind
+    value: float
+    source: Index
+
+
+@dataclass(frozen=True, slots=True)
+class TermRows:
+    """One stream's contribution to `rows`: weight (n,) times the log-probs at `source`.
+
+    `temperature` (n,) divides the log-probs before they are normalised again; None means 1 everywhere.
+    """
+
+    rows: Index
+    source: Index
+    weight: Tensor
+    temperature: Tensor | None = None
+    inside: SetRows | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRows:
+    """Tokens outside of `keep` are impossible in `rows`."""
+
+    rows: Index
+    keep: SetRows
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeRows:
+    """The composition of a step over R rows. `base` are the rows of the log-probs that hold each row's base stream;
+    terms stand in stream order, so that a row's sum does not depend on what else is in the batch."""
+
+    num_rows: int
+    base: Index
+    terms: tuple[TermRows, ...]
+    masks: tuple[MaskRows, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SparseEdits:
+    """Values at single (row, token) places: three tensors of the same length."""
+
+    rows: Tensor  # (n,) int64
+    tokens: Tensor  # (n,) int64
+    values: Tensor  # (n,)
+
+
+def rows_index(rows: Sequence[int], device: torch.device | None = None) -> Index:
+    """A slice where `rows` are consecutive and ascending (no copy when used), else an index tensor."""
+    start = rows[0]
+    if all(row == start + i for i, row in enumerate(rows)):
+        return slice(start, start + len(rows))
+    return torch.tensor(rows, dtype=torch.int64, device=device)
+
+
+def edits(places: Sequence[tuple[int, int, float]], like: Tensor) -> SparseEdits:
+    """Sparse edits from (row, token, value) triples on the device and in the dtype of `like`."""
+    rows, tokens, values = zip(*places, strict=True)
+    return SparseEdits(
+        torch.tensor(rows, dtype=torch.int64, device=like.device),
+        torch.tensor(tokens, dtype=torch.int64, device=like.device),
+        torch.tensor(values, dtype=like.dtype, device=like.device),
+    )
+
+
+def token_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
+    """Which tokens a distribution finds plausible: (n, V) bool from (n, V) log-probs; see `composers.plan.TokenSet`."""
+    if kind == "nucleus":
+        return _nucleus(logprobs, value)
+    threshold = logprobs.amax(-1, keepdim=True) + math.log(value)
+    if kind == "rank_or_ratio":
+        m = max(1, int(value * logprobs.shape[-1]))
+        threshold = torch.minimum(threshold, logprobs.topk(m, -1).values[:, -1:])
+    return logprobs >= threshold
+
+
+def _nucleus(logprobs: Tensor, mass: float) -> Tensor:
+    if mass >= 1.0:  # a rounded cumulative sum of 1 must not cut the tail of a filter that is off
+        return torch.ones_like(logprobs, dtype=torch.bool)
+    ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
+    probs = ordered.exp()
+    before = probs.cumsum(-1) - probs
+    keep = before < mass
+    keep[:, 0] = True
+    return torch.zeros_like(keep).scatter_(-1, order, keep)
+
+
+def compose(logprobs: Tensor, plan: ComposeRows, rules: SparseEdits | None = None) -> Tensor:
+    """Composed log-probs, normalised: (R, V) from the members' (N, V) normalised log-probs.
+
+    −inf in a member: a token that any stream with weight ≠ 0 (inside its gate) finds impossible is impossible, never
+    NaN or +inf. A row without any token left keeps its base's arg-max. NaN in a member stays NaN in the rows that
+    read it: the caller reports it.
+
+    Args:
+        logprobs: (N, V); rows are streams, each normalised.
+        plan: which rows enter which output row.
+        rules: values added to z before the masks.
+    """
+    z = _sum_terms(logprobs, plan, guard=False)
+    z = _apply(z, logprobs, plan, rules)
+    total = z.logsumexp(-1, keepdim=True)
+    if not bool(total.isfinite().all()):
+        broken = ~total.isfinite().squeeze(-1)
+        guarded = _apply(_sum_terms(logprobs, plan, guard=True), logprobs, plan, rules)
+        z[broken] = guarded[broken]
+        _keep_base_argmax(z, logprobs, plan)
+        total = z.logsumexp(-1, keepdim=True)
+    return z.sub_(total)
+
+
+def _sum_terms(logprobs: Tensor, plan: ComposeRows, *, guard: bool) -> Tensor:
+    z = logprobs.new_zeros(plan.num_rows, logprobs.shape[-1])
+    for term in plan.terms:
+        source = logprobs[term.source]
+        if term.temperature is not None:
+            source = (source / term.temperature[:, None]).log_softmax(-1)
+        contribution = source * term.weight[:, None]
+        if guard:
+            banned = (source == -math.inf) & (term.weight[:, None] != 0)
+            contribution = contribution.masked_fill(source == -math.inf, 0.0).masked_fill(banned, -math.inf)
+        if term.inside is not None:
+            inside = token_set(logprobs[term.inside.source], term.inside.kind, term.inside.value)
+            contribution = contribution.masked_fill(~inside, 0.0)
+        _add_rows(z, term.rows, contribution)
+    return z
+
+
+def _add_rows(z: Tensor, rows: Index, values: Tensor) -> None:
+    if isinstance(rows, slice):
+        z[rows] += values
+    else:
+        z.index_add_(0, rows, values)
+
+
+def _apply(z: Tensor, logprobs: Tensor, plan: ComposeRows, rules: SparseEdits | None) -> Tensor:
+    """Rules, then masks; a mask is −inf whatever stood there, so that nothing can lift it again."""
+    if rules is not None:
+        z.index_put_((rules.rows, rules.tokens), rules.values, accumulate=True)
+    for mask in plan.masks:
+        keep = token_set(logprobs[mask.keep.source], mask.keep.kind, mask.keep.value)
+        z[mask.rows] = z[mask.rows].masked_fill(~keep, -math.inf)
+    return z
+
+
+def _keep_base_argmax(z: Tensor, logprobs: Tensor, plan: ComposeRows) -> None:
+    empty = (z == -math.inf).all(-1)
+    best = logprobs[plan.base].argmax(-1)
+    z[empty] = z[empty].scatter(-1, best[empty, None], 0.0)
+
+
+def restrict(logprobs: Tensor, banned: SparseEdits | None, allowed: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """Masks of the request (allowed tokens, bad words, minimum length) and normalisation: (R, V).
+
+    Args:
+        logprobs: (R, V) composed; changed in place.
+        banned: places that become −inf (values unused).
+        allowed: (row, (m,) token ids): every other token of the row becomes −inf.
+    """
+    if banned is None and not allowed:
+        return logprobs
+    for row, ids in allowed:
+        kept = logprobs[row, ids]
+        logprobs[row] = -math.inf
+        logprobs[row, ids] = kept
+    if banned is not None:
+        logprobs[banned.rows, banned.tokens] = -math.inf
+    # a row that lost everything stays −inf: the caller reports it, no token is invented
+    total = logprobs.logsumexp(-1, keepdim=True)
+    return logprobs.sub_(total.masked_fill(total == -math.inf, 0.0))
+
+
+def penalise(logprobs: Tensor, bias: SparseEdits | None, repetition: SparseEdits | None) -> Tensor:
+    """Logit bias and presence / frequency penalties (added), then the repetition penalty (multiplied): (R, V), new.
+
+    The repetition penalty acts on log-probs, where its sign is defined: a constant added to a member changes nothing.
+    """
+    if bias is None and repetition is None:
+        return logprobs
+    scores = logprobs.clone()
+    if bias is not None:
+        scores.index_put_((bias.rows, bias.tokens), bias.values, accumulate=True)
+    if repetition is not None:
+        old = scores[repetition.rows, repetition.tokens]
+        factor = torch.where(old < 0, repetition.values, 1.0 / repetition.values)
+        scores[repetition.rows, repetition.tokens] = old * factor
+    return scores
+
+
+def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) in nats, (R,), from log-probs (R, V); tokens with p = 0 count nothing."""
+    difference = (p - q).masked_fill(p == -math.inf, 0.0)
+    return (p.exp() * difference).sum(-1)
+
+
+def warp(scores: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """The distribution that is sampled: (R, V) probabilities, by a full sort (the oracle of `sampling.sample`).
+
+    Args:
+        scores: (R, V) unnormalised log scores.
+        temperature: (R,) > 0.
+        top_k: (R,) int64, 0 is off.
+        top_p: (R,) in (0, 1], computed on what top-k leaves; 1 is off.
+        min_p: (R,) in [0, 1], relative to the most likely token; 0 is off.
+    """
+    ordered, order = (scores / temperature[:, None]).sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(scores.shape[-1], device=scores.device)
+    limit = torch.where(top_k > 0, top_k, scores.shape[-1])[:, None]
+    probs = ordered.masked_fill(rank >= limit, -math.inf).softmax(-1)
+    before = probs.cumsum(-1) - probs
+    drop = ((before >= top_p[:, None]) & (top_p[:, None] < 1)) | (probs < min_p[:, None] * probs[:, :1])
+    drop[:, 0] = False
+    probs = probs.masked_fill(drop, 0.0)
+    return torch.zeros_like(probs).scatter_(-1, order, probs / probs.sum(-1, keepdim=True))
+
+
+def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
+    """The first index whose cumulative mass reaches `uniform` · total: (R,) int64.
+
+    `uniform` (R,) lies in (0, 1], so an index of probability 0 is never drawn, the first one included.
+    """
+    cumulative = probs.cumsum(-1)
+    target = uniform[:, None].to(cumulative.dtype) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target).squeeze(-1).clamp_max_(probs.shape[-1] - 1)
