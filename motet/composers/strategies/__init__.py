@@ -1,0 +1,26 @@
+"""The strategies by name. One file each; a new one is a file and an entry here."""
+
+from motet.composers.strategies.context_aware import ContextAware
+from motet.composers.strategies.contrastive import Contrastive
+from motet.composers.strategies.eft import Eft
+from motet.composers.strategies.experts import Experts
+from motet.composers.strategies.guidance import Guidance
+from motet.composers.strategies.novelty import Novelty
+from motet.composers.strategies.product import Product
+from motet.composers.strategies.proxy_tuning import ProxyTuning
+from motet.composers.strategies.rules import RuleAdapter
+from motet.composers.strategies.strategy import Strategy
+from motet.composers.strategies.unlearn import Unlearn
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "proxy_tuning": ProxyTuning,
+    "eft": Eft,
+    "contrastive": Contrastive,
+    "novelty": Novelty,
+    "unlearn": Unlearn,
+    "context_aware": ContextAware,
+    "guidance": Guidance,
+    "experts": Experts,
+    "product": Product,
+    "rules": RuleAdapter,
+}

@@ -1,0 +1,72 @@
+"""What a client reads about a composition that cannot be built."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Collection, Iterator
+from difflib import get_close_matches
+
+from pydantic_core import ErrorDetails
+
+_NAMES_SHOWN = 20
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+_repr.maxlevel, _repr.maxdict, _repr.maxlist = 2, 3, 3
+
+
+class CompositionError(Exception):
+    """A composition is refused. `param` is the dotted path of the (first) field at fault."""
+
+    def __init__(self, message: str, param: str = "composition") -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+def show(value: object) -> str:
+    """`repr`, short whatever the client sent."""
+    return _repr.repr(value)
+
+
+def allowed_names(kind: str, value: str, allowed: Collection[str]) -> str:
+    """`kind: a, b, c`, led by the nearest of them where one is near to `value`."""
+    names = sorted(allowed)
+    near = get_close_matches(value, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"{hint}{kind}: {', '.join(names[:_NAMES_SHOWN])}{more}"
+
+
+def explain(problem: ErrorDetails, fields: Collection[str], strategies: Collection[str]) -> str:
+    """One of pydantic's problems in words: the value, what is allowed and the nearest suggestion.
+
+    Args:
+        problem: one entry of `ValidationError.errors()`.
+        fields: the field names of the object that the problem lies in.
+        strategies: the names a `strategy` can have.
+    """
+    value = show(problem["input"])
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown field; {allowed_names('allowed', str(problem['loc'][-1]), fields)}"
+        case "union_tag_invalid":
+            tag = str(problem.get("ctx", {}).get("tag"))
+            return f"unknown strategy {show(tag)}; {allowed_names('allowed', tag, strategies)}"
+        case "union_tag_not_found":
+            return f"strategy is missing; {allowed_names('allowed', '', strategies)}"
+        case "literal_error":
+            allowed = list(_quoted(str(problem.get("ctx", {}).get("expected"))))
+            return f"{value} is not allowed; {allowed_names('allowed', str(problem['input']), allowed)}"
+        case "missing":
+            return "required"
+        case "value_error":
+            return str(problem.get("ctx", {}).get("error"))
+        case "model_type" | "model_attributes_type":
+            return f"must be an object, got {value}"
+        case _:
+            return f"{problem['msg'].replace('Input should', 'must').replace('must have', 'must hold')}, got {value}"
+
+
+def _quoted(expected: str) -> Iterator[str]:
+    yield from re.findall(r"'([^']*)'", expected)

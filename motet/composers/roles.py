@@ -1,0 +1,136 @@
+"""The parts that every strategy's fields are made of: numbers with bounds, and roles (a model and what it reads)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self, cast
+
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+
+from motet.composers.plan import Prompt
+
+MAX_WEIGHT = 100.0  # far beyond any published use, and float32 sums of 100 · log-prob still resolve 1e-3
+MAX_PARTS = 8  # members, traits or stacked strategies in one list
+
+Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Temperature = Annotated[float, Field(ge=0.01, le=MAX_WEIGHT, allow_inf_nan=False)]
+ModelName = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A model and what it reads (None: the request's own prompt). Equal voices have equal distributions."""
+
+    model: str
+    prompt: Prompt | None = None
+
+
+class Spec(BaseModel, frozen=True, strict=True, extra="forbid"):
+    """An object that a client writes: unknown fields and lossy conversions ("1" for 1) are errors."""
+
+
+class Message(Spec, frozen=True):
+    """One chat message of a role's own prompt."""
+
+    role: Annotated[str, Field(min_length=1)]
+    content: str
+
+
+class Reading(Spec, frozen=True):
+    """What a stream reads instead of the request's prompt.
+
+    `prompt` is text taken as it is; the empty text means the beginning-of-sequence token alone. `messages` are
+    rendered with `template` (None: the model's own default), which applies to the request's own messages where
+    neither is given. `last_tokens` keeps only the end of the rendered prompt.
+    """
+
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    template: Literal["chat", "plain"] | None = None
+    last_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.prompt is not None and self.messages is not None:
+            raise ValueError("prompt and messages exclude each other")
+        if self.prompt is not None and self.template is not None:
+            raise ValueError("template renders messages, a prompt is read as it is: give one of them")
+        return self
+
+    def as_prompt(self, template: Literal["chat", "plain"] | None = None) -> Prompt | None:
+        """The plan's form, None where nothing differs from the request's own prompt.
+
+        Args:
+            template: used for messages that name no template of their own.
+        """
+        messages = tuple((m.role, m.content) for m in self.messages) if self.messages is not None else None
+        rendered = (self.template or template) if self.prompt is None else None
+        prompt = Prompt(self.prompt, messages, rendered, self.last_tokens)
+        return None if prompt == Prompt() else prompt
+
+
+class Context(Reading, frozen=True):
+    """A reading that must differ from the request's own prompt: a second context of the base model."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.prompt is None and self.messages is None and self.last_tokens is None:
+            raise ValueError("needs one of prompt, messages, last_tokens")
+        return self
+
+
+class RoleObject(Reading, frozen=True):
+    """A registered model and what it reads."""
+
+    model: ModelName
+
+    @property
+    def voice(self) -> Voice:
+        return Voice(self.model, self.as_prompt())
+
+
+class BaseObject(Reading, frozen=True):
+    """The base; its model may be left to the request's `model`."""
+
+    model: ModelName | None = None
+
+
+def named(value: object) -> object:
+    """A plain string is short for {"model": the string}."""
+    return {"model": value} if isinstance(value, str) else value
+
+
+def listed(value: object) -> object:
+    """A single value as a list of one, for fields that allow both."""
+    return cast("object", value) if isinstance(value, list) else [value]
+
+
+Role = Annotated[RoleObject, BeforeValidator(named, json_schema_input_type=RoleObject | str)]
+Base = Annotated[BaseObject, BeforeValidator(named, json_schema_input_type=BaseObject | str)]
+Roles = Annotated[
+    list[Role],
+    Field(min_length=1, max_length=MAX_PARTS),
+    BeforeValidator(listed, json_schema_input_type=RoleObject | str | list[RoleObject | str]),
+]
+
+
+def field_names(spec: type[BaseModel]) -> dict[str, str]:
+    """Attribute → the name that clients write."""
+    return {name: info.alias or name for name, info in spec.model_fields.items()}
+
+
+def named_models(value: object, path: str) -> Iterator[tuple[str, str]]:
+    """(dotted path, model name) of every role inside a spec, in the order of its fields."""
+    if isinstance(value, RoleObject | BaseObject):
+        if value.model is not None:
+            yield path, value.model
+    elif isinstance(value, Spec):
+        for attribute, name in field_names(type(value)).items():
+            yield from named_models(getattr(value, attribute), f"{path}.{name}")
+    elif isinstance(value, list):
+        items = cast("list[object]", value)
+        for i, item in enumerate(items):
+            alone = len(items) == 1 and isinstance(item, RoleObject)  # may have been written without a list
+            yield from named_models(item, path if alone else f"{path}.{i}")

@@ -1,0 +1,45 @@
+"""Contrastive decoding: prefer what a strong model likes more than a weak one does."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from motet.composers.roles import Role, Share, Temperature, Weight
+from motet.composers.shift import Shift, Term, VoiceSet
+from motet.composers.strategies.strategy import Request, Strategy
+
+_BETA = 0.5
+
+
+class Contrastive(Strategy, frozen=True):
+    """`z = (1 + β) L_base − β L_amateur` inside `{v: L_base[v] ≥ max L_base + ln α}`, else −inf
+
+    The `reasoning` form (O'Brien and Lewis 2023, arXiv:2309.09117), β = 0.5 unless given. The `original` form
+    (Contrastive Decoding, Li et al. 2022, arXiv:2210.15097) is `L_base − L_amateur` in the same mask. Roles: the
+    base is the expert, `amateur` the weak model, which may be blind to all but `last_tokens` of the prompt;
+    `amateur_temperature` divides its logits.
+    """
+
+    strategy: Literal["contrastive"] = "contrastive"
+    amateur: Role
+    alpha: Share = 0.1
+    beta: Weight | None = None
+    form: Literal["reasoning", "original"] = "reasoning"
+    amateur_temperature: Temperature = 1.0
+
+    @model_validator(mode="after")
+    def _beta_has_a_meaning(self) -> Self:
+        if self.form == "original" and self.beta is not None:
+            raise ValueError("beta belongs to form 'reasoning': form 'original' has weights 1 and −1")
+        return self
+
+    def shift(self, request: Request) -> Shift:
+        amateur = self.amateur.voice
+        mask = VoiceSet(request.base, "ratio", self.alpha)
+        if self.form == "original":
+            return Shift((Term("amateur", amateur, -1.0, self.amateur_temperature),), (mask,))
+        beta = _BETA if self.beta is None else self.beta
+        terms = (Term("base", request.base, beta), Term("amateur", amateur, -beta, self.amateur_temperature))
+        return Shift(terms, (mask,))

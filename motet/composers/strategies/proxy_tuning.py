@@ -1,0 +1,30 @@
+"""Proxy-tuning: tune a large model by the difference between a small tuned and a small untuned one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from motet.composers.roles import Role, Weight
+from motet.composers.shift import Shift, Term
+from motet.composers.strategies.strategy import Request, Strategy
+
+
+class ProxyTuning(Strategy, frozen=True):
+    """`z = L_base + α (L_expert − L_antiexpert)`
+
+    Tuning Language Models by Proxy (Liu et al. 2024, arXiv:2401.08565). Roles: `expert` is the tuned small model,
+    `antiexpert` the same model untuned.
+    """
+
+    strategy: Literal["proxy_tuning"] = "proxy_tuning"
+    expert: Role
+    antiexpert: Role
+    alpha: Weight = 1.0
+
+    def shift(self, request: Request) -> Shift:
+        return Shift(
+            (
+                Term("expert", self.expert.voice, self.alpha),
+                Term("antiexpert", self.antiexpert.voice, -self.alpha),
+            )
+        )

@@ -1,0 +1,82 @@
+"""Rules: a rule vector on the base, no second model; the baseline that every learned proxy must beat."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from motet.composers.errors import CompositionError, show
+from motet.composers.plan import Rules
+from motet.composers.roles import Spec, Weight
+from motet.composers.shift import Shift
+from motet.composers.strategies.strategy import Request, Strategy
+
+_ID = "id:"
+_MAX_OFFSETS = 1024
+_MAX_DIGITS = 9  # no vocabulary is longer, and an int64 index holds it
+
+
+class EosRamp(Spec, frozen=True):
+    """The end of the answer becomes more likely: from 0 up to `weight` nats over the first `tokens` tokens."""
+
+    tokens: Annotated[int, Field(ge=1, le=1_000_000)]
+    weight: Weight
+
+
+class RuleAdapter(Strategy, frozen=True):
+    """`z = L_base + r`, with r the sum of a ramp on the end of sequence, `−repetition` on every token generated
+    before, and offsets of single tokens
+
+    Instruction Following without Instruction Tuning (Hewitt et al. 2024, arXiv:2409.14254). `token_offsets` maps a
+    text that is exactly one token, or an id written `id:123`, to an offset in nats.
+    """
+
+    strategy: Literal["rules"] = "rules"
+    eos_ramp: EosRamp | None = None
+    repetition: Weight = 0.0
+    token_offsets: Annotated[dict[str, Weight], Field(default_factory=dict, max_length=_MAX_OFFSETS)]
+
+    @model_validator(mode="after")
+    def _some_rule(self) -> Self:
+        if not self.model_fields_set & {"eos_ramp", "repetition", "token_offsets"}:
+            raise ValueError("needs one of eos_ramp, repetition, token_offsets")
+        return self
+
+    def shift(self, request: Request) -> Shift:
+        ramp = self.eos_ramp
+        return Shift(
+            rules=Rules(
+                eos_ramp_tokens=ramp.tokens if ramp else 0,
+                eos_ramp_weight=ramp.weight if ramp else 0.0,
+                repetition=self.repetition,
+                offsets=tuple(self._offsets(request).items()),
+            )
+        )
+
+    def _offsets(self, request: Request) -> dict[int, float]:
+        offsets: dict[int, float] = {}
+        problems: list[str] = []
+        for key, offset in self.token_offsets.items():
+            token = _token(key, request)
+            if isinstance(token, str):
+                problems.append(token)
+            else:
+                offsets[token] = offsets.get(token, 0.0) + offset
+        if problems:
+            path = f"{request.path}.token_offsets"
+            raise CompositionError("; ".join(f"{path}: {problem}" for problem in problems), path)
+        return offsets
+
+
+def _token(key: str, request: Request) -> int | str:
+    """The id that a key means, or what is wrong with it."""
+    digits = key.removeprefix(_ID)
+    if not (key.startswith(_ID) and digits.isascii() and digits.isdigit()):
+        token = request.token_id(key)
+        return f"{show(key)} is not exactly one token; an id is written 'id:123'" if token is None else token
+    size = request.vocab_size
+    if len(digits) > _MAX_DIGITS or (size is not None and int(digits) >= size):
+        allowed = f"; allowed: 0 to {size - 1}" if size is not None else ""
+        return f"{show(key)} is not in the vocabulary{allowed}"
+    return int(digits)

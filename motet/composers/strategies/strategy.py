@@ -1,0 +1,43 @@
+"""What every strategy is: fields that a client writes, and the shift they stand for."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from motet.composers.roles import Base, Spec, Voice
+from motet.composers.shift import Shift
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a strategy may know of the request that it shifts.
+
+    `chat`: the request has messages, not text. `token_id`: the id of a text that is exactly one token, else None.
+    `vocab_size`: the shared width where it is known. `path`: where the strategy's object stands, for errors.
+    """
+
+    base: Voice
+    token_id: Callable[[str], int | None]
+    chat: bool = False
+    vocab_size: int | None = None
+    path: str = "composition"
+
+
+class Strategy(Spec, frozen=True):
+    """One way to compose. `base` is the model that is shifted; without it, the request's `model` is."""
+
+    strategy: str
+    base: Base | None = None
+
+    def own_base(self, model: str | None) -> Voice | None:
+        """The base that the fields themselves name (`model`: the request's), None if they leave it open."""
+        if self.base is None:
+            return None
+        name = self.base.model or model
+        return None if name is None else Voice(name, self.base.as_prompt())
+
+    @abstractmethod
+    def shift(self, request: Request) -> Shift:
+        """The terms, masks and rules that are added to the base."""
