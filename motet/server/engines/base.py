@@ -19,7 +19,7 @@ class EngineError(Exception):
     """A request failed inside the engine (a member raised, non-finite logits). The engine goes on."""
 
 
-class RequestTooLarge(Exception):  # noqa: N818  (a refusal, named for what the client reads)
+class RequestTooLarge(Exception):
     """The request can never fit: the message has the numbers (tokens, bytes, limits)."""
 
 
@@ -68,7 +68,7 @@ class GenerationRequest:
 class TokenTrace:
     """What each voice did to one token.
 
-    `member_logprobs[k]` is stream k's own (plan order, at the plan's stream temperature 1) log-prob of the chosen token,
+    `member_logprobs[k]` is stream k's own log-prob of the chosen token (plan order, temperature 1),
     `kl` is KL(composed ‖ base) in nats, `base_rank` the chosen token's rank under the base (0 = arg-max),
     `argmax_moved` whether base and composed disagree about the most likely token.
     """

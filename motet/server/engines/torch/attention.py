@@ -1,0 +1,221 @@
+"""The attention function that unmodified Hugging Face modules call: it writes into slots and attends over them.
+
+All tokens of a model's step travel as one flat row `(1, N)`: first one token for each decoding stream, then longer
+segments (prompt chunks, scored text). Nothing is padded but the key length of the decoding rows. Grouped queries are
+folded into the query length, so keys and values are never repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.modeling_utils import AttentionInterface
+
+ATTENTION_NAME = "motet"
+
+
+class KeyValueStore(Protocol):
+    """Where a layer's keys and values live: `(slots, kv_heads, length, head_dim)` each."""
+
+    @property
+    def keys(self) -> Sequence[Tensor]: ...
+    @property
+    def values(self) -> Sequence[Tensor]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """`length` consecutive tokens of one slot: positions `start …`, at `offset …` in the flat batch."""
+
+    slot: int
+    start: int
+    length: int
+    offset: int
+
+
+class StepContext:
+    """Everything that the attention of one forward needs to know; built once per step and model.
+
+    The first `len(decode)` tokens of the batch are single tokens of different slots, in ascending slot order.
+    """
+
+    def __init__(self, store: KeyValueStore, decode: Sequence[Segment], longer: Sequence[Segment]) -> None:
+        self.store = store
+        self.decode = decode
+        self.longer = longer
+        self._masks: dict[object, Tensor | None] = {}
+        device = store.keys[0].device
+        slots = [segment.slot for segment in decode]
+        self._rows = slots[-1] + 1 if slots else 0  # arena rows read; gaps carry unused queries
+        self._dense = self._rows == len(slots)
+        self._key_length = max((segment.start + 1 for segment in decode), default=0)
+        self._slots = torch.tensor(slots, dtype=torch.int64, device=device)
+        self._positions = torch.tensor([s.start for s in decode], dtype=torch.int64, device=device)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, form: AttentionForm) -> Tensor:
+        """Attention of the flat batch: query (1, H, N, D), key and value (1, KH, N, D) → (1, N, H, D_v)."""
+        keys, values = self.store.keys[layer], self.store.values[layer]
+        parts: list[Tensor] = []
+        if self.decode:
+            count = len(self.decode)
+            parts.append(self._decode(keys, values, query[0, :, :count], key[0, :, :count], value[0, :, :count], form))
+        for segment in self.longer:
+            span = slice(segment.offset, segment.offset + segment.length)
+            parts.append(
+                self._segment(keys, values, query[:, :, span], key[0, :, span], value[0, :, span], segment, form)
+            )
+        return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
+
+    def _decode(
+        self, keys: Tensor, values: Tensor, query: Tensor, key: Tensor, value: Tensor, form: AttentionForm
+    ) -> Tensor:
+        """One token per slot: query (H, n, D) → (n, H, D_v)."""
+        heads, count, dim = query.shape
+        rows, length = self._rows, self._key_length
+        if count == 1:
+            segment = self.decode[0]
+            keys[segment.slot, :, segment.start] = key[:, 0]
+            values[segment.slot, :, segment.start] = value[:, 0]
+            keys, values = keys[segment.slot : rows, :, :length], values[segment.slot : rows, :, :length]
+            mask = self._mask(("single", form.window), lambda: self._single_mask(segment.start, form.window, query))
+            folded = query.reshape(1, keys.shape[1], -1, dim)
+            return attention(folded, keys, values, mask, form).reshape(1, heads, -1)
+        keys[self._slots, :, self._positions] = key.transpose(0, 1)
+        values[self._slots, :, self._positions] = value.transpose(0, 1)
+        mask = self._mask(("decode", form.window), lambda: self._decode_mask(form.window, query))
+        stacked = query.transpose(0, 1)
+        if not self._dense:
+            stacked = query.new_zeros(rows, heads, dim).index_copy_(0, self._slots, stacked)
+        folded = stacked.reshape(rows, keys.shape[1], -1, dim)
+        mixed = attention(folded, keys[:rows, :, :length], values[:rows, :, :length], mask, form)
+        mixed = mixed.reshape(rows, heads, -1)
+        return mixed if self._dense else mixed[self._slots]
+
+    def _segment(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        segment: Segment,
+        form: AttentionForm,
+    ) -> Tensor:
+        """Several tokens of one slot: query (1, H, T, D) → (T, H, D_v)."""
+        _, heads, length, dim = query.shape
+        end = segment.start + segment.length
+        keys[segment.slot, :, segment.start : end] = key
+        values[segment.slot, :, segment.start : end] = value
+        groups = heads // keys.shape[1]
+        mask = self._mask(
+            (segment.start, length, form.window, groups),
+            lambda: causal_mask(segment.start, length, form.window, query).repeat(groups, 1),
+        )
+        past = slice(segment.slot, segment.slot + 1)
+        folded = query.reshape(1, keys.shape[1], groups * length, dim)
+        mixed = attention(folded, keys[past, :, :end], values[past, :, :end], mask, form)
+        return mixed.reshape(heads, length, -1).transpose(0, 1)
+
+    def _mask(self, key: object, make: Any) -> Tensor | None:
+        """Masks are the same in every layer of a kind: made once per step."""
+        if key not in self._masks:
+            self._masks[key] = make()
+        return self._masks[key]
+
+    def _single_mask(self, position: int, window: int | None, like: Tensor) -> Tensor | None:
+        return None if window is None or position < window else causal_mask(position, 1, window, like)
+
+    def _decode_mask(self, window: int | None, like: Tensor) -> Tensor:
+        """(rows, 1, 1, key_length): additive; unused rows see position 0 only, so that they stay finite."""
+        positions = torch.zeros(self._rows, dtype=torch.int64, device=like.device)
+        positions[self._slots] = self._positions
+        visible = _visible(positions[:, None], torch.arange(self._key_length, device=like.device), window)
+        return _additive(visible, like)[:, None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionForm:
+    """What distinguishes the families: scale of the scores, sliding window, soft cap, attention sinks (H,)."""
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
+def attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, form: AttentionForm) -> Tensor:
+    """Softmax attention with folded groups: query (B, KH, G·T, D), keys (B, KH, L, D) → (B, KH, G·T, D_v)."""
+    if form.softcap is None and form.sinks is None:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=form.scaling)
+    scores = (query @ keys.transpose(-1, -2)).float() * form.scaling
+    if form.softcap is not None:
+        scores = torch.tanh(scores / form.softcap) * form.softcap
+    if mask is not None:
+        scores = scores + mask
+    if form.sinks is None:
+        return scores.softmax(-1).to(values.dtype) @ values
+    batch, kv_heads, folded, _ = scores.shape
+    groups = form.sinks.shape[0] // kv_heads
+    sinks = form.sinks.float().view(kv_heads, groups, 1).expand(-1, -1, folded // groups)
+    sinks = sinks.reshape(1, kv_heads, folded, 1).expand(batch, -1, -1, -1)
+    weights = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+    return weights.to(values.dtype) @ values
+
+
+def causal_mask(start: int, length: int, window: int | None, like: Tensor) -> Tensor:
+    """(length, start + length) additive mask of queries at positions `start …` over all keys before them."""
+    positions = torch.arange(start, start + length, device=like.device)
+    return _additive(_visible(positions[:, None], torch.arange(start + length, device=like.device), window), like)
+
+
+def _visible(positions: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    visible = keys <= positions
+    return visible if window is None else visible & (keys > positions - window)
+
+
+def _additive(visible: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill_(~visible, -math.inf)
+
+
+@dataclass(slots=True)
+class ShapeProbe:
+    """Stands in for a StepContext once, at load: records each layer's (kv_heads, key dim, value dim)."""
+
+    shapes: dict[int, tuple[int, int, int]]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, form: AttentionForm) -> Tensor:
+        self.shapes[layer] = (key.shape[1], key.shape[3], value.shape[3])
+        groups = query.shape[1] // key.shape[1]
+        return value.repeat_interleave(groups, 1).transpose(1, 2)  # right shape, no meaning
+
+
+def slot_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    step: StepContext | ShapeProbe | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The function registered with transformers; `step` is the keyword given to the model's forward."""
+    if step is None:
+        raise RuntimeError("a model with slot attention was called without its step")
+    window = sliding_window or getattr(module, "sliding_window", None)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    form = AttentionForm(scale, window, softcap, s_aux)
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    return step.attend(layer, query, key, value, form), None
+
+
+AttentionInterface.register(ATTENTION_NAME, slot_attention)

@@ -1,0 +1,148 @@
+"""The key / value cache of one model: an arena of slots, one slot per stream.
+
+Slots `[0, num_active)` belong to running streams and stay dense, so that a decoding step reads one block. Behind them
+lie the slots of finished streams, kept for the prefixes that they hold until their place is needed. The arena's size,
+`capacity × length` tokens, is set at admission and accounted exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+LayerShape = tuple[int, int, int]  # kv_heads, key dim, value dim
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One stream's place. `tokens` are those whose keys and values are in the arena; `reserved` is the most it may
+    hold. `index` changes when slots move."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list[int])
+    reserved: int = 0
+    last_use: int = 0
+
+
+class SlotCache:
+    """Keys and values of every layer: lists of `(capacity, kv_heads, length, dim)` tensors."""
+
+    def __init__(self, shapes: Sequence[LayerShape], dtype: torch.dtype, device: torch.device) -> None:
+        self.bytes_per_token = sum(h * (k + v) for h, k, v in shapes) * dtype.itemsize
+        self.capacity = 0
+        self.length = 0
+        self.num_active = 0
+        self.slots: list[Slot] = []
+        self._clock = 0
+        self._shapes = tuple(shapes)
+        self._like = torch.empty(0, dtype=dtype, device=device)
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.resize(0, 0)
+
+    @property
+    def active(self) -> list[Slot]:
+        return self.slots[: self.num_active]
+
+    @property
+    def nbytes(self) -> int:
+        return self.capacity * self.length * self.bytes_per_token
+
+    def resize(self, capacity: int, length: int) -> None:
+        """A new arena that keeps the running streams and as many retained prefixes as fit; layer by layer, so that
+        only one layer exists twice at a time."""
+        assert capacity >= self.num_active
+        retained = sorted(self.slots[self.num_active :], key=lambda slot: -slot.last_use)
+        kept = self.active + [s for s in retained if s.tokens and len(s.tokens) <= length][: capacity - self.num_active]
+        self.keys = [self._moved(old, kept, capacity, length, h, k) for old, (h, k, _) in self._layers(self.keys)]
+        self.values = [self._moved(old, kept, capacity, length, h, v) for old, (h, _, v) in self._layers(self.values)]
+        kept += [Slot(0) for _ in range(capacity - len(kept))]
+        for index, slot in enumerate(kept):
+            slot.index = index
+        self.slots, self.capacity, self.length = kept, capacity, length
+
+    def _layers(self, old: list[Tensor]) -> list[tuple[Tensor | None, LayerShape]]:
+        return [(old[i] if old else None, shape) for i, shape in enumerate(self._shapes)]
+
+    def _moved(self, old: Tensor | None, kept: list[Slot], capacity: int, length: int, heads: int, dim: int) -> Tensor:
+        # zeros, not empty: a masked key has weight 0, and 0 · NaN would be NaN
+        new = self._like.new_zeros(capacity, heads, length, dim)
+        if old is not None:
+            for index, slot in enumerate(kept):
+                held = len(slot.tokens)
+                new[index, :, :held] = old[slot.index, :, :held]
+        return new
+
+    def acquire(self, tokens: Sequence[int], reserved: int, reuse: int) -> Slot:
+        """Takes a slot for a stream that will hold up to `reserved` tokens; needs a place behind the active ones.
+
+        The longest prefix of `tokens[:reuse]` that any slot holds is taken over: in place where that slot is idle,
+        copied where it is running.
+        """
+        source, shared = self._longest_prefix(tokens, reuse)
+        if source is not None and source.index >= self.num_active:
+            slot = source
+        else:
+            slot = self._least_recently_used()
+            slot.tokens = []
+            if source is not None:
+                self._copy(source, slot, shared)
+                slot.tokens = source.tokens[:shared]
+        slot.tokens = slot.tokens[:shared]
+        slot.reserved = reserved
+        self._swap(slot, self.slots[self.num_active])
+        self.num_active += 1
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        """The stream has ended: its slot keeps its tokens as a prefix for others."""
+        self._clock += 1
+        slot.last_use, slot.reserved = self._clock, 0
+        self._swap(slot, self.slots[self.num_active - 1])
+        self.num_active -= 1
+
+    def _longest_prefix(self, tokens: Sequence[int], reuse: int) -> tuple[Slot | None, int]:
+        best: Slot | None = None
+        length = 0
+        for slot in self.slots:
+            shared = common_prefix(slot.tokens, tokens, reuse)
+            if shared > length or (shared == length > 0 and slot.index >= self.num_active):
+                best, length = slot, shared
+        return best, length
+
+    def _least_recently_used(self) -> Slot:
+        idle = self.slots[self.num_active :]
+        return min(idle, key=lambda slot: (bool(slot.tokens), slot.last_use))
+
+    def _copy(self, source: Slot, target: Slot, count: int) -> None:
+        for arena in (*self.keys, *self.values):
+            arena[target.index, :, :count] = arena[source.index, :, :count]
+
+    def _swap(self, one: Slot, other: Slot) -> None:
+        if one is other:
+            return
+        held = max(len(one.tokens), len(other.tokens))
+        i, j = one.index, other.index
+        for arena in (*self.keys, *self.values):
+            saved = arena[i, :, :held].clone()
+            arena[i, :, :held] = arena[j, :, :held]
+            arena[j, :, :held] = saved
+        self.slots[i], self.slots[j] = other, one
+        one.index, other.index = j, i
+
+
+def common_prefix(held: Sequence[int], tokens: Sequence[int], limit: int) -> int:
+    """Length of the longest common prefix, at most `limit`; bisects on whole slices, which compare in C."""
+    low, high = 0, min(len(held), len(tokens), limit)
+    if high == 0 or held[0] != tokens[0]:
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if held[low:middle] == tokens[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

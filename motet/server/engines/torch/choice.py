@@ -1,0 +1,127 @@
+"""The state of one choice of a request: its streams, what they share, and what may come next."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from motet.server.engines.base import FinishReason, GenerationRequest
+from motet.server.engines.torch.cache import Slot
+from motet.server.engines.torch.model import Member
+
+
+@dataclass(slots=True, eq=False)
+class StreamState:
+    """One stream of a choice: its member, its own context, and its slot once admitted."""
+
+    member: Member
+    context: list[int]
+    slot: Slot | None = None
+
+    @property
+    def computed(self) -> int:
+        """Tokens whose keys and values are in the slot."""
+        return len(self.slot.tokens) if self.slot else 0
+
+    @property
+    def missing(self) -> int:
+        """Context tokens still to be computed before the last one, which is fed together with all streams."""
+        return max(0, len(self.context) - 1 - self.computed)
+
+
+@dataclass(slots=True, eq=False)
+class ChoiceGroup:
+    """The choices of one submitted request; its identity, since equal requests may run side by side."""
+
+    request: GenerationRequest
+    choices: list[Choice]
+
+    @property
+    def finished(self) -> bool:
+        return all(choice.finished for choice in self.choices)
+
+
+def choices_of(request: GenerationRequest, members: Sequence[Member]) -> ChoiceGroup:
+    """The `n` choices of a request; `members[k]` runs stream k."""
+    group = ChoiceGroup(request, [])
+    group.choices += [Choice(group, index, members) for index in range(request.n)]
+    return group
+
+
+class Choice:
+    """One sequence being scored or generated.
+
+    `shared` are the tokens appended to every stream: first the forced ones, then those generated. A *position* is an
+    index into `shared`; `position` is the next one whose distribution has not been reported.
+    """
+
+    def __init__(self, group: ChoiceGroup, index: int, members: Sequence[Member]) -> None:
+        request = group.request
+        self.group = group
+        self.index = index
+        self.plan = request.plan
+        self.sampling = request.sampling
+        self.streams = [
+            StreamState(member, list(context)) for member, context in zip(members, request.contexts, strict=True)
+        ]
+        self.eos_token_ids = () if request.sampling.ignore_eos else members[0].info.eos_token_ids
+        self.shared = list(request.forced)
+        self.num_forced = len(request.forced)
+        self.position = 0
+        self.counts: Counter[int] = Counter()  # of generated tokens
+        self.finished = False
+        self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
+        self.cached_tokens = 0
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.shared) - self.num_forced
+
+    @property
+    def generated(self) -> list[int]:
+        return self.shared[self.num_forced :]
+
+    @property
+    def waiting_positions(self) -> int:
+        """Positions that can be computed now: the forced tokens left, and one more if it may be generated."""
+        return len(self.shared) + (self.num_generated < self.sampling.max_tokens) - self.position
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the next step only appends one token to each stream."""
+        return self.position > 0 and self.waiting_positions == 1
+
+    def inputs(self, stream: StreamState, count: int) -> list[int]:
+        """The next `count` tokens of a stream that are not in its slot."""
+        start = stream.computed
+        length = len(stream.context)
+        own = stream.context[start : start + count] if start < length else []
+        rest = max(0, start - length)
+        return own + self.shared[rest : rest + count - len(own)]
+
+    def reserved(self, stream: StreamState) -> int:
+        """The most tokens that the stream's slot can come to hold."""
+        return len(stream.context) + self.num_forced + self.sampling.max_tokens
+
+    def uniform(self) -> float:
+        """The next draw in (0, 1] of this choice: its own, whatever else is in the batch."""
+        return 1.0 - self._random.random()
+
+    def append(self, token: int) -> None:
+        self.shared.append(token)
+        self.counts[token] += 1
+
+    def finish_reason(self) -> FinishReason | None:
+        """Why the choice ends after the last reported position, or None."""
+        if self.position < self.num_forced or (self.position == self.num_forced and self.sampling.max_tokens > 0):
+            return None
+        if self.num_generated and self._stops(self.shared[-1]):
+            return "stop"
+        return "length" if self.num_generated >= self.sampling.max_tokens else None
+
+    def _stops(self, token: int) -> bool:
+        if self.num_generated < self.sampling.min_tokens:
+            return False
+        return token in self.eos_token_ids or token in self.sampling.stop_token_ids
