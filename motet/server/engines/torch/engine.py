@@ -6,21 +6,17 @@ One step: take what has arrived, admit what fits, run every distinct model once,
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-import torch
-
 from motet.composers.plan import Plan
 from motet.server.engines.base import EngineError, EngineStats, GenerationRequest, ModelInfo, TokenOutput
-from motet.server.engines.torch.choice import Choice, ChoiceGroup, choices_of
+from motet.server.engines.torch.choice import Choice, ChoiceGroup
+from motet.server.engines.torch.core import EngineCore
 from motet.server.engines.torch.model import Member
-from motet.server.engines.torch.scheduler import EngineSettings, Scheduler
-from motet.server.engines.torch.step import StepResult, StepRunner
-
-log = logging.getLogger(__name__)
+from motet.server.engines.torch.scheduler import EngineSettings
+from motet.server.engines.torch.step import StepResult
 
 
 class TorchGeneration:
@@ -86,27 +82,24 @@ class TorchEngine:
     """
 
     def __init__(self, members: Mapping[str, Member], settings: EngineSettings | None = None) -> None:
-        self._members = dict(members)
-        self._scheduler = Scheduler(self._members, settings or EngineSettings())
-        self._runner = StepRunner()
+        self._core = EngineCore(members, settings)
         self._generations: dict[ChoiceGroup, TorchGeneration] = {}  # engine thread only
         self._arrivals: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._closing = False
-        self._steps = 0
         self._thread = threading.Thread(target=self._run, name="motet-engine", daemon=True)
         self._thread.start()
 
     @property
     def models(self) -> Mapping[str, ModelInfo]:
-        return {name: member.info for name, member in self._members.items()}
+        return {name: member.info for name, member in self._core.members.items()}
 
     def supports(self, plan: Plan) -> str | None:
         widths: dict[int, str] = {}
         for stream in plan.streams:
-            if stream.model not in self._members:
+            if stream.model not in self._core.members:
                 return f"model {stream.model!r} is not loaded"
-            widths.setdefault(self._members[stream.model].vocab_size, stream.model)
+            widths.setdefault(self._core.members[stream.model].vocab_size, stream.model)
         if len(widths) > 1:
             sizes = ", ".join(f"{name!r} has {width}" for width, name in widths.items())
             return f"the members' vocabularies differ in size: {sizes}"
@@ -117,34 +110,21 @@ class TorchEngine:
             raise ValueError("a request must score or generate at least one token")
         if not all(request.contexts):
             raise ValueError("every stream needs a context of at least one token")
-        return self._scheduler.check(request)
+        return self._core.scheduler.check(request)
 
     def generate(self, request: GenerationRequest) -> TorchGeneration:
         self.check(request)
-        members = [self._members[stream.model] for stream in request.plan.streams]
-        generation = TorchGeneration(self, choices_of(request, members), asyncio.get_running_loop())
+        generation = TorchGeneration(self, self._core.group(request), asyncio.get_running_loop())
         self._post(lambda: self._start(generation))
         return generation
 
     def drop(self, choices: Sequence[Choice]) -> None:
         """Frees the choices before the next step."""
-        self._post(lambda: self._drop(choices))
+        if not self._closing:
+            self._post(lambda: self._drop(choices))
 
     def stats(self) -> EngineStats:
-        return EngineStats(
-            running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting),
-            kv_bytes_used=sum(
-                slot.reserved * member.cache.bytes_per_token
-                for member in self._members.values()
-                for slot in member.cache.active
-            ),
-            kv_bytes_budget=self._scheduler.settings.kv_cache_bytes,
-            prefix_queries=self._scheduler.prefix_queries,
-            prefix_hits=self._scheduler.prefix_hits,
-            steps=self._steps,
-            forward_seconds={name: member.forward_seconds for name, member in self._members.items()},
-        )
+        return self._core.stats()
 
     async def close(self) -> None:
         self._closing = True
@@ -159,43 +139,26 @@ class TorchEngine:
         self._arrivals.append(action)
         self._wake.set()
 
-    @torch.inference_mode()
     def _run(self) -> None:
         while not self._closing:
-            if not self._step():
+            while self._arrivals:
+                self._arrivals.popleft()()
+            result = self._core.step()
+            if result is not None:
+                self._hand_out(result)
+            elif not self._arrivals:
                 self._wake.wait()
                 self._wake.clear()
         error = EngineError("the engine was stopped")
-        for generation in list(self._generations.values()):
-            self._tell(generation.loop, generation.fail, error)
-
-    def _step(self) -> bool:
-        """One step; whether there was anything to do."""
-        while self._arrivals:
-            self._arrivals.popleft()()
-        self._scheduler.admit()
-        work = self._scheduler.plan()
-        if not work:
-            return False
-        self._steps += 1
-        try:
-            result = self._runner.run(work)
-        except Exception as error:  # compose or sampling: every choice of the step is lost, the engine is not
-            log.exception("a step failed")
-            reason = EngineError(f"the step failed: {type(error).__name__}")
-            result = StepResult([], [(item.choice, reason) for item in work])
-        self._hand_out(result)
-        return True
+        for generation in self._generations.values():
+            _tell(generation, generation.fail, error)
 
     def _start(self, generation: TorchGeneration) -> None:
         self._generations[generation.group] = generation
-        for choice in generation.group.choices:
-            self._scheduler.add(choice)
+        self._core.add(generation.group)
 
     def _drop(self, choices: Sequence[Choice]) -> None:
-        for choice in choices:
-            if not choice.finished:
-                self._scheduler.remove(choice)
+        self._core.drop(choices)
         self._forget(choices[0].group)
 
     def _forget(self, group: ChoiceGroup) -> None:
@@ -209,21 +172,16 @@ class TorchEngine:
             outputs.setdefault(choice.group, []).append(output)
         for group, tokens in outputs.items():
             generation = self._generations[group]
-            self._tell(generation.loop, generation.deliver, tokens, group.choices[0].cached_tokens)
-        for choice, output in result.outputs:
-            if output.finish is not None:
-                self._scheduler.remove(choice)
-                self._forget(choice.group)
+            _tell(generation, generation.deliver, tokens, group.choices[0].cached_tokens)
         for choice, error in result.failed:
-            self._fail(choice, error)
+            if choice.group in self._generations:
+                generation = self._generations[choice.group]
+                _tell(generation, generation.fail, error)
+        for group in {choice.group: None for choice, _ in (*result.outputs, *result.failed)}:
+            self._forget(group)
 
-    def _fail(self, choice: Choice, error: EngineError) -> None:
-        """A failed choice ends its whole request."""
-        generation = self._generations.get(choice.group)
-        if generation is not None:
-            self._tell(generation.loop, generation.fail, error)
-            self._drop(choice.group.choices)
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, call: Callable[..., None], *args: object) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(call, *args)
+def _tell(generation: TorchGeneration, call: Callable[..., None], *args: object) -> None:
+    """Runs `call` in the reader's event loop; a loop that has gone needs no news."""
+    if not generation.loop.is_closed():
+        generation.loop.call_soon_threadsafe(call, *args)

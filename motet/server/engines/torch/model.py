@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.torch.attention import ATTENTION_NAME, Segment, ShapeProbe, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
+from motet.server.engines.torch.norms import fuse_norms
 from motet.server.engines.torch.packing import pack_linears
 
 log = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ def load_member(
         model.to(device)  # type: ignore[arg-type]
         member = Member(name, model, limit, width, shapes)
         if pack and member.device.type == "cpu":
+            fuse_norms(model)
             pack_linears(model)
         _self_check(member, cast("list[int]", ids[0].tolist()), expected[:, :width])
     log.info("loaded %s: %s parameters, %s", name, f"{member.info.num_parameters:,}", member.info.dtype)
@@ -186,12 +188,9 @@ def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None)
 
 
 def _max_positions(model: PreTrainedModel) -> int:
-    config = cast("object", model.config.get_text_config())
-    for field in ("max_position_embeddings", "n_positions"):
-        value = getattr(config, field, None)
-        if value:
-            return int(value)
-    return 1 << 20
+    config = cast("dict[str, Any]", model.config.get_text_config().to_dict())
+    known = [config[field] for field in ("max_position_embeddings", "n_positions") if config.get(field)]
+    return int(known[0]) if known else 1 << 20
 
 
 def _self_check_ids(model: PreTrainedModel, longest: int) -> Tensor:

@@ -12,6 +12,7 @@ from motet.server.engines.torch.choice import Choice, StreamState
 from motet.server.engines.torch.model import Member
 
 LENGTH_QUANTUM = 64  # arena lengths are multiples of this
+MIN_CAPACITY = 4  # slots that an arena has where the budget allows: idle ones keep prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class Scheduler:
         exact = self._needs(choice)
         roomy = {
             name: Need(
-                max(self.members[name].cache.capacity, _power_of_two(need.slots)),
+                max(self.members[name].cache.capacity, _power_of_two(need.slots), MIN_CAPACITY),
                 max(self.members[name].cache.length, need.length),
             )
             for name, need in exact.items()
