@@ -1,0 +1,172 @@
+"""The command line. Arguments are parsed before torch is imported, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from motet.server.operator_file import Configuration
+
+# Waiting threads must not hold a core: on a loaded machine torch is 25 times slower without. OpenMP reads it once,
+# when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+DEMO = "demo"
+
+app = typer.Typer(
+    help="Motet composes several language models at the logit level, behind an OpenAI-compatible API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Check or show the effective configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+File = Annotated[Path, typer.Argument(help="The operator's YAML file, or `demo` for the demo family.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")]
+ApiKey = Annotated[list[str] | None, typer.Option(help="A key that clients must send; may be repeated.")]
+DeviceFlag = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda. [default: auto]")]
+DtypeFlag = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16. [default: auto]")]
+KvCache = Annotated[float | None, typer.Option(help="GiB for keys and values. [default: 1]")]
+MaxModelLen = Annotated[int | None, typer.Option(help="Upper bound on every model's context. [default: its own]")]
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error. [default: info]")]
+LogFormat = Annotated[str | None, typer.Option(help="plain or json. [default: plain]")]
+Seed = Annotated[int, typer.Option(help="Seed of the demo family.")]
+Cache = Annotated[Path | None, typer.Option(help="Where demo families are kept. [default: ~/.cache/motet]")]
+
+
+@app.command()
+def serve(
+    file: File,
+    host: Host = None,
+    port: Port = None,
+    api_key: ApiKey = None,
+    device: DeviceFlag = None,
+    dtype: DtypeFlag = None,
+    kv_cache_gib: KvCache = None,
+    max_model_len: MaxModelLen = None,
+    log_level: LogLevel = None,
+    log_format: LogFormat = None,
+    seed: Seed = 0,
+    cache: Cache = None,
+) -> None:
+    """Serve the models and compositions of FILE. Flags go over environment variables (MOTET_SERVER__PORT), those
+    over the file."""
+    flags = _flags(
+        server={"host": host, "port": port, "api_keys": api_key or None},
+        engine={"device": device, "dtype": dtype, "kv_cache_gib": kv_cache_gib, "max_model_len": max_model_len},
+        log={"level": log_level, "format": log_format},
+    )
+    configuration = _load(_operator_file(file, seed, cache), flags)
+    from motet.server.logs import configure
+
+    settings = configuration.settings
+    configure(settings.log.level, as_json=settings.log.format == "json")
+    _serve(configuration)
+
+
+def _serve(configuration: Configuration) -> None:
+    from motet.server.loading import load_engine
+    from motet.server.operator_file import ConfigError
+    from motet.server.serve import serve as run
+    from motet.server.serve import url
+    from motet.server.service import Service
+
+    config = configuration.settings.server
+    try:
+        engine, registry = load_engine(configuration, lambda what: typer.echo(what, err=True))
+    except ConfigError as error:
+        _refuse(error.problems)
+    typer.echo(f"serving {', '.join(registry.names)} at {url(config)}/v1", err=True)
+    run(Service.assemble(config, engine, registry))
+
+
+@app.command()
+def models(file: File, seed: Seed = 0, cache: Cache = None) -> None:
+    """List the models of FILE with their sizes, and the compositions that use them."""
+    from motet.server.listing import print_models
+
+    print_models(_load(_operator_file(file, seed, cache), {}))
+
+
+@config_app.command()
+def validate(file: File) -> None:
+    """Report everything that is wrong with FILE and the environment; loads no model."""
+    configuration = _load(file, {})
+    settings = configuration.settings
+    typer.echo(f"{file}: {len(settings.models)} models and {len(settings.compositions)} compositions, no problems.")
+
+
+@config_app.command()
+def show(file: File) -> None:
+    """Print every effective setting and where it came from; secrets are masked."""
+    from motet.server.listing import print_origins
+
+    print_origins(_load(file, {}))
+
+
+@app.command()
+def demo(
+    seed: Seed = 0,
+    cache: Cache = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
+    limit: Annotated[int, typer.Option(help="Questions per row, at most.")] = 200,
+) -> None:
+    """Build the demo family, serve it, ask it over HTTP, and print what composition does."""
+    from motet.demo import ServerFailedError, run_demo
+    from motet.training.demo.family import FamilyBuildError
+
+    try:
+        run_demo(seed, cache, json_file, limit=limit)
+    except (FamilyBuildError, ServerFailedError) as error:
+        _refuse([str(error)])
+
+
+def _flags(**sections: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given, as the file would say them."""
+    given = {
+        section: {name: value for name, value in values.items() if value is not None}
+        for section, values in sections.items()
+    }
+    return {section: values for section, values in given.items() if values}
+
+
+def _operator_file(file: Path, seed: int, cache: Path | None) -> Path:
+    """`demo` is the cached demo family's file; the family is built where it is missing."""
+    if str(file) != DEMO or file.exists():
+        return file
+    from motet.training.demo.family import FamilyBuildError, build_family
+
+    try:
+        return build_family(seed, cache) / "models.yaml"
+    except FamilyBuildError as error:
+        _refuse([str(error)])
+
+
+def _load(file: Path, flags: dict[str, Any]) -> Configuration:
+    from motet.server.operator_file import ConfigError, load
+
+    try:
+        return load(file, flags)
+    except ConfigError as error:
+        _refuse(error.problems)
+
+
+def _refuse(problems: list[str]) -> NoReturn:
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

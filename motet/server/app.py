@@ -1,0 +1,57 @@
+"""The application: routes, middleware and errors, each from one list."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+import motet
+from motet.server.auth import Auth
+from motet.server.config import ServerConfig
+from motet.server.errors import HANDLERS
+from motet.server.limits import BodyLimit
+from motet.server.logs import RequestId
+from motet.server.routes import chat, compare, completions, models, probes, score, tokens
+from motet.server.service import Service
+
+ROUTERS: tuple[APIRouter, ...] = (
+    models.router,
+    chat.router,
+    completions.router,
+    score.router,
+    compare.router,
+    tokens.router,
+    probes.router,
+)
+
+
+def middleware(config: ServerConfig) -> list[Middleware]:
+    """Outermost first. All of it is plain ASGI: Starlette's BaseHTTPMiddleware hides a client's leaving."""
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(config.cors_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id"],
+    )
+    return [
+        Middleware(RequestId),
+        *([cors] if config.cors_origins else []),
+        Middleware(Auth, keys=[key.get_secret_value() for key in config.api_keys]),
+        Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+    ]
+
+
+def create_app(service: Service) -> FastAPI:
+    app = FastAPI(
+        title="Motet",
+        version=motet.__version__,
+        description="An OpenAI-compatible server that composes several language models at the logit level.",
+        middleware=middleware(service.config),
+        exception_handlers=HANDLERS,
+    )
+    app.state.service = service
+    for router in ROUTERS:
+        app.include_router(router)
+    return app

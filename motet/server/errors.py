@@ -1,0 +1,126 @@
+"""Every refusal in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from motet.composers.spec import CompositionError
+from motet.server.engines.base import EngineError, RequestTooLarge
+
+log = logging.getLogger(__name__)
+
+INVALID = "invalid_request_error"
+TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+
+
+class ApiError(HTTPException):
+    """An answer other than 2xx. `param` is the dotted path of the request's field that is wrong."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.param = param
+        self.code = code
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    return ApiError(400, message, param=param, code=code)
+
+
+def busy(status: int, message: str, code: str, retry_after: int = 1) -> ApiError:
+    """503 or 429; clients wait for `retry_after` seconds before they try again."""
+    return ApiError(status, message, code=code, headers={"retry-after": str(retry_after)})
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """` Did you mean 'x'?`, or nothing where no known name is close."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
+    kind = TYPES.get(status, INVALID if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    body = error_body(error.status_code, error.detail, error.param, error.code)
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What the client reads about an exception raised anywhere while its request was handled."""
+    match error:
+        case ApiError():
+            return error
+        case HTTPException():
+            return _from_http(error)
+        case RequestValidationError():
+            return _from_validation(error)
+        case CompositionError():
+            return invalid(error.message, error.param, "invalid_composition")
+        case RequestTooLarge():
+            return invalid(str(error), code="request_too_large")
+        case EngineError():
+            return ApiError(500, str(error), code="engine_error")
+        case _:
+            return ApiError(500, "The server failed on this request; its log says why.", code="internal_error")
+
+
+def _from_http(error: HTTPException) -> ApiError:
+    message = error.detail if error.detail != HTTPStatus(error.status_code).phrase else f"{error.detail}."
+    return ApiError(error.status_code, message, headers=error.headers)
+
+
+def _from_validation(error: RequestValidationError) -> ApiError:
+    problems = error.errors()
+    first = _dotted(problems[0]["loc"])
+    message = "; ".join(_sentence(problem["loc"], problem["type"], problem["msg"]) for problem in problems[:10])
+    malformed = problems[0]["type"] == "json_invalid"
+    return invalid(message, None if malformed else first, "malformed_json" if malformed else "invalid_value")
+
+
+def _sentence(loc: tuple[int | str, ...], kind: str, message: str) -> str:
+    if kind == "json_invalid":
+        return f"The body is not JSON (at character {loc[-1]})"
+    if loc == ("body",):
+        return f"The body has to be a JSON object, sent with content-type application/json: {message}"
+    return f"{_dotted(loc)}: {message}"
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str | None:
+    return ".".join(str(part) for part in loc[1:]) or None
+
+
+async def handle(request: Request, error: Exception) -> Response:
+    answer = as_api_error(error)
+    if answer.status_code >= 500 and answer.status_code != 503:
+        log.error("request failed", exc_info=error)
+    return error_response(answer)
+
+
+HANDLERS: dict[int | type[Exception], Handler] = {
+    HTTPException: handle,
+    RequestValidationError: handle,
+    CompositionError: handle,
+    RequestTooLarge: handle,
+    EngineError: handle,
+    Exception: handle,
+}

@@ -1,0 +1,127 @@
+"""Log-probabilities and traces of tokens as the clients of each endpoint read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from motet.server.engines.base import TokenOutput, TokenTrace
+from motet.server.jobs import Display, Job
+from motet.server.tokenizer import Tokenizer
+
+LOWEST = -9999.0  # JSON has no −inf
+MARGINAL_RANK = 3  # Lin et al. 2023 (URIAL): rank 0 unshifted, 1 and 2 marginal, from 3 on shifted
+
+
+def finite(logprob: float) -> float:
+    return logprob if logprob > LOWEST or math.isnan(logprob) else LOWEST
+
+
+def label(token: int, tokenizer: Tokenizer, show: Display) -> str:
+    return f"token_id:{token}" if show.tokens_as_ids else tokenizer.label_of(token)
+
+
+def chat_logprobs(outputs: Iterable[TokenOutput], job: Job, show: Display) -> dict[str, Any] | None:
+    """`choices[].logprobs` of a chat completion; None where they were not asked for."""
+    if show.logprobs is None:
+        return None
+    content = [
+        _chat_entry(output.token, output.logprob, job, show)
+        | {"top_logprobs": [_chat_entry(token, value, job, show) for token, value in output.top[: show.logprobs]]}
+        for output in outputs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _chat_entry(token: int, logprob: float, job: Job, show: Display) -> dict[str, Any]:
+    text = label(token, job.tokenizer, show)
+    return {"token": text, "logprob": finite(logprob), "bytes": list(job.tokenizer.bytes_of(token))}
+
+
+def top_by_label(output: TokenOutput, job: Job, show: Display, count: int) -> dict[str, float]:
+    """Label → log-prob, best first: `count` alternatives and the token itself. Tokens that read alike are told apart
+    by id: a harness that asks whether the token is the most likely compares with the largest of these values."""
+    pairs = list(output.top[:count])
+    if output.token not in [token for token, _ in pairs]:
+        pairs.append((output.token, output.logprob))
+    named: dict[str, float] = {}
+    for token, logprob in pairs:
+        text = label(token, job.tokenizer, show)
+        named[f"token_id:{token}" if text in named else text] = finite(logprob)
+    return named
+
+
+def completion_logprobs(
+    outputs: Sequence[TokenOutput], job: Job, show: Display, *, first: int | None, offset: int
+) -> dict[str, Any] | None:
+    """`choices[].logprobs` of a completion. `first`: the prompt's first token where it is echoed, which nothing
+    predicts; `offset`: characters of the choice's text before these tokens."""
+    if show.logprobs is None:
+        return None
+    tokens = ([] if first is None else [first]) + [output.token for output in outputs]
+    unknown: list[Any] = [] if first is None else [None]
+    return {
+        "tokens": [label(token, job.tokenizer, show) for token in tokens],
+        "token_logprobs": unknown + [finite(output.logprob) for output in outputs],
+        "top_logprobs": unknown + [top_by_label(output, job, show, show.logprobs) for output in outputs],
+        "text_offset": _offsets(tokens, job.tokenizer, offset),
+    }
+
+
+def _offsets(tokens: Iterable[int], tokenizer: Tokenizer, offset: int) -> list[int]:
+    offsets: list[int] = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(tokenizer.text_of(token))
+    return offsets
+
+
+def prompt_logprobs(forced: Sequence[TokenOutput], job: Job, count: int) -> list[dict[str, Any] | None]:
+    """vLLM's `prompt_logprobs`: per prompt token id → log-prob; null for the first, which nothing predicts. The
+    rank is null for tokens outside of the alternatives asked for."""
+    return [None, *(_prompt_entry(output, job, count) for output in forced)]
+
+
+def _prompt_entry(output: TokenOutput, job: Job, count: int) -> dict[str, Any]:
+    ranked: dict[int, tuple[int | None, float]] = {
+        token: (rank, value) for rank, (token, value) in enumerate(output.top, 1)
+    }
+    shown = {token: ranked[token] for token, _ in output.top[:count]}
+    shown[output.token] = ranked.get(output.token, (None, output.logprob))
+    return {
+        str(token): {"logprob": finite(value), "rank": rank, "decoded_token": job.tokenizer.label_of(token)}
+        for token, (rank, value) in shown.items()
+    }
+
+
+def shift_class(base_rank: int) -> str:
+    if base_rank == 0:
+        return "unshifted"
+    return "marginal" if base_rank < MARGINAL_RANK else "shifted"
+
+
+def traces(outputs: Iterable[TokenOutput], job: Job) -> list[dict[str, Any]]:
+    return [_trace_entry(output, output.trace, job) for output in outputs if output.trace is not None]
+
+
+def _trace_entry(output: TokenOutput, trace: TokenTrace, job: Job) -> dict[str, Any]:
+    roles = [stream.role for stream in job.plan.streams]
+    members = {role: finite(value) for role, value in zip(roles, trace.member_logprobs, strict=True)}
+    return {
+        "token": job.tokenizer.label_of(output.token),
+        "token_id": output.token,
+        "logprob": finite(output.logprob),
+        "members": members,
+        "kl": trace.kl,
+        "base_rank": trace.base_rank,
+        "shift": shift_class(trace.base_rank),
+        "argmax_moved": trace.argmax_moved,
+        "top": {"base": _top(trace.base_top, job), "composed": _top(trace.composed_top, job)},
+    }
+
+
+def _top(pairs: Iterable[tuple[int, float]], job: Job) -> list[dict[str, Any]]:
+    return [
+        {"token": job.tokenizer.label_of(token), "token_id": token, "logprob": finite(value)} for token, value in pairs
+    ]

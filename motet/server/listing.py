@@ -1,0 +1,80 @@
+"""What `motet models` and `motet config show` print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from motet.composers.roles import named_models
+from motet.server.config import ModelConfig, source_of
+from motet.server.operator_file import Configuration
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+HEADINGS = ("model", "parameters", "dtype", "KV bytes / token", "context", "template", "compositions")
+
+
+def print_models(configuration: Configuration) -> None:
+    """One row per model, read from its configuration and the shapes of its weights: nothing is loaded."""
+    table = Table(*HEADINGS, show_edge=False)
+    for name, model in configuration.settings.models.items():
+        table.add_row(name, *_facts(model, configuration), ", ".join(_used_by(name, configuration)))
+    Console().print(table)
+
+
+def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
+    import transformers
+
+    source = source_of(model, configuration.folder)
+    try:
+        config: Any = transformers.AutoConfig.from_pretrained(source, revision=model.revision)
+        text: Any = config.get_text_config()
+        template = model.template or ("chat" if _has_template(source, model) else "plain")
+        dtype = _dtype(model, configuration, text)
+        context = str(getattr(text, "max_position_embeddings", "?"))
+        return [f"{_parameters(config):,}", dtype, f"{_kv_bytes(text, dtype):,}", context, template]
+    except (OSError, ValueError) as error:
+        return [str(error).splitlines()[0], "", "", "", ""]
+
+
+def _has_template(source: str, model: ModelConfig) -> bool:
+    from motet.server.tokenizer import Tokenizer
+
+    return Tokenizer.load(source, model.revision).has_chat_template
+
+
+def _dtype(model: ModelConfig, configuration: Configuration, text: Any) -> str:
+    asked = model.dtype or configuration.settings.engine.dtype
+    own = str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
+    return own if asked == "auto" else asked
+
+
+def _parameters(config: Any) -> int:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):  # shapes without memory
+        model: Any = AutoModelForCausalLM.from_config(config)
+    return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
+def _kv_bytes(text: Any, dtype: str) -> int:
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * width * DTYPE_BYTES.get(dtype, 4)
+
+
+def _used_by(name: str, configuration: Configuration) -> list[str]:
+    return [
+        composition
+        for composition, value in configuration.compositions.items()
+        if name in {model for _, model in named_models(value, "")}
+    ]
+
+
+def print_origins(configuration: Configuration) -> None:
+    table = Table("setting", "value", "from", show_edge=False)
+    for name, value, origin in configuration.origins():
+        table.add_row(name, str(value), origin)
+    Console().print(table)

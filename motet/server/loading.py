@@ -1,0 +1,118 @@
+"""Settings → loaded models behind an engine, and the registry of their names. The only place that imports torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
+from motet.server.config import EngineConfig, ModelConfig, source_of
+from motet.server.engines.base import Engine, ModelInfo
+from motet.server.errors import ApiError
+from motet.server.operator_file import ConfigError, Configuration
+from motet.server.registry import Member, Registry, Template
+from motet.server.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from motet.server.engines.torch import Member as TorchMember
+
+GIB = 1 << 30
+Told = Callable[[str], None]
+
+
+def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tuple[Engine, Registry]:
+    """Loads every model of the operator's file.
+
+    Raises:
+        ConfigError: models that cannot be loaded, unlike vocabularies in a named composition; all together.
+    """
+    from motet.server.engines.torch import EngineSettings, TorchEngine
+
+    config = configuration.settings.engine
+    tokenizers, loaded = _load_models(configuration, tell)
+    members = {name: _member(name, member.info, tokenizers[name], configuration) for name, member in loaded.items()}
+    registry = Registry(members, configuration.compositions, created=int(time.time()))
+    check(registry, configuration)
+    settings = EngineSettings(
+        kv_cache_bytes=int(config.kv_cache_gib * GIB),
+        max_running=config.max_running,
+        prefill_chunk=config.prefill_chunk,
+    )
+    return TorchEngine(loaded, settings), registry
+
+
+def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, Tokenizer], dict[str, TorchMember]]:
+    from motet.server.engines.torch import ModelLoadError
+
+    tokenizers: dict[str, Tokenizer] = {}
+    loaded: dict[str, TorchMember] = {}
+    problems: list[str] = []
+    for name, model in configuration.settings.models.items():
+        tell(f"loading {name}")
+        source = source_of(model, configuration.folder)
+        try:
+            tokenizers[name] = _tokenizer(source, model.revision)
+            loaded[name] = _load(name, source, model, configuration.settings.engine, tokenizers[name])
+        except (ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
+            problems.append(f"models.{name}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return tokenizers, loaded
+
+
+def _tokenizer(source: str, revision: str | None) -> Tokenizer:
+    try:
+        return Tokenizer.load(source, revision)
+    except Exception as error:  # transformers raises whatever its parsers raise
+        raise ValueError(f"the tokenizer of {source} cannot be loaded: {error}") from error
+
+
+def _load(name: str, source: str, model: ModelConfig, config: EngineConfig, tokenizer: Tokenizer) -> TorchMember:
+    import torch
+
+    from motet.server.engines.torch import load_member
+
+    dtype = model.dtype or config.dtype
+    device = model.device or config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_member(
+        name,
+        source,
+        dtype=None if dtype == "auto" else getattr(torch, dtype),
+        device=device,
+        vocab_size=read_vocabulary(tokenizer.hf, 0).size,
+        max_model_len=config.max_model_len,
+        revision=model.revision,
+    )
+
+
+def _member(name: str, info: ModelInfo, tokenizer: Tokenizer, configuration: Configuration) -> Member:
+    model = configuration.settings.models[name]
+    template: Template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
+    source = Path(source_of(model, configuration.folder)).name if Path(model.path).is_absolute() else model.path
+    return Member(info, tokenizer, read_vocabulary(tokenizer.hf, info.vocab_size), template, source)
+
+
+def check(registry: Registry, configuration: Configuration) -> None:
+    """Raises ConfigError: templates that do not exist, named compositions that cannot be built."""
+    problems = [
+        f"models.{name}.template: the model has no chat template."
+        for name, member in registry.members.items()
+        if member.template == "chat" and not member.tokenizer.has_chat_template
+    ]
+    problems += _composition_problems(registry, registry.compositions)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _composition_problems(registry: Registry, compositions: Mapping[str, object]) -> list[str]:
+    problems: list[str] = []
+    for name in compositions:
+        try:
+            registry.card(name)
+        except ApiError as error:
+            problems.append(f"compositions.{name}: {error.detail}")
+    return problems

@@ -1,0 +1,73 @@
+"""Prometheus metrics under vLLM's names with our prefix; the engine's gauges are read when they are scraped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from motet.server.engines.base import Engine
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60, 120, 300)
+NATS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 8, 12, 20)
+
+
+class EngineCollector(Collector):
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        stats = self._engine.stats()
+        used = stats.kv_bytes_used / stats.kv_bytes_budget if stats.kv_bytes_budget else 0.0
+        yield GaugeMetricFamily("motet:num_requests_running", "Choices being computed.", stats.running)
+        yield GaugeMetricFamily("motet:num_requests_waiting", "Choices that wait for memory.", stats.waiting)
+        yield GaugeMetricFamily("motet:kv_cache_usage_perc", "Share of the KV budget in use (1 is all).", used)
+        yield CounterMetricFamily("motet:prefix_cache_queries", "Prompt tokens looked up.", stats.prefix_queries)
+        yield CounterMetricFamily("motet:prefix_cache_hits", "Prompt tokens found.", stats.prefix_hits)
+        yield CounterMetricFamily("motet:engine_steps", "Steps of the engine.", stats.steps)
+        seconds = CounterMetricFamily("motet:member_forward_seconds", "Time in a model's forward.", labels=["member"])
+        for name, value in stats.forward_seconds.items():
+            seconds.add_metric([name], value)
+        yield seconds
+
+
+class Metrics:
+    """One server's metrics, in a registry of their own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(EngineCollector(engine))
+        self.prompt_tokens = Counter(
+            "motet:prompt_tokens", "Prompt tokens of the base streams.", ("strategy",), registry=self.registry
+        )
+        self.generation_tokens = Counter(
+            "motet:generation_tokens", "Tokens generated.", ("strategy",), registry=self.registry
+        )
+        self.success = Counter(
+            "motet:request_success",
+            "Choices that ended.",
+            labelnames=("strategy", "finished_reason"),
+            registry=self.registry,
+        )
+        self.first_token = Histogram(
+            "motet:time_to_first_token_seconds", "From the request to a choice's first token.", ("strategy",),
+            buckets=LATENCIES, registry=self.registry,
+        )  # fmt: skip
+        self.inter_token = Histogram(
+            "motet:inter_token_latency_seconds", "Between two tokens of a choice.", ("strategy",),
+            buckets=LATENCIES, registry=self.registry,
+        )  # fmt: skip
+        self.latency = Histogram(
+            "motet:e2e_request_latency_seconds", "From the request to a choice's end.", ("strategy",),
+            buckets=LATENCIES, registry=self.registry,
+        )  # fmt: skip
+        self.shift = Histogram(
+            "motet:shift_kl_nats", "KL of the composed distribution from the base's, traced tokens.", ("strategy",),
+            buckets=NATS, registry=self.registry,
+        )  # fmt: skip
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

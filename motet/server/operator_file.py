@@ -1,0 +1,205 @@
+"""The operator's file, the environment and the flags → settings, with all problems reported together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import yaml
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_settings import EnvSettingsSource, SettingsError
+
+from motet.composers.spec import Composition, CompositionError, build_plan, parse_composition
+from motet.server.config import Settings
+from motet.server.errors import nearest
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+Tree = dict[str, Any]
+
+
+class ConfigError(Exception):
+    """`problems`: everything that is wrong, one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """`layers`: where values come from, strongest first: flag, environment, file."""
+
+    settings: Settings
+    compositions: Mapping[str, Composition]
+    folder: Path
+    layers: Mapping[str, Tree]
+
+    def origins(self) -> Iterator[tuple[str, Any, str]]:
+        """(dotted name, value, origin) of every effective setting; secrets masked."""
+        for name, value in _leaves(_shown(self.settings)):
+            yield name, value, next((kind for kind, tree in self.layers.items() if _has(tree, name)), "default")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets a later key replace an earlier one silently; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the name {key.value!r} is given twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> Configuration:
+    """The effective configuration: flag > environment > file > default.
+
+    Raises:
+        ConfigError: all problems of all sources together.
+    """
+    layers = {"flag": flags or {}, "environment": _environment(), "file": _read(path)}
+    merged: Tree = {}
+    for tree in reversed(layers.values()):
+        merged = _merge(merged, tree)
+    folder = path.resolve().parent
+    settings, problems = _validated(merged)
+    compositions, composition_problems = _compositions(merged)
+    problems += composition_problems + _collisions(merged) + (_missing_paths(merged, folder) if check_paths else [])
+    if settings is None or problems:
+        raise ConfigError(problems)
+    return Configuration(settings, compositions, folder, layers)
+
+
+def _read(path: Path) -> Tree:
+    try:
+        tree: Any = yaml.load(path.read_text("utf-8"), _UniqueKeys)
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not readable as YAML: {error}"]) from error
+    if not isinstance(tree, dict):
+        raise ConfigError([f"{path}: a mapping with 'models' is expected."])
+    return cast(Tree, tree)
+
+
+def _environment() -> Tree:
+    try:
+        return EnvSettingsSource(Settings)()
+    except SettingsError as error:
+        raise ConfigError([f"environment: {error}"]) from error
+
+
+def _merge(weak: Tree, strong: Tree) -> Tree:
+    merged = dict(weak)
+    for key, value in strong.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], cast(Tree, value)) if both else value
+    return merged
+
+
+def _validated(merged: Tree) -> tuple[Settings | None, list[str]]:
+    try:
+        return Settings(**{str(key): value for key, value in merged.items()}), []
+    except ValidationError as error:
+        return None, [_sentence(problem["type"], problem["loc"], problem["msg"]) for problem in error.errors()]
+
+
+def _sentence(kind: str, loc: tuple[int | str, ...], message: str) -> str:
+    name = ".".join(map(str, loc))
+    if kind != "extra_forbidden":
+        return f"{name}: {message}."
+    allowed = _fields_at(loc[:-1])
+    return f"{name}: unknown key.{nearest(str(loc[-1]), allowed)} Allowed: {', '.join(allowed)}."
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    """The names that the settings allow in the section at `loc`."""
+    section: type[BaseModel] = Settings
+    for part in loc:
+        field = section.model_fields.get(str(part))
+        if field is not None:
+            section = next(_sections(field.annotation), section)
+    return list(section.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _entries(merged: Tree, section: str) -> Tree:
+    entries = merged.get(section)
+    return cast(Tree, entries) if isinstance(entries, dict) else {}
+
+
+def _compositions(merged: Tree) -> tuple[dict[str, Composition], list[str]]:
+    """Parses the named compositions and checks the models that they name."""
+    known = _entries(merged, "models")
+    compositions: dict[str, Composition] = {}
+    problems: list[str] = []
+    for name, value in _entries(merged, "compositions").items():
+        try:
+            compositions[str(name)] = parse_composition(value)
+            # ids of texts are known only once the tokenizers are loaded: any single id does here
+            build_plan(compositions[str(name)], None, known=known, token_id=lambda _: 0)
+        except CompositionError as error:
+            problems.append(f"compositions.{name}: {error.message}")
+    return compositions, problems
+
+
+def _collisions(merged: Tree) -> list[str]:
+    both = sorted(set(map(str, _entries(merged, "models"))) & set(map(str, _entries(merged, "compositions"))))
+    return [f"compositions.{name}: a model has the same name." for name in both]
+
+
+def _missing_paths(merged: Tree, folder: Path) -> list[str]:
+    problems: list[str] = []
+    for name, entry in _entries(merged, "models").items():
+        path = cast(Tree, entry).get("path") if isinstance(entry, dict) else None
+        if not isinstance(path, str) or not path:
+            continue
+        local = folder / Path(path).expanduser()
+        if local.is_dir() and not (local / "config.json").is_file():
+            problems.append(f"models.{name}.path: {local} is no model folder: it has no config.json.")
+        if not local.exists() and not HUB_ID.fullmatch(path):
+            near = nearest(Path(path).name, [p.name for p in local.parent.glob("*/")] if local.parent.is_dir() else [])
+            problems.append(f"models.{name}.path: {local} does not exist.{near}")
+    return problems
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return str(value)
+    if isinstance(value, BaseModel):
+        return {name: _shown(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): _shown(item) for key, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, tuple | list):
+        return [_shown(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def _leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(cast(Tree, value), f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _has(tree: Any, name: str) -> bool:
+    """Whether a layer sets a dotted name; model names may hold dots themselves."""
+    if not isinstance(tree, dict):
+        return False
+    branches = cast(Tree, tree)
+    if name in branches:
+        return True
+    return any(name.startswith(f"{key}.") and _has(value, name[len(str(key)) + 1 :]) for key, value in branches.items())

@@ -1,0 +1,132 @@
+"""Each stream's context: the request's prompt, or the stream's own, rendered with that model's template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from motet.composers.plan import Plan, Prompt, Stream
+from motet.server.errors import ApiError, invalid
+from motet.server.registry import Member
+from motet.server.tokenizer import ChatTemplateError
+
+# `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
+RESERVED_VARIABLES = frozenset({
+    "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",
+    "continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length",
+    "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "self",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RequestPrompt:
+    """What the client sent: exactly one of `text`, `messages` ((role, content) pairs) and `tokens`.
+
+    `add_special_tokens` None is the default of each form: on for text, off for a rendered chat (its template writes
+    them). `truncate` keeps the last tokens (−1: as many as the model can read).
+    """
+
+    text: str | None = None
+    messages: tuple[tuple[str, str], ...] | None = None
+    tokens: tuple[int, ...] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    truncate: int | None = None
+
+    @property
+    def param(self) -> str:
+        return "prompt" if self.messages is None else "messages"
+
+
+def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, Member]) -> tuple[tuple[int, ...], ...]:
+    """Token ids that each stream reads, all non-empty.
+
+    Raises:
+        ApiError: 400, an empty prompt, a template that refuses the messages, token ids outside of the vocabulary.
+    """
+    check_variables(prompt.variables)
+    return tuple(context(stream, members[stream.model], prompt) for stream in plan.streams)
+
+
+def context(stream: Stream, member: Member, prompt: RequestPrompt) -> tuple[int, ...]:
+    own = stream.prompt or Prompt()
+    if own.text is not None or own.messages is not None:
+        ids = _render(RequestPrompt(text=own.text, messages=own.messages), own, member, stream.role) or _start(member)
+    else:
+        ids = _truncated(_render(prompt, own, member, stream.role), prompt, member)
+        if not ids:
+            raise invalid(f"'{prompt.param}' is empty.", prompt.param, "empty_prompt")
+    return tuple(ids[-own.last_tokens :] if own.last_tokens else ids)
+
+
+def _render(prompt: RequestPrompt, own: Prompt, member: Member, role: str) -> list[int]:
+    """The prompt as this member reads it. A template that a role asks for also wraps text, as one user message."""
+    if prompt.tokens is not None:
+        return _tokens(prompt.tokens, own, member, role)
+    if prompt.messages is not None and (own.template or member.template) == "chat":
+        return _chat(prompt.messages, prompt, member)
+    if prompt.text is not None and own.template == "chat":
+        return _chat([("user", prompt.text)], prompt, member)
+    text = prompt.text if prompt.messages is None else plain(prompt.messages)
+    special = True if prompt.add_special_tokens is None or prompt.messages else prompt.add_special_tokens
+    return member.tokenizer.encode(text, add_special_tokens=special) if text else []
+
+
+def plain(messages: Sequence[tuple[str, str]]) -> str:
+    """The plain template: the messages' contents, one per line."""
+    return "\n".join(content for _, content in messages)
+
+
+def _chat(messages: Sequence[tuple[str, str]], prompt: RequestPrompt, member: Member) -> list[int]:
+    if not member.tokenizer.has_chat_template:
+        raise invalid(f"Model {member.info.name!r} has no chat template; use template 'plain'.", prompt.param)
+    try:
+        text = member.tokenizer.render_chat(
+            [{"role": role, "content": content} for role, content in messages],
+            add_generation_prompt=prompt.add_generation_prompt and not prompt.continue_final_message,
+            continue_final_message=prompt.continue_final_message,
+            variables=prompt.variables,
+        )
+    except ChatTemplateError as error:
+        raise invalid(f"Model {member.info.name!r}: {error}", "messages", "chat_template_error") from error
+    return member.tokenizer.encode(text, add_special_tokens=bool(prompt.messages and prompt.add_special_tokens))
+
+
+def _tokens(tokens: tuple[int, ...], own: Prompt, member: Member, role: str) -> list[int]:
+    if own.template == "chat":
+        raise invalid(f"Role {role!r} reads the prompt through its chat template: send text, not tokens.", "prompt")
+    check_tokens(tokens, member, "prompt")
+    return list(tokens)
+
+
+def check_tokens(tokens: Sequence[int], member: Member, param: str) -> None:
+    """Raises ApiError (400) naming the first id that the model does not have."""
+    width = member.info.vocab_size
+    unknown = next((token for token in tokens if token >= width), None)
+    if unknown is not None:
+        raise invalid(f"{param}: token id {unknown} is not in the vocabulary (0 to {width - 1}).", param)
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    taken = sorted(RESERVED_VARIABLES & set(variables))
+    if taken:
+        raise invalid(f"'chat_template_kwargs' cannot set {', '.join(taken)}.", "chat_template_kwargs")
+
+
+def _truncated(ids: list[int], prompt: RequestPrompt, member: Member) -> list[int]:
+    if prompt.truncate is None:
+        return ids
+    keep = member.info.max_model_len - 1 if prompt.truncate == -1 else prompt.truncate
+    return ids[-keep:] if keep else []
+
+
+def _start(member: Member) -> list[int]:
+    """What an empty text is read as: the beginning of a sequence."""
+    ids = member.tokenizer.encode("", add_special_tokens=True)
+    start = member.tokenizer.start_id
+    if ids or start is not None:
+        return ids or [start or 0]
+    raise ApiError(400, f"Model {member.info.name!r} has no token to begin an empty prompt with.", param="composition")

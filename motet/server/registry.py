@@ -1,0 +1,142 @@
+"""What a request may name: models, and compositions that the operator named, as model ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from motet.composers.plan import Plan, single
+from motet.composers.spec import Composition, build_plan, describe, from_guidance_fields, parse_composition
+from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
+from motet.server.engines.base import ModelInfo
+from motet.server.errors import ApiError, invalid, nearest
+from motet.server.schemas import Target
+from motet.server.tokenizer import Tokenizer
+
+Template = Literal["chat", "plain"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A loaded model as the server sees it. `template` is how it reads messages unless a role says otherwise."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    template: Template
+    source: str  # path or hub id, for model cards
+
+
+@dataclass
+class Registry:
+    members: Mapping[str, Member]
+    compositions: Mapping[str, Composition] = field(default_factory=dict[str, Composition])
+    created: int = 0  # unix seconds
+
+    @cached_property
+    def default(self) -> str:
+        """The first model of the operator's file: what tokenizer endpoints use when no model is named."""
+        return next(iter(self.members))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return (*self.members, *self.compositions)
+
+    def plan(self, target: Target, *, chat: bool = False) -> Plan:
+        """The plan of a request; `chat`: its prompt is messages.
+
+        Raises:
+            ApiError: 404 for an unknown `model`, 400 for fields that contradict each other or unlike vocabularies.
+            CompositionError: the composition is wrong or names unknown models.
+        """
+        composition, base = self._composition(target)
+        if composition is None:
+            return single(base or self.default)
+        return self.build(composition, base, chat=chat)
+
+    def _composition(self, target: Target) -> tuple[Composition | None, str | None]:
+        name = target.model
+        if name is not None and name not in self.names:
+            raise self.not_found(name)
+        written = _written(target)
+        if name is not None and name in self.compositions:
+            if written is not None:
+                raise invalid(f"Model {name!r} is a composition already; name a base model.", "composition")
+            return self.compositions[name], None
+        if name is None and written is None:
+            raise invalid(f"'model' is missing. Models: {', '.join(self.names)}.", "model", "missing_model")
+        return written, name
+
+    def build(self, composition: Composition, base: str | None = None, *, chat: bool = False) -> Plan:
+        """The plan of a composition whose members are loaded and share their vocabulary."""
+        own = composition.own_base(base)
+        member = self.members.get(own.model if own else base or "")
+        plan = build_plan(
+            composition,
+            base,
+            known=self.members,
+            token_id=member.tokenizer.single_id if member else lambda _: None,
+            chat=chat,
+            vocab_size=member.info.vocab_size if member else None,
+        )
+        self._check_vocabulary(plan)
+        return plan
+
+    def _check_vocabulary(self, plan: Plan) -> None:
+        vocabularies = {stream.model: self.members[stream.model].vocabulary for stream in plan.streams}
+        if len({vocabulary.fingerprint for vocabulary in vocabularies.values()}) == 1:
+            return
+        try:
+            shared_width(vocabularies)
+        except VocabularyMismatch as mismatch:
+            raise invalid(str(mismatch), "composition", "vocabulary_mismatch") from mismatch
+
+    def member(self, name: str | None) -> Member:
+        """The model of that name, the base of a composition of that name; None is the default model.
+
+        Raises:
+            ApiError: 404.
+        """
+        if name is not None and name not in self.names:
+            raise self.not_found(name)
+        if name is not None and name in self.compositions:
+            name = self.build(self.compositions[name]).streams[0].model
+        return self.members[name or self.default]
+
+    def not_found(self, name: str) -> ApiError:
+        hint = nearest(name, self.names)
+        return ApiError(404, f"The model {name!r} does not exist.{hint}", param="model", code="model_not_found")
+
+    def card(self, name: str) -> dict[str, Any]:
+        """OpenAI's model object; a composition's `parent` is its base."""
+        card: dict[str, Any] = {"id": name, "object": "model", "created": self.created, "owned_by": "motet"}
+        if name in self.members:
+            member = self.members[name]
+            return card | _card(member.source, None, member.info.max_model_len, None)
+        if name not in self.compositions:
+            raise self.not_found(name)
+        composition = self.compositions[name]
+        plan = self.build(composition)
+        length = min(self.members[stream.model].info.max_model_len for stream in plan.streams)
+        return card | _card(name, plan.streams[0].model, length, describe(composition))
+
+
+def _card(root: str, parent: str | None, max_model_len: int, composition: dict[str, Any] | None) -> dict[str, Any]:
+    return {"root": root, "parent": parent, "max_model_len": max_model_len, "composition": composition}
+
+
+def _written(target: Target) -> Composition | None:
+    """The composition that the request's own fields spell out.
+
+    Raises:
+        CompositionError: the object is wrong.
+        ApiError: 400, both a composition and guidance fields.
+    """
+    guided = target.guidance_scale is not None or target.negative_prompt is not None
+    if guided and target.composition is not None:
+        raise invalid("'guidance_scale' and 'negative_prompt' exclude 'composition'.", "guidance_scale")
+    if guided:
+        return from_guidance_fields(target.guidance_scale, target.negative_prompt)
+    return None if target.composition is None else parse_composition(target.composition)

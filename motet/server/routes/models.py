@@ -1,0 +1,23 @@
+"""GET /v1/models"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from motet.server.responses import NOT_FOUND, UNAUTHORIZED, ModelCard, ModelList
+from motet.server.service import Served
+
+router = APIRouter(tags=["OpenAI"])
+
+
+@router.get("/v1/models", response_model=ModelList, responses=UNAUTHORIZED)
+async def list_models(service: Served) -> dict[str, Any]:
+    """Models and named compositions: either can be a request's `model`."""
+    return {"object": "list", "data": [service.registry.card(name) for name in service.registry.names]}
+
+
+@router.get("/v1/models/{name:path}", response_model=ModelCard, responses={**UNAUTHORIZED, **NOT_FOUND})
+async def get_model(name: str, service: Served) -> dict[str, Any]:
+    return service.registry.card(name)

@@ -1,0 +1,39 @@
+"""Probes for orchestrators, the version, and the metrics."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+import motet
+from motet.server.errors import ApiError
+from motet.server.metrics import CONTENT_TYPE
+from motet.server.responses import UNAUTHORIZED, UNAVAILABLE, Status, Version
+from motet.server.service import Served
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/health")
+@router.get("/livez")
+async def alive() -> Status:
+    """200 as long as the process answers."""
+    return Status(status="ok")
+
+
+@router.get("/ready", responses=UNAVAILABLE)
+async def ready(service: Served) -> Status:
+    """200 when every member is loaded, 503 while the server drains."""
+    if service.admission.draining:
+        raise ApiError(503, "The server is shutting down.", code="shutting_down")
+    return Status(status="ready")
+
+
+@router.get("/version", responses=UNAUTHORIZED)
+async def version() -> Version:
+    return Version(version=motet.__version__)
+
+
+@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **UNAUTHORIZED}, response_class=Response)
+async def metrics(service: Served) -> Response:
+    return Response(service.metrics.render(), media_type=CONTENT_TYPE)

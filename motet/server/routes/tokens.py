@@ -1,0 +1,64 @@
+"""POST /tokenize, POST /detokenize, GET /tokenizer_info: vLLM's shapes, read by evaluation harnesses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter
+
+from motet.composers.plan import Stream
+from motet.server.errors import invalid
+from motet.server.parameters import check_extras
+from motet.server.prompts import RequestPrompt, check_tokens, context
+from motet.server.registry import Member
+from motet.server.responses import INVALID, NOT_FOUND, UNAUTHORIZED, Detokenized, Tokenized
+from motet.server.schemas import DetokenizeRequest, Message, TokenizeRequest
+from motet.server.service import Served
+
+router = APIRouter(tags=["tokens"])
+
+
+@router.post("/tokenize", response_model=Tokenized, responses=INVALID)
+async def tokenize(body: TokenizeRequest, service: Served) -> dict[str, Any]:
+    """Token ids of a text or of rendered messages, as the named model (a composition: its base) reads them."""
+    check_extras(body)
+    member = service.registry.member(body.model)
+    ids = await to_thread.run_sync(lambda: _ids(body, member))
+    names = [member.tokenizer.backend.id_to_token(token) for token in ids] if body.return_token_strs else None
+    return {"tokens": ids, "count": len(ids), "max_model_len": member.info.max_model_len, "token_strs": names}
+
+
+def _ids(body: TokenizeRequest, member: Member) -> list[int]:
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("Give either 'prompt' or 'messages'.", "prompt")
+    if body.prompt is not None:
+        return member.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+    return list(context(Stream("base", member.info.name), member, _messages(body.messages or [], body)))
+
+
+def _messages(messages: list[Message], body: TokenizeRequest) -> RequestPrompt:
+    return RequestPrompt(
+        messages=tuple(message.plain() for message in messages),
+        add_special_tokens=body.add_special_tokens,
+        add_generation_prompt=body.add_generation_prompt is not False,
+        continue_final_message=bool(body.continue_final_message),
+    )
+
+
+@router.post("/detokenize", response_model=Detokenized, responses=INVALID)
+async def detokenize(body: DetokenizeRequest, service: Served) -> dict[str, Any]:
+    """The text of token ids, special tokens included."""
+    check_extras(body)
+    member = service.registry.member(body.model)
+    check_tokens(body.tokens, member, "tokens")
+    return {"prompt": await to_thread.run_sync(lambda: member.tokenizer.decode(body.tokens))}
+
+
+@router.get("/tokenizer_info", responses={**UNAUTHORIZED, **NOT_FOUND})
+async def tokenizer_info(service: Served, model: str | None = None) -> dict[str, Any]:
+    """Special tokens and chat template, for clients that render prompts themselves."""
+    tokenizer = service.registry.member(model).tokenizer
+    hf = tokenizer.hf
+    special: dict[str, Any] = {name: str(value) for name, value in hf.special_tokens_map.items()}
+    return {"tokenizer_class": type(hf).__name__, "chat_template": tokenizer.chat_template} | special

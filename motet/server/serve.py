@@ -1,0 +1,74 @@
+"""Runs the application under uvicorn: bind, serve, and on SIGTERM drain before leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import FrameType
+
+import uvicorn
+
+from motet.server.app import create_app
+from motet.server.config import ServerConfig
+from motet.server.service import Service
+
+log = logging.getLogger(__name__)
+ABORT_SECONDS = 5  # how long aborted answers may take to say so
+
+
+class DrainingServer(uvicorn.Server):
+    """The first SIGTERM or SIGINT: /ready says 503, new requests get 503, running ones have `drain_seconds`; what is
+    left then is aborted. A second signal leaves at once."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._service.admission.draining or not self.started:
+            super().handle_exit(sig, frame)
+            return
+        self._service.admission.draining = True
+        asyncio.get_running_loop().call_soon_threadsafe(self._start_draining)
+
+    def _start_draining(self) -> None:
+        self._draining = self._draining or asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        admission = self._service.admission
+        log.info("draining %d choices", admission.taken)
+        try:
+            async with asyncio.timeout(self._service.config.drain_seconds):
+                await admission.idle.wait()
+        except TimeoutError:
+            log.warning("aborting %d choices", admission.taken)
+        await self._service.engine.close()
+        self.should_exit = True
+
+
+def make_server(service: Service) -> DrainingServer:
+    config = service.config
+    return DrainingServer(
+        uvicorn.Config(
+            create_app(service),
+            host=config.host,
+            port=config.port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=ABORT_SECONDS,
+        ),
+        service,
+    )
+
+
+def serve(service: Service) -> None:
+    """Returns when the server has drained."""
+    make_server(service).run()
+
+
+def url(config: ServerConfig) -> str:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"http://{host}:{config.port}"

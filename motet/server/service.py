@@ -1,0 +1,37 @@
+"""What every handler needs, put together once when the server starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from motet.server.config import ServerConfig
+from motet.server.engines.base import Engine
+from motet.server.limits import Admission
+from motet.server.metrics import Metrics
+from motet.server.registry import Registry
+
+
+@dataclass(frozen=True)
+class Service:
+    config: ServerConfig
+    engine: Engine
+    registry: Registry
+    metrics: Metrics
+    admission: Admission
+    kv_budget: int  # bytes
+
+    @classmethod
+    def assemble(cls, config: ServerConfig, engine: Engine, registry: Registry) -> Service:
+        admission = Admission(config.max_choices, config.max_choices_per_key)
+        return cls(config, engine, registry, Metrics(engine), admission, engine.stats().kv_bytes_budget)
+
+
+def get_service(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+Served = Annotated[Service, Depends(get_service)]

@@ -1,0 +1,132 @@
+"""One model's tokenizer as the server uses it: text ↔ ids, chat rendering, exact text and bytes of one token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerBase
+
+REPLACEMENT = "\ufffd"
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class ChatTemplateError(ValueError):
+    """The chat template refused the messages; the message is the template's own."""
+
+
+@lru_cache(1)
+def _byte_of_char() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes (Radford et al. 2019), as byte-level tokenizers store them."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class Tokenizer:
+    """Wraps a fast Hugging Face tokenizer. Its own calls go to the Rust object, which threads may share: the Python
+    wrapper changes truncation state on every call."""
+
+    def __init__(self, hf: PreTrainedTokenizerBase) -> None:
+        """Raises ValueError where the tokenizer has no fast implementation."""
+        backend: Backend | None = getattr(hf, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError(f"{hf.name_or_path} has no fast tokenizer (tokenizer.json)")
+        self.hf = hf
+        self.backend = backend
+        self.text_of = lru_cache(65536)(self._text_of)
+
+    @classmethod
+    def load(cls, path: str | Path, revision: str | None = None) -> Tokenizer:
+        from transformers import AutoTokenizer
+
+        return cls(cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(path, revision=revision)))
+
+    @property
+    def size(self) -> int:
+        return self.backend.get_vocab_size()
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self.chat_template is not None
+
+    @property
+    def chat_template(self) -> Any:
+        """The template's source, or a mapping of named ones."""
+        return cast(Any, self.hf).chat_template
+
+    @property
+    def start_id(self) -> int | None:
+        """What an empty text begins with: BOS, or EOS for models that have no BOS."""
+        bos: int | None = self.hf.bos_token_id  # type: ignore[assignment]
+        eos: int | None = self.hf.eos_token_id  # type: ignore[assignment]
+        return eos if bos is None else bos
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def single_id(self, text: str) -> int | None:
+        """The id of a text that is exactly one token, else None."""
+        if (token := self.backend.token_to_id(text)) is not None:
+            return token
+        ids = self.encode(text)
+        return ids[0] if len(ids) == 1 else None
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Raises ChatTemplateError where the template refuses (roles that must alternate, an unknown role)."""
+        try:
+            rendered = self.hf.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **(variables or {}),
+            )
+        except Exception as error:  # a template is the checkpoint's own program, run on the client's data
+            raise ChatTemplateError(f"the chat template failed: {error}") from error
+        return str(rendered)
+
+    @cached_property
+    def _anchor(self) -> tuple[list[int], str]:
+        """Tokens before a token, so that decoders which strip a leading space leave the token's own."""
+        ids = self.encode("a")[-1:]
+        return ids, self.decode(ids)
+
+    def _text_of(self, token: int) -> str:
+        """The token's text where it stands behind other text; has U+FFFD where its bytes are not whole characters."""
+        ids, before = self._anchor
+        return self.decode([*ids, token])[len(before) :]
+
+    def bytes_of(self, token: int) -> bytes:
+        """The token's own bytes, also where they are no whole characters."""
+        text = self.text_of(token)
+        if REPLACEMENT not in text:
+            return text.encode()
+        name = self.backend.id_to_token(token) or ""
+        if match := BYTE_TOKEN.fullmatch(name):
+            return bytes([int(match[1], 16)])
+        table = _byte_of_char()
+        return bytes(table[char] for char in name) if all(char in table for char in name) else text.encode()
+
+    def label_of(self, token: int) -> str:
+        """The text, or `bytes:\\xe2\\x82` for parts of characters, so that distinct tokens keep distinct names."""
+        text = self.text_of(token)
+        if REPLACEMENT not in text:
+            return text
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.bytes_of(token))
