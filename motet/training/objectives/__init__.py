@@ -1,0 +1,1 @@
+"""Losses as plain functions of logits and labels, one objective per file."""

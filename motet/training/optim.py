@@ -1,0 +1,83 @@
+"""Optimisers: AdamW, and Muon for the matrices of a model that is trained from scratch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan et al., 2024
+NEWTON_SCHULZ_STEPS = 5
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Matrices (N, R, C), R ≤ C, with singular values pushed towards 1 (between about 0.7 and 1.2), in bfloat16.
+
+    The quintic Newton–Schulz iteration of Muon (Jordan et al., "Muon: an optimizer for hidden layers", 2024).
+    """
+    norms: Tensor = matrices.square().sum((1, 2), keepdim=True).sqrt()
+    x = (matrices / (norms + 1e-7)).bfloat16()
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: for matrices (R, C) of hidden layers, not for embeddings or norms.
+
+    Updates are scaled by 0.2·√max(R, C), which gives them AdamW's usual size (Liu et al., "Muon is scalable for
+    LLM training", 2025). Matrices of one shape, up to transposition, are orthogonalised in one batch.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update of every parameter with a gradient; a closure is evaluated first, as in torch."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            by_shape: defaultdict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[tuple(sorted(parameter.shape))].append((parameter, self._momentum(parameter)))
+            for alike in by_shape.values():
+                _update_alike(alike, group["lr"])
+        return loss
+
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        """Nesterov's momentum of the gradient, laid flat: (R, C) with R ≤ C."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        average = state.setdefault("average", torch.zeros_like(parameter)).lerp_(parameter.grad, 1 - MOMENTUM)
+        return _flat(parameter.grad.lerp(average, MOMENTUM))
+
+
+def _flat(matrix: Tensor) -> Tensor:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def _update_alike(alike: list[tuple[nn.Parameter, Tensor]], lr: float) -> None:
+    directions = orthogonalize(torch.stack([momentum for _, momentum in alike]))
+    for (parameter, _), direction in zip(alike, directions, strict=True):
+        _flat(parameter).add_(direction.to(parameter.dtype), alpha=-lr * 0.2 * max(parameter.shape) ** 0.5)
+
+
+def adamw(params: Iterable[nn.Parameter], lr: float) -> torch.optim.AdamW:
+    """AdamW without weight decay, β = (0.9, 0.98)."""
+    return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+
+
+def muon_and_adamw(model: nn.Module, muon_lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
+    """Muon on the hidden layers' matrices, AdamW on embeddings, head and norms."""
+    hidden: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+        (hidden if matrix else others).append(parameter)
+    return [Muon(hidden, muon_lr), adamw(others, adamw_lr)]

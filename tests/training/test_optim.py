@@ -1,0 +1,71 @@
+"""Muon and AdamW."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from motet.training.optim import Muon, adamw, muon_and_adamw, orthogonalize
+
+
+@given(rows=st.integers(1, 12), extra=st.integers(0, 12), seed=st.integers(0, 999))
+@settings(max_examples=25, deadline=None)
+def test_orthogonalize_pushes_singular_values_towards_one(rows: int, extra: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    matrices = torch.randn((3, rows, rows + extra), generator=generator)
+    left, _, right = cast("tuple[Tensor, Tensor, Tensor]", torch.linalg.svd(matrices, full_matrices=False))
+    conditioned: Tensor = left @ torch.diag(torch.linspace(0.1, 1.0, rows)) @ right  # no tiny singular values
+    values = Tensor(torch.linalg.svdvals(orthogonalize(conditioned).float()))
+    assert values.min().item() > 0.5
+    assert values.max().item() < 1.3
+
+
+def test_muon_step_has_the_size_of_an_adamw_step_and_goes_downhill() -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(16, 64))
+    before = weight.detach().clone()
+    weight.grad = torch.randn(16, 64)
+    Muon([weight], lr=0.1).step()
+    update = before - weight.detach()
+    rms = update.square().mean().sqrt().item()
+    assert rms == pytest.approx(0.1 * 0.2, rel=0.15)  # 0.2·√64 · (1/√64 per entry of a (16, 64) with unit rows)
+    assert (update * weight.grad).sum().item() > 0
+
+
+def test_muon_treats_a_matrix_and_its_transpose_alike() -> None:
+    torch.manual_seed(1)
+    wide, tall = nn.Parameter(torch.zeros(4, 9)), nn.Parameter(torch.zeros(9, 4))
+    gradient = torch.randn(4, 9)
+    wide.grad, tall.grad = gradient.clone(), gradient.T.clone()
+    Muon([wide, tall], lr=0.1).step()
+    torch.testing.assert_close(wide.detach(), tall.detach().T)
+
+
+def test_muon_skips_parameters_without_gradient() -> None:
+    still, moved = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3, 3))
+    moved.grad = torch.eye(3)
+    Muon([still, moved], lr=0.1).step()
+    assert torch.equal(still.detach(), torch.ones(3, 3))
+    assert not torch.equal(moved.detach(), torch.ones(3, 3))
+
+
+def test_adamw_first_step_is_the_sign_of_the_gradient() -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    weight.grad = torch.tensor([0.5, -2.0, 1e-3])
+    adamw([weight], lr=0.01).step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.01, 0.01, -0.01]), rtol=1e-3, atol=1e-6)
+
+
+def test_muon_gets_hidden_matrices_and_adamw_the_rest() -> None:
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 4), "hidden": nn.Linear(4, 4), "lm_head": nn.Linear(4, 5)})
+    muon, adam = muon_and_adamw(model, muon_lr=0.1, adamw_lr=0.2)
+    hidden = model.get_submodule("hidden").get_parameter("weight")
+    assert [id(p) for group in muon.param_groups for p in group["params"]] == [id(hidden)]
+    others = {id(p) for p in model.parameters()} - {id(hidden)}
+    assert {id(p) for group in adam.param_groups for p in group["params"]} == others
+    assert (muon.param_groups[0]["lr"], adam.param_groups[0]["lr"]) == (0.1, 0.2)
