@@ -123,7 +123,7 @@ def _merged(terms: Iterable[Term]) -> list[Term]:
 def _set_only_terms(sets: Sequence[VoiceSet], kept: Sequence[Term], merged: Sequence[Term]) -> list[Term]:
     """Weight-0 terms for voices that only a mask or gate reads; sets are defined at temperature 1."""
     heard = {term.voice for term in kept if term.temperature == 1.0}
-    roles = {term.voice: term.role for term in reversed(merged)}
+    roles = {term.voice: term.role for term in reversed(merged) if term.temperature == 1.0}
     missing = [voice for voice in dict.fromkeys(s.voice for s in sets) if voice not in heard]
     return [Term(roles.get(voice, "mask"), voice, 0.0) for voice in missing]
 

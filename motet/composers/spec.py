@@ -110,15 +110,17 @@ def _path(loc: tuple[int | str, ...], sent: object) -> str:
     """Dotted path as the client wrote it: without the tags that the union puts after a position
     (compose.0.eft.tuned) and without the position of a single value where a list is allowed."""
     path = [ROOT]
-    value: object = sent
+    at: object = sent
     for before, part in zip((None, *loc), loc, strict=False):
-        if isinstance(before, int) and part in STRATEGIES:
-            continue
-        if isinstance(part, int) and not isinstance(value, list):
-            continue
-        path.append(str(part))
-        value = _inside(value, part)
+        tag = isinstance(before, int) and part in STRATEGIES
+        if not tag and (isinstance(part, str) or _is_list(at)):
+            path.append(str(part))
+            at = _inside(at, part)
     return ".".join(path)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
 
 
 def _inside(value: object, part: int | str) -> object:

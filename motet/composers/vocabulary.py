@@ -29,24 +29,20 @@ class VocabularyMismatch(Exception):
 class Vocabulary:
     """What one model's tokens are.
 
-    `tokens`: token → id, added tokens included. `width`: rows of the model's output embedding, often padded beyond
-    the tokenizer. `fingerprint`: equal exactly when the maps are.
+    `tokens`: token → id, added tokens included. `size`: one more than the largest of the ids. `width`: rows of the
+    model's output embedding, often padded beyond `size`. `fingerprint`: equal exactly when the maps are.
     """
 
     tokens: Mapping[str, int]
+    size: int
     width: int
     fingerprint: str
-
-    @property
-    def size(self) -> int:
-        """One more than the largest id that stands for a token."""
-        return max(self.tokens.values(), default=-1) + 1
 
 
 def read_vocabulary(tokenizer: Tokenizer, width: int) -> Vocabulary:
     """The vocabulary of a tokenizer and a model of `width` logits."""
     tokens = tokenizer.get_vocab()
-    return Vocabulary(tokens, width, _digest(tokens))
+    return Vocabulary(tokens, max(tokens.values(), default=-1) + 1, width, _digest(tokens))
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
