@@ -62,11 +62,9 @@ class Choice:
         if len(self._forced) < len(self._job.request.forced):
             return None
         self.finished = output.finish is not None
-        self._offset = sum(map(self._length, self._job.prompt_ids)) if self._show.echo else 0
+        lengths = map(self._job.tokenizer.length_of, self._job.prompt_ids)
+        self._offset = sum(lengths) if self._show.echo else 0
         return Piece(self._echo(), tuple(self._forced), prompt=True, finish=output.finish)
-
-    def _length(self, token: int) -> int:
-        return len(self._job.tokenizer.text_of(token))
 
     def _decode(self, output: TokenOutput) -> str:
         """The text that became certain; a token that the engine stopped at is not part of the answer."""
@@ -82,7 +80,7 @@ class Choice:
         if finish is not None and stop is None:
             text += self._stops.flush()
         self.finished = finish is not None
-        offset, self._offset = self._offset, self._offset + self._length(output.token)
+        offset, self._offset = self._offset, self._offset + self._job.tokenizer.length_of(output.token)
         return Piece(text, (output,), offset, finish=finish, stop_reason=self._reason(output, stop))
 
     def _reason(self, output: TokenOutput, stop: str | None) -> str | int | None:

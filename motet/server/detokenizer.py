@@ -13,7 +13,11 @@ SETTLE = 24  # held tokens after which bytes that never become a character are l
 
 
 class Detokenizer:
-    """One choice's text. The concatenation of all `push` and the final `flush` equals decoding all ids at once."""
+    """One choice's text. The concatenation of all `push` and the final `flush` equals decoding all ids at once.
+
+    One exception: tokenizers that fall back to bytes decode a run of byte tokens with one broken character in it to
+    nothing but U+FFFD, also the characters before it, which were right when they were shown. These stay shown.
+    """
 
     def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = (), *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
@@ -37,12 +41,21 @@ class Detokenizer:
     def push(self, token: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
         self._held.append(token)
-        text = self._stream.step(self._tokenizer.backend, token)
+        try:
+            text = self._stream.step(self._tokenizer.backend, token)
+        except Exception:  # the library's only type, for a token that would change what has been shown
+            return self._begin_anew()
         if text is not None:
             self._before = self._held
             self._held = []
             return text
         return self._settle() if len(self._held) > SETTLE else ""
+
+    def _begin_anew(self) -> str:
+        """Shows what is held by itself, whatever stood before it."""
+        text, self._before, self._held = self._decode(self._held), self._held, []
+        self._stream = self._new_stream()
+        return text
 
     def flush(self) -> str:
         """What is still held, as the whole would decode it (U+FFFD for broken characters)."""
@@ -51,7 +64,8 @@ class Detokenizer:
         return text
 
     def _text(self, ids: Sequence[int]) -> str:
-        return self._decode([*self._before, *ids])[len(self._decode(self._before)) :]
+        before, whole = self._decode(self._before), self._decode([*self._before, *ids])
+        return whole[len(before) :] if whole.startswith(before) else self._decode(ids)
 
     def _settle(self) -> str:
         """Lets go of all but the last tokens, at a place where the two parts decode as the whole does.

@@ -19,6 +19,7 @@ from motet.server.engines.base import EngineError, RequestTooLarge
 log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
+MAX_MESSAGE = 2000
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
@@ -91,22 +92,39 @@ def _from_http(error: HTTPException) -> ApiError:
 
 def _from_validation(error: RequestValidationError) -> ApiError:
     problems = error.errors()
-    first = _dotted(problems[0]["loc"])
-    message = "; ".join(_sentence(problem["loc"], problem["type"], problem["msg"]) for problem in problems[:10])
-    malformed = problems[0]["type"] == "json_invalid"
-    return invalid(message, None if malformed else first, "malformed_json" if malformed else "invalid_value")
+    if problems[0]["type"] == "json_invalid":
+        return invalid(f"The body is not JSON (at character {problems[0]['loc'][-1]}).", code="malformed_json")
+    if problems[0]["loc"] == ("body",) and problems[0]["type"] != "value_error":
+        return invalid("The body has to be a JSON object, sent with content-type application/json.", code="no_json")
+    sentences: dict[str, list[str]] = {}
+    for problem in problems:
+        sentences.setdefault(_field(problem["loc"], error.body), []).append(problem["msg"])
+    sentences = {field: said for field, said in sentences.items() if not _inside(field, sentences)}
+    message = "; ".join(f"{field or 'body'}: {' or '.join(dict.fromkeys(said))}" for field, said in sentences.items())
+    return invalid(message[:MAX_MESSAGE], next(iter(sentences)) or None, "invalid_value")
 
 
-def _sentence(loc: tuple[int | str, ...], kind: str, message: str) -> str:
-    if kind == "json_invalid":
-        return f"The body is not JSON (at character {loc[-1]})"
-    if loc == ("body",):
-        return f"The body has to be a JSON object, sent with content-type application/json: {message}"
-    return f"{_dotted(loc)}: {message}"
+def _field(loc: tuple[int | str, ...], body: Any) -> str:
+    """The dotted path of a problem. Pydantic's has names of union members in between, which the body has not."""
+    path: list[str] = []
+    for position, part in enumerate(loc[1:], 2):
+        is_key = isinstance(body, dict) and (part in body or (position == len(loc) and not path))
+        if is_key or (isinstance(body, list) and isinstance(part, int)):
+            path.append(str(part))
+            body = _entry(body, part)
+    return ".".join(path)
 
 
-def _dotted(loc: tuple[int | str, ...]) -> str | None:
-    return ".".join(str(part) for part in loc[1:]) or None
+def _entry(body: Any, part: int | str) -> Any:
+    try:
+        return body[part]
+    except (KeyError, IndexError):
+        return None
+
+
+def _inside(field: str, others: Collection[str]) -> bool:
+    """Whether another problem lies deeper in the same field: the branch of a union that the client meant."""
+    return any(other.startswith(f"{field}.") for other in others)
 
 
 async def handle(request: Request, error: Exception) -> Response:

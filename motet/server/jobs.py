@@ -12,6 +12,8 @@ from motet.server.prompts import RequestPrompt, contexts
 from motet.server.registry import Member
 from motet.server.tokenizer import Tokenizer
 
+DEFAULT_SHARE = 0.75  # of the KV memory that a choice may reserve when the request sets no limit
+
 
 @dataclass(frozen=True)
 class Display:
@@ -61,6 +63,7 @@ class Reading:
     plan: Plan
     contexts: tuple[tuple[int, ...], ...]
     forced: tuple[int, ...] = ()
+    param: str = "prompt"  # the request's field that is read
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -78,7 +81,7 @@ def read(plan: Plan, prompt: RequestPrompt, members: Mapping[str, Member], *, sc
     """
     rendered = contexts(plan, prompt, members)
     if not score_prompt:
-        return Reading(plan, rendered)
+        return Reading(plan, rendered, param=prompt.param)
     unlike = next((k for k, ids in enumerate(rendered) if ids != rendered[0]), None)
     if unlike is not None:
         raise invalid(
@@ -87,7 +90,7 @@ def read(plan: Plan, prompt: RequestPrompt, members: Mapping[str, Member], *, sc
             "echo",
             "unlike_contexts",
         )
-    return Reading(plan, tuple(ids[:1] for ids in rendered), rendered[0][1:])
+    return Reading(plan, tuple(ids[:1] for ids in rendered), rendered[0][1:], prompt.param)
 
 
 def max_new_tokens(reading: Reading, members: Mapping[str, Member], kv_budget: int, asked: int | None) -> int:
@@ -105,7 +108,10 @@ def max_new_tokens(reading: Reading, members: Mapping[str, Member], kv_budget: i
     if asked is not None:
         return asked
     per_token = sum(info.kv_bytes_per_token for info in models)
-    return max(1, min(left, kv_budget // per_token - max(reading.sizes()))) if kv_budget and per_token else left
+    if not kv_budget or not per_token:
+        return left
+    held = int(kv_budget * DEFAULT_SHARE) // per_token
+    return max(1, min(left, held - max(reading.sizes())))
 
 
 def _too_long(reading: Reading, members: Mapping[str, Member], requested: int | None) -> ApiError:
@@ -121,7 +127,7 @@ def _too_long(reading: Reading, members: Mapping[str, Member], requested: int | 
     )
     whose = f"model {stream.model!r}" + (f" in role {stream.role!r}" if len(sizes) > 1 else "")
     message = f"The maximum context length of {whose} is {limits[worst]} tokens. However, {asked}."
-    return invalid(message, "max_tokens" if requested else "prompt", "context_length_exceeded")
+    return invalid(message, "max_tokens" if requested else reading.param, "context_length_exceeded")
 
 
 def checked(job: Job, engine: Engine) -> Job:

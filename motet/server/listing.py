@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -28,8 +28,8 @@ def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
 
     source = source_of(model, configuration.folder)
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(source, revision=model.revision)
-        text: Any = config.get_text_config()
+        config = cast(Any, transformers.AutoConfig.from_pretrained(source, revision=model.revision))
+        text = config.get_text_config()
         template = model.template or ("chat" if _has_template(source, model) else "plain")
         dtype = _dtype(model, configuration, text)
         context = str(getattr(text, "max_position_embeddings", "?"))
@@ -55,7 +55,7 @@ def _parameters(config: Any) -> int:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):  # shapes without memory
-        model: Any = AutoModelForCausalLM.from_config(config)
+        model = cast(Any, AutoModelForCausalLM.from_config(config))
     return sum(int(parameter.numel()) for parameter in model.parameters())
 
 

@@ -28,6 +28,7 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
+    "echo": (False,),  # of chats: completions have it
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
     "suffix": ("",),

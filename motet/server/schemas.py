@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 1024
@@ -23,6 +23,27 @@ TokenArrays = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMP
 
 class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, regex_engine="rust-regex")
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all strings inside can be encoded: JSON can escape half of a surrogate pair, which is no character."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, dict):
+        pairs = cast("dict[Any, Any]", value)
+        return all(_is_text(key) and _is_text(item) for key, item in pairs.items())
+    return not isinstance(value, list) or all(map(_is_text, cast("list[Any]", value)))
+
+
+class WholeBody(Body):
+    """The outermost object of a request."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_text(cls, value: Any) -> Any:
+        if not _is_text(value):
+            raise ValueError("a string holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+        return value
 
 
 class StreamOptions(Body):
@@ -50,11 +71,13 @@ class Message(Body):
         return role, parts if isinstance(parts, str) else "".join(part.text for part in parts)
 
 
-class Target(Body):
+class Target(WholeBody):
     """What answers: a model or a named composition, or a composition written in the request."""
 
     model: str | None = None
-    composition: JsonValue = Field(default=None, description="A composition object; see /v1/models for named ones.")
+    composition: dict[str, JsonValue] | None = Field(
+        default=None, description="A composition object; see /v1/models for named ones."
+    )
     guidance_scale: Finite | None = None
     negative_prompt: str | None = None
 
@@ -121,7 +144,7 @@ class CompletionRequest(SamplingFields):
     add_special_tokens: bool | None = None
 
 
-class TokenizeRequest(Body):
+class TokenizeRequest(WholeBody):
     """Text or messages; without `model` the first model of the operator's file."""
 
     model: str | None = None
@@ -133,7 +156,7 @@ class TokenizeRequest(Body):
     return_token_strs: bool | None = None
 
 
-class DetokenizeRequest(Body):
+class DetokenizeRequest(WholeBody):
     model: str | None = None
     tokens: list[TokenId]
 

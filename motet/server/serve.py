@@ -26,8 +26,11 @@ class DrainingServer(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._service.admission.draining or not self.started:
+        if not self.started:
             super().handle_exit(sig, frame)
+            return
+        if self._service.admission.draining:
+            self.should_exit = self.force_exit = True
             return
         self._service.admission.draining = True
         asyncio.get_running_loop().call_soon_threadsafe(self._start_draining)

@@ -113,6 +113,15 @@ class Tokenizer:
         ids, before = self._anchor
         return self.decode([*ids, token])[len(before) :]
 
+    def length_of(self, token: int) -> int:
+        """Characters that the token takes in a text without special tokens."""
+        return 0 if token in self._special_ids else len(self.text_of(token))
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(token for token, content in added.items() if content.special)
+
     def bytes_of(self, token: int) -> bytes:
         """The token's own bytes, also where they are no whole characters."""
         text = self.text_of(token)

@@ -73,7 +73,7 @@ def _offsets(tokens: Iterable[int], tokenizer: Tokenizer, offset: int) -> list[i
     offsets: list[int] = []
     for token in tokens:
         offsets.append(offset)
-        offset += len(tokenizer.text_of(token))
+        offset += tokenizer.length_of(token)
     return offsets
 
 
@@ -84,9 +84,8 @@ def prompt_logprobs(forced: Sequence[TokenOutput], job: Job, count: int) -> list
 
 
 def _prompt_entry(output: TokenOutput, job: Job, count: int) -> dict[str, Any]:
-    ranked: dict[int, tuple[int | None, float]] = {
-        token: (rank, value) for rank, (token, value) in enumerate(output.top, 1)
-    }
+    ranked: dict[int, tuple[int | None, float]] = {}
+    ranked |= {token: (rank, value) for rank, (token, value) in enumerate(output.top, 1)}
     shown = {token: ranked[token] for token, _ in output.top[:count]}
     shown[output.token] = ranked.get(output.token, (None, output.logprob))
     return {

@@ -1,0 +1,154 @@
+"""/v1/score, /v1/compare and the tokenizer endpoints over the fake engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from motet.server.responses import Comparison, ErrorBody, Scores, Tokenized
+from tests.server.conftest import World
+from tests.server.test_chat import HELLO, events
+
+PROXY = {"strategy": "proxy_tuning", "expert": "expert", "antiexpert": "small"}
+
+
+async def test_score_equals_what_generation_reports(world: World) -> None:
+    made = await world.post(
+        "/v1/chat/completions",
+        model="large-proxy",
+        messages=HELLO,
+        max_tokens=4,
+        temperature=0,
+        logprobs=True,
+        return_token_ids=True,
+        trace=True,
+    )
+    choice = made.json()["choices"][0]
+    scored = await world.post(
+        "/v1/score", model="large-proxy", messages=HELLO, continuations=[choice["token_ids"], "zq"]
+    )
+    body = Scores.model_validate(scored.json())
+    assert body.data[0].token_logprobs == [entry["logprob"] for entry in choice["logprobs"]["content"]]
+    assert body.data[0].is_greedy
+    assert not body.data[1].is_greedy
+    assert body.data[0].logprob == pytest.approx(sum(body.data[0].token_logprobs))
+    for role in ("base", "expert", "antiexpert"):
+        own = sum(entry["members"][role] for entry in choice["motet"]["trace"])
+        assert body.data[0].members[role] == pytest.approx(own)
+
+
+async def test_score_of_text_is_that_of_the_whole_text(world: World) -> None:
+    scored = await world.post("/v1/score", model="large", prompt="Hel", continuations=["lo"], trace={"top": 1})
+    echoed = await world.post("/v1/completions", model="large", prompt="Hello", max_tokens=0, echo=True, logprobs=0)
+    entry = scored.json()["data"][0]
+    assert entry["token_logprobs"] == echoed.json()["choices"][0]["logprobs"]["token_logprobs"][3:]
+    assert len(entry["motet"]["trace"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"continuations": []}, "at least 1"),
+        ({"continuations": [""]}, "at least 1"),
+        ({"continuations": [[99999]]}, "not in the vocabulary"),
+        ({"continuations": ["x" * 300]}, "maximum context length"),
+        ({"messages": HELLO}, "either"),
+        ({"prompt": None}, "either"),
+        ({"model": "nobody"}, "does not exist"),
+    ],
+)
+async def test_score_refuses(world: World, change: dict[str, object], said: str) -> None:
+    response = await world.post("/v1/score", **{"model": "large", "prompt": "a", "continuations": ["b"]} | change)
+    assert 400 <= response.status_code < 500
+    assert said in ErrorBody.model_validate(response.json()).error.message
+    assert world.service.admission.taken == 0
+
+
+CANDIDATES = ["large", {"label": "tuned", "composition": PROXY}, "one-prompt"]
+
+
+async def test_compare(world: World) -> None:
+    response = await world.post(
+        "/v1/compare",
+        model="large",
+        messages=HELLO,
+        candidates=CANDIDATES,
+        n=2,
+        max_tokens=3,
+        temperature=0,
+        ignore_eos=True,
+    )
+    body = Comparison.model_validate(response.json())
+    assert [candidate.label for candidate in body.candidates] == ["large", "tuned", "one-prompt"]
+    assert [candidate.motet.strategy for candidate in body.candidates] == ["plain", "proxy_tuning", "product"]
+    assert [[choice.index for choice in candidate.choices] for candidate in body.candidates] == [[0, 1]] * 3
+    assert [candidate.usage.completion_tokens for candidate in body.candidates] == [6, 6, 6]
+    alone = await world.post(
+        "/v1/chat/completions", model="large-proxy", messages=HELLO, max_tokens=3, temperature=0, ignore_eos=True
+    )
+    assert response.json()["candidates"][1]["choices"][0]["message"] == alone.json()["choices"][0]["message"]
+
+
+async def test_compare_streams(world: World) -> None:
+    body = {"model": "large", "prompt": "Hi", "candidates": CANDIDATES, "max_tokens": 3, "temperature": 0}
+    whole = (await world.post("/v1/compare", **body)).json()
+    streamed = await world.post("/v1/compare", **body, stream=True, stream_options={"include_usage": True})
+    chunks = events(streamed.text)
+    for number, candidate in enumerate(whole["candidates"]):
+        own = [chunk for chunk in chunks if chunk["candidate"] == number]
+        assert "".join(chunk["choices"][0]["text"] for chunk in own) == candidate["choices"][0]["text"]
+        assert {chunk["label"] for chunk in own} == {candidate["label"]}
+    assert chunks[-1]["usage"]["completion_tokens"] == sum(c["usage"]["completion_tokens"] for c in whole["candidates"])
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"candidates": []}, "candidates"),
+        ({"candidates": ["large", "nobody"]}, "candidates.1.model"),
+        ({"candidates": [{"composition": {"strategy": "no"}}]}, "candidates.0.composition.strategy"),
+        ({"composition": PROXY}, "composition"),
+        ({"messages": HELLO}, "prompt"),
+    ],
+)
+async def test_compare_refuses(world: World, change: dict[str, object], param: str) -> None:
+    response = await world.post("/v1/compare", **{"model": "large", "prompt": "a", "candidates": ["large"]} | change)
+    assert 400 <= response.status_code < 500
+    assert ErrorBody.model_validate(response.json()).error.param == param
+
+
+async def test_tokenize_and_back(world: World) -> None:
+    response = await world.post("/tokenize", prompt="Grüße", add_special_tokens=False, return_token_strs=True)
+    body = Tokenized.model_validate(response.json())
+    assert body.count == len(body.tokens) == 7
+    assert body.max_model_len == 256
+    assert body.token_strs is not None
+    back = await world.post("/detokenize", tokens=body.tokens)
+    assert back.json() == {"prompt": "Grüße"}
+
+
+async def test_tokenize_messages(world: World) -> None:
+    response = await world.post("/tokenize", model="expert", messages=HELLO)
+    back = await world.post("/detokenize", model="expert", tokens=response.json()["tokens"])
+    assert back.json() == {"prompt": "<|user|>Hello<|assistant|>"}
+
+
+async def test_tokenizer_info(world: World) -> None:
+    info = (await world.client.get("/tokenizer_info")).json()
+    assert info["eos_token"] == "<|end|>"
+    assert "add_generation_prompt" in info["chat_template"]
+    other = await world.client.get("/tokenizer_info", params={"model": "nobody"})
+    assert other.status_code == 404
+
+
+async def test_tokenizer_refusals(world: World) -> None:
+    for path, body in (
+        ("/tokenize", {}),
+        ("/tokenize", {"prompt": "a", "messages": HELLO}),
+        ("/tokenize", {"prompt": 1}),
+        ("/detokenize", {"tokens": [-1]}),
+        ("/detokenize", {"tokens": [10**6]}),
+        ("/detokenize", {"tokens": "a"}),
+    ):
+        response = await world.post(path, **body)
+        assert response.status_code == 400, (path, body)
+        ErrorBody.model_validate(response.json())
