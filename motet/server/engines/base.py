@@ -147,6 +147,11 @@ class Engine(Protocol):
     @property
     def models(self) -> Mapping[str, ModelInfo]: ...
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether new requests can be computed: false once closed, or after a defect that ended the engine."""
+        ...
+
     def supports(self, plan: Plan) -> str | None:
         """None, or the reason why this engine can't run the plan."""
         ...

@@ -32,6 +32,7 @@ class EngineCore:
         for choice in group.choices:
             self.scheduler.add(choice)
 
+    @torch.inference_mode()
     def drop(self, choices: Sequence[Choice]) -> None:
         """Frees the choices' slots; those that have finished already stay so."""
         for choice in choices:

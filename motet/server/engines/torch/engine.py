@@ -6,6 +6,7 @@ One step: take what has arrived, admit what fits, run every distinct model once,
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from motet.server.engines.torch.core import EngineCore
 from motet.server.engines.torch.model import Member
 from motet.server.engines.torch.scheduler import EngineSettings
 from motet.server.engines.torch.step import StepResult
+
+log = logging.getLogger(__name__)
 
 
 class TorchGeneration:
@@ -126,10 +129,16 @@ class TorchEngine:
     def stats(self) -> EngineStats:
         return self._core.stats()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive() and not self._closing
+
     async def close(self) -> None:
         self._closing = True
         self._wake.set()
         await asyncio.to_thread(self._thread.join)
+        for generation in list(self._generations.values()):
+            self._drop(generation.group.choices)
 
     # What follows runs in the engine's own thread.
 
@@ -140,18 +149,27 @@ class TorchEngine:
         self._wake.set()
 
     def _run(self) -> None:
-        while not self._closing:
-            while self._arrivals:
-                self._arrivals.popleft()()
-            result = self._core.step()
-            if result is not None:
-                self._hand_out(result)
-            elif not self._arrivals:
-                self._wake.wait()
-                self._wake.clear()
-        error = EngineError("the engine was stopped")
+        reason = "the engine was stopped"
+        try:
+            while not self._closing:
+                self._cycle()
+        except Exception as error:  # a defect of the engine itself: nobody may wait for it for ever
+            log.exception("the engine died")
+            reason = f"the engine died: {type(error).__name__}"
+            self._closing = True
         for generation in self._generations.values():
-            _tell(generation, generation.fail, error)
+            _tell(generation, generation.fail, EngineError(reason))
+
+    def _cycle(self) -> None:
+        """What has arrived, then one step; sleeps while there is neither."""
+        while self._arrivals:
+            self._arrivals.popleft()()
+        result = self._core.step()
+        if result is not None:
+            self._hand_out(result)
+        elif not self._arrivals:
+            self._wake.wait()
+            self._wake.clear()
 
     def _start(self, generation: TorchGeneration) -> None:
         self._generations[generation.group] = generation

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.torch.attention import ATTENTION_NAME, Segment, ShapeProbe, StepContext
@@ -24,7 +24,8 @@ from motet.server.engines.torch.packing import pack_linears
 log = logging.getLogger(__name__)
 
 SELF_CHECK_TOKENS = 40
-SELF_CHECK_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15, torch.float16: 0.05}  # of the logits' spread
+# mean difference of a position's logits, as a share of their spread: rounding stays below it, a wrong mask does not
+SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 
 
 class ModelLoadError(Exception):
@@ -116,8 +117,8 @@ class Member:
 
 def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
     """End-of-sequence ids of the generation configuration, else of the configuration."""
-    for config in (getattr(model, "generation_config", None), model.config):
-        eos = getattr(config, "eos_token_id", None)
+    for holder in ("generation_config", "config"):
+        eos = getattr(getattr(model, holder, None), "eos_token_id", None)
         if eos is not None:
             return tuple(cast("list[int]", eos)) if isinstance(eos, list) else (int(eos),)
     return ()
@@ -166,10 +167,8 @@ def load_member(
 
 def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None) -> PreTrainedModel:
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
-            config=config,
             dtype=dtype or "auto",
             revision=revision,
             attn_implementation="eager",
@@ -188,7 +187,7 @@ def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None)
 
 
 def _max_positions(model: PreTrainedModel) -> int:
-    config = cast("dict[str, Any]", model.config.get_text_config().to_dict())
+    config = model.config.get_text_config().to_dict()
     known = [config[field] for field in ("max_position_embeddings", "n_positions") if config.get(field)]
     return int(known[0]) if known else 1 << 20
 
@@ -221,9 +220,9 @@ def _self_check(member: Member, ids: list[int], expected: Tensor) -> None:
         if end > start
     ]
     member.cache.resize(0, 0)
-    worst = float((torch.cat(pieces).float().cpu() - expected).abs().max())
+    worst = float((torch.cat(pieces).float().cpu() - expected).abs().mean(-1).max())
     spread = float(expected.std()) + 1e-6
-    allowed = SELF_CHECK_TOLERANCE.get(member.dtype, 2e-3) * spread
+    allowed = SELF_CHECK_TOLERANCE.get(member.dtype, 1e-3) * spread
     if not worst <= allowed:
         raise ModelLoadError(
             f"model {member.name!r}: its logits through the slot cache differ from a plain forward by {worst:.3g} "
