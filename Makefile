@@ -1,0 +1,44 @@
+# Two commands, each with its own set-up: `make demo` and `make test`. Needs python ≥ 3.11 and make only.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	$(BIN)/motet demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Every benchmark at the size that this repository's results were measured with.
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.step --size small --out benchmarks/results/step-small.json
+	$(BIN)/python -m benchmarks.step --size medium --out benchmarks/results/step-medium.json
+	$(BIN)/python -m benchmarks.serve --out benchmarks/results/serve-small.json
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Motet needs python >= 3.11, found " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: the pinned version has a CPU build, which a later resolution then keeps
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
