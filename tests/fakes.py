@@ -85,6 +85,10 @@ class FakeEngine:
     def models(self) -> Mapping[str, ModelInfo]:
         return self.infos
 
+    @property
+    def is_alive(self) -> bool:
+        return not self.closed
+
     def supports(self, plan: Plan) -> str | None:
         return "masks are not faked" if any(mask.kind == "nucleus" for mask in plan.masks) else None
 

@@ -6,7 +6,7 @@ import difflib
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -98,28 +98,23 @@ def _from_validation(error: RequestValidationError) -> ApiError:
         return invalid("The body has to be a JSON object, sent with content-type application/json.", code="no_json")
     sentences: dict[str, list[str]] = {}
     for problem in problems:
-        sentences.setdefault(_field(problem["loc"], error.body), []).append(problem["msg"])
+        loc, missing = problem["loc"], problem["type"] == "missing"
+        path = [*_path(loc[:-1] if missing else loc, error.body), *(loc[-1:] if missing else ())]
+        sentences.setdefault(".".join(map(str, path)), []).append(problem["msg"])
     sentences = {field: said for field, said in sentences.items() if not _inside(field, sentences)}
     message = "; ".join(f"{field or 'body'}: {' or '.join(dict.fromkeys(said))}" for field, said in sentences.items())
     return invalid(message[:MAX_MESSAGE], next(iter(sentences)) or None, "invalid_value")
 
 
-def _field(loc: tuple[int | str, ...], body: Any) -> str:
-    """The dotted path of a problem. Pydantic's has names of union members in between, which the body has not."""
-    path: list[str] = []
-    for position, part in enumerate(loc[1:], 2):
-        is_key = isinstance(body, dict) and (part in body or (position == len(loc) and not path))
-        if is_key or (isinstance(body, list) and isinstance(part, int)):
-            path.append(str(part))
-            body = _entry(body, part)
-    return ".".join(path)
-
-
-def _entry(body: Any, part: int | str) -> Any:
-    try:
-        return body[part]
-    except (KeyError, IndexError):
-        return None
+def _path(loc: tuple[int | str, ...], body: Any) -> list[int | str]:
+    """Where a problem lies in the body. Pydantic's path has names of union members in between, which are not there."""
+    path: list[int | str] = []
+    for part in loc[1:]:
+        is_item = isinstance(body, list) and isinstance(part, int)
+        if is_item or (isinstance(body, dict) and part in body):
+            path.append(part)
+            body = cast(Any, body)[part]
+    return path
 
 
 def _inside(field: str, others: Collection[str]) -> bool:

@@ -126,6 +126,12 @@ class Comparison(Shape):
     candidates: list[Compared]
 
 
+class Event(Shape):
+    """With `stream`: each event's data is a chunk as JSON, the last is `[DONE]`."""
+
+    data: str
+
+
 class ModelCard(Shape):
     id: str
     object: Literal["model"]
@@ -172,4 +178,6 @@ UNAUTHORIZED = _errors(401)
 NOT_FOUND = _errors(404)
 UNAVAILABLE = _errors(503)
 INVALID = _errors(400, 401, 404, 413)
-ANSWERS: Responses = {**_errors(400, 401, 404, 413, 429, 500, 503)}
+ANSWERS = _errors(400, 401, 404, 413, 429, 500, 503)
+EVENTS = {"schema": Event.model_json_schema()}
+STREAMED: Responses = {**ANSWERS, 200: {"content": {"text/event-stream": EVENTS}}}

@@ -12,6 +12,7 @@ from motet.server.registry import Member
 from motet.server.schemas import MAX_STOPS, SamplingFields, TraceOptions
 
 MAX_BAD_WORDS = 1024
+COLDEST = 1e-6
 
 
 def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, max_stops: int = MAX_STOPS) -> Display:
@@ -52,7 +53,7 @@ def sampling(body: SamplingFields, shown: Display, member: Member, max_tokens: i
     allowed = None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids))
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
+        temperature=_temperature(body.temperature),
         top_k=max(body.top_k or 0, 0),
         top_p=1.0 if body.top_p is None else body.top_p,
         min_p=body.min_p or 0.0,
@@ -69,6 +70,11 @@ def sampling(body: SamplingFields, shown: Display, member: Member, max_tokens: i
         top_logprobs=max(shown.logprobs or 0, shown.prompt_logprobs or 0),
         trace_top=shown.trace,
     )
+
+
+def _temperature(asked: float | None) -> float:
+    """So near to 0 only the arg-max is left in float32, and dividing by it could overflow."""
+    return 1.0 if asked is None else asked if asked >= COLDEST else 0.0
 
 
 def _bias(bias: Mapping[str, float], member: Member) -> tuple[tuple[int, float], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 
@@ -61,10 +62,7 @@ async def test_a_key_has_its_share(make_world: MakeWorld) -> None:
     world = make_world(api_keys=("one", "two"), max_choices=10, max_choices_per_key=2)
     one, two = ({"authorization": f"Bearer {key}"} for key in ("one", "two"))
     world.engine.gate.clear()
-    first = world.client.post("/v1/completions", json=TEXT | {"n": 2}, headers=one)
-    import asyncio
-
-    running = asyncio.create_task(first)
+    running = asyncio.create_task(world.client.post("/v1/completions", json=TEXT | {"n": 2}, headers=one))
     while world.service.admission.taken < 2:  # noqa: ASYNC110  (no event says so)
         await asyncio.sleep(0)
     refused = await world.client.post("/v1/completions", json=TEXT, headers=one)
@@ -72,6 +70,14 @@ async def test_a_key_has_its_share(make_world: MakeWorld) -> None:
     allowed = await world.client.post("/v1/completions", json=TEXT, headers=two)
     assert (refused.status_code, allowed.status_code, (await running).status_code) == (429, 200, 200)
     assert refused.headers["retry-after"] == "1"
+
+
+async def test_probes_tell_of_a_dead_engine(world: World) -> None:
+    world.engine.closed = True
+    for path in ("/health", "/livez", "/ready"):
+        response = await world.client.get(path)
+        assert response.status_code == 503
+        assert response.json()["error"]["code"] == "engine_stopped"
 
 
 def test_places_are_given_back_once() -> None:

@@ -15,7 +15,7 @@ from motet.server.jobs import Display, Job
 from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt
 from motet.server.respond import respond, sampled_job
-from motet.server.responses import ANSWERS, ChatCompletion
+from motet.server.responses import STREAMED, ChatCompletion
 from motet.server.sampling import display
 from motet.server.schemas import ChatCompletionRequest, ChatFields
 from motet.server.service import Served, Service
@@ -24,7 +24,7 @@ router = APIRouter(tags=["OpenAI"])
 MAX_STOPS = 4
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=ANSWERS)
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
 async def chat_completions(body: ChatCompletionRequest, request: Request, service: Served) -> Response:
     """An answer to messages, by a model or a composition of models; each member reads its own template."""
     check_extras(body)

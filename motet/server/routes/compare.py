@@ -17,7 +17,7 @@ from motet.server.forms.completion import CompletionForm
 from motet.server.jobs import Display, Job
 from motet.server.parameters import check_extras
 from motet.server.respond import respond, sampled_job
-from motet.server.responses import ANSWERS, Comparison
+from motet.server.responses import STREAMED, Comparison
 from motet.server.routes.score import request_prompt
 from motet.server.sampling import display
 from motet.server.schemas import Candidate, CompareRequest, Target
@@ -26,7 +26,7 @@ from motet.server.service import Served, Service
 router = APIRouter(tags=["composition"])
 
 
-@router.post("/v1/compare", response_model=Comparison, responses=ANSWERS)
+@router.post("/v1/compare", response_model=Comparison, responses=STREAMED)
 async def compare(body: CompareRequest, request: Request, service: Served) -> Response:
     """Every candidate is a model id, or an object with `model`, `composition` and `label`. Streamed, each chunk
     names its `candidate`."""

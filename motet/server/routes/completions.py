@@ -15,7 +15,7 @@ from motet.server.jobs import Display, Job
 from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt
 from motet.server.respond import respond, sampled_job
-from motet.server.responses import ANSWERS, Completion
+from motet.server.responses import STREAMED, Completion
 from motet.server.sampling import display
 from motet.server.schemas import CompletionRequest
 from motet.server.service import Served, Service
@@ -24,7 +24,7 @@ router = APIRouter(tags=["OpenAI"])
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
-@router.post("/v1/completions", response_model=Completion, responses=ANSWERS)
+@router.post("/v1/completions", response_model=Completion, responses=STREAMED)
 async def completions(body: CompletionRequest, request: Request, service: Served) -> Response:
     """Continuations of texts or token arrays. With `echo` and `logprobs` the prompt itself is scored, under the
     composed distribution. Choice i of prompt j has index j·n + i."""

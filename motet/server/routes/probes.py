@@ -14,10 +14,12 @@ from motet.server.service import Served
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/health")
-@router.get("/livez")
-async def alive() -> Status:
-    """200 as long as the process answers."""
+@router.get("/health", responses=UNAVAILABLE)
+@router.get("/livez", responses=UNAVAILABLE)
+async def alive(service: Served) -> Status:
+    """200 as long as requests can be computed, also while the server drains; 503 where only a restart helps."""
+    if not service.engine.is_alive and not service.admission.draining:
+        raise ApiError(503, "The engine has stopped.", code="engine_stopped")
     return Status(status="ok")
 
 
@@ -26,6 +28,8 @@ async def ready(service: Served) -> Status:
     """200 when every member is loaded, 503 while the server drains."""
     if service.admission.draining:
         raise ApiError(503, "The server is shutting down.", code="shutting_down")
+    if not service.engine.is_alive:
+        raise ApiError(503, "The engine has stopped.", code="engine_stopped")
     return Status(status="ready")
 
 

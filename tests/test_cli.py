@@ -1,0 +1,70 @@
+"""The command line: instant help, clear refusals, the listings."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from motet.cli import app
+
+RUN = CliRunner()
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "models.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_parsing_imports_neither_torch_nor_transformers() -> None:
+    """`--help` has to be instant; torch alone takes seconds."""
+    code = "import sys; from motet.cli import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = result.stdout.split()
+    assert "typer" in loaded
+    assert not {"torch", "transformers", "pydantic", "fastapi"} & set(loaded)
+
+
+@pytest.mark.parametrize("command", ["serve", "models", "config", "demo"])
+def test_every_command_is_listed(command: str) -> None:
+    assert command in RUN.invoke(app, ["--help"]).output
+    assert RUN.invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_validate_reports_every_problem(tmp_path: Path) -> None:
+    file = write(tmp_path, "models: {a: {path: ./none}, b: {pth: x}}\nserver: {prot: 1}")
+    result = RUN.invoke(app, ["config", "validate", file])
+    assert result.exit_code == 1
+    assert result.stderr.count("error: ") == 4
+    for said in ("models.a.path", "models.b.path", "Did you mean 'path'", "Did you mean 'port'"):
+        assert said in result.stderr
+
+
+def test_validate_good_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "models: {a: {path: org/model}}")
+    result = RUN.invoke(app, ["config", "validate", file])
+    assert result.exit_code == 0
+    assert "1 models and 0 compositions" in result.output
+
+
+def test_show_tells_where_values_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTET_LOG__LEVEL", "debug")
+    file = write(tmp_path, "models: {a: {path: org/model}}\nserver: {api_keys: [hidden-key]}")
+    result = RUN.invoke(app, ["config", "show", file])
+    rows = [line.split() for line in result.output.splitlines()]
+    assert any(row[:1] == ["log.level"] and row[-1] == "environment" for row in rows)
+    assert any(row[:1] == ["models.a.path"] and row[-1] == "file" for row in rows)
+    assert "hidden-key" not in result.output
+
+
+def test_serve_refuses_a_wrong_flag_and_a_missing_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "models: {a: {path: org/model}}")
+    wrong = RUN.invoke(app, ["serve", file, "--device", "gpu"])
+    missing = RUN.invoke(app, ["serve", str(tmp_path / "none.yaml")])
+    assert wrong.exit_code == missing.exit_code == 1
+    assert "engine.device" in wrong.stderr
+    assert "No such file" in missing.stderr
