@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,19 @@ def make_family(folder: Path, size: str) -> dict[str, Path]:
             model = LlamaForCausalLM(config)
             torch.nn.Module.to(model, torch.bfloat16)
             model.save_pretrained(paths[name])
+            word_tokenizer(shape.vocab).save_pretrained(paths[name])
     return paths
+
+
+def word_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
+    """Token i is the word `t<i>`; 0 to 2 are padding, beginning and end."""
+    special = ["<pad>", "<bos>", "<eos>"]
+    words = {word: i for i, word in enumerate(special + [f"t{i}" for i in range(3, vocab)])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<pad>"
+    )
 
 
 def interleave(variants: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
@@ -98,6 +111,9 @@ class Environment:
     python: str
     torch: str
     transformers: str
+
+
+transformers.utils.logging.disable_progress_bar()
 
 
 def environment() -> Environment:
