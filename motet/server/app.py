@@ -12,6 +12,7 @@ from motet.server.config import ServerConfig
 from motet.server.errors import HANDLERS
 from motet.server.limits import BodyLimit
 from motet.server.logs import RequestId
+from motet.server.openapi import describe_api
 from motet.server.routes import chat, compare, completions, models, probes, score, tokens
 from motet.server.service import Service
 
@@ -52,6 +53,7 @@ def create_app(service: Service) -> FastAPI:
         exception_handlers=HANDLERS,
     )
     app.state.service = service
+    app.openapi = lambda: describe_api(app)
     for router in ROUTERS:
         app.include_router(router)
     return app

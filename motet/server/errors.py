@@ -40,6 +40,9 @@ class ApiError(HTTPException):
         self.param = param
         self.code = code
 
+    def __str__(self) -> str:
+        return self.detail
+
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     return ApiError(400, message, param=param, code=code)
@@ -126,7 +129,10 @@ async def handle(request: Request, error: Exception) -> Response:
     answer = as_api_error(error)
     if answer.status_code >= 500 and answer.status_code != 503:
         log.error("request failed", exc_info=error)
-    return error_response(answer)
+    response = error_response(answer)
+    # an exception that nobody expected is answered outside of the middleware that does this for all others
+    response.headers["x-request-id"] = request.scope["state"]["request_id"]
+    return response
 
 
 HANDLERS: dict[int | type[Exception], Handler] = {

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
@@ -44,8 +45,11 @@ def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tu
 
 
 def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, Tokenizer], dict[str, TorchMember]]:
+    from transformers.utils.logging import disable_progress_bar
+
     from motet.server.engines.torch import ModelLoadError
 
+    disable_progress_bar()
     tokenizers: dict[str, Tokenizer] = {}
     loaded: dict[str, TorchMember] = {}
     problems: list[str] = []
@@ -113,6 +117,6 @@ def _composition_problems(registry: Registry, compositions: Mapping[str, object]
     for name in compositions:
         try:
             registry.card(name)
-        except ApiError as error:
-            problems.append(f"compositions.{name}: {error.detail}")
+        except (ApiError, CompositionError) as error:
+            problems.append(f"compositions.{name}: {error}")
     return problems

@@ -34,6 +34,7 @@ class Registry:
     members: Mapping[str, Member]
     compositions: Mapping[str, Composition] = field(default_factory=dict[str, Composition])
     created: int = 0  # unix seconds
+    _named: dict[tuple[str, bool], Plan] = field(default_factory=dict[tuple[str, bool], Plan], repr=False)
 
     @cached_property
     def default(self) -> str:
@@ -51,23 +52,22 @@ class Registry:
             ApiError: 404 for an unknown `model`, 400 for fields that contradict each other or unlike vocabularies.
             CompositionError: the composition is wrong or names unknown models.
         """
-        composition, base = self._composition(target)
-        if composition is None:
-            return single(base or self.default)
-        return self.build(composition, base, chat=chat)
-
-    def _composition(self, target: Target) -> tuple[Composition | None, str | None]:
-        name = target.model
+        name, written = target.model, _written(target)
         if name is not None and name not in self.names:
             raise self.not_found(name)
-        written = _written(target)
+        if name is None and written is None:
+            raise invalid(f"'model' is missing. Models: {', '.join(self.names)}.", "model", "missing_model")
         if name is not None and name in self.compositions:
             if written is not None:
                 raise invalid(f"Model {name!r} is a composition already; name a base model.", "composition")
-            return self.compositions[name], None
-        if name is None and written is None:
-            raise invalid(f"'model' is missing. Models: {', '.join(self.names)}.", "model", "missing_model")
-        return written, name
+            return self.named(name, chat=chat)
+        return single(name or self.default) if written is None else self.build(written, name, chat=chat)
+
+    def named(self, name: str, *, chat: bool = False) -> Plan:
+        """The plan of a named composition, built once."""
+        if (name, chat) not in self._named:
+            self._named[name, chat] = self.build(self.compositions[name], chat=chat)
+        return self._named[name, chat]
 
     def build(self, composition: Composition, base: str | None = None, *, chat: bool = False) -> Plan:
         """The plan of a composition whose members are loaded and share their vocabulary."""
@@ -102,7 +102,7 @@ class Registry:
         if name is not None and name not in self.names:
             raise self.not_found(name)
         if name is not None and name in self.compositions:
-            name = self.build(self.compositions[name]).streams[0].model
+            name = self.named(name).streams[0].model
         return self.members[name or self.default]
 
     def not_found(self, name: str) -> ApiError:
@@ -118,7 +118,7 @@ class Registry:
         if name not in self.compositions:
             raise self.not_found(name)
         composition = self.compositions[name]
-        plan = self.build(composition)
+        plan = self.named(name)
         length = min(self.members[stream.model].info.max_model_len for stream in plan.streams)
         return card | _card(name, plan.streams[0].model, length, describe(composition))
 

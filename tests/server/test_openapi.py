@@ -55,17 +55,14 @@ def make_plausible(case: AnyCase) -> None:
     if body.get("messages") is not None:
         body.pop("prompt", None)
         body["messages"][0]["content"] = body["messages"][0].get("content") or "Hi"
+    if "continuations" in body:
+        body["continuations"] = body["continuations"][:2]
     if "candidates" in body:
         body["candidates"] = [name for name, _ in zip(MODELS, body["candidates"], strict=False)]
 
 
 @schema.parametrize()
-@settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=SLOW)
 def test_every_answer_is_described(case: AnyCase) -> None:
     make_plausible(case)
     case.call_and_validate(checks=CHECKED)

@@ -181,6 +181,20 @@ async def test_wrong_content_type(world: World) -> None:
     assert "application/json" in response.json()["error"]["message"]
 
 
+async def test_a_defect_is_a_500_in_the_error_shape(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(_: object) -> int:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(world.engine, "check", defect)
+    response = await world.client.post("/v1/completions", json=TEXT, headers={"x-request-id": "abc-3"})
+    assert response.status_code == 500
+    error = ErrorBody.model_validate(response.json()).error
+    assert (error.type, error.code) == ("server_error", "internal_error")
+    assert "a defect" not in error.message
+    assert response.headers["x-request-id"] == "abc-3"
+    assert world.service.admission.taken == 0
+
+
 async def test_unknown_path_and_method(world: World) -> None:
     for response, status in (
         (await world.client.get("/v1/nothing"), 404),
