@@ -14,7 +14,8 @@ from torch import Tensor
 
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, compose_rows, rule_places
-from motet.kernels.reference import ComposeRows, SparseEdits, compose, edits, kl_divergence, penalise, restrict
+from motet.kernels.layout import ComposeRows, SparseEdits, edits
+from motet.kernels.reference import compose, kl_divergence, penalise, restrict
 from motet.kernels.sampling import SampleRows, sample
 from motet.server.engines.base import EngineError, TokenOutput, TokenTrace
 from motet.server.engines.torch.choice import Choice
