@@ -14,12 +14,16 @@ from torch import Tensor
 
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, compose_rows, rule_places
-from motet.kernels.layout import ComposeRows, SparseEdits, edits
-from motet.kernels.reference import compose, kl_divergence, penalise, restrict
-from motet.kernels.sampling import SampleRows, sample
+from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
+from motet.kernels.dispatch import choose_kernels
+from motet.kernels.layout import ComposeRows, SparseEdits, edits, rows_index
+from motet.kernels.logits import Logits
+from motet.kernels.reference import kl_divergence
+from motet.kernels.sampling import SampleRows
 from motet.server.engines.base import EngineError, TokenOutput, TokenTrace
 from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
+from motet.server.engines.torch.rule_state import advance, gathered
 from motet.server.engines.torch.scheduler import Work
 
 log = logging.getLogger(__name__)
@@ -51,6 +55,7 @@ class StepRunner:
 
     def __init__(self) -> None:
         self._composition: tuple[tuple[object, ...], ComposeRows] | None = None
+        self._kernels: Kernels | None = None
 
     def run(self, work: Sequence[Work]) -> StepResult:
         failed: list[tuple[Choice, EngineError]] = []
@@ -91,14 +96,8 @@ class StepRunner:
     ) -> list[tuple[Choice, TokenOutput]]:
         """All rows over one vocabulary: one composition, one draw, one report."""
         names = list({stream.member.name: None for item in work for stream in item.choice.streams})
-        starts: dict[str, int] = {}
-        parts: list[Tensor] = []
-        total = 0
-        for name in names:
-            starts[name] = total
-            total += logits[name].shape[0]
-            parts.append(logits[name].log_softmax(-1, dtype=torch.float32))
-        logprobs = parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])
+        joined = Logits([logits[name] for name in names])
+        starts = dict(zip(names, joined.starts, strict=True))
         rows = [
             Row(
                 item.choice,
@@ -111,13 +110,14 @@ class StepRunner:
             for item in work
             for t in range(item.positions)
         ]
-        composed = compose(logprobs, self._rows(rows, logprobs), _rules(rows, logprobs))
-        composed = _restrict(composed, rows)
-        tokens = _tokens(composed, rows)
-        return _report(logprobs, composed, rows, tokens, failed)
+        if self._kernels is None:
+            self._kernels = choose_kernels(joined.device)
+        decoded = decode(self._kernels, joined, _inputs(self._plan(rows, joined.like()), joined, rows))
+        advance(joined, rows, _ints(decoded.token))
+        return _report(joined, decoded, rows, failed)
 
-    def _rows(self, rows: Sequence[Row], like: Tensor) -> ComposeRows:
-        key: tuple[object, ...] = (like.shape, *((row.choice, row.streams) for row in rows))
+    def _plan(self, rows: Sequence[Row], like: Tensor) -> ComposeRows:
+        key: tuple[object, ...] = (like.device, like.dtype, *((row.choice, row.streams) for row in rows))
         if self._composition is None or self._composition[0] != key:
             plans: list[Plan] = [row.choice.plan for row in rows]
             self._composition = (key, compose_rows(plans, [row.streams for row in rows], like))
@@ -161,18 +161,44 @@ def _rules(rows: Sequence[Row], like: Tensor) -> SparseEdits | None:
     return edits(places, like) if places else None
 
 
-def _restrict(composed: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Masks of the request; scored text is reported under the bare composition."""
-    banned: list[Place] = []
-    allowed: list[tuple[int, Tensor]] = []
-    for index, row in enumerate(rows):
-        if row.is_forced:
-            continue
-        banned += [(index, token, 0.0) for token in banned_tokens(row.choice)]
-        ids = row.choice.sampling.allowed_token_ids
-        if ids is not None:
-            allowed.append((index, torch.tensor(ids, dtype=torch.int64, device=composed.device)))
-    return restrict(composed, edits(banned, composed) if banned else None, allowed)
+def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRows:
+    """Masks and penalties of the requests touch drawn rows only: scored text is reported under the bare composition."""
+    like = logits.like()
+    bias, repetition = _penalties(rows, logits.vocab)
+    sampling = [row.choice.sampling for row in rows]
+    return DecodeRows(
+        plan=plan,
+        forced=[row.choice.shared[row.position] if row.is_forced else -1 for row in rows],
+        sampling=SampleRows(
+            temperature=[s.temperature for s in sampling],
+            top_k=[s.top_k for s in sampling],
+            top_p=[s.top_p for s in sampling],
+            min_p=[s.min_p for s in sampling],
+        ),
+        uniform=[
+            row.choice.uniform() if row.choice.sampling.temperature and not row.is_forced else 1.0 for row in rows
+        ],
+        state=gathered(logits, rows),
+        rules=_rules(rows, like),
+        banned=_edits([(i, t, 0.0) for i, row in _drawn(rows) for t in banned_tokens(row.choice)], like),
+        allowed=[
+            (i, torch.tensor(row.choice.sampling.allowed_token_ids, dtype=torch.int64, device=like.device))
+            for i, row in _drawn(rows)
+            if row.choice.sampling.allowed_token_ids is not None
+        ],
+        bias=_edits(bias, like),
+        repetition=_edits(repetition, like),
+        top=max(row.choice.sampling.top_logprobs for row in rows),
+        keep_logprobs=any(row.choice.sampling.trace_top is not None for row in rows),
+    )
+
+
+def _drawn(rows: Sequence[Row]) -> list[tuple[int, Row]]:
+    return [(index, row) for index, row in enumerate(rows) if not row.is_forced]
+
+
+def _edits(places: Sequence[Place], like: Tensor) -> SparseEdits | None:
+    return edits(places, like) if places else None
 
 
 def banned_tokens(choice: Choice) -> list[int]:
@@ -189,56 +215,30 @@ def banned_tokens(choice: Choice) -> list[int]:
     return banned
 
 
-def _tokens(composed: Tensor, rows: Sequence[Row]) -> list[int]:
-    """The token of every row: the forced one, or a draw."""
-    drawn = [index for index, row in enumerate(rows) if not row.is_forced]
-    tokens = [row.choice.shared[row.position] if row.is_forced else -1 for row in rows]
-    if drawn:
-        bias, repetition = _penalties([rows[index].choice for index in drawn], composed)
-        scores = composed if len(drawn) == len(rows) else composed[drawn]
-        scores = penalise(scores, bias, repetition)
-        sampling = [rows[index].choice.sampling for index in drawn]
-        params = SampleRows(
-            temperature=[s.temperature for s in sampling],
-            top_k=[s.top_k for s in sampling],
-            top_p=[s.top_p for s in sampling],
-            min_p=[s.min_p for s in sampling],
-        )
-        uniform = [rows[i].choice.uniform() if s.temperature else 1.0 for i, s in zip(drawn, sampling, strict=True)]
-        for index, token in zip(drawn, _ints(sample(scores, params, uniform)), strict=True):
-            tokens[index] = token
-    return tokens
-
-
-def _penalties(choices: Sequence[Choice], like: Tensor) -> tuple[SparseEdits | None, SparseEdits | None]:
-    """(added, multiplied) edits of the choices' penalties and biases."""
+def _penalties(rows: Sequence[Row], vocab: int) -> tuple[list[Place], list[Place]]:
+    """(added, multiplied) edits of the drawn rows' penalties and biases."""
     added: list[Place] = []
     multiplied: list[Place] = []
-    for row, choice in enumerate(choices):
-        s = choice.sampling
-        added += [(row, token, bias) for token, bias in s.logit_bias]
+    for index, row in _drawn(rows):
+        choice, s = row.choice, row.choice.sampling
+        added += [(index, token, bias) for token, bias in s.logit_bias]
         if s.presence_penalty or s.frequency_penalty:
-            added += [(row, t, -s.presence_penalty - s.frequency_penalty * n) for t, n in choice.counts.items()]
+            added += [(index, t, -s.presence_penalty - s.frequency_penalty * n) for t, n in choice.counts.items()]
         if s.repetition_penalty != 1.0:
             seen = {*choice.streams[0].context, *choice.shared}
-            multiplied += [(row, token, s.repetition_penalty) for token in seen if token < like.shape[-1]]
-    return (edits(added, like) if added else None, edits(multiplied, like) if multiplied else None)
+            multiplied += [(index, token, s.repetition_penalty) for token in seen if token < vocab]
+    return added, multiplied
 
 
 def _report(
-    logprobs: Tensor,
-    composed: Tensor,
-    rows: Sequence[Row],
-    tokens: Sequence[int],
-    failed: list[tuple[Choice, EngineError]],
+    logits: Logits, decoded: Decoded, rows: Sequence[Row], failed: list[tuple[Choice, EngineError]]
 ) -> list[tuple[Choice, TokenOutput]]:
     """Advances the choices and tells what happened; a row without a finite choice fails its request alone."""
-    column = torch.tensor(tokens, dtype=torch.int64, device=composed.device)[:, None]
-    chosen = _floats(composed.gather(-1, column).squeeze(-1))
-    tops = _tops(composed, rows)
+    tops = _tops(decoded, rows)
     outputs: list[tuple[Choice, TokenOutput]] = []
     broken: set[int] = set()
-    for index, (row, token, logprob) in enumerate(zip(rows, tokens, chosen, strict=True)):
+    chosen = zip(rows, _ints(decoded.token), _floats(decoded.logprob), strict=True)
+    for index, (row, token, logprob) in enumerate(chosen):
         choice = row.choice
         if id(choice) in broken:
             continue
@@ -247,7 +247,9 @@ def _report(
             reason = "its composed distribution is not a number" if math.isnan(logprob) else "no token is possible"
             failed.append((choice, EngineError(f"the request failed at token {row.position}: {reason}")))
             continue
-        trace = _trace(logprobs, composed[index], row, token) if choice.sampling.trace_top is not None else None
+        trace = None
+        if choice.sampling.trace_top is not None and decoded.logprobs is not None:
+            trace = _trace(logits, decoded.logprobs[index], float(decoded.alpha[index]), row, token)
         choice.position += 1
         if not row.is_forced:
             choice.append(token)
@@ -257,31 +259,31 @@ def _report(
     return outputs
 
 
-def _tops(composed: Tensor, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, float], ...]]:
+def _tops(decoded: Decoded, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, float], ...]]:
     """The most likely tokens of the rows that ask for them."""
-    asking = [index for index, row in enumerate(rows) if row.choice.sampling.top_logprobs]
-    if not asking:
+    if decoded.top_values is None or decoded.top_tokens is None:
         return {}
-    count = min(composed.shape[-1], max(rows[index].choice.sampling.top_logprobs for index in asking))
-    source = composed if len(asking) == len(rows) else composed[asking]
-    values, ids = source.topk(count)
+    pairs = zip(rows, decoded.top_tokens, decoded.top_values, strict=True)
     return {
-        index: tuple(zip(_ints(t), _floats(v), strict=True))[: rows[index].choice.sampling.top_logprobs]
-        for index, t, v in zip(asking, ids, values, strict=True)
+        index: tuple(zip(_ints(t), _floats(v), strict=True))[: row.choice.sampling.top_logprobs]
+        for index, (row, t, v) in enumerate(pairs)
+        if row.choice.sampling.top_logprobs
     }
 
 
-def _trace(logprobs: Tensor, composed: Tensor, row: Row, token: int) -> TokenTrace:
+def _trace(logits: Logits, composed: Tensor, alpha: float, row: Row, token: int) -> TokenTrace:
     """What each voice did to one token: composed (V,) against the rows of its streams."""
-    base = logprobs[row.streams[0]]
+    members = logits.logprobs(rows_index(row.streams))
+    base = members[0]
     count = row.choice.sampling.trace_top or 0
     return TokenTrace(
-        member_logprobs=tuple(_floats(logprobs[list(row.streams), token])),
+        member_logprobs=tuple(_floats(members[:, token])),
         kl=float(kl_divergence(composed[None], base[None])),
         base_rank=int((base > base[token]).sum()),
         argmax_moved=bool(base.argmax() != composed.argmax()),
         base_top=_top(base, count),
         composed_top=_top(composed, count),
+        alpha=None if math.isnan(alpha) else alpha,
     )
 
 
