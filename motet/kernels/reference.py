@@ -41,7 +41,7 @@ def token_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
     if kind == "rank_or_ratio":
         m = max(1, int(value * logprobs.shape[-1]))
         threshold = torch.minimum(threshold, logprobs.topk(m, -1).values[:, -1:])
-    return logprobs >= threshold
+    return (logprobs < threshold).logical_not_()  # NaN stays in: a broken stream must show
 
 
 def _nucleus(logprobs: Tensor, mass: float) -> Tensor:
