@@ -16,7 +16,7 @@ from torch import Tensor
 from motet.kernels.cores import rule_scores
 from motet.kernels.layout import ComposeRows, Index, SetRows, SparseEdits, TermRows
 from motet.kernels.logits import Logits
-from motet.kernels.reference import Composed, composed, token_set
+from motet.kernels.reference import Composed, composed, outside_set
 
 BLOCK = 1 << 18  # elements handled at once: a megabyte of float32 stays in a core's cache
 
@@ -25,10 +25,13 @@ def compose_logits(
     logits: Logits, plan: ComposeRows, rules: SparseEdits | None = None, state: Tensor | None = None
 ) -> Composed:
     """Composed log-probs (R, V) and α (R,) from raw logits; arguments as for `reference.composed`."""
-    z = torch.zeros(plan.num_rows, logits.vocab, dtype=logits.dtype, device=logits.device)
+    z = torch.empty(plan.num_rows, logits.vocab, dtype=logits.dtype, device=logits.device)
     alpha = z.new_full((plan.num_rows,), math.nan)
-    for term in plan.terms:
-        _add_term(z, logits, term)
+    covers = bool(plan.terms) and plan.terms[0].rows == slice(0, plan.num_rows)
+    if not covers:
+        z.zero_()
+    for number, term in enumerate(plan.terms):
+        _add_term(z, logits, term, is_first=covers and number == 0)
     for rule in plan.rules:
         streams = [logits.logprobs(source) for source in rule.sources]
         z[rule.rows], solved = rule_scores(rule, streams, None if state is None else state[rule.rows])
@@ -59,38 +62,42 @@ def _part(index: Index, block: slice) -> Index:
     return index[block]
 
 
-def _add_term(z: Tensor, logits: Logits, term: TermRows) -> None:
-    """Product, then sum: fused they would round by where a row lies in the batch."""
+def _add_term(z: Tensor, logits: Logits, term: TermRows, *, is_first: bool) -> None:
+    """Product, then sum: fused they would round by where a row lies in the batch. The first term of all rows is
+    written, not added (x and 0 + x are the same)."""
     for block in _blocks(term.weight.shape[0], logits.vocab):
-        source = _part(term.source, block)
+        scores = logits.scores(_part(term.source, block))
         weight = term.weight[block, None]
         if term.temperature is not None:
-            scores = logits.scores(source) / term.temperature[block, None]
-        else:
-            scores = logits.scores(source)
-        if term.inside is None:
-            contribution = scores * weight
-        else:
-            keep = _keep(logits, term.inside, block)
-            contribution = (scores.log_softmax(-1) * weight).masked_fill_(~keep, 0.0)
+            scores = scores / term.temperature[block, None]
         rows = _part(term.rows, block)
-        if isinstance(rows, slice):
+        if term.inside is not None:
+            outside = _outside(logits, term.inside, block)
+            contribution = (scores.log_softmax(-1) * weight).masked_fill_(outside, 0.0)
+        elif is_first:
+            torch.mul(scores, weight, out=z[rows])
+            continue
+        else:
+            contribution = scores * weight
+        if is_first:
+            z[rows] = contribution
+        elif isinstance(rows, slice):
             z[rows] += contribution
         else:
             z.index_add_(0, rows, contribution)
 
 
-def _keep(logits: Logits, keep: SetRows, block: slice) -> Tensor:
+def _outside(logits: Logits, keep: SetRows, block: slice) -> Tensor:
     source = _part(keep.source, block)
     scores = logits.logprobs(source) if keep.kind == "nucleus" else logits.scores(source)
-    return token_set(scores, keep.kind, keep.value)
+    return outside_set(scores, keep.kind, keep.value)
 
 
 def _mask(z: Tensor, rows: Index, logits: Logits, keep: SetRows) -> None:
     count = rows.stop - rows.start if isinstance(rows, slice) else rows.shape[0]
     for block in _blocks(count, logits.vocab):
         part = _part(rows, block)
-        outside = _keep(logits, keep, block).logical_not_()
+        outside = _outside(logits, keep, block)
         if isinstance(part, slice):
             z[part].masked_fill_(outside, -math.inf)
         else:

@@ -43,10 +43,7 @@ class Logits:
 
     def rows(self, index: Index) -> Tensor:
         """(n, V) raw logits: a view where the rows are consecutive in one buffer, else gathered."""
-        if isinstance(index, slice):
-            wanted = list(range(index.start, index.stop))
-        else:
-            wanted = cast("list[int]", index.tolist())
+        wanted = _listed(index)
         first, low = self.place(min(wanted))
         last, _ = self.place(max(wanted))
         if first != last:
@@ -69,3 +66,9 @@ class Logits:
     def like(self) -> Tensor:
         """An empty tensor of the composition's device and dtype."""
         return torch.empty(0, dtype=self.dtype, device=self.device)
+
+
+def _listed(index: Index) -> list[int]:
+    if isinstance(index, slice):
+        return list(range(index.start, index.stop))
+    return cast("list[int]", index.tolist())

@@ -35,13 +35,18 @@ class Composed(NamedTuple):
 
 def token_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
     """Which tokens a distribution finds plausible: (n, V) bool from (n, V) log-probs; see `composers.plan.TokenSet`."""
+    return outside_set(logprobs, kind, value).logical_not_()
+
+
+def outside_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
+    """The complement of `token_set`. NaN is never outside: a broken stream must show."""
     if kind == "nucleus":
-        return _nucleus(logprobs, value)
+        return _nucleus(logprobs, value).logical_not_()
     threshold = logprobs.amax(-1, keepdim=True) + math.log(value)
     if kind == "rank_or_ratio":
         m = max(1, int(value * logprobs.shape[-1]))
         threshold = torch.minimum(threshold, logprobs.topk(m, -1).values[:, -1:])
-    return (logprobs < threshold).logical_not_()  # NaN stays in: a broken stream must show
+    return logprobs < threshold
 
 
 def _nucleus(logprobs: Tensor, mass: float) -> Tensor:

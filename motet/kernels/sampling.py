@@ -20,6 +20,7 @@ from motet.kernels.reference import inverse_cdf
 
 FEW = 64  # candidates of a small top-k
 CANDIDATES = 1024  # candidates where only the mass tells how many are needed
+_OPEN, _GREEDY = (0, False), (-1, False)
 TILE = 1024  # tokens whose mass is summed before the draw looks at any of them
 
 
@@ -44,11 +45,15 @@ class SampleRows:
         temperature, top_k, top_p, min_p = ([column[r] for r in rows] for column in columns)
         return SampleRows(temperature, [int(k) for k in top_k], top_p, min_p)
 
-    def candidates(self, row: int, vocab: int) -> int:
-        """How many of the most likely tokens a filtered row looks at first: by its own parameters alone."""
-        limit = self.top_k[row] or CANDIDATES
+    def way(self, row: int, vocab: int) -> tuple[int, bool]:
+        """(how many of the most likely tokens a row that is not greedy looks at first, whether top-k ends there): by
+        its own parameters alone. (0, False) looks at all."""
+        if not self.is_filtered(row):
+            return _OPEN
+        top_k = self.top_k[row]
+        limit = top_k or CANDIDATES
         count = FEW if limit <= FEW else max(limit, CANDIDATES)
-        return min(count, vocab)
+        return min(count, vocab), top_k > 0
 
 
 def sample(scores: Tensor, params: SampleRows, uniform: Sequence[float]) -> Tensor:
@@ -61,22 +66,27 @@ def sample(scores: Tensor, params: SampleRows, uniform: Sequence[float]) -> Tens
     """
     if all(t == 0.0 for t in params.temperature):
         return scores.argmax(-1)
-    groups: dict[int, list[int]] = defaultdict(list)  # candidates → rows; 0 is the whole vocabulary, −1 greedy
+    groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for r, temperature in enumerate(params.temperature):
-        if temperature == 0.0:
-            groups[-1].append(r)
-        else:
-            groups[params.candidates(r, scores.shape[-1]) if params.is_filtered(r) else 0].append(r)
+        groups[_GREEDY if temperature == 0.0 else params.way(r, scores.shape[-1])].append(r)
+    parts = {way: _sample_group(scores, params, rows, uniform, way) for way, rows in groups.items()}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
     tokens = torch.empty(scores.shape[0], dtype=torch.int64, device=scores.device)
-    for count, rows in groups.items():
-        chosen = scores if len(rows) == scores.shape[0] else scores[rows]
-        if count < 0:
-            tokens[rows] = chosen.argmax(-1)
-        elif count == 0:
-            tokens[rows] = _sample_open(chosen, params, rows, uniform)
-        else:
-            tokens[rows] = _sample_filtered(chosen, params, rows, uniform, count)
+    for way, rows in groups.items():
+        tokens[rows] = parts[way]
     return tokens
+
+
+def _sample_group(
+    scores: Tensor, params: SampleRows, rows: Sequence[int], uniform: Sequence[float], way: tuple[int, bool]
+) -> Tensor:
+    chosen = scores if len(rows) == scores.shape[0] else scores[rows]
+    if way == _GREEDY:
+        return chosen.argmax(-1)
+    if way == _OPEN:
+        return _sample_open(chosen, params, rows, uniform)
+    return _sample_filtered(chosen, params, rows, uniform, *way)
 
 
 def _sample_open(scores: Tensor, params: SampleRows, rows: Sequence[int], uniform: Sequence[float]) -> Tensor:
@@ -102,23 +112,21 @@ def tiled_inverse_cdf(probs: Tensor, uniform: float) -> Tensor:
 
 
 def _sample_filtered(
-    scores: Tensor, params: SampleRows, rows: Sequence[int], uniform: Sequence[float], count: int
+    scores: Tensor, params: SampleRows, rows: Sequence[int], uniform: Sequence[float], count: int, bounded: bool
 ) -> Tensor:
     """Rows (n, V) with `count` candidates: top-k, then top-p on what is left, then min-p, then the draw."""
-    temperature = _column(params.temperature, rows, scores)
-    top_k = _column([k or scores.shape[-1] for k in params.top_k], rows, scores)
-    top_p, min_p = _column(params.top_p, rows, scores), _column(params.min_p, rows, scores)
-    draw = _column(uniform, rows, scores)[:, 0]
+    columns = [[params.temperature[r], params.top_k[r], params.top_p[r], params.min_p[r], uniform[r]] for r in rows]
+    table = torch.tensor(columns, dtype=scores.dtype, device=scores.device)
+    temperature, top_k, top_p, min_p, draw = table.split(1, -1)
     values, ids = scores.topk(count)
-    scaled = (values / temperature).masked_fill_(torch.arange(count, device=scores.device) >= top_k, -math.inf)
-    bounded = top_k <= count
-    total = scaled.logsumexp(-1, keepdim=True)
-    if not bool(bounded.all()):
-        total = torch.where(bounded, total, _scaled_logsumexp(scores, temperature, values[:, :1]))
-    probs = (scaled - total).exp_()
+    scaled = values / temperature
+    if bounded:  # top-k ends within the candidates: their mass is all that counts
+        scaled.masked_fill_(torch.arange(count, device=scores.device) >= top_k, -math.inf)
+        return ids.gather(-1, _draw(scaled.softmax(-1), top_p, min_p, draw))[:, 0]
+    probs = (scaled - _scaled_logsumexp(scores, temperature, values[:, :1])).exp_()
     drawn = ids.gather(-1, _draw(probs, top_p, min_p, draw))[:, 0]
-    short = ~(bounded | _reaches(probs, top_p, min_p))[:, 0] if count < scores.shape[-1] else None
-    if short is not None and bool(short.any()):
+    short = ~_reaches(probs, top_p, min_p)[:, 0]
+    if count < scores.shape[-1] and bool(short.any()):
         values, ids = scores[short].sort(dim=-1, descending=True, stable=True)
         probs = (values / temperature[short]).softmax(-1)
         drawn[short] = ids.gather(-1, _draw(probs, top_p[short], min_p[short], draw[short]))[:, 0]
@@ -133,17 +141,13 @@ def _scaled_logsumexp(scores: Tensor, temperature: Tensor, best: Tensor) -> Tens
 
 def _draw(probs: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
     """Places (n, 1) drawn from probabilities in descending order."""
-    drop = probs < min_p * probs[:, :1]
-    drop |= (probs.cumsum(-1) - probs >= top_p) & (top_p < 1.0)
+    cumulative = probs.cumsum(-1)
+    drop = ((cumulative - probs >= top_p) & (top_p < 1.0)) | (probs < min_p * probs[:, :1])
     drop[:, 0] = False
-    return inverse_cdf(probs.masked_fill(drop, 0.0), uniform)[:, None]
+    return inverse_cdf(probs.masked_fill_(drop, 0.0), uniform[:, 0])[:, None]
 
 
 def _reaches(probs: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """Whether the kept set ends inside the candidates (n, 1), so that the tail need not be looked at."""
     by_mass = (top_p < 1.0) & (probs.sum(-1, keepdim=True) >= top_p)
     return by_mass | ((min_p > 0.0) & (probs[:, -1:] < min_p * probs[:, :1]))
-
-
-def _column(values: Sequence[float], rows: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor([values[r] for r in rows], dtype=like.dtype, device=like.device)[:, None]

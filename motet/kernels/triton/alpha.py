@@ -1,3 +1,4 @@
+# type: ignore
 """The strength α that a row solves for: eight values per pass over the row, three passes, then one secant step.
 
 `KL(p_α‖p_0) = α·E_α[Δ] − (lse_α − lse_0)` needs, for each α, the maximum, the mass and Σ e·Δ of `L_0 + αΔ`; it grows

@@ -27,7 +27,7 @@ class TritonKernels:
         self._table: tuple[ComposeRows, list[int], RowTable] | None = None
 
     def compose(self, logits: Logits, plan: ComposeRows, rules: SparseEdits | None, state: Tensor | None) -> Composed:
-        batch = self._batch(logits, plan, state)
+        batch = self.batch(logits, plan, state)
         composed = torch.empty(plan.num_rows, logits.vocab, device=logits.device)
         greedy = torch.zeros(plan.num_rows, device=logits.device)
         zeros = torch.zeros(plan.num_rows, dtype=torch.int64, device=logits.device)
@@ -62,7 +62,7 @@ class TritonKernels:
         if filtered or rows.is_edited or rows.top or rows.keep_logprobs:
             return None
         device = logits.device
-        batch = self._batch(logits, rows.plan, rows.state)
+        batch = self.batch(logits, rows.plan, rows.state)
         alpha = _alpha(batch, launch.prepare(batch))
         temperature = torch.tensor(rows.sampling.temperature, dtype=torch.float32).to(device)
         forced = torch.tensor(rows.forced, dtype=torch.int64).to(device)
@@ -74,7 +74,12 @@ class TritonKernels:
             self._scratch = Scratch(device)
         return self._scratch
 
-    def _batch(self, logits: Logits, plan: ComposeRows, state: Tensor | None) -> Batch:
+    def batch(self, logits: Logits, plan: ComposeRows, state: Tensor | None) -> Batch:
+        """What the launches read; the table of a plan is kept while the plan object stays the same.
+
+        Raises:
+            ValueError: logits that the kernels cannot read, or a missing state.
+        """
         if self._table is None or self._table[0] is not plan or self._table[1] != logits.starts:
             self._table = (plan, logits.starts, build_table(plan, logits))
         table = self._table[2]

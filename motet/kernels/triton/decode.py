@@ -1,3 +1,4 @@
+# type: ignore
 """Compose, mask, draw and report in one read of the logits: `scan` over parts of the vocabulary, `finish` per row.
 
 Every part is a whole number of tiles, parts are joined in a fixed order, and the noise belongs to tiles and tokens:
@@ -45,7 +46,7 @@ def scan(
     m0 = -float("inf")
     s0 = 0.0
     best = -float("inf")
-    best_tile = split * tiles
+    best_tile = split * tiles  # where no key is larger than −inf
     for tile in range(split * tiles, (split + 1) * tiles):
         offsets = tile * TILE + tl.arange(0, TILE)
         keep = masked_tokens(buffers, stream, sets, tau, r, offsets, V, K, S, DTYPE)
@@ -62,10 +63,11 @@ def scan(
         difference = tl.where(z == -float("inf"), 0.0, z - base)
         moved = moved * tl.exp(before - safe) + tl.sum(tl.exp(z - safe) * difference, 0)
         m0, s0 = add_mass(m0, s0, base)
-        key = _key(z, heat, row_seed, tile)
+        number = tl.full((), 0, tl.int32) + tile  # the interpreter's loop variables are no tensors
+        key = _key(z, heat, row_seed, number)
         if key > best:
             best = key
-            best_tile = tile
+            best_tile = number
     place = part + (r * SPLITS + split) * FIELDS
     tl.store(place, m)
     tl.store(place + 1, s)
@@ -126,7 +128,7 @@ def finish(
         tile = tl.minimum(tile, (V - 1) // TILE)  # no key was larger than −inf: the row holds NaN
         offsets = tile * TILE + tl.arange(0, TILE)
         keep = masked_tokens(buffers, stream, sets, tau, r, offsets, V, K, S, DTYPE)
-        z, _ = tile_scores(
+        z, _base = tile_scores(
             buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, K, S, RULES, GATED, DTYPE
         )  # fmt: skip
         heat = tl.load(temperature + r)

@@ -1,3 +1,4 @@
+# type: ignore
 """The filter of GeDi: keep the tokens of the highest s until they hold a share of the mass of softmax(z)."""
 
 import triton
@@ -25,7 +26,7 @@ def discriminator_threshold(
             s = 0.0
             for start in range(0, V, BLOCK):
                 offsets = start + tl.arange(0, BLOCK)
-                z, _ = tile_scores(
+                z, _base = tile_scores(
                     buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, offsets < V, K, S, True, False,
                     DTYPE,
                 )  # fmt: skip
@@ -33,13 +34,13 @@ def discriminator_threshold(
             total = log_total(m, s)
             prefix = tl.zeros((), tl.int64)
             step = tl.full((), 268435456, tl.int64)
-            for _ in range(8):
+            for _digit in range(8):
                 candidates = pivots(prefix, step)
                 above = tl.zeros((16, BLOCK), tl.float32)
                 for start in range(0, V, BLOCK):
                     offsets = start + tl.arange(0, BLOCK)
                     keep = offsets < V
-                    z, _ = tile_scores(
+                    z, _base = tile_scores(
                         buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, K, S, True, False,
                         DTYPE,
                     )  # fmt: skip

@@ -11,11 +11,25 @@ from torch import Tensor
 
 from motet.kernels.triton import alpha, decode, discriminator, sets, stats, top, warp
 from motet.kernels.triton.noise import TILE
-from motet.kernels.triton.table import RowTable
+from motet.kernels.triton.table import MIXED, RowTable
 
 PROGRAMS = 512  # aimed at per launch: several for each of a large chip's multiprocessors
 BLOCK = 512  # tokens at once where 8 or 16 values per token are held
+MAX_REGISTERS = 255  # all that a thread may have
+SMALL_BLOCK = 256  # the same where a whole score is computed beside them
 TOP_CHUNK = 4096  # tokens of one program of the first pass of `top`
+
+
+def resources(rules: bool, gated: bool, dtype: int, slots: int) -> dict[str, int]:
+    """Launch options of `decode`'s kernels. The rich ones take eight warps, half the values per thread, and their
+    assembler is told not to save registers: left alone it spills a few bytes to fit one more program."""
+    rich = rules or gated or dtype == MIXED or slots > 4
+    return {"num_warps": 8, "maxnreg": MAX_REGISTERS} if rich else {"num_warps": 4}
+
+
+def _run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    """One launch; whether products and sums fuse is said, since the default differs between versions."""
+    kernel[grid](*arguments, enable_fp_fusion=True, **options)
 
 
 @dataclass(slots=True)
@@ -84,7 +98,7 @@ def prepare(batch: Batch) -> Tensor:
     if batch.table.needs_stats:
         _stats(batch, lse)
     if num_sets and batch.table.needs_stats:
-        sets.set_thresholds[(rows * num_sets,)](
+        _run(sets.set_thresholds, (rows * num_sets,),
             batch.buffers, batch.table.stream, lse, batch.table.sets, batch.table.value, tau, batch.vocab, slots,
             num_sets, BLOCK=BLOCK, DTYPE=batch.code, num_warps=8,
         )  # fmt: skip
@@ -93,9 +107,10 @@ def prepare(batch: Batch) -> Tensor:
     if batch.table.has_solver:
         _solve(batch, solved)
     if batch.table.has_discriminator:
-        discriminator.discriminator_threshold[(rows,)](
-            *batch.inputs(), batch.vocab, K=slots, S=num_sets, BLOCK=BLOCK, DTYPE=batch.code, num_warps=8
-        )
+        _run(discriminator.discriminator_threshold, (rows,),
+            *batch.inputs(), batch.vocab, K=slots, S=num_sets, BLOCK=SMALL_BLOCK, DTYPE=batch.code, num_warps=8,
+            maxnreg=MAX_REGISTERS,
+        )  # fmt: skip
     return solved
 
 
@@ -103,10 +118,19 @@ def _stats(batch: Batch, lse: Tensor) -> None:
     rows, slots, _ = batch.table.shape
     split = split_vocab(rows * slots, batch.vocab)
     part = batch.scratch.get("stats", (rows * slots, split.parts, 2))
-    stats.stats_part[(rows * slots, split.parts)](
-        *batch.heads(), part, batch.vocab, split.tiles, slots, split.parts, TILE=TILE, DTYPE=batch.code
+    _run(
+        stats.stats_part,
+        (rows * slots, split.parts),
+        *batch.heads(),
+        part,
+        batch.vocab,
+        split.tiles,
+        slots,
+        split.parts,
+        TILE=TILE,
+        DTYPE=batch.code,
     )
-    stats.stats_end[(rows * slots,)](batch.table.stream, part, lse, split.parts, WIDTH=split.width)
+    _run(stats.stats_end, (rows * slots,), batch.table.stream, part, lse, split.parts, WIDTH=split.width)
 
 
 def _solve(batch: Batch, solved: Tensor) -> None:
@@ -118,12 +142,35 @@ def _solve(batch: Batch, solved: Tensor) -> None:
     base, bracket = batch.scratch.get("base", (rows, 2)), batch.scratch.get("bracket", (rows, 2))
     shape: dict[str, Any] = {"K": slots, "SPLITS": split.parts, "BLOCK": BLOCK, "DTYPE": batch.code, "num_warps": 8}
     grid = (rows, split.parts)
-    alpha.alpha_targets[grid](*batch.heads(), target, table.rule, batch.vocab, split.tiles, **shape)
+    _run(alpha.alpha_targets, grid, *batch.heads(), target, table.rule, batch.vocab, split.tiles, **shape)
     for number in range(alpha.PASSES):
-        alpha.alpha_pass[grid](*batch.heads(), table.rule, part, base, bracket, batch.vocab, split.tiles, number, **shape)
+        _run(
+            alpha.alpha_pass,
+            grid,
+            *batch.heads(),
+            table.rule,
+            part,
+            base,
+            bracket,
+            batch.vocab,
+            split.tiles,
+            number,
+            **shape,
+        )
         last = number == alpha.PASSES - 1
-        alpha.alpha_narrow[(rows,)](
-            part, target, table.rule, base, bracket, solved, number, last, split.parts, WIDTH=split.width
+        _run(
+            alpha.alpha_narrow,
+            (rows,),
+            part,
+            target,
+            table.rule,
+            base,
+            bracket,
+            solved,
+            number,
+            last,
+            split.parts,
+            WIDTH=split.width,
         )
 
 
@@ -137,15 +184,16 @@ def scan_and_finish(
     flags: dict[str, Any] = {
         "K": slots, "S": num_sets, "RULES": batch.table.has_rules, "GATED": batch.table.has_gates, "TILE": TILE,
         "DTYPE": batch.code,
+        **resources(batch.table.has_rules, batch.table.has_gates, batch.code, slots),
     }  # fmt: skip
     store = composed is not None
-    decode.scan[(rows, split.parts)](
+    _run(decode.scan, (rows, split.parts),
         *batch.inputs(), temperature, seed, part, composed if store else part, batch.vocab, split.tiles, split.parts,
         STORE=store, **flags,
     )  # fmt: skip
     token = torch.empty(rows, dtype=torch.int64, device=part.device)
     report = torch.empty(rows, 3, device=part.device)
-    decode.finish[(rows,)](
+    _run(decode.finish, (rows,),
         *batch.inputs(), temperature, seed, forced, part, token, report, batch.vocab, split.parts, WIDTH=split.width,
         **flags,
     )  # fmt: skip
@@ -156,14 +204,23 @@ def normalise(batch: Batch, composed: Tensor, report: Tensor) -> None:
     """Log-probs from z, in place."""
     rows, slots, _ = batch.table.shape
     grid = (rows, triton.cdiv(batch.vocab, TILE))
-    decode.normalise[grid](
-        batch.buffers, batch.table.stream, composed, report, batch.vocab, slots, TILE=TILE, DTYPE=batch.code
+    _run(
+        decode.normalise,
+        grid,
+        batch.buffers,
+        batch.table.stream,
+        composed,
+        report,
+        batch.vocab,
+        slots,
+        TILE=TILE,
+        DTYPE=batch.code,
     )
 
 
 def thresholds(scores: Tensor, params: Tensor, tau: Tensor) -> None:
     """Thresholds (R,) of top-k, top-p and min-p over scores (R, V)."""
-    warp.warp_threshold[(scores.shape[0],)](scores, params, tau, scores.shape[1], BLOCK=BLOCK, num_warps=8)
+    _run(warp.warp_threshold, (scores.shape[0],), scores, params, tau, scores.shape[1], BLOCK=BLOCK, num_warps=8)
 
 
 def top_tokens(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -175,7 +232,7 @@ def top_tokens(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         parts = triton.cdiv(width, chunk)
         out_values = torch.empty(rows, parts * count, device=values.device)
         out_ids = torch.empty(rows, parts * count, dtype=torch.int32, device=values.device)
-        top.top_tokens[(rows, parts)](
+        _run(top.top_tokens, (rows, parts),
             values, values if ids is None else ids, out_values, out_ids, width, chunk, parts, count,
             HAS_IDS=ids is not None, BLOCK=triton.next_power_of_2(min(chunk, width)), num_warps=8,
         )  # fmt: skip

@@ -1,3 +1,4 @@
+# type: ignore
 """Reading a stream's logits where the model left them: no gather, no stacking copy.
 
 Arrays of a batch (see `table.RowTable`), for R rows with K slots and S sets:
@@ -16,8 +17,8 @@ import triton.language as tl
 
 @triton.jit
 def only_if(condition, block):
-    """`block` (bool) where the scalar `condition` holds, else false. (`&` of a block and a scalar bool gives an int mask
-    in the interpreter.)"""
+    """`block` (bool) where the scalar `condition` holds, else false. (In the interpreter, `&` of a block and a scalar
+    bool gives an int mask.)"""
     return tl.where(condition, block, False)
 
 

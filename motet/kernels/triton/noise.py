@@ -1,3 +1,4 @@
+# type: ignore
 """Gumbel noise from Philox, one stream per row and step.
 
 The token of a row is drawn in two steps: a tile of 1,024 tokens by its log-sum-exp plus one Gumbel, then the token in

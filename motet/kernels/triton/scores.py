@@ -1,3 +1,4 @@
+# type: ignore
 """The composed score of one tile of one row: the formula of `reference` and `cores`, for all rules at once."""
 
 import triton

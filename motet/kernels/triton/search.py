@@ -1,3 +1,4 @@
+# type: ignore
 """Thresholds without sorting: the largest key τ such that the tokens with key ≥ τ weigh at least a target.
 
 A float32 key becomes an int that sorts alike; four bits of τ are decided per pass over the row by weighing what lies

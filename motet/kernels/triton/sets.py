@@ -1,3 +1,4 @@
+# type: ignore
 """Thresholds on raw logits of plausible sets: `composers.plan.TokenSet` on the device, without sorting.
 
 All tokens that tie with the threshold are kept; the oracle keeps a nucleus' ties out by sorted order.
@@ -32,7 +33,7 @@ def set_thresholds(
             target = tl.where(kind == NUCLEUS, amount, tl.maximum(tl.floor(amount * V), 1.0))
             prefix = tl.zeros((), tl.int64)
             step = tl.full((), 268435456, tl.int64)
-            for _ in range(8):
+            for _digit in range(8):
                 candidates = pivots(prefix, step)
                 above = tl.zeros((16, BLOCK), tl.float32)
                 for start in range(0, V, BLOCK):

@@ -1,3 +1,4 @@
+# type: ignore
 """Maximum and log-sum-exp of the streams that must be normalised: one read of those, none of the others."""
 
 import triton

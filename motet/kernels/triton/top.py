@@ -1,3 +1,4 @@
+# type: ignore
 """The N most likely tokens of each row: N arg-max passes over a part of the row, then over the parts' winners."""
 
 import triton
@@ -7,7 +8,9 @@ NONE = tl.constexpr(2147483647)
 
 
 @triton.jit
-def top_tokens(values, ids, out_values, out_ids, width, chunk, PARTS, COUNT, HAS_IDS: tl.constexpr, BLOCK: tl.constexpr):
+def top_tokens(
+    values, ids, out_values, out_ids, width, chunk, PARTS, COUNT, HAS_IDS: tl.constexpr, BLOCK: tl.constexpr
+):
     """Grid (R, PARTS): the COUNT largest of `chunk` ≤ BLOCK entries of `values` (R, width) float32, best first, the
     lowest token of a tie first, into `out_*` (R, PARTS, COUNT). Tokens are `ids` (R, width) int32 where HAS_IDS, else
     places."""

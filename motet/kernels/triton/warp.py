@@ -1,3 +1,4 @@
+# type: ignore
 """Top-k, then top-p on what is left, then min-p: one threshold per row, without sorting.
 
 Tokens that tie with the threshold are kept; the oracle keeps them out by sorted order.
@@ -15,7 +16,7 @@ def _search(scores, floor, best, inverse, scale, counts, target, V, BLOCK: tl.co
     """The largest τ ≥ `floor` whose tokens number `target` (where `counts`) or have that mass."""
     prefix = tl.zeros((), tl.int64)
     step = tl.full((), 268435456, tl.int64)
-    for _ in range(8):
+    for _digit in range(8):
         candidates = pivots(prefix, step)
         above = tl.zeros((16, BLOCK), tl.float32)
         for start in range(0, V, BLOCK):
