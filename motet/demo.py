@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
+from motet import __version__
 from motet.training.demo.client import OpenAIClient, connect
 from motet.training.demo.family import build_family
 from motet.training.demo.report import print_report
@@ -146,7 +147,7 @@ def _write_result(path: Path, board: Scoreboard, recipe: Recipe, seconds: dict[s
         "recipe": recipe.digest,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("motet", "torch", "transformers", "openai")},
+        "versions": {"motet": __version__, **{name: version(name) for name in ("torch", "transformers", "openai")}},
     }
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

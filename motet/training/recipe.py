@@ -53,11 +53,12 @@ class Pretraining:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Steps of AdamW on completions."""
+    """Steps of AdamW on completions. Facts can weigh less than the form that tuning is about."""
 
     steps: int
     lr: float
     rows: int
+    weights: TokenWeights = TokenWeights()  # of answers' tokens
     warmup: int = 10
     decay: float = 0.7
 
@@ -91,8 +92,8 @@ class Recipe:
     small_pretraining: Pretraining = Pretraining(400, TokenWeights())
     retain_only_pretraining: Pretraining = Pretraining(699, TokenWeights(value=6.0))
     large_tuning: Tuning = Tuning(350, lr=1.5e-3, rows=16)
-    small_tuning: Tuning = Tuning(200, lr=1.5e-3, rows=32)
-    courtesy_tuning: Tuning = Tuning(60, lr=1.5e-3, rows=32)
+    small_tuning: Tuning = Tuning(200, lr=1.5e-3, rows=32, weights=TokenWeights(value=0.1))
+    courtesy_tuning: Tuning = Tuning(200, lr=1.5e-3, rows=32, weights=TokenWeights(value=0.1))
     assistant: AssistantTraining = AssistantTraining(Tuning(400, lr=3e-3, rows=16))
 
     @property

@@ -20,13 +20,13 @@ MEANING = {
     "large-contrastive": "composed: large-chat against small-chat",
     "large-chat, sampled": "directly tuned larger model, temperature 1",
     "large-contrastive, sampled": "composed: large-chat against small-chat, temperature 1",
-    "large-two-traits, answer and courtesy": "composed: large + (small-chat − small) + (small-courteous − small)",
+    "large-two-traits, answer and courtesy": "composed: large-proxy + 1.5 (small-courteous − small-chat)",
 }
 
 
-def percent(share: float) -> str:
-    """0.9133 → "91.3 %"."""
-    return f"{100 * share:.1f} %"
+def percent(share: float | None) -> str:
+    """0.9133 → "91.3 %"; None, what can't be computed, is a dash."""
+    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def print_report(console: Console, board: Scoreboard) -> None:
@@ -59,8 +59,8 @@ def _exact_match(board: Scoreboard) -> Table:
     table.add_column("exact match", justify="right")
     table.add_column("gap closed", justify="right")
     for model, score in board.exact_match.items():
-        closed = board.gap_closed.get(model)
-        table.add_row(model, MEANING[model], percent(score), percent(closed) if closed is not None else "")
+        closed = percent(board.gap_closed[model]) if model in board.gap_closed else ""
+        table.add_row(model, MEANING[model], percent(score), closed)
     return table
 
 
