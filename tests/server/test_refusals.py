@@ -61,6 +61,7 @@ async def refusal(world: World, path: str, body: dict[str, Any]) -> tuple[int, s
         ({"use_beam_search": True}, 400, "use_beam_search", "not supported"),
         ({"best_of": 3}, 400, "best_of", "not supported"),
         ({"trace": {"top": 21}}, 400, "trace.top", "less than or equal to 20"),
+        ({"trace": {"tpo": 2}}, 400, "trace.tpo", "not permitted"),
         ({"truncate_prompt_tokens": 0}, 400, None, "is empty"),
     ],
 )
