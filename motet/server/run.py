@@ -28,6 +28,11 @@ class Run:
     def cached_tokens(self) -> int:
         return sum(generation.cached_tokens for generation in self._generations.values())
 
+    def queued_of(self, job: int) -> float:
+        """Seconds that the job waited for memory, or has waited so far."""
+        generation = self._generations.get(job)
+        return 0.0 if generation is None else generation.queued_seconds
+
     def cached_of(self, job: int) -> int:
         generation = self._generations.get(job)
         return 0 if generation is None else generation.cached_tokens

@@ -234,3 +234,10 @@ async def test_prompts_are_never_logged(world: World, caplog: pytest.LogCaptureF
         await world.post("/v1/completions", model="large", prompt="my secret", temperature="x")
     assert "engine_error" in caplog.text or "failed" in caplog.text
     assert "my secret" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/embeddings"])
+async def test_endpoints_that_are_not_served_say_so(world: World, path: str) -> None:
+    answer = await world.post(path, model="large", input="Hi")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "unsupported_endpoint"

@@ -19,6 +19,10 @@ class EngineError(Exception):
     """A request failed inside the engine (a member raised, non-finite logits). The engine goes on."""
 
 
+class NoTokenPossible(EngineError):
+    """The request's own masks exclude each other (its allowed tokens and its composition's, say)."""
+
+
 class RequestTooLarge(Exception):
     """The request can never fit: the message has the numbers (tokens, bytes, limits)."""
 
@@ -103,6 +107,11 @@ class Generation(Protocol):
     """
 
     cached_tokens: int  # tokens of the base stream's context that were not computed again
+
+    @property
+    def queued_seconds(self) -> float:
+        """How long the first choice waited for memory; up to now while it waits."""
+        ...
 
     def __aiter__(self) -> AsyncIterator[TokenOutput]: ...
     async def __anext__(self) -> TokenOutput: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,15 @@ import safetensors.torch
 import torch
 from scipy import stats
 
-from motet.composers.plan import Plan, Stream, single
-from motet.server.engines.base import EngineError, GenerationRequest, RequestTooLarge, SamplingParams, TokenOutput
+from motet.composers.plan import Plan, Stream, TokenSet, single
+from motet.server.engines.base import (
+    EngineError,
+    GenerationRequest,
+    NoTokenPossible,
+    RequestTooLarge,
+    SamplingParams,
+    TokenOutput,
+)
 from motet.server.engines.torch import EngineCore, EngineSettings, Member, ModelLoadError, TorchEngine, load_member
 from tests.server.torch_engine.conftest import PlainLoop
 from tests.tiny import EOS, VOCAB
@@ -236,6 +244,17 @@ async def test_end_of_sequence_stop_tokens_and_minimum(engine: TorchEngine) -> N
     first = greedy.index(greedy[3])
     assert [output.token for output in outputs] == greedy[: first + 1]
     assert outputs[-1].finish == "stop"
+
+
+async def test_masks_that_exclude_each_other(engine: TorchEngine, plain_loop: PlainLoop) -> None:
+    """The composition's mask and the request's allowed tokens leave nothing: the request's own fault."""
+    mask = (TokenSet(0, "ratio", 0.9),)
+    plan = Plan((Stream("base", "llama"), Stream("amateur", "qwen", -0.5)), mask)
+    composed = plain_loop.distribution(plan, (CONTEXT,) * 2, [])
+    banned = int((composed == -math.inf).nonzero()[0])
+    with pytest.raises(NoTokenPossible, match="no token is possible at position 0"):
+        await collect(engine, request(plan, allowed_token_ids=(banned,)))
+    assert len((await collect(engine, request()))[0]) == 8
 
 
 async def test_allowed_tokens_and_bad_words(engine: TorchEngine) -> None:

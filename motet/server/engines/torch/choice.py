@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +75,16 @@ class Choice:
         self.finished = False
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
         self.cached_tokens = 0
+        self._created = time.perf_counter()
+        self._admitted: float | None = None
+
+    def admitted(self) -> None:
+        self._admitted = time.perf_counter()
+
+    @property
+    def queued_seconds(self) -> float:
+        """Between arrival and admission; up to now while it waits."""
+        return (self._admitted or time.perf_counter()) - self._created
 
     @property
     def num_generated(self) -> int:

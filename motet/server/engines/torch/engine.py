@@ -35,6 +35,10 @@ class TorchGeneration:
         self._open = {choice.index for choice in group.choices}
         self._wake = asyncio.Event()
 
+    @property
+    def queued_seconds(self) -> float:
+        return self.group.choices[0].queued_seconds
+
     def __aiter__(self) -> AsyncIterator[TokenOutput]:
         return self
 

@@ -112,6 +112,7 @@ class Scheduler:
                 self.prefix_hits += stream.computed
                 if k == 0:
                     choice.cached_tokens = stream.computed
+            choice.admitted()
             self.running.append(choice)
 
     def _shares_unfinished_prompt(self, choice: Choice) -> bool:

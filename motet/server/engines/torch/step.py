@@ -16,7 +16,7 @@ from motet.composers.plan import Plan
 from motet.composers.rows import Place, compose_rows, rule_places
 from motet.kernels.reference import ComposeRows, SparseEdits, compose, edits, kl_divergence, penalise, restrict
 from motet.kernels.sampling import SampleRows, sample
-from motet.server.engines.base import EngineError, TokenOutput, TokenTrace
+from motet.server.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
 from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
 from motet.server.engines.torch.scheduler import Work
@@ -243,8 +243,7 @@ def _report(
             continue
         if math.isnan(logprob) or (logprob == -math.inf and not row.is_forced):
             broken.add(id(choice))
-            reason = "its composed distribution is not a number" if math.isnan(logprob) else "no token is possible"
-            failed.append((choice, EngineError(f"the request failed at token {row.position}: {reason}")))
+            failed.append((choice, _failure(row.position, logprob)))
             continue
         trace = _trace(logprobs, composed[index], row, token) if choice.sampling.trace_top is not None else None
         choice.position += 1
@@ -254,6 +253,12 @@ def _report(
         output = TokenOutput(choice.index, token, logprob, row.is_forced, top, trace, choice.finish_reason())
         outputs.append((choice, output))
     return outputs
+
+
+def _failure(position: int, logprob: float) -> EngineError:
+    if math.isnan(logprob):
+        return EngineError(f"the request failed at token {position}: its composed distribution is not a number")
+    return NoTokenPossible(f"no token is possible at position {position}: the masks of the request exclude each other")
 
 
 def _tops(composed: Tensor, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, float], ...]]:
