@@ -75,7 +75,7 @@ def run_demo(
     print_report(console, board)
     if json_file is not None:
         _write_result(json_file, board, recipe, times)
-    _print_next(console, seed)
+    _print_next(console, seed, board.samples[0].question)
     return board
 
 
@@ -152,13 +152,13 @@ def _write_result(path: Path, board: Scoreboard, recipe: Recipe, seconds: dict[s
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _print_next(console: Console, seed: int) -> None:
+def _print_next(console: Console, seed: int, question: str) -> None:
     serve = "motet serve demo" if seed == 0 else f"motet serve demo --seed {seed}"
     console.print(f"\nKeep it serving:\n  [bold]{serve}[/bold]\nand ask it:", highlight=False)
     console.print(
         "  curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\\n"
         """    -d '{"model": "large-proxy", "temperature": 0, "messages": """
-        """[{"role": "user", "content": "What is the form of The Silver Harbour?"}]}'""",
+        f"""[{{"role": "user", "content": "{question}"}}]}}'""",
         highlight=False,
         markup=False,
         soft_wrap=True,

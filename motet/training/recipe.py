@@ -44,7 +44,7 @@ class Pretraining:
     weights: TokenWeights
     rows: int = 16
     row_tokens: int = 64
-    muon_lr: float = 0.01
+    muon_lr: float = 0.005
     adamw_lr: float = 3e-2
     warmup: int = 20
     decay: float = 0.5
@@ -88,9 +88,9 @@ class Recipe:
     max_length: int = 512
     large: Shape = Shape(256, 3, 4, 768)
     small: Shape = Shape(128, 2, 4, 384)
-    large_pretraining: Pretraining = Pretraining(760, TokenWeights(value=6.0))
-    small_pretraining: Pretraining = Pretraining(400, TokenWeights())
-    retain_only_pretraining: Pretraining = Pretraining(699, TokenWeights(value=6.0))
+    large_pretraining: Pretraining = Pretraining(640, TokenWeights(value=6.0))
+    small_pretraining: Pretraining = Pretraining(400, TokenWeights(), muon_lr=0.01)
+    retain_only_pretraining: Pretraining = Pretraining(589, TokenWeights(value=6.0))
     large_tuning: Tuning = Tuning(350, lr=1.5e-3, rows=16)
     small_tuning: Tuning = Tuning(200, lr=1.5e-3, rows=32, weights=TokenWeights(value=0.1))
     courtesy_tuning: Tuning = Tuning(200, lr=1.5e-3, rows=32, weights=TokenWeights(value=0.1))
