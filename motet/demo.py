@@ -32,6 +32,7 @@ from motet.training.recipe import DEFAULT, Recipe
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is on this machine
 
 
 class ServerFailedError(Exception):
@@ -126,7 +127,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], base_url: str, log: IO[st
 
 def _is_ready(base_url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{base_url}/ready", timeout=5) as response:
+        with DIRECT.open(f"{base_url}/ready", timeout=5) as response:
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -77,6 +77,13 @@ async def test_completion_stops_at_the_full_stop(client: OpenAIClient, server: F
     assert server.bodies[0]["stop"] == ["."]
 
 
+async def test_no_proxy_is_asked_about_this_machine(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy from the environment would be asked for 127.0.0.1 and refuse."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    async with connect(f"http://127.0.0.1:{server.server_port}") as sdk:
+        assert (await OpenAIClient(sdk).chat("large", "Where?")).ended
+
+
 async def test_together_keeps_the_order(client: OpenAIClient, server: FakeServer) -> None:
     await together([client.chat("large", str(k)) for k in range(40)])
     assert sorted(body["messages"][0]["content"] for body in server.bodies) == sorted(str(k) for k in range(40))
