@@ -8,7 +8,6 @@ there (a row whose mass does not is sorted in full). The oracle is `reference.wa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,9 +92,3 @@ def _column(values: Sequence[float], rows: Sequence[int], like: Tensor) -> Tenso
 
 def _vector(values: Sequence[float], rows: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor([values[r] for r in rows], dtype=like.dtype, device=like.device)
-
-
-def impossible(scores: Tensor) -> Tensor:
-    """Rows (R,) bool from which nothing can be drawn: NaN or +inf somewhere, or −inf everywhere."""
-    best = scores.amax(-1)
-    return best.isnan() | (best == -math.inf) | (best == math.inf)

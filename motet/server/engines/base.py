@@ -31,7 +31,7 @@ class RequestTooLarge(Exception):
 class SamplingParams:
     """How one token is drawn from the composed distribution. Validated at the HTTP boundary.
 
-    Order: masks (allowed, banned, min_tokens) → logit bias → repetition, presence, frequency penalties →
+    Order: masks (allowed, banned, min_tokens) → logit bias → repetition penalty → presence, frequency penalties →
     temperature → top-k → top-p → min-p → sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0 mean
     off. Reported log-probs are those of the composed distribution after masks, before bias and penalties.
     """
@@ -65,6 +65,7 @@ class GenerationRequest:
     contexts: tuple[tuple[int, ...], ...]
     sampling: SamplingParams
     forced: tuple[int, ...] = ()
+    num_prompt_forced: int = 0  # the first of `forced` that are a scored prompt's: rules do not count them as written
     n: int = 1
 
 

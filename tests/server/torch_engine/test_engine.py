@@ -112,12 +112,12 @@ async def test_more_work_than_memory_waits_its_turn(members: Mapping[str, Member
     """Room for two choices: twelve requests all finish, never more than two at once, within the budget."""
     per_token = sum(members[stream.model].info.kv_bytes_per_token for stream in PROXY.streams)
     for member in members.values():
-        member.cache.resize(0, 0)
+        member.cache.clear()
     core = EngineCore(members, EngineSettings(kv_cache_bytes=2 * 64 * per_token))
     alone = EngineCore(members)
     expected = [run(alone, request(context=tuple(range(3, 20 + i)))) for i in range(12)]
     for member in members.values():
-        member.cache.resize(0, 0)
+        member.cache.clear()
     groups = [core.group(request(context=tuple(range(3, 20 + i)))) for i in range(12)]
     for group in groups:
         core.add(group)
@@ -246,14 +246,23 @@ async def test_end_of_sequence_stop_tokens_and_minimum(engine: TorchEngine) -> N
     assert outputs[-1].finish == "stop"
 
 
-async def test_masks_that_exclude_each_other(engine: TorchEngine, plain_loop: PlainLoop) -> None:
-    """The composition's mask and the request's allowed tokens leave nothing: the request's own fault."""
-    mask = (TokenSet(0, "ratio", 0.9),)
-    plan = Plan((Stream("base", "llama"), Stream("amateur", "qwen", -0.5)), mask)
+async def test_allowed_tokens_outside_the_plausible_set_are_composed_without_it(
+    engine: TorchEngine, plain_loop: PlainLoop
+) -> None:
+    """Classification by allowed labels must have an answer, also where the composition masks all labels."""
+    streams = (Stream("base", "llama"), Stream("amateur", "qwen", -0.5))
+    plan = Plan(streams, (TokenSet(0, "ratio", 0.9),))
     composed = plain_loop.distribution(plan, (CONTEXT,) * 2, [])
-    banned = int((composed == -math.inf).nonzero()[0])
+    masked = [token for token in range(VOCAB) if composed[token] == -math.inf][:5]
+    outputs = (await collect(engine, request(plan, allowed_token_ids=tuple(masked), max_tokens=1)))[0]
+    bare = plain_loop.distribution(Plan(streams), (CONTEXT,) * 2, [])[masked].log_softmax(-1)
+    assert outputs[0].token == masked[int(bare.argmax())]
+    assert outputs[0].logprob == pytest.approx(float(bare.max()), abs=1e-4)
+
+
+async def test_masks_that_leave_nothing_are_the_requests_fault(engine: TorchEngine) -> None:
     with pytest.raises(NoTokenPossible, match="no token is possible at position 0"):
-        await collect(engine, request(plan, allowed_token_ids=(banned,)))
+        await collect(engine, request(allowed_token_ids=(5,), bad_words=((5,),)))
     assert len((await collect(engine, request()))[0]) == 8
 
 
@@ -279,10 +288,10 @@ async def test_penalties_change_what_they_should(engine: TorchEngine, plain_loop
     shared: list[int] = []
     for token in (await tokens(engine, job))[0]:
         scores = plain_loop.distribution(plan, (CONTEXT,), shared)
-        for seen, count in Counter(shared).items():
-            scores[seen] -= 1.5 + 0.5 * count
         for seen in {*CONTEXT, *shared}:
             scores[seen] *= 1.3 if scores[seen] < 0 else 1 / 1.3
+        for seen, count in Counter(shared).items():
+            scores[seen] -= 1.5 + 0.5 * count
         assert token == int(scores.argmax())
         shared.append(token)
 

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -57,8 +57,25 @@ class StepRunner:
         lost = {id(choice) for choice, _ in failed}
         outputs: list[tuple[Choice, TokenOutput]] = []
         for group in _by_width([item for item in work if item.positions and id(item.choice) not in lost]):
-            outputs += self._compose_and_sample(group, logits, offsets, failed)
+            outputs += self._contained(group, logits, offsets, failed)
         return StepResult(outputs, failed)
+
+    def _contained(
+        self,
+        work: Sequence[Work],
+        logits: dict[str, Tensor],
+        offsets: dict[tuple[int, int], int],
+        failed: list[tuple[Choice, EngineError]],
+    ) -> list[tuple[Choice, TokenOutput]]:
+        """Composes and samples; if that fails, each choice alone, so that only the guilty one is lost."""
+        try:
+            return self._compose_and_sample(work, logits, offsets, failed)
+        except Exception as error:
+            if len(work) > 1:
+                return [out for item in work for out in self._contained([item], logits, offsets, failed)]
+            log.exception("composing or sampling failed")
+            failed.append((work[0].choice, EngineError(f"the step failed: {type(error).__name__}")))
+            return []
 
     def _forward(
         self, work: Sequence[Work], failed: list[tuple[Choice, EngineError]]
@@ -110,8 +127,15 @@ class StepRunner:
             for item in work
             for t in range(item.positions)
         ]
-        composed = compose(logprobs, self._rows(rows, logprobs), _rules(rows, logprobs))
-        composed = _restrict(composed, rows)
+        composition, rules = self._rows(rows, logprobs), _rules(rows, logprobs)
+        composed = compose(logprobs, composition, rules)
+        banned, allowed = _limits(rows, composed)
+        if banned is not None or allowed:
+            composed = restrict(composed, banned, allowed)
+            empty = (composed == -math.inf).all(-1)
+            if bool(empty.any()):  # plausibility gives way to what the request allows
+                bare = compose(logprobs, replace(composition, masks=()), rules)
+                composed[empty] = restrict(bare, banned, allowed)[empty]
         tokens = _tokens(composed, rows)
         return _report(logprobs, composed, rows, tokens, failed)
 
@@ -155,13 +179,13 @@ def _rules(rows: Sequence[Row], like: Tensor) -> SparseEdits | None:
     places: list[Place] = []
     for index, row in enumerate(rows):
         if row.choice.plan.rules is not None:
-            eos = row.choice.streams[0].member.info.eos_token_ids
-            places += rule_places(index, row.choice.plan.rules, row.choice.shared[: row.position], eos)
+            written = row.choice.written(row.position)
+            places += rule_places(index, row.choice.plan.rules, written, row.choice.ends)
     return edits(places, like) if places else None
 
 
-def _restrict(composed: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Masks of the request; scored text is reported under the bare composition."""
+def _limits(rows: Sequence[Row], like: Tensor) -> tuple[SparseEdits | None, list[tuple[int, Tensor]]]:
+    """Banned and allowed tokens of the requests; scored text is reported under the bare composition."""
     banned: list[Place] = []
     allowed: list[tuple[int, Tensor]] = []
     for index, row in enumerate(rows):
@@ -170,8 +194,8 @@ def _restrict(composed: Tensor, rows: Sequence[Row]) -> Tensor:
         banned += [(index, token, 0.0) for token in banned_tokens(row.choice)]
         ids = row.choice.sampling.allowed_token_ids
         if ids is not None:
-            allowed.append((index, torch.tensor(ids, dtype=torch.int64, device=composed.device)))
-    return restrict(composed, edits(banned, composed) if banned else None, allowed)
+            allowed.append((index, torch.tensor(ids, dtype=torch.int64, device=like.device)))
+    return (edits(banned, like) if banned else None, allowed)
 
 
 def banned_tokens(choice: Choice) -> list[int]:
@@ -193,9 +217,9 @@ def _tokens(composed: Tensor, rows: Sequence[Row]) -> list[int]:
     drawn = [index for index, row in enumerate(rows) if not row.is_forced]
     tokens = [row.choice.shared[row.position] if row.is_forced else -1 for row in rows]
     if drawn:
-        bias, repetition = _penalties([rows[index].choice for index in drawn], composed)
+        bias, repetition, presence = _penalties([rows[index].choice for index in drawn], composed)
         scores = composed if len(drawn) == len(rows) else composed[drawn]
-        scores = penalise(scores, bias, repetition)
+        scores = penalise(scores, bias, repetition, presence)
         sampling = [rows[index].choice.sampling for index in drawn]
         params = SampleRows(
             temperature=[s.temperature for s in sampling],
@@ -209,19 +233,20 @@ def _tokens(composed: Tensor, rows: Sequence[Row]) -> list[int]:
     return tokens
 
 
-def _penalties(choices: Sequence[Choice], like: Tensor) -> tuple[SparseEdits | None, SparseEdits | None]:
-    """(added, multiplied) edits of the choices' penalties and biases."""
-    added: list[Place] = []
+def _penalties(choices: Sequence[Choice], like: Tensor) -> tuple[SparseEdits | None, ...]:
+    """(bias, repetition, presence and frequency) edits of the choices."""
+    bias: list[Place] = []
     multiplied: list[Place] = []
+    presence: list[Place] = []
     for row, choice in enumerate(choices):
         s = choice.sampling
-        added += [(row, token, bias) for token, bias in s.logit_bias]
+        bias += [(row, token, value) for token, value in s.logit_bias]
         if s.presence_penalty or s.frequency_penalty:
-            added += [(row, t, -s.presence_penalty - s.frequency_penalty * n) for t, n in choice.counts.items()]
+            presence += [(row, t, -s.presence_penalty - s.frequency_penalty * n) for t, n in choice.counts.items()]
         if s.repetition_penalty != 1.0:
             seen = {*choice.streams[0].context, *choice.shared}
             multiplied += [(row, token, s.repetition_penalty) for token in seen if token < like.shape[-1]]
-    return (edits(added, like) if added else None, edits(multiplied, like) if multiplied else None)
+    return tuple(edits(places, like) if places else None for places in (bias, multiplied, presence))
 
 
 def _report(
@@ -235,6 +260,8 @@ def _report(
     column = torch.tensor(tokens, dtype=torch.int64, device=composed.device)[:, None]
     chosen = _floats(composed.gather(-1, column).squeeze(-1))
     tops = _tops(composed, rows)
+    traces = _traces(logprobs, composed, rows, tokens)
+    # from here on nothing can fail: the choices advance all or none
     outputs: list[tuple[Choice, TokenOutput]] = []
     broken: set[int] = set()
     for index, (row, token, logprob) in enumerate(zip(rows, tokens, chosen, strict=True)):
@@ -245,12 +272,13 @@ def _report(
             broken.add(id(choice))
             failed.append((choice, _failure(row.position, logprob)))
             continue
-        trace = _trace(logprobs, composed[index], row, token) if choice.sampling.trace_top is not None else None
         choice.position += 1
         if not row.is_forced:
             choice.append(token)
         top = tops.get(index, ())
-        output = TokenOutput(choice.index, token, logprob, row.is_forced, top, trace, choice.finish_reason())
+        output = TokenOutput(
+            choice.index, token, logprob, row.is_forced, top, traces.get(index), choice.finish_reason()
+        )
         outputs.append((choice, output))
     return outputs
 
@@ -272,6 +300,15 @@ def _tops(composed: Tensor, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, f
     return {
         index: tuple(zip(_ints(t), _floats(v), strict=True))[: rows[index].choice.sampling.top_logprobs]
         for index, t, v in zip(asking, ids, values, strict=True)
+    }
+
+
+def _traces(logprobs: Tensor, composed: Tensor, rows: Sequence[Row], tokens: Sequence[int]) -> dict[int, TokenTrace]:
+    """Traces of the rows that ask for them."""
+    return {
+        index: _trace(logprobs, composed[index], row, tokens[index])
+        for index, row in enumerate(rows)
+        if row.choice.sampling.trace_top is not None
     }
 
 
