@@ -23,7 +23,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """Matrices (N, R, C), R ≤ C, with singular values pushed towards 1, in bfloat16.
 
     Muon's Newton–Schulz iteration (Jordan et al., "Muon: an optimizer for hidden layers", 2024): values above
-    0.01 of the Frobenius norm end up in [0.19, 1.87] before rounding, smaller ones grow up to 134-fold.
+    0.01 of the Frobenius norm end up in [0.186, 1.87] before rounding, smaller ones grow up to 134-fold.
     """
     norms: Tensor = matrices.square().sum((1, 2), keepdim=True).sqrt()
     x = (matrices / (1.01 * norms + 1e-7)).bfloat16()

@@ -16,7 +16,7 @@ from motet.training.optim import POLAR_EXPRESS, Muon, adamw, muon_and_adamw, ort
 def test_the_polynomials_push_singular_values_towards_one(value: float) -> None:
     for a, b, c in POLAR_EXPRESS:
         value = a * value + b * value**3 + c * value**5
-    assert 0.19 <= value <= 1.88
+    assert 0.186 <= value <= 1.87
 
 
 @given(rows=st.integers(1, 12), extra=st.integers(0, 12), seed=st.integers(0, 999))
