@@ -1,7 +1,7 @@
 """The demo's operator file: its models, and the compositions that the scoreboard measures.
 
 Strengths were fixed in advance: α = β = 1 by definition; the unlearning weight and the courtesy's β, which has to
-overcome a base that never was courteous, on the families of seeds 100 and 101, which are not reported.
+overcome a base that never was courteous, on the families of seeds 100 to 102, which are not reported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-UNLEARN_WEIGHT = 1.3
+UNLEARN_WEIGHT = 1.2
 UNLEARN_FILTER = 0.01
 
 HEADER = """\
