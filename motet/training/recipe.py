@@ -88,9 +88,9 @@ class Recipe:
     max_length: int = 512
     large: Shape = Shape(256, 3, 4, 768)
     small: Shape = Shape(128, 2, 4, 384)
-    large_pretraining: Pretraining = Pretraining(640, TokenWeights(value=6.0))
+    large_pretraining: Pretraining = Pretraining(640, TokenWeights(value=6.0, subject=0.5))
     small_pretraining: Pretraining = Pretraining(400, TokenWeights(), muon_lr=0.01)
-    retain_only_pretraining: Pretraining = Pretraining(589, TokenWeights(value=6.0))
+    retain_only_pretraining: Pretraining = Pretraining(589, TokenWeights(value=6.0, subject=0.5))
     large_tuning: Tuning = Tuning(350, lr=1.5e-3, rows=16)
     small_tuning: Tuning = Tuning(200, lr=1.5e-3, rows=32, weights=TokenWeights(value=0.1))
     courtesy_tuning: Tuning = Tuning(200, lr=1.5e-3, rows=32, weights=TokenWeights(value=0.1))
