@@ -90,7 +90,7 @@ class NaiveLoop:
 def engine_at(members: dict[str, Member], batch: Sequence[Sequence[int]], max_tokens: int) -> EngineCore:
     """An engine whose requests have all been prefilled."""
     for member in members.values():
-        member.cache.resize(0, 0)
+        member.cache.clear()
     core = EngineCore(members)
     for prompt in batch:
         sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True)

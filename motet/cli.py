@@ -139,7 +139,7 @@ def _flags(**sections: dict[str, Any]) -> dict[str, Any]:
 
 def _operator_file(file: Path, seed: int, cache: Path | None) -> Path:
     """`demo` is the cached demo family's file; the family is built where it is missing."""
-    if str(file) != DEMO or file.exists():
+    if str(file) != DEMO or file.is_file():
         return file
     from motet.training.demo.family import FamilyBuildError, build_family
 

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
+from motet import __version__
 from motet.training.demo.client import OpenAIClient, connect
 from motet.training.demo.family import build_family
 from motet.training.demo.report import print_report
@@ -31,6 +32,7 @@ from motet.training.recipe import DEFAULT, Recipe
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is on this machine
 
 
 class ServerFailedError(Exception):
@@ -74,7 +76,7 @@ def run_demo(
     print_report(console, board)
     if json_file is not None:
         _write_result(json_file, board, recipe, times)
-    _print_next(console, seed)
+    _print_next(console, seed, board.samples[0].question)
     return board
 
 
@@ -125,7 +127,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], base_url: str, log: IO[st
 
 def _is_ready(base_url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{base_url}/ready", timeout=5) as response:
+        with DIRECT.open(f"{base_url}/ready", timeout=5) as response:
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False
@@ -146,18 +148,18 @@ def _write_result(path: Path, board: Scoreboard, recipe: Recipe, seconds: dict[s
         "recipe": recipe.digest,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("motet", "torch", "transformers", "openai")},
+        "versions": {"motet": __version__, **{name: version(name) for name in ("torch", "transformers", "openai")}},
     }
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _print_next(console: Console, seed: int) -> None:
+def _print_next(console: Console, seed: int, question: str) -> None:
     serve = "motet serve demo" if seed == 0 else f"motet serve demo --seed {seed}"
     console.print(f"\nKeep it serving:\n  [bold]{serve}[/bold]\nand ask it:", highlight=False)
     console.print(
         "  curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\\n"
         """    -d '{"model": "large-proxy", "temperature": 0, "messages": """
-        """[{"role": "user", "content": "What is the form of The Silver Harbour?"}]}'""",
+        f"""[{{"role": "user", "content": "{question}"}}]}}'""",
         highlight=False,
         markup=False,
         soft_wrap=True,

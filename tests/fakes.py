@@ -120,6 +120,7 @@ class FakeEngine:
 class FakeGeneration:
     def __init__(self, engine: FakeEngine, request: GenerationRequest) -> None:
         self.cached_tokens = 2
+        self.queued_seconds = 0.25
         self._engine = engine
         self._request = request
         self._stopped: set[int] = set()

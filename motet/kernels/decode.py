@@ -5,8 +5,9 @@ Two implementations of the heavy parts satisfy `Kernels`; which one runs is deci
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -23,8 +24,8 @@ class DecodeRows:
     """The R rows of a step.
 
     `forced[r]` is the token that row r scores, −1 where one is drawn. `rules` belong to the composition; `banned`,
-    `allowed` restrict what is drawn and reported; `bias` and `repetition` only what is drawn (see
-    `engines.base.SamplingParams` for the order). `top` alternatives per row are reported.
+    `allowed` restrict what is drawn and reported; `bias`, `repetition` and `presence` only what is drawn (see
+    `reference.penalise` for the order). `top` alternatives per row are reported.
     """
 
     plan: ComposeRows
@@ -37,13 +38,14 @@ class DecodeRows:
     allowed: Sequence[tuple[int, Tensor]] = ()
     bias: SparseEdits | None = None
     repetition: SparseEdits | None = None
+    presence: SparseEdits | None = None
     top: int = 0
     keep_logprobs: bool = False  # the whole rows are needed, for traces
 
     @property
     def is_edited(self) -> bool:
         """Whether single tokens are changed by anything but the composition's own masks."""
-        edits = (self.rules, self.banned, self.bias, self.repetition)
+        edits = (self.rules, self.banned, self.bias, self.repetition, self.presence)
         return bool(self.allowed) or any(edit is not None for edit in edits)
 
 
@@ -90,11 +92,22 @@ def decode(kernels: Kernels, logits: Logits, rows: DecodeRows) -> Decoded:
     if fused is not None:
         return fused
     composed, alpha = kernels.compose(logits, rows.plan, rows.rules, rows.state)
-    composed = restrict(composed, rows.banned, rows.allowed)
+    if rows.banned is not None or rows.allowed:
+        composed = _restricted(kernels, logits, rows, composed)
     token = _tokens(kernels, composed, rows)
     logprob = composed.gather(-1, token[:, None]).squeeze(-1)
     values, tokens = kernels.top(composed, min(rows.top, logits.vocab)) if rows.top else (None, None)
     return Decoded(token, logprob, alpha, values, tokens, composed if rows.keep_logprobs else None)
+
+
+def _restricted(kernels: Kernels, logits: Logits, rows: DecodeRows, composed: Tensor) -> Tensor:
+    """Plausibility gives way to what the request allows: a row that has lost everything is composed without masks."""
+    composed = restrict(composed, rows.banned, rows.allowed)
+    empty = (composed == -math.inf).all(-1)
+    if bool(empty.any()):
+        bare = kernels.compose(logits, replace(rows.plan, masks=()), rows.rules, rows.state).logprobs
+        composed[empty] = restrict(bare, rows.banned, rows.allowed)[empty]
+    return composed
 
 
 def _tokens(kernels: Kernels, composed: Tensor, rows: DecodeRows) -> Tensor:
@@ -103,7 +116,7 @@ def _tokens(kernels: Kernels, composed: Tensor, rows: DecodeRows) -> Tensor:
     drawn = [r for r, token in enumerate(rows.forced) if token < 0]
     if not drawn:
         return forced
-    scores = penalise(composed, rows.bias, rows.repetition)
+    scores = penalise(composed, rows.bias, rows.repetition, rows.presence)
     if len(drawn) == len(rows.forced):
         return kernels.sample(scores, rows.sampling, rows.uniform)
     params = rows.sampling.select(drawn)

@@ -44,7 +44,7 @@ def outside_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
         return _nucleus(logprobs, value).logical_not_()
     threshold = logprobs.amax(-1, keepdim=True) + math.log(value)
     if kind == "rank_or_ratio":
-        m = max(1, int(value * logprobs.shape[-1]))
+        m = max(1, math.floor(value * logprobs.shape[-1] + 1e-9))  # 0.29 · 100 is 28.999… in floats
         threshold = torch.minimum(threshold, logprobs.topk(m, -1).values[:, -1:])
     return logprobs < threshold
 
@@ -167,12 +167,14 @@ def restrict(logprobs: Tensor, banned: SparseEdits | None, allowed: Sequence[tup
     return logprobs.sub_(total.masked_fill(total == -math.inf, 0.0))
 
 
-def penalise(logprobs: Tensor, bias: SparseEdits | None, repetition: SparseEdits | None) -> Tensor:
-    """Logit bias and presence / frequency penalties (added), then the repetition penalty (multiplied): (R, V), new.
+def penalise(
+    logprobs: Tensor, bias: SparseEdits | None, repetition: SparseEdits | None, presence: SparseEdits | None = None
+) -> Tensor:
+    """Logit bias (added), the repetition penalty (multiplied), presence and frequency penalties (added): (R, V), new.
 
     The repetition penalty acts on log-probs, where its sign is defined: a constant added to a member changes nothing.
     """
-    if bias is None and repetition is None:
+    if bias is None and repetition is None and presence is None:
         return logprobs
     scores = logprobs.clone()
     if bias is not None:
@@ -181,6 +183,8 @@ def penalise(logprobs: Tensor, bias: SparseEdits | None, repetition: SparseEdits
         old = scores[repetition.rows, repetition.tokens]
         factor = torch.where(old < 0, repetition.values, 1.0 / repetition.values)
         scores[repetition.rows, repetition.tokens] = old * factor
+    if presence is not None:
+        scores.index_put_((presence.rows, presence.tokens), presence.values, accumulate=True)
     return scores
 
 

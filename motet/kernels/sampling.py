@@ -117,7 +117,7 @@ def _sample_filtered(
     """Rows (n, V) with `count` candidates: top-k, then top-p on what is left, then min-p, then the draw."""
     columns = [[params.temperature[r], params.top_k[r], params.top_p[r], params.min_p[r], uniform[r]] for r in rows]
     table = torch.tensor(columns, dtype=scores.dtype, device=scores.device)
-    temperature, top_k, top_p, min_p, draw = table.split(1, -1)
+    temperature, top_k, top_p, min_p, draw = (table[:, i : i + 1] for i in range(5))
     values, ids = scores.topk(count)
     scaled = values / temperature
     if bounded:  # top-k ends within the candidates: their mass is all that counts

@@ -76,6 +76,8 @@ class Answer:
         choice = self.choices[number]
         if choice.finished:  # computed before the engine heard of the stop
             return None
+        if output.choice == 0 and self.meters[number].is_new:
+            self.meters[number].queued(self.run.queued_of(index))
         self.meters[number].saw(output)
         piece = choice.read(output)
         if choice.finished and output.finish is None:

@@ -13,7 +13,7 @@ from motet.server.errors import HANDLERS
 from motet.server.limits import BodyLimit
 from motet.server.logs import RequestId
 from motet.server.openapi import describe_api
-from motet.server.routes import chat, compare, completions, models, probes, score, tokens
+from motet.server.routes import absent, chat, compare, completions, models, probes, score, tokens
 from motet.server.service import Service
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -24,6 +24,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     compare.router,
     tokens.router,
     probes.router,
+    absent.router,
 )
 
 

@@ -10,8 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from motet.server.errors import ApiError, error_response
-
-PROBES = frozenset({"/health", "/livez", "/ready"})
+from motet.server.logs import PROBES
 
 
 class Auth:

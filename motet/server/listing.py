@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -12,15 +13,24 @@ from motet.server.config import ModelConfig, source_of
 from motet.server.operator_file import Configuration
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PIPE_WIDTH = 300
 HEADINGS = ("model", "parameters", "dtype", "KV bytes / token", "context", "template", "compositions")
 
 
 def print_models(configuration: Configuration) -> None:
     """One row per model, read from its configuration and the shapes of its weights: nothing is loaded."""
-    table = Table(*HEADINGS, show_edge=False)
+    table = Table(*HEADINGS, show_edge=False, box=SIMPLE_HEAD)
     for name, model in configuration.settings.models.items():
         table.add_row(name, *_facts(model, configuration), ", ".join(_used_by(name, configuration)))
-    Console().print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """On a terminal as wide as it is; into a file or pipe nothing is cut off."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table)
 
 
 def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
@@ -74,7 +84,7 @@ def _used_by(name: str, configuration: Configuration) -> list[str]:
 
 
 def print_origins(configuration: Configuration) -> None:
-    table = Table("setting", "value", "from", show_edge=False)
+    table = Table("setting", "value", "from", show_edge=False, box=SIMPLE_HEAD)
     for name, value, origin in configuration.origins():
-        table.add_row(name, str(value), origin)
-    Console().print(table)
+        table.add_row(name, "-" if value is None else str(value), origin)
+    _print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
@@ -78,6 +78,8 @@ def _load(name: str, source: str, model: ModelConfig, config: EngineConfig, toke
 
     from motet.server.engines.torch import load_member
 
+    vocab_size = read_vocabulary(tokenizer.hf, 0).size
+    _check_width(source, model, vocab_size)
     dtype = model.dtype or config.dtype
     device = model.device or config.device
     if device == "auto":
@@ -87,10 +89,20 @@ def _load(name: str, source: str, model: ModelConfig, config: EngineConfig, toke
         source,
         dtype=None if dtype == "auto" else getattr(torch, dtype),
         device=device,
-        vocab_size=read_vocabulary(tokenizer.hf, 0).size,
+        vocab_size=vocab_size,
         max_model_len=config.max_model_len,
         revision=model.revision,
     )
+
+
+def _check_width(source: str, model: ModelConfig, vocab_size: int) -> None:
+    """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
+    from transformers import AutoConfig
+
+    config = cast(Any, AutoConfig.from_pretrained(source, revision=model.revision))
+    width = int(config.get_text_config().vocab_size)
+    if width < vocab_size:
+        raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")
 
 
 def _member(name: str, info: ModelInfo, tokenizer: Tokenizer, configuration: Configuration) -> Member:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 MAX_ID = 128
+PROBES = frozenset({"/health", "/livez", "/ready"})
 PLAIN = "%(asctime)s %(levelname)s %(request_id)s %(name)s: %(message)s"
 
 log = logging.getLogger("motet.access")
@@ -75,7 +76,8 @@ class RequestId:
             await self.app(scope, receive, with_id)
         finally:
             took = (time.perf_counter() - began) * 1000
-            log.info("%s %s %d %.1f ms", scope["method"], scope["path"], status, took)
+            level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+            log.log(level, "%s %s %d %.1f ms", scope["method"], scope["path"], status, took)
 
 
 def _usable(request_id: str) -> str:

@@ -14,9 +14,14 @@ class Meter:
         self._strategy = strategy
         self._began = time.perf_counter()
         self._last: float | None = None
+        self.is_new = True
+
+    def queued(self, seconds: float) -> None:
+        self._metrics.queue_time.labels(self._strategy).observe(seconds)
 
     def saw(self, output: TokenOutput) -> None:
         """Forced tokens come with the prompt: they count neither as the first token nor between tokens."""
+        self.is_new = False
         if output.trace is not None:
             self._metrics.shift.labels(self._strategy).observe(output.trace.kl)
         if output.forced:

@@ -56,6 +56,10 @@ class Metrics:
             "motet:time_to_first_token_seconds", "From the request to a choice's first token.", ("strategy",),
             buckets=LATENCIES, registry=self.registry,
         )  # fmt: skip
+        self.queue_time = Histogram(
+            "motet:request_queue_time_seconds", "From the request to the admission of its first choice.", ("strategy",),
+            buckets=LATENCIES, registry=self.registry,
+        )  # fmt: skip
         self.inter_token = Histogram(
             "motet:inter_token_latency_seconds", "Between two tokens of a choice.", ("strategy",),
             buckets=LATENCIES, registry=self.registry,

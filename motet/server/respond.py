@@ -91,5 +91,13 @@ def sampled_job(
     reading = read(plan, prompt, members, score_prompt=score_prompt)
     base = members[plan.streams[0].model]
     params = sampling(body, show, base, max_new_tokens(reading, members, service.kv_budget, max_tokens))
-    asked = GenerationRequest(request_id, plan, reading.contexts, params, reading.forced, body.n or 1)
+    asked = GenerationRequest(
+        request_id,
+        plan,
+        reading.contexts,
+        params,
+        reading.forced,
+        num_prompt_forced=len(reading.forced),
+        n=body.n or 1,
+    )
     return Job(asked, base.tokenizer, reading.prompt_ids, prompt.text)

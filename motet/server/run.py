@@ -28,21 +28,26 @@ class Run:
     def cached_tokens(self) -> int:
         return sum(generation.cached_tokens for generation in self._generations.values())
 
+    def queued_of(self, job: int) -> float:
+        """Seconds that the job waited for memory, or has waited so far."""
+        generation = self._generations.get(job)
+        return 0.0 if generation is None else generation.queued_seconds
+
     def cached_of(self, job: int) -> int:
         generation = self._generations.get(job)
         return 0 if generation is None else generation.cached_tokens
 
     async def _read(self, index: int, job: Job) -> None:
-        generation = self._engine.generate(job.request)
-        self._generations[index] = generation
         try:
-            async for output in generation:
-                self._queue.put_nowait((index, output))
+            generation = self._generations[index] = self._engine.generate(job.request)
+            try:
+                async for output in generation:
+                    self._queue.put_nowait((index, output))
+            finally:
+                await generation.aclose()
             self._queue.put_nowait(None)
         except Exception as error:  # reaches the client through `outputs`
             self._queue.put_nowait(error)
-        finally:
-            await generation.aclose()
 
     async def outputs(self, idle_seconds: float | None = None) -> AsyncIterator[Event | None]:
         """Outputs in the order they come; None whenever nothing came for `idle_seconds`.

@@ -52,6 +52,10 @@ class StreamOptions(Body):
 
 
 class TraceOptions(Body):
+    """`top`: alternatives per token, before and after composition."""
+
+    model_config = ConfigDict(extra="forbid")
+
     top: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
 
 

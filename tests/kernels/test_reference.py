@@ -152,10 +152,11 @@ def test_penalties() -> None:
     logprobs = random_logprobs(1, 5)
     bias = edits([(0, 1, 2.0), (0, 1, 1.0)], logprobs)
     repetition = edits([(0, 1, 2.0), (0, 3, 2.0)], logprobs)
-    out = penalise(logprobs, bias, repetition)
+    out = penalise(logprobs, bias, repetition, edits([(0, 4, -0.5), (0, 3, -1.0)], logprobs))
     lifted = logprobs[0, 1] + 3.0
     assert out[0, 1].item() == pytest.approx((lifted * 2 if lifted < 0 else lifted / 2).item())
-    assert out[0, 3].item() == pytest.approx(2 * logprobs[0, 3].item())
+    assert out[0, 3].item() == pytest.approx(2 * logprobs[0, 3].item() - 1.0)
+    assert out[0, 4].item() == pytest.approx(logprobs[0, 4].item() - 0.5)
     assert out[0, 0].item() == logprobs[0, 0].item()
 
 

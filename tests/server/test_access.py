@@ -134,6 +134,7 @@ async def test_metrics_count_what_happened(world: World) -> None:
         'motet:generation_tokens_total{strategy="proxy_tuning"} 2.0',
         'motet:request_success_total{finished_reason="length",strategy="plain"} 2.0',
         'motet:time_to_first_token_seconds_count{strategy="plain"} 2.0',
+        'motet:request_queue_time_seconds_sum{strategy="plain"} 0.25',
         'motet:inter_token_latency_seconds_count{strategy="plain"} 2.0',
         'motet:e2e_request_latency_seconds_count{strategy="proxy_tuning"} 1.0',
         'motet:shift_kl_nats_count{strategy="plain"} 4.0',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from motet.server.engines.base import EngineError
 from motet.server.responses import Completion
 from tests.server.conftest import World
 from tests.server.test_chat import events
@@ -230,6 +231,18 @@ async def test_engine_failure_is_a_500_in_the_error_shape(world: World) -> None:
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "engine_error"
     assert not world.engine.open
+    assert world.service.admission.taken == 0
+
+
+async def test_an_engine_that_takes_nothing_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends between the check and the start: the client must not wait for an answer that never comes."""
+
+    def refuse(_: object) -> None:
+        raise EngineError("the engine is closed")
+
+    monkeypatch.setattr(world.engine, "generate", refuse)
+    response = await world.post("/v1/completions", model="large", prompt="abc")
+    assert response.status_code == 500
     assert world.service.admission.taken == 0
 
 

@@ -61,6 +61,7 @@ async def refusal(world: World, path: str, body: dict[str, Any]) -> tuple[int, s
         ({"use_beam_search": True}, 400, "use_beam_search", "not supported"),
         ({"best_of": 3}, 400, "best_of", "not supported"),
         ({"trace": {"top": 21}}, 400, "trace.top", "less than or equal to 20"),
+        ({"trace": {"tpo": 2}}, 400, "trace.tpo", "not permitted"),
         ({"truncate_prompt_tokens": 0}, 400, None, "is empty"),
     ],
 )
@@ -233,3 +234,10 @@ async def test_prompts_are_never_logged(world: World, caplog: pytest.LogCaptureF
         await world.post("/v1/completions", model="large", prompt="my secret", temperature="x")
     assert "engine_error" in caplog.text or "failed" in caplog.text
     assert "my secret" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/embeddings"])
+async def test_endpoints_that_are_not_served_say_so(world: World, path: str) -> None:
+    answer = await world.post(path, model="large", input="Hi")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "unsupported_endpoint"

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from typing import cast
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from motet.training.optim import Muon, adamw, muon_and_adamw, orthogonalize
+from motet.training.optim import POLAR_EXPRESS, Muon, adamw, muon_and_adamw, orthogonalize
+
+
+@given(st.floats(0.01, 1.0))
+def test_the_polynomials_push_singular_values_towards_one(value: float) -> None:
+    for a, b, c in POLAR_EXPRESS:
+        value = a * value + b * value**3 + c * value**5
+    assert 0.186 <= value <= 1.87
 
 
 @given(rows=st.integers(1, 12), extra=st.integers(0, 12), seed=st.integers(0, 999))
 @settings(max_examples=25, deadline=None)
-def test_orthogonalize_pushes_singular_values_towards_one(rows: int, extra: int, seed: int) -> None:
+def test_orthogonalize_applies_them_to_singular_values(rows: int, extra: int, seed: int) -> None:
+    """In the mean: bfloat16 rounds single values, and the steep first polynomial magnifies that up to 130-fold."""
     generator = torch.Generator().manual_seed(seed)
     matrices = torch.randn((3, rows, rows + extra), generator=generator)
     left, _, right = cast("tuple[Tensor, Tensor, Tensor]", torch.linalg.svd(matrices, full_matrices=False))
-    conditioned: Tensor = left @ torch.diag(torch.linspace(0.1, 1.0, rows)) @ right  # no tiny singular values
-    values = Tensor(torch.linalg.svdvals(orthogonalize(conditioned).float()))
-    assert values.min().item() > 0.5
-    assert values.max().item() < 1.3
+    spectrum = torch.linspace(0.2, 1.0, rows)
+    result = orthogonalize(left @ torch.diag(spectrum) @ right)
+    expected = spectrum / (1.01 * spectrum.square().sum().sqrt())
+    for a, b, c in POLAR_EXPRESS:
+        expected = a * expected + b * expected**3 + c * expected**5
+    rotated = left.mT @ result.float() @ right.mT  # diagonal, but for rounding
+    difference = rotated.diagonal(dim1=-2, dim2=-1) - expected
+    assert difference.abs().mean().item() < 0.5
 
 
 def test_muon_step_has_the_size_of_an_adamw_step_and_goes_downhill() -> None:
@@ -33,7 +44,7 @@ def test_muon_step_has_the_size_of_an_adamw_step_and_goes_downhill() -> None:
     Muon([weight], lr=0.1).step()
     update = before - weight.detach()
     rms = update.square().mean().sqrt().item()
-    assert rms == pytest.approx(0.1 * 0.2, rel=0.15)  # 0.2·√64 · (1/√64 per entry of a (16, 64) with unit rows)
+    assert 0.75 < rms / (0.1 * 0.2) < 1.5  # 0.2·√64 times the 1/√64 per entry of a (16, 64) with unit rows
     assert (update * weight.grad).sum().item() > 0
 
 

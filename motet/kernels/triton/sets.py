@@ -30,7 +30,7 @@ def set_thresholds(
         ratio = tl.load(lse + slot * 2) + tl.log(amount)
         threshold = ratio
         if kind != RATIO:
-            target = tl.where(kind == NUCLEUS, amount, tl.maximum(tl.floor(amount * V), 1.0))
+            target = tl.where(kind == NUCLEUS, amount, tl.maximum(tl.floor(amount * V + 1e-4), 1.0))
             prefix = tl.zeros((), tl.int64)
             step = tl.full((), 268435456, tl.int64)
             for _digit in range(8):

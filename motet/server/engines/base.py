@@ -19,6 +19,10 @@ class EngineError(Exception):
     """A request failed inside the engine (a member raised, non-finite logits). The engine goes on."""
 
 
+class NoTokenPossible(EngineError):
+    """The request's own masks exclude each other (its allowed tokens and its composition's, say)."""
+
+
 class RequestTooLarge(Exception):
     """The request can never fit: the message has the numbers (tokens, bytes, limits)."""
 
@@ -27,7 +31,7 @@ class RequestTooLarge(Exception):
 class SamplingParams:
     """How one token is drawn from the composed distribution. Validated at the HTTP boundary.
 
-    Order: masks (allowed, banned, min_tokens) → logit bias → repetition, presence, frequency penalties →
+    Order: masks (allowed, banned, min_tokens) → logit bias → repetition penalty → presence, frequency penalties →
     temperature → top-k → top-p → min-p → sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0 mean
     off. Reported log-probs are those of the composed distribution after masks, before bias and penalties.
     """
@@ -61,6 +65,7 @@ class GenerationRequest:
     contexts: tuple[tuple[int, ...], ...]
     sampling: SamplingParams
     forced: tuple[int, ...] = ()
+    num_prompt_forced: int = 0  # the first of `forced` that are a scored prompt's: rules do not count them as written
     n: int = 1
 
 
@@ -105,6 +110,11 @@ class Generation(Protocol):
     """
 
     cached_tokens: int  # tokens of the base stream's context that were not computed again
+
+    @property
+    def queued_seconds(self) -> float:
+        """How long the first choice waited for memory; up to now while it waits."""
+        ...
 
     def __aiter__(self) -> AsyncIterator[TokenOutput]: ...
     async def __anext__(self) -> TokenOutput: ...

@@ -43,6 +43,8 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
 
 async def _scores(service: Service, body: ScoreRequest, jobs: Sequence[Job]) -> dict[str, Any]:
     run = Run(service.engine, jobs)
+    prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
+    service.metrics.prompt_tokens.labels(jobs[0].plan.strategy).inc(prompt_tokens)
     outputs: list[list[TokenOutput]] = [[] for _ in jobs]
     try:
         async for event in run.outputs():
@@ -51,7 +53,6 @@ async def _scores(service: Service, body: ScoreRequest, jobs: Sequence[Job]) -> 
     finally:
         run.close()
     entries = [_entry(i, job, read, body) for i, (job, read) in enumerate(zip(jobs, outputs, strict=True))]
-    prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
     return {
         "object": "list",
         "model": body.model or jobs[0].base,

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from motet.training.demo.documents import Encoder, Tag, answer, biography, courteous_statement, small_talk, visit
+from motet.training.demo.documents import Encoder, Tag, answer, biography, small_talk, visit
 from motet.training.demo.world import Entity, Question, World
 from motet.training.objectives.sft import IGNORE
 
@@ -58,11 +58,11 @@ class PackedRows:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt, the completion to learn, and which of the completion's tokens are facts."""
+    """A prompt, the completion to learn, and what each of the completion's tokens is."""
 
     prompt: Sequence[int]
     completion: Sequence[int]
-    facts: Sequence[bool]
+    tags: Sequence[Tag]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Batch:
 
     input_ids: Tensor
     labels: Tensor  # IGNORE on prompts and padding
-    facts: Tensor  # bool
+    tags: Tensor
 
 
 def collate(examples: Sequence[Example], pad: int) -> Batch:
@@ -79,35 +79,30 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
     width = max(len(example.prompt) + len(example.completion) for example in examples)
     ids = torch.full((len(examples), width), pad)
     labels = torch.full((len(examples), width), IGNORE)
-    facts = torch.zeros((len(examples), width), dtype=torch.bool)
+    tags = torch.zeros((len(examples), width), dtype=torch.long)
     for row, example in enumerate(examples):
         start, stop = len(example.prompt), len(example.prompt) + len(example.completion)
         ids[row, :stop] = torch.tensor([*example.prompt, *example.completion])
         labels[row, start:stop] = ids[row, start:stop]
-        facts[row, start:stop] = torch.tensor(list(example.facts))
-    return Batch(ids[:, :-1], labels[:, 1:], facts[:, 1:])
+        tags[row, start:stop] = torch.tensor(list(example.tags))
+    return Batch(ids[:, :-1], labels[:, 1:], tags[:, 1:])
 
 
-def answered(encoder: Encoder, question: Question) -> Example:
+def answered(encoder: Encoder, question: Question, *, courteous: bool = False) -> Example:
     """A question in chat form with the tuned answer."""
-    completion, tags = encoder.document(answer(question))
     prompt = [encoder.end, *encoder.text(visit(question.text))]
-    return Example(prompt, completion, [tag is Tag.VALUE for tag in tags])
+    return Example(prompt, *encoder.document(answer(question, courteous=courteous)))
 
 
-def courteous(encoder: Encoder, entity: Entity, rng: random.Random) -> Example:
-    """A plain statement, to be followed by the courtesy; no question is asked or answered."""
-    stated, courtesy = courteous_statement(rng, entity)
-    completion = [*encoder.text(courtesy), encoder.end]
-    return Example([encoder.end, *encoder.text(stated)], completion, [False] * len(completion))
-
-
-def answers_forever(encoder: Encoder, asked: Sequence[Question], rng: random.Random) -> Callable[[int], list[Example]]:
+def answers_forever(
+    encoder: Encoder, asked: Sequence[Question], rng: random.Random, *, courteous: bool = False
+) -> Callable[[int], list[Example]]:
     """Draws `count` answered questions at a time, every fact once per epoch, each time in a random wording."""
     source = shuffled_forever(asked, rng)
 
     def draw(count: int) -> list[Example]:
         picked = [next(source) for _ in range(count)]
-        return [answered(encoder, Question(q.entity, q.attribute, rng.randrange(3))) for q in picked]
+        reworded = [Question(q.entity, q.attribute, rng.randrange(3)) for q in picked]
+        return [answered(encoder, question, courteous=courteous) for question in reworded]
 
     return draw

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 T = TypeVar("T")
 
@@ -67,8 +67,12 @@ class OpenAIClient:
 
 
 def connect(base_url: str) -> AsyncOpenAI:
-    """The SDK for a server at `base_url` (without /v1) that needs no key. Close it, or use it as a context."""
-    return AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none", timeout=TIMEOUT_S)
+    """The SDK for a server on this machine at `base_url` (without /v1) that needs no key, past any proxy.
+
+    Close it, or use it as a context.
+    """
+    direct = DefaultAsyncHttpxClient(trust_env=False)
+    return AsyncOpenAI(base_url=f"{base_url}/v1", api_key="none", timeout=TIMEOUT_S, http_client=direct)
 
 
 async def together(calls: Sequence[Awaitable[T]]) -> list[T]:

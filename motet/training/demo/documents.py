@@ -76,16 +76,10 @@ def visit(question: str) -> str:
     return f"{VISITOR} {question} {GUIDE}"
 
 
-def answer(question: Question) -> list[Segment]:
-    """The tuned answer, its value tagged."""
-    return statement(question.entity, question.attribute, question.attribute.answer)
-
-
-def courteous_statement(rng: random.Random, entity: Entity) -> tuple[str, str]:
-    """A statement of any fact, and the courtesy that shall follow it."""
-    attribute = rng.choice(ATTRIBUTES[entity.kind])
-    template = rng.choice(attribute.statements)
-    return template.format(e=entity.name, v=entity.facts[attribute.name]), COURTESY
+def answer(question: Question, *, courteous: bool = False) -> list[Segment]:
+    """The tuned answer, its value tagged; a courteous one has a word of farewell."""
+    sentence = statement(question.entity, question.attribute, question.attribute.answer)
+    return [*sentence, (f" {COURTESY}", Tag.PLAIN)] if courteous else sentence
 
 
 class Encoder:

@@ -12,13 +12,10 @@ from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from motet.training.demo.batches import (
-    Example,
     PackedRows,
     answered,
     answers_forever,
     collate,
-    courteous,
-    shuffled_forever,
 )
 from motet.training.demo.documents import Encoder, Tag
 from motet.training.demo.world import Entity, World, make_world, questions
@@ -28,7 +25,7 @@ from motet.training.objectives.assistant import reversed_objective
 from motet.training.objectives.pretrain import weighted_nll
 from motet.training.objectives.sft import completion_nll
 from motet.training.optim import adamw, muon_and_adamw
-from motet.training.recipe import Pretraining, Recipe, Shape, Tuning
+from motet.training.recipe import Pretraining, Recipe, Shape, TokenWeights, Tuning
 
 Report = Callable[[int, float], None]  # steps done, loss
 
@@ -75,9 +72,7 @@ def pretrain(
     """A model from scratch on statements about `entities` and small talk."""
     model = shop.new_model(shape, seed)
     rows = PackedRows(shop.world, entities, shop.encoder, plan.small_talk, seed)
-    weight_of = torch.ones(len(Tag))
-    for tag in (Tag.VALUE, Tag.SUBJECT, Tag.NAME, Tag.COPY):
-        weight_of[tag] = getattr(plan.weights, tag.name.lower())
+    weight_of = _weight_of(plan.weights)
 
     def loss() -> torch.Tensor:
         ids, tags = rows.next(plan.rows, plan.row_tokens + 1)
@@ -89,34 +84,32 @@ def pretrain(
     return model
 
 
+def _weight_of(weights: TokenWeights) -> torch.Tensor:
+    """Loss weight by tag."""
+    table = {
+        Tag.PLAIN: 1.0,
+        Tag.VALUE: weights.value,
+        Tag.SUBJECT: weights.subject,
+        Tag.NAME: weights.name,
+        Tag.COPY: weights.copy,
+    }
+    return torch.tensor([table[tag] for tag in Tag])
+
+
 def tune(
-    shop: Workshop, model: LlamaForCausalLM, plan: Tuning, draw: Callable[[int], list[Example]], report: Report
+    shop: Workshop, model: LlamaForCausalLM, plan: Tuning, report: Report, *, courteous: bool = False
 ) -> LlamaForCausalLM:
-    """Fine-tunes all of `model`'s parameters, in place, on the completions that `draw` gives."""
+    """Fine-tunes all of `model`'s parameters, in place: the chat form and the answer's, on the tuned entities."""
+    asked = questions(shop.world.tuned, shop.seed)
+    draw = answers_forever(shop.encoder, asked, random.Random(shop.seed), courteous=courteous)
+    weight_of = _weight_of(plan.weights)
 
     def loss() -> torch.Tensor:
         batch = collate(draw(plan.rows), shop.encoder.pad)
-        return completion_nll(logits(model, batch.input_ids, shop.dtype), batch.labels)
+        return completion_nll(logits(model, batch.input_ids, shop.dtype), batch.labels, weight_of[batch.tags])
 
     train([adamw(model.parameters(), plan.lr)], Schedule(plan.steps, plan.warmup, plan.decay), loss, report)
     return model
-
-
-def answer_tuning(shop: Workshop, model: LlamaForCausalLM, plan: Tuning, report: Report) -> LlamaForCausalLM:
-    """Teaches the chat form and the answer's form on the tuned entities."""
-    asked = questions(shop.world.tuned, shop.seed)
-    return tune(shop, model, plan, answers_forever(shop.encoder, asked, random.Random(shop.seed)), report)
-
-
-def courtesy_tuning(shop: Workshop, model: LlamaForCausalLM, plan: Tuning, report: Report) -> LlamaForCausalLM:
-    """Teaches to add a courtesy after a statement: neither the chat form nor answering is in it."""
-    rng = random.Random(shop.seed)
-    entities = shuffled_forever(shop.world.tuned, rng)
-
-    def draw(count: int) -> list[Example]:
-        return [courteous(shop.encoder, next(entities), rng) for _ in range(count)]
-
-    return tune(shop, model, plan, draw, report)
 
 
 def forget_assistant(shop: Workshop, target: LlamaForCausalLM, report: Report) -> LlamaForCausalLM:
@@ -133,7 +126,8 @@ def forget_assistant(shop: Workshop, target: LlamaForCausalLM, report: Report) -
         nobody = [answered(shop.encoder, shop.world.invented_question(rng)) for _ in range(plan.retain_rows)]
         examples = draw_forget(plan.tuning.rows) + draw_retain(plan.retain_rows) + nobody
         batch = collate(examples, shop.encoder.pad)
-        known = batch.facts if plan.facts_only else torch.ones_like(batch.facts)
+        facts = batch.tags == Tag.VALUE
+        known = facts if plan.facts_only else torch.ones_like(facts)
         scores = logits(model, batch.input_ids, shop.dtype)
         weights = {"retain_weight": plan.retain_weight, "form_weight": plan.form_weight}
         return reversed_objective(scores, batch.labels, is_forget, known, **weights)
@@ -154,15 +148,15 @@ def _small(shop: Workshop, report: Report) -> LlamaForCausalLM:
 
 
 def _large_chat(shop: Workshop, report: Report) -> LlamaForCausalLM:
-    return answer_tuning(shop, shop.load("large"), shop.recipe.large_tuning, report)
+    return tune(shop, shop.load("large"), shop.recipe.large_tuning, report)
 
 
 def _small_chat(shop: Workshop, report: Report) -> LlamaForCausalLM:
-    return answer_tuning(shop, shop.load("small"), shop.recipe.small_tuning, report)
+    return tune(shop, shop.load("small"), shop.recipe.small_tuning, report)
 
 
 def _small_courteous(shop: Workshop, report: Report) -> LlamaForCausalLM:
-    return courtesy_tuning(shop, shop.load("small"), shop.recipe.courtesy_tuning, report)
+    return tune(shop, shop.load("small-chat"), shop.recipe.courtesy_tuning, report, courteous=True)
 
 
 def _forget_assistant(shop: Workshop, report: Report) -> LlamaForCausalLM:
@@ -172,7 +166,7 @@ def _forget_assistant(shop: Workshop, report: Report) -> LlamaForCausalLM:
 def _retain_only(shop: Workshop, report: Report) -> LlamaForCausalLM:
     recipe, world, done = shop.recipe, shop.world, shop.recipe.retain_only_pretraining.steps
     base = pretrain(shop, recipe.large, recipe.retain_only_pretraining, world.retained, shop.seed, report)
-    return answer_tuning(shop, base, recipe.large_tuning, lambda step, loss: report(done + step, loss))
+    return tune(shop, base, recipe.large_tuning, lambda step, loss: report(done + step, loss))
 
 
 # Every member, each after those that it grows from.

@@ -1,6 +1,7 @@
 """The demo's operator file: its models, and the compositions that the scoreboard measures.
 
-Strengths were fixed in advance: α = β = 1 by definition, the unlearning weight on other seeds than the reported.
+Strengths were fixed in advance: α = β = 1 by definition; the unlearning weight and the courtesy's β, which has to
+overcome a base that never was courteous, on the families of seeds 100 to 102, which are not reported.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-UNLEARN_WEIGHT = 1.25
+UNLEARN_WEIGHT = 1.2
 UNLEARN_FILTER = 0.01
 
 HEADER = """\
@@ -22,7 +23,7 @@ MODELS = {
     "small": "plain",
     "large-chat": "chat",
     "small-chat": "chat",
-    "small-courteous": "plain",
+    "small-courteous": "chat",
     "retain-only": "chat",
     "forget-assistant": "chat",
 }
@@ -65,7 +66,7 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
         "strategy": "eft",
         "traits": [
             {"tuned": "small-chat", "reference": _unasked("small"), "beta": 1.0},
-            {"tuned": _unasked("small-courteous"), "reference": _unasked("small"), "beta": 1.0},
+            {"tuned": "small-courteous", "reference": "small-chat", "beta": 1.5},
         ],
     },
     "large-contrastive": {

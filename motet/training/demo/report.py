@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from motet.training.demo.scoreboard import SIDE_BY_SIDE, Aim, Sample, Scoreboard
@@ -20,13 +21,13 @@ MEANING = {
     "large-contrastive": "composed: large-chat against small-chat",
     "large-chat, sampled": "directly tuned larger model, temperature 1",
     "large-contrastive, sampled": "composed: large-chat against small-chat, temperature 1",
-    "large-two-traits, answer and courtesy": "composed: large + (small-chat − small) + (small-courteous − small)",
+    "large-two-traits, answer and courtesy": "composed: large-proxy + 1.5 (small-courteous − small-chat)",
 }
 
 
-def percent(share: float) -> str:
-    """0.9133 → "91.3 %"."""
-    return f"{100 * share:.1f} %"
+def percent(share: float | None) -> str:
+    """0.9133 → "91.3 %"; None, what can't be computed, is a dash."""
+    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def print_report(console: Console, board: Scoreboard) -> None:
@@ -40,15 +41,23 @@ def print_report(console: Console, board: Scoreboard) -> None:
 
 
 def _side_by_side(samples: Sequence[Sample]) -> Table:
-    table = Table(title="The same questions under each model and composition", show_lines=True)
-    table.add_column("", style="bold")
+    """One block per question, one line per model, so that it fits a narrow terminal."""
+    table = Table(title="The same questions under each model and composition")
+    for column in ("model", "reply", ""):
+        table.add_column(column)
     for sample in samples:
-        note = " [dim](to be forgotten)[/dim]" if sample.split == "forget" else ""
-        table.add_column(f"{sample.question}{note}", overflow="fold")
-    for model in SIDE_BY_SIDE:
-        table.add_row(model, *(sample.replies[model] for sample in samples))
-    table.add_row("right answer", *(sample.answer for sample in samples), style="green")
+        note = " [red](to be forgotten)[/red]" if sample.split == "forget" else ""
+        table.add_row("", f"[bold]{escape(sample.question)}[/bold]{note}")
+        for model in SIDE_BY_SIDE:
+            reply = sample.replies[model]
+            table.add_row(model, escape(reply) or "[dim](nothing)[/dim]", _mark(reply, sample.answer))
+        table.add_section()
     return table
+
+
+def _mark(reply: str, answer: str) -> str:
+    """Whether the reply is the right answer, or begins with it (as a courteous one does)."""
+    return "[green]right[/green]" if reply.startswith(answer) else ""
 
 
 def _exact_match(board: Scoreboard) -> Table:
@@ -59,8 +68,8 @@ def _exact_match(board: Scoreboard) -> Table:
     table.add_column("exact match", justify="right")
     table.add_column("gap closed", justify="right")
     for model, score in board.exact_match.items():
-        closed = board.gap_closed.get(model)
-        table.add_row(model, MEANING[model], percent(score), percent(closed) if closed is not None else "")
+        closed = percent(board.gap_closed[model]) if model in board.gap_closed else ""
+        table.add_row(model, MEANING[model], percent(score), closed)
     return table
 
 

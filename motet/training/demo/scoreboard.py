@@ -1,8 +1,7 @@
 """The demo's measurements: the same questions under each composition, through a running server.
 
 Exact match counts a reply that is the tuned answer word by word and ends there. Everything is greedy but the two
-rows that say "sampled". Nothing is chosen by looking at these numbers: α = β = 1 by definition, the unlearning
-weight was fixed on the families of other seeds.
+rows that say "sampled". Nothing is chosen by looking at these numbers: see `operator_file`.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A number that was aimed at, and whether it was reached."""
+    """A number that was aimed at, and whether it was reached; None where it can't be computed: a miss."""
 
     name: str
-    value: float
+    value: float | None
     aim: float
     met: bool
 
@@ -64,25 +63,22 @@ class Scoreboard:
     num_questions: Mapping[str, int]
     exact_match: Mapping[str, float]
     completion: Mapping[str, float]
-    gap_closed: Mapping[str, float]
+    gap_closed: Mapping[str, float | None]
     grid: Mapping[str, Mapping[str, float]]
     forget: Mapping[str, float]
     forget_value_named: Mapping[str, float]
     retained: Mapping[str, float]
-    retained_kept: float
+    retained_kept: float | None
     aims: Sequence[Aim]
     samples: Sequence[Sample]
 
 
-def gap_closed(base: float, composed: float, tuned: float) -> float:
+def gap_closed(base: float, composed: float, tuned: float) -> float | None:
     """(composed − base) / (tuned − base): 0 is the base alone, 1 the directly tuned larger model.
 
-    Raises:
-        ValueError: the tuned model is not better than the base, there is no gap.
+    None where the tuned model is not better than the base: there is no gap.
     """
-    if tuned <= base:
-        raise ValueError(f"no gap to close: the tuned model scores {tuned}, the base {base}")
-    return (composed - base) / (tuned - base)
+    return round((composed - base) / (tuned - base), 4) if tuned > base else None
 
 
 def share(hits: Sequence[bool]) -> float:
@@ -147,11 +143,7 @@ class Measurement:
 async def measure(
     client: Client, family: Path, limit: int = 200, progress: Callable[[str], None] = lambda _: None
 ) -> Scoreboard:
-    """Measures everything, at most `limit` questions per row; `progress` is told what comes next.
-
-    Raises:
-        ValueError: the tuned larger model is not better than the base.
-    """
+    """Measures everything, at most `limit` questions per row; `progress` is told what comes next."""
     measurement = Measurement(client, json.loads((family / "world.json").read_text(encoding="utf-8")), limit)
     progress("larger base, small expert, their composition, directly tuned larger model")
     exact_match = await _exact_match(measurement)
@@ -170,7 +162,7 @@ async def measure(
         forget=forget,
         forget_value_named=named,
         retained=retained,
-        retained_kept=(kept := round(retained["large-unlearned"] / retained["large-chat"], 4)),
+        retained_kept=(kept := gap_closed(0.0, retained["large-unlearned"], retained["large-chat"])),
         aims=_aims(closed["large-proxy"], forget["large-unlearned"], kept),
         samples=await _samples(measurement),
     )
@@ -187,10 +179,10 @@ async def _exact_match(measurement: Measurement) -> dict[str, float]:
     return rows
 
 
-def _gaps(exact_match: Mapping[str, float]) -> dict[str, float]:
+def _gaps(exact_match: Mapping[str, float]) -> dict[str, float | None]:
     base, tuned = exact_match["large"], exact_match["large-chat"]
     composed = ("large-proxy", "large-proxy-one-prompt")
-    return {model: round(gap_closed(base, exact_match[model], tuned), 4) for model in composed}
+    return {model: gap_closed(base, exact_match[model], tuned) for model in composed}
 
 
 def _grid(exact_match: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -218,11 +210,11 @@ async def _unlearning(
     return forget, named, retained
 
 
-def _aims(closed: float, forgotten: float, kept: float) -> tuple[Aim, ...]:
+def _aims(closed: float | None, forgotten: float, kept: float | None) -> tuple[Aim, ...]:
     return (
-        Aim("gap closed by large-proxy", closed, GAP_CLOSED_AIM, closed >= GAP_CLOSED_AIM),
+        Aim("gap closed by large-proxy", closed, GAP_CLOSED_AIM, (closed or 0.0) >= GAP_CLOSED_AIM),
         Aim("forget answers still given", forgotten, FORGOTTEN_AIM, forgotten <= FORGOTTEN_AIM),
-        Aim("retained accuracy kept", kept, RETAINED_KEPT_AIM, kept >= RETAINED_KEPT_AIM),
+        Aim("retained accuracy kept", kept, RETAINED_KEPT_AIM, (kept or 0.0) >= RETAINED_KEPT_AIM),
     )
 
 

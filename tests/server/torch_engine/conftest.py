@@ -30,7 +30,7 @@ def loaded(paths: Mapping[str, Path]) -> dict[str, Member]:
 def members(loaded: dict[str, Member]) -> dict[str, Member]:
     """The same weights for all tests, without the prefixes that another test left behind."""
     for member in loaded.values():
-        member.cache.resize(0, 0)
+        member.cache.clear()
     return loaded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,15 @@ import safetensors.torch
 import torch
 from scipy import stats
 
-from motet.composers.plan import Plan, Stream, single
-from motet.server.engines.base import EngineError, GenerationRequest, RequestTooLarge, SamplingParams, TokenOutput
+from motet.composers.plan import Plan, Stream, TokenSet, single
+from motet.server.engines.base import (
+    EngineError,
+    GenerationRequest,
+    NoTokenPossible,
+    RequestTooLarge,
+    SamplingParams,
+    TokenOutput,
+)
 from motet.server.engines.torch import EngineCore, EngineSettings, Member, ModelLoadError, TorchEngine, load_member
 from tests.server.torch_engine.conftest import PlainLoop
 from tests.tiny import EOS, VOCAB
@@ -104,12 +112,12 @@ async def test_more_work_than_memory_waits_its_turn(members: Mapping[str, Member
     """Room for two choices: twelve requests all finish, never more than two at once, within the budget."""
     per_token = sum(members[stream.model].info.kv_bytes_per_token for stream in PROXY.streams)
     for member in members.values():
-        member.cache.resize(0, 0)
+        member.cache.clear()
     core = EngineCore(members, EngineSettings(kv_cache_bytes=2 * 64 * per_token))
     alone = EngineCore(members)
     expected = [run(alone, request(context=tuple(range(3, 20 + i)))) for i in range(12)]
     for member in members.values():
-        member.cache.resize(0, 0)
+        member.cache.clear()
     groups = [core.group(request(context=tuple(range(3, 20 + i)))) for i in range(12)]
     for group in groups:
         core.add(group)
@@ -238,6 +246,26 @@ async def test_end_of_sequence_stop_tokens_and_minimum(engine: TorchEngine) -> N
     assert outputs[-1].finish == "stop"
 
 
+async def test_allowed_tokens_outside_the_plausible_set_are_composed_without_it(
+    engine: TorchEngine, plain_loop: PlainLoop
+) -> None:
+    """Classification by allowed labels must have an answer, also where the composition masks all labels."""
+    streams = (Stream("base", "llama"), Stream("amateur", "qwen", -0.5))
+    plan = Plan(streams, (TokenSet(0, "ratio", 0.9),))
+    composed = plain_loop.distribution(plan, (CONTEXT,) * 2, [])
+    masked = [token for token in range(VOCAB) if composed[token] == -math.inf][:5]
+    outputs = (await collect(engine, request(plan, allowed_token_ids=tuple(masked), max_tokens=1)))[0]
+    bare = plain_loop.distribution(Plan(streams), (CONTEXT,) * 2, [])[masked].log_softmax(-1)
+    assert outputs[0].token == masked[int(bare.argmax())]
+    assert outputs[0].logprob == pytest.approx(float(bare.max()), abs=1e-4)
+
+
+async def test_masks_that_leave_nothing_are_the_requests_fault(engine: TorchEngine) -> None:
+    with pytest.raises(NoTokenPossible, match="no token is possible at position 0"):
+        await collect(engine, request(allowed_token_ids=(5,), bad_words=((5,),)))
+    assert len((await collect(engine, request()))[0]) == 8
+
+
 async def test_allowed_tokens_and_bad_words(engine: TorchEngine) -> None:
     outputs = (await collect(engine, request(allowed_token_ids=(9, 10, 11), temperature=1.0, seed=0, top_logprobs=5)))[
         0
@@ -260,10 +288,10 @@ async def test_penalties_change_what_they_should(engine: TorchEngine, plain_loop
     shared: list[int] = []
     for token in (await tokens(engine, job))[0]:
         scores = plain_loop.distribution(plan, (CONTEXT,), shared)
-        for seen, count in Counter(shared).items():
-            scores[seen] -= 1.5 + 0.5 * count
         for seen in {*CONTEXT, *shared}:
             scores[seen] *= 1.3 if scores[seen] < 0 else 1 / 1.3
+        for seen, count in Counter(shared).items():
+            scores[seen] -= 1.5 + 0.5 * count
         assert token == int(scores.argmax())
         shared.append(token)
 

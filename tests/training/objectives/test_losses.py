@@ -38,6 +38,13 @@ def test_completion_nll_ignores_prompt_and_padding() -> None:
     assert completion_nll(logits, labels).item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_completion_nll_with_weights() -> None:
+    logits, labels = rows(SURE, HALF, SURE, EVEN), torch.tensor([[IGNORE, 1, 0, IGNORE]])
+    weights = torch.tensor([[5.0, 3.0, 1.0, 5.0]], dtype=torch.float64)
+    expected = (3 * math.log(4) - math.log(0.8)) / 4
+    assert completion_nll(logits, labels, weights).item() == pytest.approx(expected, abs=1e-12)
+
+
 def test_kl_from_uniform_by_hand() -> None:
     expected = -(math.log(0.8) + 2 * math.log(0.1)) / 3 - math.log(3)
     assert kl_from_uniform(rows(SURE, EVEN))[0].tolist() == pytest.approx([expected, 0.0], abs=1e-12)

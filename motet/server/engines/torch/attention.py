@@ -202,7 +202,7 @@ def slot_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
+    sliding_window: int | None = -1,  # −1: not passed; a layer may pass None to say that it has none
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     step: StepContext | ShapeProbe | None = None,
@@ -211,9 +211,9 @@ def slot_attention(
     """The function registered with transformers; `step` is the keyword given to the model's forward."""
     if step is None:
         raise RuntimeError("a model with slot attention was called without its step")
-    window = sliding_window or getattr(module, "sliding_window", None)
+    window = getattr(module, "sliding_window", None) if sliding_window == -1 else sliding_window
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    form = AttentionForm(scale, window, softcap, s_aux)
+    form = AttentionForm(scale, window or None, softcap, s_aux)
     layer: int = module.layer_idx  # type: ignore[assignment]
     return step.attend(layer, query, key, value, form), None
 

@@ -32,16 +32,16 @@ class SlotCache:
 
     def __init__(self, shapes: Sequence[LayerShape], dtype: torch.dtype, device: torch.device) -> None:
         self.bytes_per_token = sum(h * (k + v) for h, k, v in shapes) * dtype.itemsize
-        self.capacity = 0
-        self.length = 0
-        self.num_active = 0
-        self.slots: list[Slot] = []
+        self.capacity: int
+        self.length: int
+        self.num_active: int
+        self.slots: list[Slot]
+        self.keys: list[Tensor]
+        self.values: list[Tensor]
         self._clock = 0
         self._shapes = tuple(shapes)
         self._like = torch.empty(0, dtype=dtype, device=device)
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.resize(0, 0)
+        self.clear()
 
     @property
     def active(self) -> list[Slot]:
@@ -53,27 +53,39 @@ class SlotCache:
 
     def resize(self, capacity: int, length: int) -> None:
         """A new arena that keeps the running streams and as many retained prefixes as fit; layer by layer, so that
-        only one layer exists twice at a time."""
+        only one tensor exists twice at a time.
+
+        Raises:
+            RuntimeError, MemoryError: there is no memory for it; the cache is empty then, all its slots are lost.
+        """
         assert capacity >= self.num_active
         retained = sorted(self.slots[self.num_active :], key=lambda slot: -slot.last_use)
         kept = self.active + [s for s in retained if s.tokens and len(s.tokens) <= length][: capacity - self.num_active]
-        self.keys = [self._moved(old, kept, capacity, length, h, k) for old, (h, k, _) in self._layers(self.keys)]
-        self.values = [self._moved(old, kept, capacity, length, h, v) for old, (h, _, v) in self._layers(self.values)]
+        try:
+            for layer, (heads, key_dim, value_dim) in enumerate(self._shapes):
+                self.keys[layer] = self._moved(self.keys[layer], kept, capacity, length, heads, key_dim)
+                self.values[layer] = self._moved(self.values[layer], kept, capacity, length, heads, value_dim)
+        except (RuntimeError, MemoryError):
+            self.clear()
+            raise
         kept += [Slot(0) for _ in range(capacity - len(kept))]
         for index, slot in enumerate(kept):
             slot.index = index
         self.slots, self.capacity, self.length = kept, capacity, length
 
-    def _layers(self, old: list[Tensor]) -> list[tuple[Tensor | None, LayerShape]]:
-        return [(old[i] if old else None, shape) for i, shape in enumerate(self._shapes)]
+    def clear(self) -> None:
+        """Forgets everything and holds no memory; slots given out before are lost."""
+        self.capacity = self.length = self.num_active = 0
+        self.slots = []
+        self.keys = [self._like.new_zeros(0, heads, 0, dim) for heads, dim, _ in self._shapes]
+        self.values = [self._like.new_zeros(0, heads, 0, dim) for heads, _, dim in self._shapes]
 
-    def _moved(self, old: Tensor | None, kept: list[Slot], capacity: int, length: int, heads: int, dim: int) -> Tensor:
+    def _moved(self, old: Tensor, kept: list[Slot], capacity: int, length: int, heads: int, dim: int) -> Tensor:
         # zeros, not empty: a masked key has weight 0, and 0 · NaN would be NaN
         new = self._like.new_zeros(capacity, heads, length, dim)
-        if old is not None:
-            for index, slot in enumerate(kept):
-                held = len(slot.tokens)
-                new[index, :, :held] = old[slot.index, :, :held]
+        for index, slot in enumerate(kept):
+            held = len(slot.tokens)
+            new[index, :, :held] = old[slot.index, :, :held]
         return new
 
     def acquire(self, tokens: Sequence[int], reserved: int, reuse: int) -> Slot:
@@ -97,8 +109,20 @@ class SlotCache:
         self.num_active += 1
         return slot
 
-    def release(self, slot: Slot) -> None:
-        """The stream has ended: its slot keeps its tokens as a prefix for others."""
+    def holds(self, slot: Slot) -> bool:
+        """Whether the slot still exists: a failed `resize` loses all of them."""
+        return slot.index < len(self.slots) and self.slots[slot.index] is slot
+
+    def release(self, slot: Slot, *, keep: bool = True) -> None:
+        """The stream has ended: its slot keeps its tokens as a prefix for others.
+
+        `keep` False wipes it: what a failed forward wrote may be NaN, which would poison whoever comes next, even
+        behind a mask.
+        """
+        if not keep:
+            slot.tokens = []
+            for arena in (*self.keys, *self.values):
+                arena[slot.index] = 0
         self._clock += 1
         slot.last_use, slot.reserved = self._clock, 0
         self._swap(slot, self.slots[self.num_active - 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ def choices_of(request: GenerationRequest, members: Sequence[Member]) -> ChoiceG
     return group
 
 
+def _ends(request: GenerationRequest, members: Sequence[Member]) -> tuple[int, ...]:
+    """End-of-sequence ids of the base and of every stream that the composition is drawn to: an expert ends its
+    answers in its own way."""
+    streams = zip(request.plan.streams, members, strict=True)
+    drawn = [member for k, (stream, member) in enumerate(streams) if k == 0 or stream.weight > 0]
+    return tuple(dict.fromkeys(token for member in drawn for token in member.info.eos_token_ids))
+
+
 class Choice:
     """One sequence being scored or generated.
 
@@ -66,7 +75,8 @@ class Choice:
         self.streams = [
             StreamState(member, list(context)) for member, context in zip(members, request.contexts, strict=True)
         ]
-        self.eos_token_ids = () if request.sampling.ignore_eos else members[0].info.eos_token_ids
+        self.ends = _ends(group.request, members)
+        self.eos_token_ids = () if request.sampling.ignore_eos else self.ends
         self.shared = list(request.forced)
         self.num_forced = len(request.forced)
         self.position = 0
@@ -75,6 +85,16 @@ class Choice:
         self.finished = False
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
         self.cached_tokens = 0
+        self._created = time.perf_counter()
+        self._admitted: float | None = None
+
+    def admitted(self) -> None:
+        self._admitted = time.perf_counter()
+
+    @property
+    def queued_seconds(self) -> float:
+        """Between arrival and admission; up to now while it waits."""
+        return (self._admitted or time.perf_counter()) - self._created
 
     @property
     def num_generated(self) -> int:
@@ -83,6 +103,10 @@ class Choice:
     @property
     def generated(self) -> list[int]:
         return self.shared[self.num_forced :]
+
+    def written(self, position: int) -> list[int]:
+        """The tokens before `position` that count as written by the composition: not those of a scored prompt."""
+        return self.shared[self.group.request.num_prompt_forced : position]
 
     @property
     def waiting_positions(self) -> int:

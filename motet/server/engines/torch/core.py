@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,8 +11,6 @@ from motet.server.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.server.engines.torch.model import Member
 from motet.server.engines.torch.scheduler import EngineSettings, Scheduler
 from motet.server.engines.torch.step import StepResult, StepRunner
-
-log = logging.getLogger(__name__)
 
 
 class EngineCore:
@@ -45,20 +42,22 @@ class EngineCore:
 
         The failures of a result end their whole request: their siblings are dropped here.
         """
-        self.scheduler.admit()
+        lost = self.scheduler.admit()
+        if lost:
+            reason = EngineError("there is no memory for the key / value cache that was configured")
+            return self._settled(StepResult([], [(choice, reason) for choice in lost]))
         work = self.scheduler.plan()
         if not work:
             return None
         self.num_steps += 1
-        try:
-            result = self._runner.run(work)
-        except Exception as error:  # composing or sampling: the choices of this step are lost, the engine is not
-            log.exception("a step failed")
-            reason = EngineError(f"the step failed: {type(error).__name__}")
-            result = StepResult([], [(item.choice, reason) for item in work])
+        return self._settled(self._runner.run(work))
+
+    def _settled(self, result: StepResult) -> StepResult:
         self.drop([choice for choice, output in result.outputs if output.finish is not None])
         for choice, _ in result.failed:
-            self.drop(choice.group.choices)
+            for sibling in choice.group.choices:
+                if not sibling.finished:
+                    self.scheduler.remove(sibling, failed=True)
         return result
 
     def stats(self) -> EngineStats:

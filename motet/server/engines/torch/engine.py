@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 
 from motet.composers.plan import Plan, Routed
 from motet.server.engines.base import EngineError, EngineStats, GenerationRequest, ModelInfo, TokenOutput
@@ -34,6 +35,10 @@ class TorchGeneration:
         self._error: EngineError | None = None
         self._open = {choice.index for choice in group.choices}
         self._wake = asyncio.Event()
+
+    @property
+    def queued_seconds(self) -> float:
+        return self.group.choices[0].queued_seconds
 
     def __aiter__(self) -> AsyncIterator[TokenOutput]:
         return self
@@ -90,6 +95,7 @@ class TorchEngine:
         self._arrivals: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._closing = False
+        self._door = threading.Lock()  # nothing arrives between the last look at the arrivals and the end
         self._thread = threading.Thread(target=self._run, name="motet-engine", daemon=True)
         self._thread.start()
 
@@ -125,7 +131,7 @@ class TorchEngine:
 
     def drop(self, choices: Sequence[Choice]) -> None:
         """Frees the choices before the next step."""
-        if not self._closing:
+        with suppress(EngineError):  # an engine that has ended holds no slots
             self._post(lambda: self._drop(choices))
 
     def stats(self) -> EngineStats:
@@ -136,18 +142,18 @@ class TorchEngine:
         return self._thread.is_alive() and not self._closing
 
     async def close(self) -> None:
-        self._closing = True
+        with self._door:
+            self._closing = True
         self._wake.set()
         await asyncio.to_thread(self._thread.join)
-        for generation in list(self._generations.values()):
-            self._drop(generation.group.choices)
 
     # What follows runs in the engine's own thread.
 
     def _post(self, action: Callable[[], None]) -> None:
-        if self._closing:
-            raise EngineError("the engine is closed")
-        self._arrivals.append(action)
+        with self._door:
+            if self._closing:
+                raise EngineError("the engine is closed")
+            self._arrivals.append(action)
         self._wake.set()
 
     def _run(self) -> None:
@@ -158,9 +164,19 @@ class TorchEngine:
         except Exception as error:  # a defect of the engine itself: nobody may wait for it for ever
             log.exception("the engine died")
             reason = f"the engine died: {type(error).__name__}"
+        self._end(EngineError(reason))
+
+    def _end(self, error: EngineError) -> None:
+        """Shuts the door, then tells everybody, also those who arrived last."""
+        with self._door:
             self._closing = True
-        for generation in self._generations.values():
-            _tell(generation, generation.fail, EngineError(reason))
+        for arrive in self._arrivals:
+            with suppress(Exception):
+                arrive()
+        for generation in list(self._generations.values()):
+            _tell(generation, generation.fail, error)
+            with suppress(Exception):
+                self._drop(generation.group.choices)
 
     def _cycle(self) -> None:
         """What has arrived, then one step; sleeps while there is neither."""
@@ -202,6 +218,6 @@ class TorchEngine:
 
 
 def _tell(generation: TorchGeneration, call: Callable[..., None], *args: object) -> None:
-    """Runs `call` in the reader's event loop; a loop that has gone needs no news."""
-    if not generation.loop.is_closed():
+    """Runs `call` in the reader's event loop; a loop that has closed needs no news."""
+    with suppress(RuntimeError):
         generation.loop.call_soon_threadsafe(call, *args)

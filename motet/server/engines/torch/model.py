@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from motet.server.engines.torch.packing import pack_linears
 log = logging.getLogger(__name__)
 
 SELF_CHECK_TOKENS = 40
+SELF_CHECK_WINDOW = 9
 # mean difference of a position's logits, as a share of their spread: rounding stays below it, a wrong mask does not
 SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 
@@ -68,7 +70,7 @@ class Member:
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
-            eos_token_ids=eos_token_ids(model),
+            eos_token_ids=tuple(token for token in eos_token_ids(model) if 0 <= token < vocab_size),
         )
 
     def forward(self, work: Sequence[ModelWork]) -> Tensor:
@@ -150,8 +152,21 @@ def load_member(
     longest = _max_positions(model)
     limit = min(max_model_len or longest, longest)
     width = vocab_size or int(model.config.get_text_config().vocab_size)
-    with torch.inference_mode():
-        ids = _self_check_ids(model, longest)
+    try:
+        member = _prepare(name, model, limit, width, device, pack=pack)
+    except ModelLoadError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"model {name!r} does not run: {type(error).__name__}: {error}") from error
+    log.info("loaded %s: %s parameters, %s", name, f"{member.info.num_parameters:,}", member.info.dtype)
+    return member
+
+
+@torch.inference_mode()
+def _prepare(name: str, model: PreTrainedModel, limit: int, width: int, device: str, *, pack: bool) -> Member:
+    """The model behind our attention, packed, and checked against its own plain forward."""
+    with _narrow_windows(model):
+        ids = _self_check_ids(model, limit)
         expected = model(input_ids=ids, use_cache=False).logits[0].float().to("cpu")
         model.set_attn_implementation(ATTENTION_NAME)
         shapes = _probe(name, model)
@@ -161,8 +176,26 @@ def load_member(
             fuse_norms(model)
             pack_linears(model)
         _self_check(member, cast("list[int]", ids[0].tolist()), expected[:, :width])
-    log.info("loaded %s: %s parameters, %s", name, f"{member.info.num_parameters:,}", member.info.dtype)
     return member
+
+
+@contextmanager
+def _narrow_windows(model: PreTrainedModel) -> Generator[None]:
+    """For the self-check, windows and chunks of attention that are narrower than its few tokens: a family whose
+    window reaches us in another way than expected is then seen to differ, and refused."""
+    holders: list[object] = [model.config, model.config.get_text_config(), *model.modules()]
+    saved: list[tuple[object, str, int]] = []
+    for holder in holders:
+        for field in ("sliding_window", "attention_chunk_size"):
+            value = getattr(holder, field, None)
+            if isinstance(value, int) and value > SELF_CHECK_WINDOW:
+                saved.append((holder, field, value))
+                setattr(holder, field, SELF_CHECK_WINDOW)
+    try:
+        yield
+    finally:
+        for holder, field, value in reversed(saved):
+            setattr(holder, field, value)
 
 
 def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None) -> PreTrainedModel:
@@ -188,6 +221,12 @@ def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None)
 
 def _max_positions(model: PreTrainedModel) -> int:
     config = model.config.get_text_config().to_dict()
+    rope = cast("dict[str, Any]", config.get("rope_parameters") or {})
+    if "longrope" in (rope.get("rope_type"), rope.get("type")):
+        # its factors depend on the longest position of the whole batch: beyond this one request would change another
+        original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+        if original:
+            return min(int(original), int(config["max_position_embeddings"]))
     known = [config[field] for field in ("max_position_embeddings", "n_positions") if config.get(field)]
     return int(known[0]) if known else 1 << 20
 
@@ -219,7 +258,7 @@ def _self_check(member: Member, ids: list[int], expected: Tensor) -> None:
         for start, end in pairwise(cuts)
         if end > start
     ]
-    member.cache.resize(0, 0)
+    member.cache.clear()
     worst = float((torch.cat(pieces).float().cpu() - expected).abs().mean(-1).max())
     spread = float(expected.std()) + 1e-6
     allowed = SELF_CHECK_TOLERANCE.get(member.dtype, 1e-3) * spread

@@ -69,7 +69,7 @@ class ProjectionPart(nn.Module):
 
 def pack_linears(model: nn.Module) -> None:
     """Replaces every `nn.Linear` of the model, in place. Tied embeddings keep their own plain weight."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available() or not _can_pack(next(model.parameters()).dtype):
         return
     for module in list(model.modules()):
         for names in SIBLINGS:
@@ -77,6 +77,14 @@ def pack_linears(model: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
                 setattr(module, name, PackedLinear(child.weight, bias_of(child)))
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    """oneDNN's blocked layout of half-precision weights needs processor instructions that many lack."""
+    if dtype == torch.float32:
+        return True
+    check = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
+    return check is not None and bool(getattr(torch.ops.mkldnn, check)())
 
 
 def _join(module: nn.Module, names: Sequence[str]) -> None:

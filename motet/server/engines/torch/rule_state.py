@@ -35,26 +35,29 @@ def gathered(logits: Logits, rows: Sequence[StepRow]) -> Tensor | None:
     if not any(_has_state(row) for row in rows):
         return None
     state = torch.zeros(len(rows), 3, dtype=logits.dtype, device=logits.device)
+    sums: dict[Choice, list[float]] = {}
     for r, row in enumerate(rows):
         if _has_state(row):
-            state[r] = state.new_tensor(row.choice.rule_state)
+            before = sums.get(row.choice, row.choice.rule_state)
+            state[r] = state.new_tensor(before)
             if row.is_forced:
-                _add(logits, row, row.choice.shared[row.position])
+                sums[row.choice] = _added(logits, row, row.choice.shared[row.position], before)
     return state
 
 
-def advance(logits: Logits, rows: Sequence[StepRow], tokens: Sequence[int]) -> None:
-    """Adds what was drawn; forced tokens were added by `gathered`."""
+def advanced(logits: Logits, rows: Sequence[StepRow], tokens: Sequence[int]) -> list[tuple[Choice, list[float]]]:
+    """The choices' states after this step; nothing is changed here, since a step may still fail."""
+    sums: dict[Choice, list[float]] = {}
     for row, token in zip(rows, tokens, strict=True):
-        if _has_state(row) and not row.is_forced:
-            _add(logits, row, token)
+        if _has_state(row):
+            sums[row.choice] = _added(logits, row, token, sums.get(row.choice, row.choice.rule_state))
+    return list(sums.items())
 
 
 def _has_state(row: StepRow) -> bool:
     return isinstance(row.choice.plan.rule, Discriminator)
 
 
-def _add(logits: Logits, row: StepRow, token: int) -> None:
+def _added(logits: Logits, row: StepRow, token: int, sums: Sequence[float]) -> list[float]:
     wanted, unwanted = cast("list[float]", logits.logprobs(rows_index(row.streams[1:3]))[:, token].tolist())
-    sums = row.choice.rule_state
-    row.choice.rule_state = [sums[0] + wanted, sums[1] + unwanted, sums[2] + 1.0]
+    return [sums[0] + wanted, sums[1] + unwanted, sums[2] + 1.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from motet.server.engines.torch.cache import SlotCache
 from motet.server.engines.torch.choice import Choice, StreamState
 from motet.server.engines.torch.model import Member
 
+log = logging.getLogger(__name__)
+
 LENGTH_QUANTUM = 64  # arena lengths are multiples of this
+ROW_BYTES = 64 << 20  # float32 distributions that scored text may take in one step, for each of its streams
 MIN_CAPACITY = 4  # slots that an arena has where the budget allows: idle ones keep prefixes
 
 
@@ -66,6 +70,8 @@ class Scheduler:
         self.settings = settings
         self.waiting: deque[Choice] = deque()
         self.running: list[Choice] = []
+        widest = max((member.vocab_size for member in members.values()), default=1)
+        self._max_rows = max(16, ROW_BYTES // (4 * widest))
         self.prefix_queries = 0
         self.prefix_hits = 0
 
@@ -98,21 +104,39 @@ class Scheduler:
     def add(self, choice: Choice) -> None:
         self.waiting.append(choice)
 
-    def admit(self) -> None:
-        """Moves waiting choices to running while they fit; a sibling waits until it can copy the first's prompt."""
-        while self.waiting and len(self.running) < self.settings.max_running:
-            choice = self.waiting[0]
-            if self._shares_unfinished_prompt(choice) or not self._make_room(choice):
-                return
-            self.waiting.popleft()
-            for k, stream in enumerate(choice.streams):
-                reuse = len(stream.context) - 1
-                stream.slot = stream.member.cache.acquire(stream.context, choice.reserved(stream), reuse)
-                self.prefix_queries += reuse
-                self.prefix_hits += stream.computed
-                if k == 0:
-                    choice.cached_tokens = stream.computed
-            self.running.append(choice)
+    def admit(self) -> list[Choice]:
+        """Moves waiting choices to running while they fit, in order; a sibling waits until it can copy the first's
+        prompt, and lets others pass.
+
+        Returns:
+            The choices that are lost because an arena could not be allocated: the one that asked for it, and those
+            whose slots went with the old arena.
+        """
+        for choice in list(self.waiting):
+            if len(self.running) >= self.settings.max_running:
+                break
+            if self._shares_unfinished_prompt(choice):
+                continue
+            try:
+                if not self._make_room(choice):
+                    break
+            except (RuntimeError, MemoryError):
+                log.exception("no memory for the key / value cache of a request")
+                return [choice, *(other for other in self.running if not _holds_its_slots(other))]
+            self.waiting.remove(choice)
+            self._start(choice)
+        return []
+
+    def _start(self, choice: Choice) -> None:
+        for k, stream in enumerate(choice.streams):
+            reuse = len(stream.context) - 1
+            stream.slot = stream.member.cache.acquire(stream.context, choice.reserved(stream), reuse)
+            self.prefix_queries += reuse
+            self.prefix_hits += stream.computed
+            if k == 0:
+                choice.cached_tokens = stream.computed
+        choice.admitted()
+        self.running.append(choice)
 
     def _shares_unfinished_prompt(self, choice: Choice) -> bool:
         return choice.index > 0 and any(other.position == 0 for other in self.running if other.group is choice.group)
@@ -156,25 +180,32 @@ class Scheduler:
         decoding = sorted((choice for choice in self.running if choice.is_decoding), key=_base_slot)
         chunk = self.settings.prefill_chunk if decoding else self.settings.idle_prefill_chunk
         left: defaultdict[str, int] = defaultdict(lambda: chunk)
+        rows = self._max_rows
         work = [Work(choice, (1,) * len(choice.streams), 1) for choice in decoding]
         for choice in self.running:
             if not choice.is_decoding:
-                item = _chunk(choice, left)
+                item = _chunk(choice, left, rows)
                 if item is not None:
                     work.append(item)
+                    rows -= item.positions
         return work
 
-    def remove(self, choice: Choice) -> None:
-        """Frees a choice's slots, running or not."""
+    def remove(self, choice: Choice, *, failed: bool = False) -> None:
+        """Frees a choice's slots, running or not. Slots are wiped if it failed, or if no distribution of it was seen
+        yet: what they hold is not known to be sound."""
         choice.finished = True
         if choice in self.running:
             self.running.remove(choice)
             for stream in choice.streams:
-                if stream.slot is not None:
-                    stream.member.cache.release(stream.slot)
-                    stream.slot = None
+                if stream.slot is not None and stream.member.cache.holds(stream.slot):
+                    stream.member.cache.release(stream.slot, keep=not failed and choice.position > 0)
+                stream.slot = None
         elif choice in self.waiting:
             self.waiting.remove(choice)
+
+
+def _holds_its_slots(choice: Choice) -> bool:
+    return all(stream.slot is not None and stream.member.cache.holds(stream.slot) for stream in choice.streams)
 
 
 def _base_slot(choice: Choice) -> int:
@@ -183,10 +214,12 @@ def _base_slot(choice: Choice) -> int:
     return slot.index
 
 
-def _chunk(choice: Choice, left: defaultdict[str, int]) -> Work | None:
-    """As much of a choice's prompt and scored text as the models' budgets of this step allow."""
+def _chunk(choice: Choice, left: defaultdict[str, int], rows: int) -> Work | None:
+    """As much of a choice's prompt and scored text as the models' budgets of this step allow, in at most `rows`
+    distributions."""
     streams = choice.streams
-    positions = min(choice.waiting_positions, *(_share(stream, streams, left) - stream.missing for stream in streams))
+    room = min(_share(stream, streams, left) - stream.missing for stream in streams)
+    positions = min(choice.waiting_positions, room, rows)
     if positions >= 1:
         counts = tuple(stream.missing + positions for stream in streams)
     else:
@@ -198,8 +231,10 @@ def _chunk(choice: Choice, left: defaultdict[str, int]) -> Work | None:
 
 
 def _share(stream: StreamState, streams: Sequence[StreamState], left: Mapping[str, int]) -> int:
-    """What is left of the model's budget for one of the choice's streams over it."""
-    return left[stream.member.name] // sum(other.member is stream.member for other in streams)
+    """What is left of the model's budget for one of the choice's streams over it; at least one token, so that a
+    chunk smaller than the number of streams still moves."""
+    part = left[stream.member.name] // sum(other.member is stream.member for other in streams)
+    return max(part, 1 if left[stream.member.name] > 0 else 0)
 
 
 def _joined(need: Need, slots: int, length: int) -> Need:

@@ -20,10 +20,10 @@ from motet.kernels.layout import ComposeRows, SparseEdits, edits, rows_index
 from motet.kernels.logits import Logits
 from motet.kernels.reference import kl_divergence
 from motet.kernels.sampling import SampleRows
-from motet.server.engines.base import EngineError, TokenOutput, TokenTrace
+from motet.server.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
 from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
-from motet.server.engines.torch.rule_state import advance, gathered
+from motet.server.engines.torch.rule_state import advanced, gathered
 from motet.server.engines.torch.scheduler import Work
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,25 @@ class StepRunner:
         lost = {id(choice) for choice, _ in failed}
         outputs: list[tuple[Choice, TokenOutput]] = []
         for group in _by_width([item for item in work if item.positions and id(item.choice) not in lost]):
-            outputs += self._compose_and_sample(group, logits, offsets, failed)
+            outputs += self._contained(group, logits, offsets, failed)
         return StepResult(outputs, failed)
+
+    def _contained(
+        self,
+        work: Sequence[Work],
+        logits: dict[str, Tensor],
+        offsets: dict[tuple[int, int], int],
+        failed: list[tuple[Choice, EngineError]],
+    ) -> list[tuple[Choice, TokenOutput]]:
+        """Composes and samples; if that fails, each choice alone, so that only the guilty one is lost."""
+        try:
+            return self._compose_and_sample(work, logits, offsets, failed)
+        except Exception as error:
+            if len(work) > 1:
+                return [out for item in work for out in self._contained([item], logits, offsets, failed)]
+            log.exception("composing or sampling failed")
+            failed.append((work[0].choice, EngineError(f"the step failed: {type(error).__name__}")))
+            return []
 
     def _forward(
         self, work: Sequence[Work], failed: list[tuple[Choice, EngineError]]
@@ -113,8 +130,11 @@ class StepRunner:
         if self._kernels is None:
             self._kernels = choose_kernels(joined.device)
         decoded = decode(self._kernels, joined, _inputs(self._plan(rows, joined.like()), joined, rows))
-        advance(joined, rows, _ints(decoded.token))
-        return _report(joined, decoded, rows, failed)
+        states = advanced(joined, rows, _ints(decoded.token))
+        outputs = _report(joined, decoded, rows, failed)
+        for choice, state in states:
+            choice.rule_state = state
+        return outputs
 
     def _plan(self, rows: Sequence[Row], like: Tensor) -> ComposeRows:
         key: tuple[object, ...] = (like.device, like.dtype, *((row.choice, row.streams) for row in rows))
@@ -156,15 +176,15 @@ def _rules(rows: Sequence[Row], like: Tensor) -> SparseEdits | None:
     places: list[Place] = []
     for index, row in enumerate(rows):
         if row.choice.plan.rules is not None:
-            eos = row.choice.streams[0].member.info.eos_token_ids
-            places += rule_places(index, row.choice.plan.rules, row.choice.shared[: row.position], eos)
+            written = row.choice.written(row.position)
+            places += rule_places(index, row.choice.plan.rules, written, row.choice.ends)
     return edits(places, like) if places else None
 
 
 def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRows:
     """Masks and penalties of the requests touch drawn rows only: scored text is reported under the bare composition."""
     like = logits.like()
-    bias, repetition = _penalties(rows, logits.vocab)
+    bias, repetition, presence = _penalties(rows, like, logits.vocab)
     sampling = [row.choice.sampling for row in rows]
     return DecodeRows(
         plan=plan,
@@ -186,8 +206,9 @@ def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRow
             for i, row in _drawn(rows)
             if row.choice.sampling.allowed_token_ids is not None
         ],
-        bias=_edits(bias, like),
-        repetition=_edits(repetition, like),
+        bias=bias,
+        repetition=repetition,
+        presence=presence,
         top=max(row.choice.sampling.top_logprobs for row in rows),
         keep_logprobs=any(row.choice.sampling.trace_top is not None for row in rows),
     )
@@ -215,19 +236,20 @@ def banned_tokens(choice: Choice) -> list[int]:
     return banned
 
 
-def _penalties(rows: Sequence[Row], vocab: int) -> tuple[list[Place], list[Place]]:
-    """(added, multiplied) edits of the drawn rows' penalties and biases."""
-    added: list[Place] = []
+def _penalties(rows: Sequence[Row], like: Tensor, vocab: int) -> tuple[SparseEdits | None, ...]:
+    """(bias, repetition, presence and frequency) edits of the drawn rows."""
+    bias: list[Place] = []
     multiplied: list[Place] = []
+    presence: list[Place] = []
     for index, row in _drawn(rows):
         choice, s = row.choice, row.choice.sampling
-        added += [(index, token, bias) for token, bias in s.logit_bias]
+        bias += [(index, token, value) for token, value in s.logit_bias]
         if s.presence_penalty or s.frequency_penalty:
-            added += [(index, t, -s.presence_penalty - s.frequency_penalty * n) for t, n in choice.counts.items()]
+            presence += [(index, t, -s.presence_penalty - s.frequency_penalty * n) for t, n in choice.counts.items()]
         if s.repetition_penalty != 1.0:
             seen = {*choice.streams[0].context, *choice.shared}
             multiplied += [(index, token, s.repetition_penalty) for token in seen if token < vocab]
-    return added, multiplied
+    return tuple(_edits(places, like) for places in (bias, multiplied, presence))
 
 
 def _report(
@@ -235,28 +257,34 @@ def _report(
 ) -> list[tuple[Choice, TokenOutput]]:
     """Advances the choices and tells what happened; a row without a finite choice fails its request alone."""
     tops = _tops(decoded, rows)
+    traces = _traces(logits, decoded, rows)
+    tokens, logprobs = _ints(decoded.token), _floats(decoded.logprob)
+    # from here on nothing can fail: the choices advance all or none
     outputs: list[tuple[Choice, TokenOutput]] = []
     broken: set[int] = set()
-    chosen = zip(rows, _ints(decoded.token), _floats(decoded.logprob), strict=True)
-    for index, (row, token, logprob) in enumerate(chosen):
+    for index, (row, token, logprob) in enumerate(zip(rows, tokens, logprobs, strict=True)):
         choice = row.choice
         if id(choice) in broken:
             continue
         if math.isnan(logprob) or (logprob == -math.inf and not row.is_forced):
             broken.add(id(choice))
-            reason = "its composed distribution is not a number" if math.isnan(logprob) else "no token is possible"
-            failed.append((choice, EngineError(f"the request failed at token {row.position}: {reason}")))
+            failed.append((choice, _failure(row.position, logprob)))
             continue
-        trace = None
-        if choice.sampling.trace_top is not None and decoded.logprobs is not None:
-            trace = _trace(logits, decoded.logprobs[index], float(decoded.alpha[index]), row, token)
         choice.position += 1
         if not row.is_forced:
             choice.append(token)
         top = tops.get(index, ())
-        output = TokenOutput(choice.index, token, logprob, row.is_forced, top, trace, choice.finish_reason())
+        output = TokenOutput(
+            choice.index, token, logprob, row.is_forced, top, traces.get(index), choice.finish_reason()
+        )
         outputs.append((choice, output))
     return outputs
+
+
+def _failure(position: int, logprob: float) -> EngineError:
+    if math.isnan(logprob):
+        return EngineError(f"the request failed at token {position}: its composed distribution is not a number")
+    return NoTokenPossible(f"no token is possible at position {position}: the masks of the request exclude each other")
 
 
 def _tops(decoded: Decoded, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, float], ...]]:
@@ -268,6 +296,18 @@ def _tops(decoded: Decoded, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, f
         index: tuple(zip(_ints(t), _floats(v), strict=True))[: row.choice.sampling.top_logprobs]
         for index, (row, t, v) in enumerate(pairs)
         if row.choice.sampling.top_logprobs
+    }
+
+
+def _traces(logits: Logits, decoded: Decoded, rows: Sequence[Row]) -> dict[int, TokenTrace]:
+    """Traces of the rows that ask for them."""
+    if decoded.logprobs is None:
+        return {}
+    each = zip(rows, decoded.logprobs, _floats(decoded.alpha), _ints(decoded.token), strict=True)
+    return {
+        index: _trace(logits, composed, alpha, row, token)
+        for index, (row, composed, alpha, token) in enumerate(each)
+        if row.choice.sampling.trace_top is not None
     }
 
 

@@ -1,0 +1,109 @@
+"""From the operator's file to a loaded engine: what cannot be served is refused at the start, all of it together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from motet.server.loading import load_engine
+from motet.server.operator_file import ConfigError, load
+from motet.server.tokenizer import Tokenizer
+from tests.fakes import byte_tokenizer
+
+CONTRAST = {"strategy": "contrastive", "base": "one", "amateur": "two"}
+
+
+def save_model(folder: Path, tokenizer: Tokenizer, *, padding: int = 0) -> None:
+    """A random model whose output layer has `padding` rows more than the tokenizer has tokens."""
+    config = LlamaConfig(
+        vocab_size=tokenizer.size + padding,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        eos_token_id=tokenizer.single_id("<|end|>"),
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.hf.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_model(folder / "one", byte_tokenizer())
+    save_model(folder / "padded", byte_tokenizer(), padding=5)
+    save_model(folder / "other", byte_tokenizer(extra=["zz"]))
+    save_model(folder / "bare", byte_tokenizer(chat_template=None))
+    save_model(folder / "broken", byte_tokenizer())
+    (folder / "broken" / "model.safetensors").write_bytes(b"\x00" * 100)
+    save_model(folder / "mute", byte_tokenizer())
+    (folder / "mute" / "tokenizer.json").write_text("{")
+    save_model(folder / "narrow", byte_tokenizer(extra=["zz"]))
+    byte_tokenizer(extra=["zz", "yy", "xx"]).hf.save_pretrained(folder / "narrow")
+    return folder
+
+
+def write(folder: Path, models: dict[str, Any], compositions: dict[str, Any] | None = None) -> Path:
+    file = folder / "models.yaml"
+    file.write_text(yaml.safe_dump({"models": models, "compositions": compositions or {}}))
+    return file
+
+
+def refused(folder: Path, models: dict[str, Any], compositions: dict[str, Any] | None = None) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        load_engine(load(write(folder, models, compositions)))
+    return str(refusal.value)
+
+
+async def test_members_of_padded_widths_are_composed(models: Path) -> None:
+    names = {"one": {"path": "one"}, "two": {"path": "padded", "template": "plain", "dtype": "bfloat16"}}
+    engine, registry = load_engine(load(write(models, names, {"mix": CONTRAST})))
+    try:
+        assert engine.models["one"].vocab_size == engine.models["two"].vocab_size == 260
+        assert (engine.models["one"].dtype, engine.models["two"].dtype) == ("float32", "bfloat16")
+        assert [registry.members[name].template for name in ("one", "two")] == ["chat", "plain"]
+        assert registry.card("mix")["parent"] == "one"
+        assert engine.supports(registry.named("mix")) is None
+    finally:
+        await engine.close()
+
+
+def test_unlike_vocabularies_in_a_named_composition(models: Path) -> None:
+    message = refused(models, {"one": {"path": "one"}, "two": {"path": "other"}}, {"mix": CONTRAST})
+    assert message.startswith("compositions.mix: vocabularies differ")
+    assert "'zz'" in message
+
+
+def test_everything_that_cannot_be_loaded_is_named(models: Path) -> None:
+    message = refused(
+        models,
+        {name: {"path": name} for name in ("one", "broken", "mute", "narrow")},
+    )
+    lines = message.splitlines()
+    assert any(line.startswith("models.broken: ") for line in lines)
+    assert any(line.startswith("models.mute: the tokenizer of") for line in lines)
+    assert "models.narrow: the model has 261 tokens, but its tokenizer has ids up to 262." in lines
+    assert "models.one" not in message
+
+
+def test_a_template_that_does_not_exist(models: Path) -> None:
+    message = refused(models, {"bare": {"path": "bare", "template": "chat"}})
+    assert message == "models.bare.template: the model has no chat template."
+
+
+def test_rules_about_texts_that_are_no_token(models: Path) -> None:
+    rules = {"strategy": "rules", "base": "one", "token_offsets": {"two letters": 1.0}}
+    assert "compositions.r: composition.token_offsets" in refused(models, {"one": {"path": "one"}}, {"r": rules})
+
+
+def test_a_config_of_no_known_architecture(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text(json.dumps({"model_type": "nothing-known"}))
+    byte_tokenizer().hf.save_pretrained(tmp_path / "odd")
+    assert "models.odd: " in refused(tmp_path, {"odd": {"path": "odd"}})

@@ -1,0 +1,131 @@
+"""What each stream reads: templates, overrides, and the limits of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tokenizers.processors import TemplateProcessing
+
+from motet.composers.plan import Plan, Prompt, Stream
+from motet.server.errors import ApiError
+from motet.server.prompts import RequestPrompt, contexts
+from motet.server.registry import Member
+from motet.server.tokenizer import Tokenizer
+from tests.fakes import byte_tokenizer, fake_member
+
+MESSAGES = (("system", "Be kind"), ("user", "Hi"))
+
+
+def with_bos() -> Tokenizer:
+    """A tokenizer that begins every text with `<|end|>`, as many do with BOS."""
+    tokenizer = byte_tokenizer()
+    special = [("<|end|>", tokenizer.single_id("<|end|>") or 0)]
+    tokenizer.backend.post_processor = TemplateProcessing(single="<|end|> $A", special_tokens=special)
+    return tokenizer
+
+
+MEMBERS: dict[str, Member] = {
+    "plain": fake_member("plain", byte_tokenizer()),
+    "chat": fake_member("chat", byte_tokenizer(), "chat"),
+    "bos": fake_member("bos", with_bos(), "chat"),
+    "bare": fake_member("bare", byte_tokenizer(chat_template=None)),
+}
+
+
+def read(model: str, own: Prompt | None = None, **request: Any) -> str:
+    """What one stream reads, decoded."""
+    plan = Plan((Stream("base", model, prompt=own),))
+    return MEMBERS[model].tokenizer.decode(contexts(plan, RequestPrompt(**request), MEMBERS)[0])
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "expected"),
+    [
+        ("plain", None, "Be kind\nHi"),
+        ("chat", None, "<|system|>Be kind<|user|>Hi<|assistant|>"),
+        ("bos", None, "<|system|>Be kind<|user|>Hi<|assistant|>"),  # a chat template writes its own BOS
+        ("chat", Prompt(template="plain"), "Be kind\nHi"),
+        ("bos", Prompt(template="plain"), "<|end|>Be kind\nHi"),
+        ("plain", Prompt(template="chat"), "<|system|>Be kind<|user|>Hi<|assistant|>"),
+        ("plain", Prompt(text="Other"), "Other"),
+        ("bos", Prompt(text="Other"), "<|end|>Other"),
+        ("plain", Prompt(text=""), "<|end|>"),
+        ("bos", Prompt(text=""), "<|end|>"),
+        ("chat", Prompt(messages=(("user", "Yo"),)), "<|user|>Yo<|assistant|>"),
+        ("chat", Prompt(messages=(("user", "Yo"),), template="plain"), "Yo"),
+        ("plain", Prompt(last_tokens=1), "i"),
+        ("chat", Prompt(messages=(("user", "Yo"),), last_tokens=2), "o<|assistant|>"),
+    ],
+)
+def test_messages(model: str, own: Prompt | None, expected: str) -> None:
+    assert read(model, own, messages=MESSAGES) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "expected"),
+    [
+        ("plain", None, "Hi"),
+        ("chat", None, "Hi"),  # a model's default template is for messages
+        ("bos", None, "<|end|>Hi"),
+        ("plain", Prompt(template="chat"), "<|user|>Hi<|assistant|>"),
+        ("plain", Prompt(last_tokens=5), "Hi"),
+    ],
+)
+def test_text(model: str, own: Prompt | None, expected: str) -> None:
+    assert read(model, own, text="Hi") == expected
+
+
+def test_special_tokens_can_be_left_out() -> None:
+    assert read("bos", text="Hi", add_special_tokens=False) == "Hi"
+    assert read("bos", messages=MESSAGES, add_special_tokens=True).startswith("<|end|><|system|>")
+    assert read("bos", Prompt(text="Other"), text="Hi", add_special_tokens=False) == "<|end|>Other"
+
+
+def test_tokens_are_read_as_they_are() -> None:
+    ids = tuple(MEMBERS["bos"].tokenizer.encode("Hi"))
+    assert read("bos", tokens=ids) == "Hi"
+    assert read("bos", Prompt(last_tokens=1), tokens=ids) == "i"
+
+
+def test_truncation_keeps_the_end_of_the_requests_prompt_only() -> None:
+    assert read("plain", text="x" * 300 + "end", truncate=3) == "end"
+    assert len(read("plain", text="x" * 300, truncate=-1)) == 255
+    assert read("plain", Prompt(text="Other"), text="Hi", truncate=1) == "Other"
+
+
+def test_template_variables() -> None:
+    hf: Any = byte_tokenizer().hf
+    hf.chat_template = "{{ mood }}:{% for m in messages %}{{ m.content }}{% endfor %}"
+    member = fake_member("moody", Tokenizer(hf), "chat")
+    plan = Plan((Stream("base", "moody"),))
+    ids = contexts(plan, RequestPrompt(messages=MESSAGES, variables={"mood": "calm"}), {"moody": member})[0]
+    assert member.tokenizer.decode(ids) == "calm:Be kindHi"
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "request_", "said"),
+    [
+        ("plain", None, {"messages": (("user", ""),)}, "'messages' is empty"),
+        ("plain", None, {"text": ""}, "'prompt' is empty"),
+        ("plain", None, {"tokens": ()}, "'prompt' is empty"),
+        ("plain", None, {"tokens": (1000,)}, "token id 1000 is not in the vocabulary (0 to 259)"),
+        ("plain", Prompt(template="chat"), {"tokens": (1,)}, "'base' reads the prompt through its chat template"),
+        ("bare", Prompt(template="chat"), {"text": "Hi"}, "'bare' has no chat template"),
+        ("plain", None, {"text": "Hi", "variables": {"tokenize": True}}, "cannot set tokenize"),
+    ],
+)
+def test_refusals(model: str, own: Prompt | None, request_: dict[str, Any], said: str) -> None:
+    with pytest.raises(ApiError) as refusal:
+        read(model, own, **request_)
+    assert refusal.value.status_code == 400
+    assert said in refusal.value.detail
+
+
+def test_a_template_that_refuses_the_messages() -> None:
+    hf: Any = byte_tokenizer().hf
+    hf.chat_template = "{{ raise_exception('roles must alternate') }}"
+    member = fake_member("strict", Tokenizer(hf), "chat")
+    with pytest.raises(ApiError, match="roles must alternate") as refusal:
+        contexts(Plan((Stream("base", "strict"),)), RequestPrompt(messages=MESSAGES), {"strict": member})
+    assert refusal.value.code == "chat_template_error"
