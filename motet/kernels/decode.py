@@ -112,13 +112,14 @@ def _restricted(kernels: Kernels, logits: Logits, rows: DecodeRows, composed: Te
 
 def _tokens(kernels: Kernels, composed: Tensor, rows: DecodeRows) -> Tensor:
     """The forced tokens, and draws in the other rows."""
-    forced = torch.tensor(rows.forced, dtype=torch.int64, device=composed.device)
     drawn = [r for r, token in enumerate(rows.forced) if token < 0]
+    if len(drawn) == len(rows.forced):
+        scores = penalise(composed, rows.bias, rows.repetition, rows.presence)
+        return kernels.sample(scores, rows.sampling, rows.uniform)
+    forced = torch.tensor(rows.forced, dtype=torch.int64, device=composed.device)
     if not drawn:
         return forced
     scores = penalise(composed, rows.bias, rows.repetition, rows.presence)
-    if len(drawn) == len(rows.forced):
-        return kernels.sample(scores, rows.sampling, rows.uniform)
     params = rows.sampling.select(drawn)
     forced[drawn] = kernels.sample(scores[drawn], params, [rows.uniform[r] for r in drawn])
     return forced

@@ -43,8 +43,8 @@ def compose_logits(
         _mask(z, mask.rows, logits, mask.keep)
     for block in _blocks(plan.num_rows, logits.vocab):
         z[block] = z[block].log_softmax(-1)
-    broken = z.amax(-1).isnan()
-    if bool(broken.any()):
+    if math.isnan(float(z.amax())):
+        broken = z.amax(-1).isnan()
         oracle = composed(logits.logprobs(), plan, rules, state)
         z[broken] = oracle.logprobs[broken]
     return Composed(z, alpha)

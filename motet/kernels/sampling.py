@@ -18,8 +18,8 @@ from torch import Tensor
 
 from motet.kernels.reference import inverse_cdf
 
-FEW = 64  # candidates of a small top-k
-CANDIDATES = 1024  # candidates where only the mass tells how many are needed
+FEW = 64  # candidates of a small top-k, and the first look where only the mass tells how many are needed
+CANDIDATES = 1024  # the second look; a row that needs more is sorted
 _OPEN, _GREEDY = (0, False), (-1, False)
 TILE = 1024  # tokens whose mass is summed before the draw looks at any of them
 
@@ -51,8 +51,7 @@ class SampleRows:
         if not self.is_filtered(row):
             return _OPEN
         top_k = self.top_k[row]
-        limit = top_k or CANDIDATES
-        count = FEW if limit <= FEW else max(limit, CANDIDATES)
+        count = FEW if top_k <= FEW else max(top_k, CANDIDATES)
         return min(count, vocab), top_k > 0
 
 
@@ -127,16 +126,21 @@ def _sample_filtered(
     drawn = ids.gather(-1, _draw(probs, top_p, min_p, draw))[:, 0]
     short = ~_reaches(probs, top_p, min_p)[:, 0]
     if count < scores.shape[-1] and bool(short.any()):
-        values, ids = scores[short].sort(dim=-1, descending=True, stable=True)
-        probs = (values / temperature[short]).softmax(-1)
-        drawn[short] = ids.gather(-1, _draw(probs, top_p[short], min_p[short], draw[short]))[:, 0]
+        again = [row for row, is_short in zip(rows, short, strict=True) if is_short]
+        more = min(CANDIDATES, scores.shape[-1])
+        if count < more:
+            drawn[short] = _sample_filtered(scores[short], params, again, uniform, more, bounded)
+        else:
+            values, ids = scores[short].sort(dim=-1, descending=True, stable=True)
+            probs = (values / temperature[short]).softmax(-1)
+            drawn[short] = ids.gather(-1, _draw(probs, top_p[short], min_p[short], draw[short]))[:, 0]
     return drawn
 
 
 def _scaled_logsumexp(scores: Tensor, temperature: Tensor, best: Tensor) -> Tensor:
-    """logsumexp(scores / temperature) (n, 1), row by row."""
-    parts = [row.sub(top).div_(t).exp_().sum(-1).log_() for row, t, top in zip(scores, temperature, best, strict=True)]
-    return best / temperature + torch.stack(parts)[:, None]
+    """logsumexp(scores / temperature) (n, 1), row by row: the log-prob of the best token says it in one pass."""
+    parts = [(row / t).log_softmax(-1).amax() for row, t in zip(scores, temperature, strict=True)]
+    return best / temperature - torch.stack(parts)[:, None]
 
 
 def _draw(probs: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
