@@ -11,7 +11,7 @@ from torch import Tensor
 
 from motet.kernels.triton import alpha, decode, discriminator, sets, stats, top, warp
 from motet.kernels.triton.noise import TILE
-from motet.kernels.triton.table import MIXED, RowTable
+from motet.kernels.triton.table import ALIGNED, MIXED, RowTable
 
 PROGRAMS = 512  # aimed at per launch: several for each of a large chip's multiprocessors
 BLOCK = 512  # tokens at once where 8 or 16 values per token are held
@@ -23,7 +23,7 @@ TOP_CHUNK = 4096  # tokens of one program of the first pass of `top`
 def resources(rules: bool, gated: bool, dtype: int, slots: int) -> dict[str, int]:
     """Launch options of `decode`'s kernels. The rich ones take eight warps, half the values per thread, and their
     assembler is told not to save registers: left alone it spills a few bytes to fit one more program."""
-    rich = rules or gated or dtype == MIXED or slots > 4
+    rich = rules or gated or dtype % ALIGNED == MIXED or slots > 4
     return {"num_warps": 8, "maxnreg": MAX_REGISTERS} if rich else {"num_warps": 4}
 
 

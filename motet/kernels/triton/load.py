@@ -26,25 +26,43 @@ def only_if(condition, block):
 def load_logits(buffers, stream, slot, offsets, mask, DTYPE: tl.constexpr):
     """Logits (float32) of one slot at `offsets`, −inf where `mask` is false. `slot` is r · K + k (int64).
 
-    DTYPE 3: the members' dtypes differ; three loads of which two are masked off.
+    DTYPE: 0 float32, 1 bfloat16, 2 float16; 3: the members' dtypes differ, three loads of which two are masked off;
+    plus 4 where every row starts at a multiple of 16 bytes and of eight tokens.
     """
+    KIND: tl.constexpr = DTYPE % 4
+    ALIGNED: tl.constexpr = DTYPE >= 4
+    ninf = -float("inf")
     buffer = tl.load(stream + slot * 4)
     row = tl.load(stream + slot * 4 + 1)
     mask = only_if(row >= 0, mask)
     address = tl.load(buffers + buffer * 3)
     start = row.to(tl.int64) * tl.load(buffers + buffer * 3 + 1)  # row · stride passes 2³¹ at 16,384 rows of 131,072
-    if DTYPE == 0:
-        x = tl.load(address.to(tl.pointer_type(tl.float32)) + start + offsets, mask, -float("inf"))
-    elif DTYPE == 1:
-        x = tl.load(address.to(tl.pointer_type(tl.bfloat16)) + start + offsets, mask, -float("inf")).to(tl.float32)
-    elif DTYPE == 2:
-        x = tl.load(address.to(tl.pointer_type(tl.float16)) + start + offsets, mask, -float("inf")).to(tl.float32)
+    # alignment is told of values made here: the compiler forgets it of arguments
+    start = tl.multiple_of(start, 8) if ALIGNED else start
+    if KIND == 0:
+        p = address.to(tl.pointer_type(tl.float32))
+        p = tl.multiple_of(p, 16) if ALIGNED else p
+        x = tl.load(p + start + offsets, mask, ninf)
+    elif KIND == 1:
+        p = address.to(tl.pointer_type(tl.bfloat16))
+        p = tl.multiple_of(p, 16) if ALIGNED else p
+        x = tl.load(p + start + offsets, mask, ninf).to(tl.float32)
+    elif KIND == 2:
+        p = address.to(tl.pointer_type(tl.float16))
+        p = tl.multiple_of(p, 16) if ALIGNED else p
+        x = tl.load(p + start + offsets, mask, ninf).to(tl.float32)
     else:
         dtype = tl.load(buffers + buffer * 3 + 2)
-        ninf = -float("inf")
-        a = tl.load(address.to(tl.pointer_type(tl.float32)) + start + offsets, only_if(dtype == 0, mask), ninf)
-        b = tl.load(address.to(tl.pointer_type(tl.bfloat16)) + start + offsets, only_if(dtype == 1, mask), ninf)
-        c = tl.load(address.to(tl.pointer_type(tl.float16)) + start + offsets, only_if(dtype == 2, mask), ninf)
+        p = address.to(tl.pointer_type(tl.float32))
+        q = address.to(tl.pointer_type(tl.bfloat16))
+        h = address.to(tl.pointer_type(tl.float16))
+        if ALIGNED:
+            p = tl.multiple_of(p, 16)
+            q = tl.multiple_of(q, 16)
+            h = tl.multiple_of(h, 16)
+        a = tl.load(p + start + offsets, only_if(dtype == 0, mask), ninf)
+        b = tl.load(q + start + offsets, only_if(dtype == 1, mask), ninf)
+        c = tl.load(h + start + offsets, only_if(dtype == 2, mask), ninf)
         x = tl.where(dtype == 0, a, tl.where(dtype == 1, b.to(tl.float32), c.to(tl.float32)))
     return x
 

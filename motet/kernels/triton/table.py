@@ -16,6 +16,7 @@ from motet.kernels.logits import Logits
 SET_KINDS = {"ratio": 0, "rank_or_ratio": 1, "nucleus": 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MIXED = 3
+ALIGNED = 4  # added to a code, see `load.load_logits`
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,8 @@ def buffer_table(buffers: Sequence[Tensor]) -> tuple[Tensor, int]:
         entries.append((buffer.data_ptr(), buffer.stride(0), DTYPES[buffer.dtype]))
     codes = {code for _, _, code in entries}
     code = codes.pop() if len(codes) == 1 else MIXED
+    if all(b.data_ptr() % 16 == 0 and (b.stride(0) % 8 == 0 or b.shape[0] == 1) for b in buffers):
+        code += ALIGNED
     return torch.tensor(entries, dtype=torch.int64).to(buffers[0].device), code
 
 
