@@ -24,6 +24,7 @@ check: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.step --size small --out benchmarks/results/step-small.json
 	$(BIN)/python -m benchmarks.step --size medium --out benchmarks/results/step-medium.json
+	$(BIN)/python -m benchmarks.kernels --out benchmarks/results/kernels-cpu
 	$(BIN)/python -m benchmarks.serve --out benchmarks/results/serve-small.json
 
 clean:

@@ -4,8 +4,12 @@ and idle threads that spin slow a busy machine down many times."""
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# without a GPU, Triton's kernels run in its interpreter, which they choose when they are imported
+if not Path("/proc/driver/nvidia").exists():
+    os.environ["TRITON_INTERPRET"] = "1"

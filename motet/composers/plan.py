@@ -6,8 +6,8 @@ distribution of stream k over the shared vocabulary, a plan's composed score of 
 
     z[v] = Σ_k weight_k · L_k[v] · [v ∈ inside_k]  +  rules[v]        for v in every mask,  −inf elsewhere
 
-and the composed distribution is `softmax(z)`. This module imports nothing but the standard library, so that
-engines and kernels can be used without the server.
+and the composed distribution is `softmax(z)`. Other rules than this weighted sum are `Rule`s. This module imports
+nothing but the standard library, so that engines and kernels can be used without the server.
 """
 
 from __future__ import annotations
@@ -82,16 +82,95 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class Linear:
+    """`z = Σ_k w_k L_k`: the streams' weights, temperatures and gates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relu:
+    """`z = L_0 − α·relu(L_1 − L_0)` (Who's Harry Potter, Eldan and Russinovich 2023): stream 1 is the reinforced."""
+
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """`z = log Σ_k w_k p_k` with the streams' weights ≥ 0, not all of them 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discriminator:
+    """`z = L_0 + ω·log σ(s)` (GeDi, Krause et al. 2020), streams 1 and 2 conditioned on the wanted and unwanted class.
+
+    `s[v]` is the mean over the t tokens so far and v of `log p_1 − log p_2`. Kept are the tokens of the highest σ(s)
+    until softmax(z) of them reaches `mass`, and all with `σ(s) ≥ posterior`. `mass` 1 keeps all.
+    """
+
+    omega: float = 30.0
+    mass: float = 0.8
+    posterior: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """`z = L_0 + α Σ_{k≥1} w_k L_k` with α in [0, `alpha_max`] per token such that `KL(p_α‖p_0) = KL(p_1‖p_2)` (On
+    Giant's Shoulders: Dynamic Logits Fusion, Fan et al. 2024); `symmetric`: the least squares of both directions."""
+
+    alpha_max: float = 2.0
+    symmetric: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """`z = L_0 + α Σ_{k≥1} w_k L_k` with the largest α ≤ `alpha_max` per token such that `KL(p_α‖p_0) ≤ epsilon`."""
+
+    epsilon: float
+    alpha_max: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A gate's share d per token: stream 1 where `d > threshold`, else stream 0 (Co-LLM, Shen et al. 2024);
+    `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`."""
+
+    threshold: float | None = 0.5
+
+
+Rule = Linear | Relu | Mixture | Discriminator | Dynamic | Budget | Routed
+MIN_STREAMS: dict[type, int] = {Relu: 2, Discriminator: 3, Dynamic: 3, Budget: 2, Routed: 2}
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Streams, masks and rules of one composition. Stream 0 is the base: the reference of KL and of traces.
 
-    A row whose masks leave no token keeps the base's arg-max.
+    `rule` says how streams become one score; where it is not `Linear` its streams stand in the order that the rule
+    names, without temperatures and gates. Masks and the rule vector apply to every score. A row whose masks leave no
+    token keeps the base's arg-max.
+
+    Raises:
+        ValueError: the streams do not fit the rule.
     """
 
     streams: tuple[Stream, ...]
     masks: tuple[TokenSet, ...] = ()
     rules: Rules | None = None
     strategy: str = "plain"  # for metrics and messages only
+    rule: Rule = Linear()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rule, Linear):
+            return
+        name = type(self.rule).__name__
+        needed = MIN_STREAMS.get(type(self.rule), 1)
+        if len(self.streams) < needed or (isinstance(self.rule, Discriminator) and len(self.streams) > needed):
+            raise ValueError(f"{name} needs {needed} streams, got {len(self.streams)}")
+        if any(stream.temperature != 1.0 or stream.inside is not None for stream in self.streams):
+            raise ValueError(f"{name}: streams of this rule have no temperature and no gate")
+        if isinstance(self.rule, Mixture):
+            weights = [stream.weight for stream in self.streams]
+            if min(weights) < 0 or max(weights) == 0:
+                raise ValueError(f"{name} needs weights ≥ 0, not all of them 0, got {weights}")
 
     @property
     def weight_sum(self) -> float:

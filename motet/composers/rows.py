@@ -6,17 +6,31 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from motet.composers.plan import Plan, Rules, TokenSet
-from motet.kernels.reference import (
+from motet.composers.plan import (
+    Budget,
+    Discriminator,
+    Dynamic,
+    Linear,
+    Mixture,
+    Plan,
+    Relu,
+    Routed,
+    Rule,
+    Rules,
+    TokenSet,
+)
+from motet.kernels.layout import (
     ComposeRows,
+    Kind,
     MaskRows,
+    RuleRows,
     SetRows,
     SparseEdits,
     TermRows,
-    compose,
     edits,
     rows_index,
 )
+from motet.kernels.reference import compose
 
 TermKey = tuple[int, bool, tuple[str, float] | None]  # stream number, has a temperature, gate
 MaskKey = tuple[int, tuple[str, float] | None]  # mask number, its kind and value
@@ -33,9 +47,13 @@ def compose_rows(plans: Sequence[Plan], stream_rows: Sequence[Sequence[int]], li
     """
     terms: dict[TermKey, list[tuple[int, int]]] = {}
     masks: dict[MaskKey, list[tuple[int, TokenSet]]] = {}
+    rules: dict[tuple[Kind, int], list[int]] = {}
     for row, plan in enumerate(plans):
+        kind = rule_kind(plan.rule)
+        if kind is not Kind.LINEAR:
+            rules.setdefault((kind, len(plan.streams)), []).append(row)
         for k, stream in enumerate(plan.streams):
-            if stream.weight != 0.0:
+            if kind is Kind.LINEAR and stream.weight != 0.0:
                 terms.setdefault((k, stream.temperature != 1.0, _kind(stream.inside)), []).append((row, k))
         for j, mask in enumerate(plan.masks):
             masks.setdefault((j, _kind(mask)), []).append((row, mask))
@@ -49,7 +67,56 @@ def compose_rows(plans: Sequence[Plan], stream_rows: Sequence[Sequence[int]], li
             MaskRows(rows_index([row for row, _ in members], like.device), _set_rows(stream_rows, members, like))
             for members in masks.values()
         ),
+        rules=tuple(_rule(kind, plans, stream_rows, rows, like) for (kind, _), rows in rules.items()),
     )
+
+
+def rule_kind(rule: Rule) -> Kind:
+    """The kernels' number of a rule."""
+    return _KINDS[type(rule)]
+
+
+_KINDS: dict[type[Rule], Kind] = {
+    Linear: Kind.LINEAR,
+    Relu: Kind.RELU,
+    Mixture: Kind.MIXTURE,
+    Discriminator: Kind.DISCRIMINATOR,
+    Dynamic: Kind.DYNAMIC,
+    Budget: Kind.BUDGET,
+    Routed: Kind.ROUTED,
+}
+
+
+def _rule(
+    kind: Kind, plans: Sequence[Plan], stream_rows: Sequence[Sequence[int]], rows: Sequence[int], like: Tensor
+) -> RuleRows:
+    """The rows of one kind with the same number of streams."""
+    return RuleRows(
+        kind=kind,
+        rows=rows_index(rows, like.device),
+        sources=tuple(
+            rows_index([stream_rows[row][k] for row in rows], like.device) for k in range(len(plans[rows[0]].streams))
+        ),
+        weight=like.new_tensor([[stream.weight for stream in plans[row].streams] for row in rows]),
+        param=like.new_tensor([_params(plans[row].rule) for row in rows]),
+    )
+
+
+def _params(rule: Rule) -> tuple[float, float, float]:
+    """In the order that `RuleRows.param` names."""
+    match rule:
+        case Relu():
+            return rule.alpha, 0.0, 0.0
+        case Discriminator():
+            return rule.omega, rule.mass, rule.posterior
+        case Dynamic():
+            return rule.alpha_max, float(rule.symmetric), 0.0
+        case Budget():
+            return rule.alpha_max, rule.epsilon, 0.0
+        case Routed():
+            return -1.0 if rule.threshold is None else rule.threshold, 0.0, 0.0
+        case Linear() | Mixture():
+            return 0.0, 0.0, 0.0
 
 
 def _kind(token_set: TokenSet | None) -> tuple[str, float] | None:
@@ -95,14 +162,17 @@ def compose_logits(
     *,
     generated: Sequence[Sequence[int]] | None = None,
     eos_token_ids: tuple[int, ...] = (),
+    state: Tensor | None = None,
 ) -> Tensor:
     """Composed log-probs (R, V) of one plan over R rows from raw logits (K, R, V): the engine's own path, for callers
-    that hold all streams' logits (tests, training through the composition)."""
+    that hold all streams' logits (tests, training through the composition). `state` (R, 3) is what the rule has
+    gathered before (see `cores.rule_scores`)."""
     num_streams, num_rows, vocab = logits.shape
     logprobs = logits.log_softmax(-1).reshape(num_streams * num_rows, vocab)
     stream_rows = [[k * num_rows + r for k in range(num_streams)] for r in range(num_rows)]
     rows = compose_rows([plan] * num_rows, stream_rows, logprobs)
-    return compose(logprobs, rows, _rules(plan, generated or [()] * num_rows, eos_token_ids, logprobs))
+    edited = _rules(plan, generated or [()] * num_rows, eos_token_ids, logprobs)
+    return compose(logprobs, rows, edited, state)
 
 
 def _rules(

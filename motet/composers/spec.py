@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from motet.composers.errors import CompositionError, allowed_names, explain, show
 from motet.composers.plan import Plan
 from motet.composers.roles import MAX_PARTS, Reading, Spec, Voice, field_names, named_models
-from motet.composers.shift import Shift, add_shifts, shifted_plan
+from motet.composers.shift import Shift, add_shifts
 from motet.composers.strategies import STRATEGIES
 from motet.composers.strategies.guidance import Guidance
 from motet.composers.strategies.strategy import Request, Strategy
@@ -176,7 +176,7 @@ def build_plan(
         path = f"{ROOT}.base"
         raise CompositionError(f"{path}: required: neither the composition nor the request names one", path)
     request = Request(voice, token_id, chat, vocab_size, ROOT)
-    return shifted_plan(voice, composition.shift(request), composition.strategy)
+    return composition.plan(request)
 
 
 def _check_models(composition: Composition, base: str | None, known: Collection[str]) -> None:

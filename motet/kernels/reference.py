@@ -1,4 +1,4 @@
-"""The one composition formula: the oracle of every faster path, and the CPU path itself.
+"""The one composition formula: the oracle of every faster path.
 
 Shapes: V is the shared vocabulary, N the stream rows of a step (all streams of all requests), R the output rows
 (one per token position of one choice). Every function follows the dtype of its input: float32 in the engine,
@@ -10,101 +10,43 @@ For output row r with streams k, `L_k` the normalised log-probs of stream k:
     composed_r = z_r − logsumexp(z_r)
 
 Log-probs are composed, never raw logits, so that adding a constant to one member's logits changes nothing, masks
-and gates included.
+and gates included. Rows of other rules than the weighted sum take their z from `cores`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
-Index = slice | Tensor  # rows of a matrix: a slice (no copy) where they are consecutive, else (n,) int64
+from motet.kernels.cores import rule_scores
+from motet.kernels.layout import ComposeRows, Index, SetKind, SparseEdits
 
 
-@dataclass(frozen=True, slots=True)
-class SetRows:
-    """A plausible set of tokens for some rows: `source` are the rows of the log-probs that define it."""
+class Composed(NamedTuple):
+    """`logprobs` (R, V); `alpha` (R,), NaN in rows whose rule does not solve for it."""
 
-    kind: SetKind
-    value: float
-    source: Index
-
-
-@dataclass(frozen=True, slots=True)
-class TermRows:
-    """One stream's contribution to `rows`: weight (n,) times the log-probs at `source`.
-
-    `temperature` (n,) divides the log-probs before they are normalised again; None means 1 everywhere.
-    """
-
-    rows: Index
-    source: Index
-    weight: Tensor
-    temperature: Tensor | None = None
-    inside: SetRows | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class MaskRows:
-    """Tokens outside of `keep` are impossible in `rows`."""
-
-    rows: Index
-    keep: SetRows
-
-
-@dataclass(frozen=True, slots=True)
-class ComposeRows:
-    """The composition of a step over R rows. `base` are the rows of the log-probs that hold each row's base stream;
-    terms stand in stream order, so that a row's sum does not depend on what else is in the batch."""
-
-    num_rows: int
-    base: Index
-    terms: tuple[TermRows, ...]
-    masks: tuple[MaskRows, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SparseEdits:
-    """Values at single (row, token) places: three tensors of the same length."""
-
-    rows: Tensor  # (n,) int64
-    tokens: Tensor  # (n,) int64
-    values: Tensor  # (n,)
-
-
-def rows_index(rows: Sequence[int], device: torch.device | None = None) -> Index:
-    """A slice where `rows` are consecutive and ascending (no copy when used), else an index tensor."""
-    start = rows[0]
-    if all(row == start + i for i, row in enumerate(rows)):
-        return slice(start, start + len(rows))
-    return torch.tensor(rows, dtype=torch.int64, device=device)
-
-
-def edits(places: Sequence[tuple[int, int, float]], like: Tensor) -> SparseEdits:
-    """Sparse edits from (row, token, value) triples on the device and in the dtype of `like`."""
-    rows, tokens, values = zip(*places, strict=True)
-    return SparseEdits(
-        torch.tensor(rows, dtype=torch.int64, device=like.device),
-        torch.tensor(tokens, dtype=torch.int64, device=like.device),
-        torch.tensor(values, dtype=like.dtype, device=like.device),
-    )
+    logprobs: Tensor
+    alpha: Tensor
 
 
 def token_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
     """Which tokens a distribution finds plausible: (n, V) bool from (n, V) log-probs; see `composers.plan.TokenSet`."""
+    return outside_set(logprobs, kind, value).logical_not_()
+
+
+def outside_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
+    """The complement of `token_set`. NaN is never outside: a broken stream must show."""
     if kind == "nucleus":
-        return _nucleus(logprobs, value)
+        return _nucleus(logprobs, value).logical_not_()
     threshold = logprobs.amax(-1, keepdim=True) + math.log(value)
     if kind == "rank_or_ratio":
         m = max(1, math.floor(value * logprobs.shape[-1] + 1e-9))  # 0.29 · 100 is 28.999… in floats
         threshold = torch.minimum(threshold, logprobs.topk(m, -1).values[:, -1:])
-    return logprobs >= threshold
+    return logprobs < threshold
 
 
 def _nucleus(logprobs: Tensor, mass: float) -> Tensor:
@@ -118,7 +60,16 @@ def _nucleus(logprobs: Tensor, mass: float) -> Tensor:
     return torch.zeros_like(keep).scatter_(-1, order, keep)
 
 
-def compose(logprobs: Tensor, plan: ComposeRows, rules: SparseEdits | None = None) -> Tensor:
+def compose(
+    logprobs: Tensor, plan: ComposeRows, rules: SparseEdits | None = None, state: Tensor | None = None
+) -> Tensor:
+    """`composed` without α: (R, V)."""
+    return composed(logprobs, plan, rules, state).logprobs
+
+
+def composed(
+    logprobs: Tensor, plan: ComposeRows, rules: SparseEdits | None = None, state: Tensor | None = None
+) -> Composed:
     """Composed log-probs, normalised: (R, V) from the members' (N, V) normalised log-probs.
 
     −inf in a member: a token that any stream with weight ≠ 0 (inside its gate) finds impossible is impossible, never
@@ -129,17 +80,30 @@ def compose(logprobs: Tensor, plan: ComposeRows, rules: SparseEdits | None = Non
         logprobs: (N, V); rows are streams, each normalised.
         plan: which rows enter which output row.
         rules: values added to z before the masks.
+        state: (R, 3), for rules that have one (see `cores.rule_scores`).
     """
-    z = _sum_terms(logprobs, plan, guard=False)
+    alpha = logprobs.new_full((plan.num_rows,), math.nan)
+    z = _scores(logprobs, plan, state, alpha, guard=False)
     z = _apply(z, logprobs, plan, rules)
     total = z.logsumexp(-1, keepdim=True)
     if not bool(total.isfinite().all()):
         broken = ~total.isfinite().squeeze(-1)
-        guarded = _apply(_sum_terms(logprobs, plan, guard=True), logprobs, plan, rules)
+        guarded = _apply(_scores(logprobs, plan, state, alpha, guard=True), logprobs, plan, rules)
         z[broken] = guarded[broken]
         _keep_base_argmax(z, logprobs, plan)
         total = z.logsumexp(-1, keepdim=True)
-    return z.sub_(total)
+    return Composed(z.sub_(total), alpha)
+
+
+def _scores(logprobs: Tensor, plan: ComposeRows, state: Tensor | None, alpha: Tensor, *, guard: bool) -> Tensor:
+    """z before rules and masks: weighted sums, then the rows of other rules, whose α is written to `alpha`."""
+    z = _sum_terms(logprobs, plan, guard=guard)
+    for rule in plan.rules:
+        streams = [logprobs[source] for source in rule.sources]
+        z[rule.rows], solved = rule_scores(rule, streams, None if state is None else state[rule.rows])
+        if solved is not None:
+            alpha[rule.rows] = solved
+    return z
 
 
 def _sum_terms(logprobs: Tensor, plan: ComposeRows, *, guard: bool) -> Tensor:

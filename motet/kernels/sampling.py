@@ -2,12 +2,14 @@
 
 A row is drawn by one of three ways, chosen by its own parameters alone, so that what else is in the batch changes
 nothing: greedy rows by arg-max; unfiltered rows by the inverse of the cumulative distribution over the whole
-vocabulary; filtered rows among their most likely `CANDIDATES` tokens, which is exact whenever top-k or top-p ends
-there (a row whose mass does not is sorted in full). The oracle is `reference.warp`.
+vocabulary; filtered rows among their most likely tokens, which is exact whenever top-k, top-p or min-p ends there
+(a row whose mass does not is sorted in full). The oracle is `reference.warp`.
 """
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +18,10 @@ from torch import Tensor
 
 from motet.kernels.reference import inverse_cdf
 
-CANDIDATES = 1024
+FEW = 64  # candidates of a small top-k, and the first look where only the mass tells how many are needed
+CANDIDATES = 1024  # the second look; a row that needs more is sorted
+_OPEN, _GREEDY = (0, False), (-1, False)
+TILE = 1024  # tokens whose mass is summed before the draw looks at any of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,21 @@ class SampleRows:
     def is_filtered(self, row: int) -> bool:
         return self.top_k[row] > 0 or self.top_p[row] < 1.0 or self.min_p[row] > 0.0
 
+    def select(self, rows: Sequence[int]) -> SampleRows:
+        """The parameters of some rows."""
+        columns = (self.temperature, self.top_k, self.top_p, self.min_p)
+        temperature, top_k, top_p, min_p = ([column[r] for r in rows] for column in columns)
+        return SampleRows(temperature, [int(k) for k in top_k], top_p, min_p)
+
+    def way(self, row: int, vocab: int) -> tuple[int, bool]:
+        """(how many of the most likely tokens a row that is not greedy looks at first, whether top-k ends there): by
+        its own parameters alone. (0, False) looks at all."""
+        if not self.is_filtered(row):
+            return _OPEN
+        top_k = self.top_k[row]
+        count = FEW if top_k <= FEW else max(top_k, CANDIDATES)
+        return min(count, vocab), top_k > 0
+
 
 def sample(scores: Tensor, params: SampleRows, uniform: Sequence[float]) -> Tensor:
     """Draws one token per row: (R,) int64.
@@ -43,52 +63,95 @@ def sample(scores: Tensor, params: SampleRows, uniform: Sequence[float]) -> Tens
         params: how each row is warped.
         uniform: (R) one draw in (0, 1] per row; unused by greedy rows.
     """
-    rows = range(scores.shape[0])
     if all(t == 0.0 for t in params.temperature):
         return scores.argmax(-1)
+    groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    for r, temperature in enumerate(params.temperature):
+        groups[_GREEDY if temperature == 0.0 else params.way(r, scores.shape[-1])].append(r)
+    parts = {way: _sample_group(scores, params, rows, uniform, way) for way, rows in groups.items()}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
     tokens = torch.empty(scores.shape[0], dtype=torch.int64, device=scores.device)
-    greedy = [r for r in rows if params.temperature[r] == 0.0]
-    open_rows = [r for r in rows if params.temperature[r] > 0.0 and not params.is_filtered(r)]
-    filtered = [r for r in rows if params.temperature[r] > 0.0 and params.is_filtered(r)]
-    if greedy:
-        tokens[greedy] = scores[greedy].argmax(-1)
-    if open_rows:
-        scaled = scores[open_rows] / _column(params.temperature, open_rows, scores)
-        tokens[open_rows] = inverse_cdf(scaled.softmax(-1), _vector(uniform, open_rows, scores))
-    for row in filtered:
-        tokens[row] = _sample_filtered(scores[row] / params.temperature[row], params, row, uniform[row])
+    for way, rows in groups.items():
+        tokens[rows] = parts[way]
     return tokens
 
 
-def _sample_filtered(scores: Tensor, params: SampleRows, row: int, uniform: float) -> Tensor:
-    """One row (V,): top-k, then top-p on what is left, then min-p, then the draw, in descending order."""
-    top_k, top_p, min_p = params.top_k[row], params.top_p[row], params.min_p[row]
-    vocab = scores.shape[0]
-    count = min(vocab, top_k or CANDIDATES)
+def _sample_group(
+    scores: Tensor, params: SampleRows, rows: Sequence[int], uniform: Sequence[float], way: tuple[int, bool]
+) -> Tensor:
+    chosen = scores if len(rows) == scores.shape[0] else scores[rows]
+    if way == _GREEDY:
+        return chosen.argmax(-1)
+    if way == _OPEN:
+        return _sample_open(chosen, params, rows, uniform)
+    return _sample_filtered(chosen, params, rows, uniform, *way)
+
+
+def _sample_open(scores: Tensor, params: SampleRows, rows: Sequence[int], uniform: Sequence[float]) -> Tensor:
+    """Row by row: a row's probabilities stay in the cache between the passes."""
+    drawn = [
+        tiled_inverse_cdf((row / params.temperature[r]).softmax(-1), uniform[r])
+        for row, r in zip(scores, rows, strict=True)
+    ]
+    return torch.stack(drawn)
+
+
+def tiled_inverse_cdf(probs: Tensor, uniform: float) -> Tensor:
+    """`reference.inverse_cdf` of one row (V,): the tile by its mass first, then the token in it."""
+    vocab = probs.shape[0]
+    whole = vocab // TILE * TILE
+    masses = torch.cat([probs[:whole].view(-1, TILE).sum(-1), probs[whole:].sum(-1, keepdim=True)]).cumsum(-1)
+    target = masses[-1:] * uniform
+    tile = int(torch.searchsorted(masses, target).clamp_max_(masses.shape[0] - 1))
+    inside = probs[tile * TILE : (tile + 1) * TILE].cumsum(-1)
+    before = masses[tile - 1] if tile else 0.0
+    # sums of a tile round differently by one pass and by the other: never beyond what is in the tile
+    return tile * TILE + torch.searchsorted(inside, torch.minimum(target - before, inside[-1:]))[0]
+
+
+def _sample_filtered(
+    scores: Tensor, params: SampleRows, rows: Sequence[int], uniform: Sequence[float], count: int, bounded: bool
+) -> Tensor:
+    """Rows (n, V) with `count` candidates: top-k, then top-p on what is left, then min-p, then the draw."""
+    columns = [[params.temperature[r], params.top_k[r], params.top_p[r], params.min_p[r], uniform[r]] for r in rows]
+    table = torch.tensor(columns, dtype=scores.dtype, device=scores.device)
+    temperature, top_k, top_p, min_p, draw = (table[:, i : i + 1] for i in range(5))
     values, ids = scores.topk(count)
-    total = values.logsumexp(-1) if top_k else scores.logsumexp(-1)
-    probs = (values - total).exp_()
+    scaled = values / temperature
+    if bounded:  # top-k ends within the candidates: their mass is all that counts
+        scaled.masked_fill_(torch.arange(count, device=scores.device) >= top_k, -math.inf)
+        return ids.gather(-1, _draw(scaled.softmax(-1), top_p, min_p, draw))[:, 0]
+    probs = (scaled - _scaled_logsumexp(scores, temperature, values[:, :1])).exp_()
+    drawn = ids.gather(-1, _draw(probs, top_p, min_p, draw))[:, 0]
+    short = ~_reaches(probs, top_p, min_p)[:, 0]
+    if count < scores.shape[-1] and bool(short.any()):
+        again = [row for row, is_short in zip(rows, short, strict=True) if is_short]
+        more = min(CANDIDATES, scores.shape[-1])
+        if count < more:
+            drawn[short] = _sample_filtered(scores[short], params, again, uniform, more, bounded)
+        else:
+            values, ids = scores[short].sort(dim=-1, descending=True, stable=True)
+            probs = (values / temperature[short]).softmax(-1)
+            drawn[short] = ids.gather(-1, _draw(probs, top_p[short], min_p[short], draw[short]))[:, 0]
+    return drawn
+
+
+def _scaled_logsumexp(scores: Tensor, temperature: Tensor, best: Tensor) -> Tensor:
+    """logsumexp(scores / temperature) (n, 1), row by row: the log-prob of the best token says it in one pass."""
+    parts = [(row / t).log_softmax(-1).amax() for row, t in zip(scores, temperature, strict=True)]
+    return best / temperature - torch.stack(parts)[:, None]
+
+
+def _draw(probs: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+    """Places (n, 1) drawn from probabilities in descending order."""
     cumulative = probs.cumsum(-1)
-    if not top_k and count < vocab and not _reaches(probs, float(cumulative[-1]), top_p, min_p):
-        values, ids = scores.sort(dim=-1, descending=True, stable=True)
-        probs = (values - total).exp_()
-        cumulative = probs.cumsum(-1)
-    drop = probs < min_p * probs[0]
-    if top_p < 1.0:
-        drop |= (cumulative - probs) >= top_p
-    drop[0] = False
-    kept = probs.masked_fill_(drop, 0.0)
-    return ids[inverse_cdf(kept[None], torch.tensor([uniform], dtype=kept.dtype, device=kept.device))[0]]
+    drop = ((cumulative - probs >= top_p) & (top_p < 1.0)) | (probs < min_p * probs[:, :1])
+    drop[:, 0] = False
+    return inverse_cdf(probs.masked_fill_(drop, 0.0), uniform[:, 0])[:, None]
 
 
-def _reaches(probs: Tensor, mass: float, top_p: float, min_p: float) -> bool:
-    """Whether the kept set ends inside the candidates, so that the tail need not be looked at."""
-    return (top_p < 1.0 and mass >= top_p) or (min_p > 0.0 and float(probs[-1]) < min_p * float(probs[0]))
-
-
-def _column(values: Sequence[float], rows: Sequence[int], like: Tensor) -> Tensor:
-    return _vector(values, rows, like)[:, None]
-
-
-def _vector(values: Sequence[float], rows: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor([values[r] for r in rows], dtype=like.dtype, device=like.device)
+def _reaches(probs: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Whether the kept set ends inside the candidates (n, 1), so that the tail need not be looked at."""
+    by_mass = (top_p < 1.0) & (probs.sum(-1, keepdim=True) >= top_p)
+    return by_mass | ((min_p > 0.0) & (probs[:, -1:] < min_p * probs[:, :1]))

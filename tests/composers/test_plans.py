@@ -6,7 +6,20 @@ from typing import Any
 
 import pytest
 
-from motet.composers.plan import Plan, Prompt, Rules, Stream, TokenSet, single
+from motet.composers.errors import CompositionError
+from motet.composers.plan import (
+    Budget,
+    Discriminator,
+    Dynamic,
+    Mixture,
+    Plan,
+    Prompt,
+    Relu,
+    Rules,
+    Stream,
+    TokenSet,
+    single,
+)
 from motet.composers.spec import build_plan, parse_composition
 
 KNOWN = ("large", "small", "chat", "other")
@@ -318,3 +331,61 @@ def test_product_inside_a_stack() -> None:
 def test_product_member_of_weight_0_is_a_reference_only() -> None:
     value = {"strategy": "product", "members": [{"model": "large", "weight": 0}, "small"]}
     assert plan_of(value).streams == (Stream("base", "large", 0.0), Stream("member_2", "small", 1.0))
+
+
+RULE_PLANS: list[tuple[dict[str, Any], Plan]] = [
+    (
+        {"strategy": "generic", "reinforced": "chat", "alpha": 2},
+        Plan((Stream("base", "large"), Stream("reinforced", "chat", 0.0)), strategy="generic", rule=Relu(2.0)),
+    ),
+    (
+        {"strategy": "mixture", "members": [{"model": "small", "weight": 0.25}, {"model": "large", "weight": 0.75}]},
+        Plan((Stream("base", "large", 0.75), Stream("member_1", "small", 0.25)), strategy="mixture", rule=Mixture()),
+    ),
+    (
+        {"strategy": "dynamic", "expert": "chat", "antiexpert": "small", "symmetric": True},
+        Plan(
+            (Stream("base", "large"), Stream("expert", "chat"), Stream("antiexpert", "small", -1.0)),
+            strategy="dynamic",
+            rule=Dynamic(2.0, symmetric=True),
+        ),
+    ),
+    (
+        {"strategy": "budget", "expert": "chat", "antiexpert": "small", "epsilon": 0.1},
+        Plan(
+            (Stream("base", "large"), Stream("expert", "chat"), Stream("antiexpert", "small", -1.0)),
+            strategy="budget",
+            rule=Budget(0.1),
+        ),
+    ),
+    (
+        {"strategy": "discriminator", "wanted": {"model": "small", "prompt": "kind"}, "unwanted": "small"},
+        Plan(
+            (
+                Stream("base", "large"),
+                Stream("wanted", "small", 0.0, Prompt(text="kind")),
+                Stream("unwanted", "small", 0.0),
+            ),
+            strategy="discriminator",
+            rule=Discriminator(),
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("value", "plan"), RULE_PLANS, ids=[value["strategy"] for value, _ in RULE_PLANS])
+def test_plans_of_rules(value: dict[str, Any], plan: Plan) -> None:
+    assert plan_of(value) == plan
+
+
+@pytest.mark.parametrize("value", [value for value, _ in RULE_PLANS], ids=lambda value: value["strategy"])
+def test_a_rule_cannot_be_stacked(value: dict[str, Any]) -> None:
+    with pytest.raises(CompositionError) as caught:
+        plan_of({"compose": [PROXY, value]})
+    assert caught.value.param == "composition.compose.1"
+    assert "cannot be stacked: its score is no sum of shifts" in caught.value.message
+
+
+def test_the_base_of_a_mixture_is_a_member() -> None:
+    with pytest.raises(CompositionError, match="the base 'other' is not a member; members: small, chat"):
+        plan_of({"strategy": "mixture", "members": ["small", "chat"], "base": "other"}, None)

@@ -22,8 +22,11 @@ from motet.composers.spec import (
 from motet.composers.strategies import STRATEGIES
 
 KNOWN = ("large", "small", "small-chat")
-ALL = "compose, context_aware, contrastive, eft, experts, guidance, novelty, product, proxy_tuning, rules, unlearn"
-PARTS = ALL.removeprefix("compose, ")
+ALL = (
+    "budget, compose, context_aware, contrastive, discriminator, dynamic, eft, experts, generic, guidance, mixture, "
+    "novelty, product, proxy_tuning, rules, unlearn"
+)
+PARTS = ALL.replace("compose, ", "")
 
 MINIMAL: dict[str, dict[str, Any]] = {
     "proxy_tuning": {"expert": "small-chat", "antiexpert": "small"},
@@ -36,6 +39,11 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "experts": {"antiexpert": "small"},
     "product": {"members": ["large", "small"]},
     "rules": {"repetition": 1.5},
+    "mixture": {"members": ["large", "small"]},
+    "generic": {"reinforced": "small"},
+    "discriminator": {"wanted": {"model": "small", "prompt": "kind"}, "unwanted": "small"},
+    "dynamic": {"expert": "small-chat", "antiexpert": "small"},
+    "budget": {"expert": "small-chat", "antiexpert": "small"},
     "compose": {"compose": [{"strategy": "unlearn", "assistant": "small"}, {"strategy": "guidance"}]},
 }
 
@@ -50,6 +58,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "experts": {"antiexpert": ["small"], "alpha": [1.0], "top_p": 0.9},
     "product": {"members": ["large", "small"]},
     "rules": {"repetition": 1.5, "token_offsets": {}},
+    "mixture": {"members": ["large", "small"]},
+    "generic": {"reinforced": "small", "alpha": 1.0},
+    "discriminator": {
+        "wanted": {"model": "small", "prompt": "kind"},
+        "unwanted": "small",
+        "omega": 30.0,
+        "mass": 0.8,
+        "posterior": 0.8,
+    },
+    "dynamic": {"expert": "small-chat", "antiexpert": "small", "alpha_max": 2.0, "symmetric": False},
+    "budget": {"expert": "small-chat", "antiexpert": "small", "epsilon": 0.5, "alpha_max": 1.0},
     "compose": {
         "compose": [
             {"strategy": "unlearn", "assistant": "small", "weight": 0.8, "filter": 1e-2},

@@ -11,21 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.kernels.reference import (
-    ComposeRows,
-    MaskRows,
-    SetRows,
-    TermRows,
-    compose,
-    edits,
-    inverse_cdf,
-    kl_divergence,
-    penalise,
-    restrict,
-    rows_index,
-    token_set,
-    warp,
-)
+from motet.kernels.layout import ComposeRows, MaskRows, SetRows, TermRows, edits, rows_index
+from motet.kernels.reference import compose, inverse_cdf, kl_divergence, penalise, restrict, token_set, warp
 
 Array = npt.NDArray[np.float64]
 

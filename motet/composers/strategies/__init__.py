@@ -1,10 +1,15 @@
 """The strategies by name. One file each; a new one is a file and an entry here."""
 
+from motet.composers.strategies.budget import Budget
 from motet.composers.strategies.context_aware import ContextAware
 from motet.composers.strategies.contrastive import Contrastive
+from motet.composers.strategies.discriminator import Discriminator
+from motet.composers.strategies.dynamic import Dynamic
 from motet.composers.strategies.eft import Eft
 from motet.composers.strategies.experts import Experts
+from motet.composers.strategies.generic import Generic
 from motet.composers.strategies.guidance import Guidance
+from motet.composers.strategies.mixture import Mixture
 from motet.composers.strategies.novelty import Novelty
 from motet.composers.strategies.product import Product
 from motet.composers.strategies.proxy_tuning import ProxyTuning
@@ -23,4 +28,9 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "experts": Experts,
     "product": Product,
     "rules": RuleAdapter,
+    "mixture": Mixture,
+    "generic": Generic,
+    "discriminator": Discriminator,
+    "dynamic": Dynamic,
+    "budget": Budget,
 }

@@ -6,8 +6,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from motet.composers.plan import Plan
 from motet.composers.roles import Base, Spec, Voice
-from motet.composers.shift import Shift
+from motet.composers.shift import Shift, shifted_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class Strategy(Spec, frozen=True):
             return None
         name = self.base.model or model
         return None if name is None else Voice(name, self.base.as_prompt())
+
+    def plan(self, request: Request) -> Plan:
+        """The plan of this strategy alone."""
+        return shifted_plan(request.base, self.shift(request), self.strategy)
 
     @abstractmethod
     def shift(self, request: Request) -> Shift:

@@ -75,7 +75,8 @@ class TokenTrace:
 
     `member_logprobs[k]` is stream k's own log-prob of the chosen token (plan order, temperature 1),
     `kl` is KL(composed ‖ base) in nats, `base_rank` the chosen token's rank under the base (0 = arg-max),
-    `argmax_moved` whether base and composed disagree about the most likely token.
+    `argmax_moved` whether base and composed disagree about the most likely token. `alpha` is the strength that a rule
+    chose for this token, None where the rule has a fixed one.
     """
 
     member_logprobs: tuple[float, ...]
@@ -84,6 +85,7 @@ class TokenTrace:
     argmax_moved: bool
     base_top: tuple[tuple[int, float], ...]
     composed_top: tuple[tuple[int, float], ...]
+    alpha: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,7 @@ def _trace_entry(output: TokenOutput, trace: TokenTrace, job: Job) -> dict[str, 
         "base_rank": trace.base_rank,
         "shift": shift_class(trace.base_rank),
         "argmax_moved": trace.argmax_moved,
+        **({} if trace.alpha is None else {"alpha": trace.alpha}),
         "top": {"base": _top(trace.base_top, job), "composed": _top(trace.composed_top, job)},
     }
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from motet.composers.plan import Plan
+from motet.composers.plan import Discriminator, Plan
 from motet.composers.rows import compose_logits
 from motet.server.engines.torch import EngineSettings, Member, TorchEngine, load_member
 from tests.tiny import EOS, save_all
@@ -46,7 +46,20 @@ class PlainLoop:
             self.models[stream.model](torch.tensor([[*context, *shared]]), use_cache=False).logits[0, -1:].double()
             for stream, context in zip(plan.streams, contexts, strict=True)
         ]
-        return compose_logits(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,))[0]
+        state = self.state(plan, contexts, shared)
+        return compose_logits(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
+
+    @torch.no_grad()
+    def state(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor | None:
+        """The log-probs of all tokens so far under the streams of both classes, summed, and their number."""
+        if not isinstance(plan.rule, Discriminator):
+            return None
+        sums: list[float] = []
+        for stream, context in list(zip(plan.streams, contexts, strict=True))[1:]:
+            logits = self.models[stream.model](torch.tensor([[*context, *shared]]), use_cache=False).logits[0].double()
+            logprobs = logits[len(context) - 1 :].log_softmax(-1)
+            sums.append(sum(float(logprobs[i, token]) for i, token in enumerate(shared)))
+        return torch.tensor([[*sums, float(len(shared))]], dtype=torch.float64)
 
     def greedy(
         self, plan: Plan, contexts: tuple[tuple[int, ...], ...], forced: tuple[int, ...], max_tokens: int

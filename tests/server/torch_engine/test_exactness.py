@@ -59,6 +59,11 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
             "token_offsets": {"id:7": 2.0},
         },
     ),
+    ("llama", {"strategy": "mixture", "members": ["llama", {"model": "qwen", "weight": 0.5}]}),
+    ("qwen", {"strategy": "generic", "reinforced": "gpt2"}),
+    ("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"}),
+    ("llama", {"strategy": "budget", "expert": "llama-b", "antiexpert": "llama-c", "epsilon": 0.2}),
+    ("gemma", {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c", "omega": 3, "mass": 1}),
     (
         "llama",
         {

@@ -81,6 +81,7 @@ class Choice:
         self.num_forced = len(request.forced)
         self.position = 0
         self.counts: Counter[int] = Counter()  # of generated tokens
+        self.rule_state = [0.0, 0.0, 0.0]  # what the plan's rule has gathered over the reported tokens
         self.finished = False
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
         self.cached_tokens = 0

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 
-from motet.composers.plan import Plan
+from motet.composers.plan import Plan, Routed
 from motet.server.engines.base import EngineError, EngineStats, GenerationRequest, ModelInfo, TokenOutput
 from motet.server.engines.torch.choice import Choice, ChoiceGroup
 from motet.server.engines.torch.core import EngineCore
@@ -104,6 +104,8 @@ class TorchEngine:
         return {name: member.info for name, member in self._core.members.items()}
 
     def supports(self, plan: Plan) -> str | None:
+        if isinstance(plan.rule, Routed):
+            return "rule 'Routed' needs a learned gate, which no loaded model has"
         widths: dict[int, str] = {}
         for stream in plan.streams:
             if stream.model not in self._core.members:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -14,11 +14,16 @@ from torch import Tensor
 
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, compose_rows, rule_places
-from motet.kernels.reference import ComposeRows, SparseEdits, compose, edits, kl_divergence, penalise, restrict
-from motet.kernels.sampling import SampleRows, sample
+from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
+from motet.kernels.dispatch import choose_kernels
+from motet.kernels.layout import ComposeRows, SparseEdits, edits, rows_index
+from motet.kernels.logits import Logits
+from motet.kernels.reference import kl_divergence
+from motet.kernels.sampling import SampleRows
 from motet.server.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
 from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
+from motet.server.engines.torch.rule_state import advanced, gathered
 from motet.server.engines.torch.scheduler import Work
 
 log = logging.getLogger(__name__)
@@ -50,6 +55,7 @@ class StepRunner:
 
     def __init__(self) -> None:
         self._composition: tuple[tuple[object, ...], ComposeRows] | None = None
+        self._kernels: Kernels | None = None
 
     def run(self, work: Sequence[Work]) -> StepResult:
         failed: list[tuple[Choice, EngineError]] = []
@@ -107,14 +113,8 @@ class StepRunner:
     ) -> list[tuple[Choice, TokenOutput]]:
         """All rows over one vocabulary: one composition, one draw, one report."""
         names = list({stream.member.name: None for item in work for stream in item.choice.streams})
-        starts: dict[str, int] = {}
-        parts: list[Tensor] = []
-        total = 0
-        for name in names:
-            starts[name] = total
-            total += logits[name].shape[0]
-            parts.append(logits[name].log_softmax(-1, dtype=torch.float32))
-        logprobs = parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])
+        joined = Logits([logits[name] for name in names])
+        starts = dict(zip(names, joined.starts, strict=True))
         rows = [
             Row(
                 item.choice,
@@ -127,20 +127,17 @@ class StepRunner:
             for item in work
             for t in range(item.positions)
         ]
-        composition, rules = self._rows(rows, logprobs), _rules(rows, logprobs)
-        composed = compose(logprobs, composition, rules)
-        banned, allowed = _limits(rows, composed)
-        if banned is not None or allowed:
-            composed = restrict(composed, banned, allowed)
-            empty = (composed == -math.inf).all(-1)
-            if bool(empty.any()):  # plausibility gives way to what the request allows
-                bare = compose(logprobs, replace(composition, masks=()), rules)
-                composed[empty] = restrict(bare, banned, allowed)[empty]
-        tokens = _tokens(composed, rows)
-        return _report(logprobs, composed, rows, tokens, failed)
+        if self._kernels is None:
+            self._kernels = choose_kernels(joined.device)
+        decoded = decode(self._kernels, joined, _inputs(self._plan(rows, joined.like()), joined, rows))
+        states = advanced(joined, rows, _ints(decoded.token))
+        outputs = _report(joined, decoded, rows, failed)
+        for choice, state in states:
+            choice.rule_state = state
+        return outputs
 
-    def _rows(self, rows: Sequence[Row], like: Tensor) -> ComposeRows:
-        key: tuple[object, ...] = (like.shape, *((row.choice, row.streams) for row in rows))
+    def _plan(self, rows: Sequence[Row], like: Tensor) -> ComposeRows:
+        key: tuple[object, ...] = (like.device, like.dtype, *((row.choice, row.streams) for row in rows))
         if self._composition is None or self._composition[0] != key:
             plans: list[Plan] = [row.choice.plan for row in rows]
             self._composition = (key, compose_rows(plans, [row.streams for row in rows], like))
@@ -184,18 +181,45 @@ def _rules(rows: Sequence[Row], like: Tensor) -> SparseEdits | None:
     return edits(places, like) if places else None
 
 
-def _limits(rows: Sequence[Row], like: Tensor) -> tuple[SparseEdits | None, list[tuple[int, Tensor]]]:
-    """Banned and allowed tokens of the requests; scored text is reported under the bare composition."""
-    banned: list[Place] = []
-    allowed: list[tuple[int, Tensor]] = []
-    for index, row in enumerate(rows):
-        if row.is_forced:
-            continue
-        banned += [(index, token, 0.0) for token in banned_tokens(row.choice)]
-        ids = row.choice.sampling.allowed_token_ids
-        if ids is not None:
-            allowed.append((index, torch.tensor(ids, dtype=torch.int64, device=like.device)))
-    return (edits(banned, like) if banned else None, allowed)
+def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRows:
+    """Masks and penalties of the requests touch drawn rows only: scored text is reported under the bare composition."""
+    like = logits.like()
+    bias, repetition, presence = _penalties(rows, like, logits.vocab)
+    sampling = [row.choice.sampling for row in rows]
+    return DecodeRows(
+        plan=plan,
+        forced=[row.choice.shared[row.position] if row.is_forced else -1 for row in rows],
+        sampling=SampleRows(
+            temperature=[s.temperature for s in sampling],
+            top_k=[s.top_k for s in sampling],
+            top_p=[s.top_p for s in sampling],
+            min_p=[s.min_p for s in sampling],
+        ),
+        uniform=[
+            row.choice.uniform() if row.choice.sampling.temperature and not row.is_forced else 1.0 for row in rows
+        ],
+        state=gathered(logits, rows),
+        rules=_rules(rows, like),
+        banned=_edits([(i, t, 0.0) for i, row in _drawn(rows) for t in banned_tokens(row.choice)], like),
+        allowed=[
+            (i, torch.tensor(row.choice.sampling.allowed_token_ids, dtype=torch.int64, device=like.device))
+            for i, row in _drawn(rows)
+            if row.choice.sampling.allowed_token_ids is not None
+        ],
+        bias=bias,
+        repetition=repetition,
+        presence=presence,
+        top=max(row.choice.sampling.top_logprobs for row in rows),
+        keep_logprobs=any(row.choice.sampling.trace_top is not None for row in rows),
+    )
+
+
+def _drawn(rows: Sequence[Row]) -> list[tuple[int, Row]]:
+    return [(index, row) for index, row in enumerate(rows) if not row.is_forced]
+
+
+def _edits(places: Sequence[Place], like: Tensor) -> SparseEdits | None:
+    return edits(places, like) if places else None
 
 
 def banned_tokens(choice: Choice) -> list[int]:
@@ -212,59 +236,33 @@ def banned_tokens(choice: Choice) -> list[int]:
     return banned
 
 
-def _tokens(composed: Tensor, rows: Sequence[Row]) -> list[int]:
-    """The token of every row: the forced one, or a draw."""
-    drawn = [index for index, row in enumerate(rows) if not row.is_forced]
-    tokens = [row.choice.shared[row.position] if row.is_forced else -1 for row in rows]
-    if drawn:
-        bias, repetition, presence = _penalties([rows[index].choice for index in drawn], composed)
-        scores = composed if len(drawn) == len(rows) else composed[drawn]
-        scores = penalise(scores, bias, repetition, presence)
-        sampling = [rows[index].choice.sampling for index in drawn]
-        params = SampleRows(
-            temperature=[s.temperature for s in sampling],
-            top_k=[s.top_k for s in sampling],
-            top_p=[s.top_p for s in sampling],
-            min_p=[s.min_p for s in sampling],
-        )
-        uniform = [rows[i].choice.uniform() if s.temperature else 1.0 for i, s in zip(drawn, sampling, strict=True)]
-        for index, token in zip(drawn, _ints(sample(scores, params, uniform)), strict=True):
-            tokens[index] = token
-    return tokens
-
-
-def _penalties(choices: Sequence[Choice], like: Tensor) -> tuple[SparseEdits | None, ...]:
-    """(bias, repetition, presence and frequency) edits of the choices."""
+def _penalties(rows: Sequence[Row], like: Tensor, vocab: int) -> tuple[SparseEdits | None, ...]:
+    """(bias, repetition, presence and frequency) edits of the drawn rows."""
     bias: list[Place] = []
     multiplied: list[Place] = []
     presence: list[Place] = []
-    for row, choice in enumerate(choices):
-        s = choice.sampling
-        bias += [(row, token, value) for token, value in s.logit_bias]
+    for index, row in _drawn(rows):
+        choice, s = row.choice, row.choice.sampling
+        bias += [(index, token, value) for token, value in s.logit_bias]
         if s.presence_penalty or s.frequency_penalty:
-            presence += [(row, t, -s.presence_penalty - s.frequency_penalty * n) for t, n in choice.counts.items()]
+            presence += [(index, t, -s.presence_penalty - s.frequency_penalty * n) for t, n in choice.counts.items()]
         if s.repetition_penalty != 1.0:
             seen = {*choice.streams[0].context, *choice.shared}
-            multiplied += [(row, token, s.repetition_penalty) for token in seen if token < like.shape[-1]]
-    return tuple(edits(places, like) if places else None for places in (bias, multiplied, presence))
+            multiplied += [(index, token, s.repetition_penalty) for token in seen if token < vocab]
+    return tuple(_edits(places, like) for places in (bias, multiplied, presence))
 
 
 def _report(
-    logprobs: Tensor,
-    composed: Tensor,
-    rows: Sequence[Row],
-    tokens: Sequence[int],
-    failed: list[tuple[Choice, EngineError]],
+    logits: Logits, decoded: Decoded, rows: Sequence[Row], failed: list[tuple[Choice, EngineError]]
 ) -> list[tuple[Choice, TokenOutput]]:
     """Advances the choices and tells what happened; a row without a finite choice fails its request alone."""
-    column = torch.tensor(tokens, dtype=torch.int64, device=composed.device)[:, None]
-    chosen = _floats(composed.gather(-1, column).squeeze(-1))
-    tops = _tops(composed, rows)
-    traces = _traces(logprobs, composed, rows, tokens)
+    tops = _tops(decoded, rows)
+    traces = _traces(logits, decoded, rows)
+    tokens, logprobs = _ints(decoded.token), _floats(decoded.logprob)
     # from here on nothing can fail: the choices advance all or none
     outputs: list[tuple[Choice, TokenOutput]] = []
     broken: set[int] = set()
-    for index, (row, token, logprob) in enumerate(zip(rows, tokens, chosen, strict=True)):
+    for index, (row, token, logprob) in enumerate(zip(rows, tokens, logprobs, strict=True)):
         choice = row.choice
         if id(choice) in broken:
             continue
@@ -289,40 +287,43 @@ def _failure(position: int, logprob: float) -> EngineError:
     return NoTokenPossible(f"no token is possible at position {position}: the masks of the request exclude each other")
 
 
-def _tops(composed: Tensor, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, float], ...]]:
+def _tops(decoded: Decoded, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, float], ...]]:
     """The most likely tokens of the rows that ask for them."""
-    asking = [index for index, row in enumerate(rows) if row.choice.sampling.top_logprobs]
-    if not asking:
+    if decoded.top_values is None or decoded.top_tokens is None:
         return {}
-    count = min(composed.shape[-1], max(rows[index].choice.sampling.top_logprobs for index in asking))
-    source = composed if len(asking) == len(rows) else composed[asking]
-    values, ids = source.topk(count)
+    pairs = zip(rows, decoded.top_tokens, decoded.top_values, strict=True)
     return {
-        index: tuple(zip(_ints(t), _floats(v), strict=True))[: rows[index].choice.sampling.top_logprobs]
-        for index, t, v in zip(asking, ids, values, strict=True)
+        index: tuple(zip(_ints(t), _floats(v), strict=True))[: row.choice.sampling.top_logprobs]
+        for index, (row, t, v) in enumerate(pairs)
+        if row.choice.sampling.top_logprobs
     }
 
 
-def _traces(logprobs: Tensor, composed: Tensor, rows: Sequence[Row], tokens: Sequence[int]) -> dict[int, TokenTrace]:
+def _traces(logits: Logits, decoded: Decoded, rows: Sequence[Row]) -> dict[int, TokenTrace]:
     """Traces of the rows that ask for them."""
+    if decoded.logprobs is None:
+        return {}
+    each = zip(rows, decoded.logprobs, _floats(decoded.alpha), _ints(decoded.token), strict=True)
     return {
-        index: _trace(logprobs, composed[index], row, tokens[index])
-        for index, row in enumerate(rows)
+        index: _trace(logits, composed, alpha, row, token)
+        for index, (row, composed, alpha, token) in enumerate(each)
         if row.choice.sampling.trace_top is not None
     }
 
 
-def _trace(logprobs: Tensor, composed: Tensor, row: Row, token: int) -> TokenTrace:
+def _trace(logits: Logits, composed: Tensor, alpha: float, row: Row, token: int) -> TokenTrace:
     """What each voice did to one token: composed (V,) against the rows of its streams."""
-    base = logprobs[row.streams[0]]
+    members = logits.logprobs(rows_index(row.streams))
+    base = members[0]
     count = row.choice.sampling.trace_top or 0
     return TokenTrace(
-        member_logprobs=tuple(_floats(logprobs[list(row.streams), token])),
+        member_logprobs=tuple(_floats(members[:, token])),
         kl=float(kl_divergence(composed[None], base[None])),
         base_rank=int((base > base[token]).sum()),
         argmax_moved=bool(base.argmax() != composed.argmax()),
         base_top=_top(base, count),
         composed_top=_top(composed, count),
+        alpha=None if math.isnan(alpha) else alpha,
     )
 
 

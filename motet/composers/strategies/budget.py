@@ -1,0 +1,33 @@
+"""Budget: a trust region on how far a proxy may move the base."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from motet.composers.plan import Budget as BudgetRule
+from motet.composers.plan import Rule
+from motet.composers.roles import Role
+from motet.composers.strategies.rule_strategy import Part, RuleStrategy, Strength
+from motet.composers.strategies.strategy import Request
+
+
+class Budget(RuleStrategy, frozen=True):
+    """`z = L_base + α (L_expert − L_antiexpert)` with the largest α ≤ `alpha_max` such that `KL(p_α‖p_base) ≤ ε`
+
+    Proxy-tuning whose every token stays within ε nats of the base. The trace reports α.
+    """
+
+    strategy: Literal["budget"] = "budget"
+    expert: Role
+    antiexpert: Role
+    epsilon: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 0.5
+    alpha_max: Strength = 1.0
+
+    def rule(self) -> Rule:
+        return BudgetRule(self.epsilon, self.alpha_max)
+
+    def parts(self, request: Request) -> tuple[Part, ...]:
+        expert, antiexpert = ("expert", self.expert.voice, 1.0), ("antiexpert", self.antiexpert.voice, -1.0)
+        return ("base", request.base, 1.0), expert, antiexpert

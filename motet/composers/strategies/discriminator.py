@@ -1,0 +1,36 @@
+"""GeDi: two class-conditional streams judge every next token at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from motet.composers.plan import Discriminator as DiscriminatorRule
+from motet.composers.plan import Rule
+from motet.composers.roles import MAX_WEIGHT, Role, Share
+from motet.composers.strategies.rule_strategy import Part, RuleStrategy
+from motet.composers.strategies.strategy import Request
+
+
+class Discriminator(RuleStrategy, frozen=True):
+    """`z = L_base + ω log σ(s)`, s the mean over the tokens so far and v of `L_wanted − L_unwanted`
+
+    GeDi: Generative Discriminator Guided Sequence Generation (Krause et al. 2020, arXiv:2009.06367). `wanted` and
+    `unwanted` are usually one small model under two prompts. Kept are the tokens of the highest σ(s) until they hold
+    `mass` of softmax(z), and all with σ(s) ≥ `posterior`; `mass` 1 keeps all.
+    """
+
+    strategy: Literal["discriminator"] = "discriminator"
+    wanted: Role
+    unwanted: Role
+    omega: Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False)] = 30.0
+    mass: Share = 0.8
+    posterior: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.8
+
+    def rule(self) -> Rule:
+        return DiscriminatorRule(self.omega, self.mass, self.posterior)
+
+    def parts(self, request: Request) -> tuple[Part, ...]:
+        wanted, unwanted = ("wanted", self.wanted.voice, 0.0), ("unwanted", self.unwanted.voice, 0.0)
+        return ("base", request.base, 1.0), wanted, unwanted

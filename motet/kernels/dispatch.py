@@ -1,0 +1,75 @@
+"""Which kernels a process runs: chosen once per device, logged, overridable.
+
+`MOTET_KERNELS` = `eager` (plain torch), `triton` or `auto` (the default: Triton on CUDA where it can be imported, else
+plain torch); an argument wins over the environment. Triton on the CPU needs its interpreter (TRITON_INTERPRET=1) and
+serves tests.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from motet.kernels.decode import Decoded, DecodeRows, Kernels
+from motet.kernels.eager import compose_logits
+from motet.kernels.layout import ComposeRows, SparseEdits
+from motet.kernels.logits import Logits
+from motet.kernels.reference import Composed
+from motet.kernels.sampling import SampleRows, sample
+
+log = logging.getLogger(__name__)
+VARIABLE = "MOTET_KERNELS"
+NAMES = ("auto", "eager", "triton")
+
+
+class EagerKernels:
+    """Plain torch on any device."""
+
+    name = "eager"
+
+    def compose(self, logits: Logits, plan: ComposeRows, rules: SparseEdits | None, state: Tensor | None) -> Composed:
+        return compose_logits(logits, plan, rules, state)
+
+    def sample(self, scores: Tensor, params: SampleRows, uniform: Sequence[float]) -> Tensor:
+        return sample(scores, params, uniform)
+
+    def top(self, logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        values, tokens = logprobs.topk(count)
+        return values, tokens
+
+    def fused(self, logits: Logits, rows: DecodeRows) -> Decoded | None:
+        return None
+
+
+def choose_kernels(device: torch.device, name: str | None = None) -> Kernels:
+    """The kernels for members on `device`.
+
+    Args:
+        name: one of `NAMES`; None reads the environment.
+
+    Raises:
+        ValueError: an unknown name.
+        ImportError: Triton is asked for and not installed.
+    """
+    wanted = name or os.environ.get(VARIABLE) or "auto"
+    if wanted not in NAMES:
+        near = difflib.get_close_matches(wanted, NAMES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{VARIABLE}: unknown kernels {wanted!r}; allowed: {', '.join(NAMES)}{hint}")
+    if wanted == "auto":
+        wanted = "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "eager"
+    log.info("kernels: %s on %s", wanted, device)
+    return EagerKernels() if wanted == "eager" else _triton_kernels()
+
+
+def _triton_kernels() -> Kernels:
+    """Imported here: Triton is optional, and reads its interpreter's switch when it is imported."""
+    from motet.kernels.triton.backend import TritonKernels
+
+    return TritonKernels()

@@ -1,0 +1,121 @@
+"""What a step composes, as data: which rows of the members' logits enter which output row, and how.
+
+Shapes: V is the shared vocabulary, N the stream rows of a step (all streams of all requests), R the output rows
+(one per token position of one choice).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
+Index = slice | Tensor  # rows of a matrix: a slice (no copy) where they are consecutive, else (n,) int64
+
+
+class Kind(IntEnum):
+    """The rules that are no plain weighted sum; the numbers are those that kernels read."""
+
+    LINEAR = 0
+    RELU = 1
+    MIXTURE = 2
+    DISCRIMINATOR = 3
+    DYNAMIC = 4
+    BUDGET = 5
+    ROUTED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class SetRows:
+    """A plausible set of tokens for some rows: `source` are the rows of the log-probs that define it."""
+
+    kind: SetKind
+    value: float
+    source: Index
+
+
+@dataclass(frozen=True, slots=True)
+class TermRows:
+    """One stream's contribution to `rows`: weight (n,) times the log-probs at `source`.
+
+    `temperature` (n,) divides the log-probs before they are normalised again; None means 1 everywhere.
+    """
+
+    rows: Index
+    source: Index
+    weight: Tensor
+    temperature: Tensor | None = None
+    inside: SetRows | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRows:
+    """Rows whose score is no weighted sum: `sources[k]` are the rows of stream k, all (n,), for K streams.
+
+    `weight` (n, K). `param` (n, 3), by kind (unused places are 0):
+
+    - RELU: α.
+    - DISCRIMINATOR: ω, kept mass, kept posterior.
+    - DYNAMIC: largest α, 1 for the symmetric form.
+    - BUDGET: largest α, ε in nats.
+    - ROUTED: threshold, negative to mix.
+    """
+
+    kind: Kind
+    rows: Index
+    sources: tuple[Index, ...]
+    weight: Tensor
+    param: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRows:
+    """Tokens outside of `keep` are impossible in `rows`."""
+
+    rows: Index
+    keep: SetRows
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeRows:
+    """The composition of a step over R rows. `base` are the rows of the log-probs that hold each row's base stream;
+    terms stand in stream order, so that a row's sum does not depend on what else is in the batch. A row is either
+    among the rows of `terms` or of `rules`."""
+
+    num_rows: int
+    base: Index
+    terms: tuple[TermRows, ...]
+    masks: tuple[MaskRows, ...] = ()
+    rules: tuple[RuleRows, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SparseEdits:
+    """Values at single (row, token) places: three tensors of the same length."""
+
+    rows: Tensor  # (n,) int64
+    tokens: Tensor  # (n,) int64
+    values: Tensor  # (n,)
+
+
+def rows_index(rows: Sequence[int], device: torch.device | None = None) -> Index:
+    """A slice where `rows` are consecutive and ascending (no copy when used), else an index tensor."""
+    start = rows[0]
+    if all(row == start + i for i, row in enumerate(rows)):
+        return slice(start, start + len(rows))
+    return torch.tensor(rows, dtype=torch.int64, device=device)
+
+
+def edits(places: Sequence[tuple[int, int, float]], like: Tensor) -> SparseEdits:
+    """Sparse edits from (row, token, value) triples on the device and in the dtype of `like`."""
+    rows, tokens, values = zip(*places, strict=True)
+    return SparseEdits(
+        torch.tensor(rows, dtype=torch.int64, device=like.device),
+        torch.tensor(tokens, dtype=torch.int64, device=like.device),
+        torch.tensor(values, dtype=like.dtype, device=like.device),
+    )

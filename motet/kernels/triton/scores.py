@@ -1,0 +1,162 @@
+# type: ignore
+"""The composed score of one tile of one row: the formula of `reference` and `cores`, for all rules at once."""
+
+import triton
+import triton.language as tl
+
+from motet.kernels.triton.load import load_logits, only_if
+
+LINEAR = tl.constexpr(0)
+RELU = tl.constexpr(1)
+MIXTURE = tl.constexpr(2)
+DISCRIMINATOR = tl.constexpr(3)
+DYNAMIC = tl.constexpr(4)
+BUDGET = tl.constexpr(5)
+ROUTED = tl.constexpr(6)
+
+
+@triton.jit
+def inside_set(buffers, stream, sets, tau, r, number, offsets, mask, K, S, DTYPE: tl.constexpr):
+    """Which tokens lie in a row's plausible set: raw logits of its stream against the threshold `tau` (R, S)."""
+    place = r * S + number
+    slot = tl.load(sets + place * 3)
+    x = load_logits(buffers, stream, r * K + slot, offsets, mask, DTYPE)
+    return (x < tl.load(tau + place)) == 0  # NaN stays in: a broken stream must show
+
+
+@triton.jit
+def masked_tokens(buffers, stream, sets, tau, r, offsets, V, K, S: tl.constexpr, DTYPE: tl.constexpr):
+    """Tokens (bool) that every mask of the row keeps."""
+    keep = offsets < V
+    for number in tl.static_range(S):
+        if tl.load(sets + (r * S + number) * 3 + 2) != 0:
+            keep = keep & inside_set(buffers, stream, sets, tau, r, number, offsets, keep, K, S, DTYPE)
+    return keep
+
+
+@triton.jit
+def _weighted_sum(
+    buffers, stream, weight, sets, tau, lse, r, alpha, offsets, keep, K: tl.constexpr, S: tl.constexpr,
+    GATED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Σ w_k · logits_k / T_k; gated terms are normalised. `alpha` scales all but the base. Also the base's logits."""
+    z = tl.zeros(offsets.shape, tl.float32)
+    banned = ~keep
+    base = tl.full(offsets.shape, -float("inf"), tl.float32)
+    for k in tl.static_range(K):
+        slot = r * K + k
+        w = tl.load(weight + slot * 2)
+        if k > 0:
+            w = w * alpha
+        # a token that is masked, and a stream of weight 0, cost no traffic
+        if k == 0:
+            x = load_logits(buffers, stream, slot, offsets, keep, DTYPE)
+            base = x
+        else:
+            x = load_logits(buffers, stream, slot, offsets, only_if(w != 0, keep), DTYPE)
+        term = w * x * tl.load(weight + slot * 2 + 1)
+        impossible = only_if(w != 0, x == -float("inf"))
+        if GATED:
+            gate = tl.load(stream + slot * 4 + 2)
+            if gate >= 0:
+                within = inside_set(buffers, stream, sets, tau, r, gate, offsets, keep, K, S, DTYPE)
+                term = tl.where(within, term - w * tl.load(lse + slot * 2 + 1), 0.0)
+                impossible = impossible & within
+        banned = banned | impossible
+        z += tl.where(w == 0, 0.0, tl.where(impossible, 0.0, term))
+    return tl.where(banned, -float("inf"), z), base
+
+
+@triton.jit
+def _logprob(buffers, stream, lse, slot, offsets, keep, DTYPE: tl.constexpr):
+    return load_logits(buffers, stream, slot, offsets, keep, DTYPE) - tl.load(lse + slot * 2 + 1)
+
+
+@triton.jit
+def _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K: tl.constexpr, DTYPE: tl.constexpr):
+    """log Σ w_k p_k; ROUTED takes (1 − d, d) from the row's gate instead of the weights."""
+    gate = tl.load(rule + r * 8 + 4)
+    threshold = tl.load(rule + r * 8 + 1)
+    share = tl.where(threshold >= 0, (gate > threshold).to(tl.float32), gate)
+    top = tl.full(offsets.shape, -float("inf"), tl.float32)
+    total = tl.zeros(offsets.shape, tl.float32)
+    for k in tl.static_range(K):
+        w = tl.load(weight + (r * K + k) * 2)
+        if kind == ROUTED:
+            w = tl.where(k == 0, 1.0 - share, tl.where(k == 1, share, 0.0))
+        x = _logprob(buffers, stream, lse, r * K + k, offsets, only_if(w > 0, keep), DTYPE)
+        x = tl.where(w > 0, x, -float("inf"))
+        above = tl.where(x != x, x, tl.maximum(top, x))
+        safe = tl.where(above == -float("inf"), 0.0, above)
+        total = total * tl.exp(top - safe) + w * tl.exp(x - safe)
+        top = above
+    return tl.where(total == 0.0, -float("inf"), top + tl.log(total))
+
+
+@triton.jit
+def discriminator_logit(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
+    """s of GeDi, and whether the wanted class finds the token impossible (s is then −inf)."""
+    wanted = _logprob(buffers, stream, lse, r * K + 1, offsets, keep, DTYPE)
+    unwanted = _logprob(buffers, stream, lse, r * K + 2, offsets, keep, DTYPE)
+    sums = tl.load(rule + r * 8 + 4) - tl.load(rule + r * 8 + 5)
+    s = (sums + wanted - unwanted) / (tl.load(rule + r * 8 + 6) + 1.0)
+    return tl.where(wanted == -float("inf"), -float("inf"), s)
+
+
+@triton.jit
+def _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, K, DTYPE: tl.constexpr):
+    """L_0 + ω · log σ(s), −inf below the row's threshold of s."""
+    base = _logprob(buffers, stream, lse, r * K, offsets, keep, DTYPE)
+    s = discriminator_logit(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE)
+    log_sigmoid = tl.minimum(s, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(s)))
+    z = base + tl.load(rule + r * 8 + 1) * log_sigmoid
+    z = tl.where(s != s, s, z)
+    impossible = (base == -float("inf")) | (s == -float("inf")) | (s < tl.load(solved + r))
+    return tl.where(impossible, -float("inf"), z)
+
+
+@triton.jit
+def _relu(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
+    """L_0 − α · relu(L_1 − L_0)."""
+    base = _logprob(buffers, stream, lse, r * K, offsets, keep, DTYPE)
+    excess = _logprob(buffers, stream, lse, r * K + 1, offsets, keep, DTYPE) - base
+    excess = tl.where(excess != excess, excess, tl.maximum(excess, 0.0))
+    z = base - tl.load(rule + r * 8 + 1) * excess
+    return tl.where(base == -float("inf"), -float("inf"), z)
+
+
+@triton.jit
+def tile_scores(
+    buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, K: tl.constexpr, S: tl.constexpr,
+    RULES: tl.constexpr, GATED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """z (float32) and the base's raw logits at `offsets` of row r (int64), up to a constant of the row.
+
+    - `rule` (R, 8) float32: kind, three parameters, three of state (see `layout.RuleRows`, `cores.rule_scores`).
+    - `sets` (R, S, 3) int32: slot that defines it (−1: unused), kind, whether it masks; `tau` (R, S) thresholds.
+    - `solved` (R,) float32: α, or the discriminator's threshold.
+    - `keep`: tokens that the masks leave; the others are −inf.
+    - RULES: whether any row is no plain weighted sum. GATED: whether any term has a gate.
+    """
+    if RULES:
+        kind = tl.load(rule + r * 8).to(tl.int32)
+        solves = (kind == DYNAMIC) | (kind == BUDGET)
+        alpha = tl.where(solves, tl.load(solved + r), 1.0)
+        if solves | (kind == LINEAR):
+            z, base = _weighted_sum(
+                buffers, stream, weight, sets, tau, lse, r, alpha, offsets, keep, K, S, GATED, DTYPE
+            )  # fmt: skip
+        else:
+            base = load_logits(buffers, stream, r * K, offsets, keep, DTYPE)
+            if kind == RELU:
+                z = _relu(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE)
+            elif kind == DISCRIMINATOR:
+                z = _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, K, DTYPE)
+            else:
+                z = _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K, DTYPE)
+            z = tl.where(keep, z, -float("inf"))
+    else:
+        z, base = _weighted_sum(
+            buffers, stream, weight, sets, tau, lse, r, 1.0, offsets, keep, K, S, GATED, DTYPE
+        )  # fmt: skip
+    return z, base

@@ -1,0 +1,64 @@
+"""Compositions and logits that every kernel test draws from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from motet.composers.plan import (
+    Budget,
+    Discriminator,
+    Dynamic,
+    Linear,
+    Mixture,
+    Plan,
+    Relu,
+    Routed,
+    Rule,
+    Stream,
+    TokenSet,
+)
+
+NUM_STREAMS = 3
+STATE = (0.4, 0.3, 2.0)  # as a gate's share, and as sums of log-probs with a count
+
+
+def _plan(rule: Rule, *weights: float, masks: tuple[TokenSet, ...] = ()) -> Plan:
+    return Plan(tuple(Stream(f"s{k}", "m", w) for k, w in enumerate(weights)), masks, rule=rule)
+
+
+def plans(vocab: int) -> list[Plan]:
+    """One plan of every rule and kind of set, with one to three streams."""
+    gate = TokenSet(1, "nucleus", 0.7)
+    gated = (
+        Stream("base", "m"),
+        Stream("tuned", "m", 0.8, inside=gate),
+        Stream("reference", "m", -0.8, temperature=0.7, inside=gate),
+    )
+    return [
+        _plan(Linear(), 1.0, 1.0, -1.0),
+        _plan(Linear(), 1.0, 0.5, 0.5),
+        _plan(Linear(), 0.7),
+        _plan(Linear(), 1.5, -0.5, masks=(TokenSet(0, "ratio", 0.1),)),
+        _plan(Linear(), 1.0, -0.8, masks=(TokenSet(0, "rank_or_ratio", 0.02),)),
+        _plan(Linear(), 1.0, 1.0, -1.0, masks=(TokenSet(0, "nucleus", 0.9), TokenSet(1, "ratio", 1e-4))),
+        Plan(gated),
+        _plan(Relu(1.5), 1.0, 0.0),
+        _plan(Mixture(), 0.2, 0.5, 0.3),
+        _plan(Discriminator(), 1.0, 0.0, 0.0),
+        _plan(Discriminator(omega=3.0, mass=1.0), 1.0, 0.0, 0.0),
+        _plan(Dynamic(), 1.0, 1.0, -1.0),
+        _plan(Dynamic(symmetric=True), 1.0, 1.0, -1.0),
+        _plan(Budget(0.2, alpha_max=1.5), 1.0, 1.0, -1.0, masks=(TokenSet(0, "ratio", 1e-3),)),
+        _plan(Routed(None), 1.0, 0.0),
+        _plan(Routed(0.5), 1.0, 0.0),
+    ]
+
+
+def logits_of(rows: int, vocab: int, dtype: torch.dtype, seed: int = 0, scale: float = 2.0) -> list[Tensor]:
+    """One buffer (rows, V) per stream; each a little shifted, as members' logits are."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (scale * torch.randn(rows, vocab, generator=generator, dtype=torch.float64) + 3.0 * k).to(dtype)
+        for k in range(NUM_STREAMS)
+    ]
