@@ -141,14 +141,14 @@ def measure_step(
 
 @torch.inference_mode()
 def measure_concurrent(
-    members: dict[str, Member], models: Sequence[PreTrainedModel], steps: int, rounds: int, requests: int = 16
+    members: dict[str, Member], models: Sequence[PreTrainedModel], tokens: int, rounds: int, requests: int = 16
 ) -> dict[str, float]:
     """Whole requests, prompt included: all at once in the engine, against one after another in the loop."""
     batch = prompts(requests, members["base"].vocab_size)
 
     def together() -> float:
         def run() -> None:
-            core = engine_at(members, batch, steps)
+            core = engine_at(members, batch, tokens)
             while core.step():
                 pass
 
@@ -158,7 +158,7 @@ def measure_concurrent(
         def run() -> None:
             for prompt in batch:
                 loop = NaiveLoop(models, [prompt])
-                for _ in range(steps):
+                for _ in range(tokens):
                     loop.step()
 
         return seconds(run)
@@ -166,6 +166,8 @@ def measure_concurrent(
     figures = interleave({"together": together, "one_by_one": one_by_one}, rounds)
     return {
         "requests": requests,
+        "prompt": PROMPT,
+        "tokens": tokens,
         "together_s": statistics.median(figures["together"]),
         "one_by_one_s": statistics.median(figures["one_by_one"]),
         "speedup": median_of_ratios(figures["one_by_one"], figures["together"]),
@@ -177,6 +179,7 @@ def main() -> None:
     parser.add_argument("--size", choices=("small", "medium"), default="small")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=64, help="generated per request where whole requests are timed")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="where the random members are kept (a temporary folder otherwise)")
     parser.add_argument("--out", type=Path)
@@ -193,7 +196,7 @@ def main() -> None:
         figures = measure_step(members, models, batch, options.steps, options.rounds).summary()
         results["step"].append(figures)
         print("  ".join(f"{key} {value:.3g}" for key, value in figures.items()), flush=True)
-    results["concurrent"] = measure_concurrent(members, models, options.steps, max(2, options.rounds // 2))
+    results["concurrent"] = measure_concurrent(members, models, options.tokens, max(2, options.rounds // 2))
     print("  ".join(f"{key} {value:.3g}" for key, value in results["concurrent"].items()))
     report("step", results, options.out)
 

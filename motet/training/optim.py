@@ -12,12 +12,15 @@ MOMENTUM = 0.95
 # Optimal polynomials a·x + b·x³ + c·x⁵ of Amsel et al., "The Polar Express", 2025: the first three of the sequence
 # for singular values in [0.001, 1] raise small ones as far as four of Muon's own five steps. Of a training step of
 # the demo's larger model, Muon's own took 42 %.
-POLAR_EXPRESS = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-)
 SAFETY = 1.01  # the polynomials diverge above 1, where bfloat16 rounding may put a value
+POLAR_EXPRESS = tuple(
+    (a / SAFETY, b / SAFETY**3, c / SAFETY**5)
+    for a, b, c in (
+        (8.28721201814563, -23.595886519098837, 17.300387312530933),
+        (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+        (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    )
+)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
@@ -30,7 +33,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     x = (matrices / (SAFETY * norms + 1e-7)).bfloat16()
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
-        x = (a / SAFETY) * x + (b / SAFETY**3 * gram + c / SAFETY**5 * (gram @ gram)) @ x
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x
 
 

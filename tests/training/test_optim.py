@@ -16,24 +16,24 @@ from motet.training.optim import POLAR_EXPRESS, Muon, adamw, muon_and_adamw, ort
 def test_the_polynomials_push_singular_values_towards_one(value: float) -> None:
     for a, b, c in POLAR_EXPRESS:
         value = a * value + b * value**3 + c * value**5
-    assert 0.186 <= value <= 1.87
+    assert 0.15 < value < 1.9
 
 
 @given(rows=st.integers(1, 12), extra=st.integers(0, 12), seed=st.integers(0, 999))
 @settings(max_examples=25, deadline=None)
-def test_orthogonalize_applies_them_to_singular_values(rows: int, extra: int, seed: int) -> None:
-    """In the mean: bfloat16 rounds single values, and the steep first polynomial magnifies that up to 130-fold."""
+def test_orthogonalize_keeps_singular_values_within_their_bounds(rows: int, extra: int, seed: int) -> None:
+    """In bfloat16 too: without the safety factor rounding put single values at 3.6."""
     generator = torch.Generator().manual_seed(seed)
     matrices = torch.randn((3, rows, rows + extra), generator=generator)
     left, _, right = cast("tuple[Tensor, Tensor, Tensor]", torch.linalg.svd(matrices, full_matrices=False))
-    spectrum = torch.linspace(0.2, 1.0, rows)
-    result = orthogonalize(left @ torch.diag(spectrum) @ right)
-    expected = spectrum / (1.01 * spectrum.square().sum().sqrt())
-    for a, b, c in POLAR_EXPRESS:
-        expected = a * expected + b * expected**3 + c * expected**5
-    rotated = left.mT @ result.float() @ right.mT  # diagonal, but for rounding
-    difference = rotated.diagonal(dim1=-2, dim2=-1) - expected
-    assert difference.abs().mean().item() < 0.5
+    result = orthogonalize(left @ torch.diag(torch.linspace(0.2, 1.0, rows)) @ right)
+    rotated = left.mT @ result.float() @ right.mT
+    values = rotated.diagonal(dim1=-2, dim2=-1)
+    assert values.min().item() > 0.05
+    assert values.max().item() < 2.1
+    assert values.mean(-1).min().item() > 0.35
+    off_diagonal = rotated - torch.diag_embed(values)
+    assert off_diagonal.abs().max().item() < 0.6
 
 
 def test_muon_step_has_the_size_of_an_adamw_step_and_goes_downhill() -> None:

@@ -1,0 +1,62 @@
+"""The README tells the truth where a machine can check it: its tree, its examples, its strategies."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from motet.composers.spec import parse_composition, strategy_names
+from motet.server.config import Settings
+from motet.server.schemas import ChatCompletionRequest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_tree_names_every_file() -> None:
+    tree = README.split("```\nmotet/\n")[1].split("```")[0]
+    path = ["motet"]
+    named: set[str] = set()
+    for line in tree.splitlines():
+        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+        path[depth:] = [name.rstrip("/")]
+        if name.endswith(".py"):
+            named.add("/".join(path))
+    there = {str(file.relative_to(ROOT)) for file in (ROOT / "motet").rglob("*.py") if file.name != "__init__.py"}
+    assert named == there
+
+
+def test_the_strategies_are_those_there_are() -> None:
+    table = README.split("## Strategies")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(rows[1:]) == sorted(strategy_names())  # the first is the head
+
+
+def test_python_examples_compile_and_name_real_fields() -> None:
+    for block in blocks("python"):
+        tree = ast.parse(block)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "extra_body":
+                assert parse_composition(ast.literal_eval(node.value)["composition"])
+
+
+def test_the_operator_file_is_valid() -> None:
+    for block in blocks("yaml"):
+        settings = Settings.model_validate(yaml.safe_load(block))
+        for composition in settings.compositions.values():
+            parse_composition(composition)
+
+
+def test_curl_examples_are_requests() -> None:
+    bodies = [body for block in blocks("bash") for body in re.findall(r"-d '(.*?)'", block, re.DOTALL)]
+    assert bodies
+    for body in bodies:
+        ChatCompletionRequest.model_validate(json.loads(body))
