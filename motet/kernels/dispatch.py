@@ -1,8 +1,8 @@
 """Which kernels a process runs: chosen once per device, logged, overridable.
 
-`MOTET_KERNELS` = `eager` (plain torch), `triton` or `auto` (the default: Triton on CUDA where it can be imported, else
-plain torch); an argument wins over the environment. Triton on the CPU needs its interpreter (TRITON_INTERPRET=1) and
-serves tests.
+`MOTET_KERNELS` = `eager` (plain torch), `triton` or `auto` (the default: Triton on CUDA where it can be imported and
+proves itself, else plain torch); an argument wins over the environment. Triton on the CPU needs its interpreter
+(TRITON_INTERPRET=1) and serves tests.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from motet.kernels.layout import ComposeRows, SparseEdits
 from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed
 from motet.kernels.sampling import SampleRows, sample
+from motet.kernels.self_check import differs
 
 log = logging.getLogger(__name__)
 VARIABLE = "MOTET_KERNELS"
@@ -63,9 +64,22 @@ def choose_kernels(device: torch.device, name: str | None = None) -> Kernels:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{VARIABLE}: unknown kernels {wanted!r}; allowed: {', '.join(NAMES)}{hint}")
     if wanted == "auto":
-        wanted = "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "eager"
+        return _best(device)
     log.info("kernels: %s on %s", wanted, device)
     return EagerKernels() if wanted == "eager" else _triton_kernels()
+
+
+def _best(device: torch.device) -> Kernels:
+    """Triton on CUDA where it proves itself on a small case, else plain torch: slower is better than wrong."""
+    if device.type == "cuda" and importlib.util.find_spec("triton"):
+        kernels = _triton_kernels()
+        problem = differs(kernels, device)
+        if problem is None:
+            log.info("kernels: %s on %s", kernels.name, device)
+            return kernels
+        log.warning("the Triton kernels are not used on %s: %s", device, problem)
+    log.info("kernels: eager on %s", device)
+    return EagerKernels()
 
 
 def _triton_kernels() -> Kernels:
