@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -153,8 +154,17 @@ def _write_result(path: Path, board: Scoreboard, recipe: Recipe, seconds: dict[s
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _command() -> str:
+    """What runs `motet` in the reader's shell: its name where it is on the path, else where it lies."""
+    if shutil.which("motet"):
+        return "motet"
+    beside = Path(sys.executable).parent / "motet"  # of a virtual environment that is not activated
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+
+
 def _print_next(console: Console, seed: int, question: str) -> None:
-    serve = "motet serve demo" if seed == 0 else f"motet serve demo --seed {seed}"
+    serve = f"{_command()} serve demo" + ("" if seed == 0 else f" --seed {seed}")
     console.print(f"\nKeep it serving:\n  [bold]{serve}[/bold]\nand ask it:", highlight=False)
     console.print(
         "  curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\\n"

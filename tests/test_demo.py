@@ -21,7 +21,7 @@ def test_demo_end_to_end(tmp_path: Path) -> None:
     assert written["recipe"] == TINY.digest
     assert set(written["seconds"]) == {"family", "server_start", "scoreboard"}
     printed = out.getvalue()
-    assert "motet serve demo --seed 2" in printed
+    assert "motet serve demo --seed 2" in printed.replace("\n", "")
     assert "curl http://127.0.0.1:8000/v1/chat/completions" in printed
     assert "gap closed by large-proxy" in printed
 
