@@ -22,10 +22,11 @@ check: $(VENV)/installed-dev
 
 # Every benchmark at the size that this repository's results were measured with.
 bench: $(VENV)/installed-dev
+	for seed in 0 1 2; do $(BIN)/motet demo --seed $$seed --json benchmarks/results/demo-seed$$seed.json; done
 	$(BIN)/python -m benchmarks.step --size small --out benchmarks/results/step-small.json
-	$(BIN)/python -m benchmarks.step --size medium --out benchmarks/results/step-medium.json
-	$(BIN)/python -m benchmarks.kernels --out benchmarks/results/kernels-cpu
-	$(BIN)/python -m benchmarks.serve --out benchmarks/results/serve-small.json
+	$(BIN)/python -m benchmarks.step --size medium --rounds 5 --steps 16 --out benchmarks/results/step-medium.json
+	$(BIN)/python -m benchmarks.kernels --rounds 31 --out benchmarks/results/kernels-cpu
+	$(BIN)/python -m benchmarks.serve --rounds 2 --out benchmarks/results/serve-small.json
 
 clean:
 	rm -rf $(VENV)

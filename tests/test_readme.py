@@ -15,6 +15,7 @@ from motet.server.schemas import ChatCompletionRequest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def blocks(language: str) -> list[str]:
@@ -60,3 +61,27 @@ def test_curl_examples_are_requests() -> None:
     assert bodies
     for body in bodies:
         ChatCompletionRequest.model_validate(json.loads(body))
+
+
+def row(start: str) -> str:
+    return next(line for line in README.splitlines() if line.startswith(f"| {start}"))
+
+
+def test_the_demo_figures_are_those_of_the_results() -> None:
+    boards = [json.loads(file.read_text())["scoreboard"] for file in sorted(RESULTS.glob("demo-seed*.json"))]
+    assert [board["seed"] for board in boards] == [0, 1, 2]
+    closed = [f"{100 * board['gap_closed']['large-proxy']:.1f}" for board in boards]
+    assert row("**gap closed**").split(" | ")[1:] == [*closed[:-1], f"{closed[-1]} |"]
+    kept = [f"{100 * board['retained_kept']:.1f}" for board in boards]
+    assert row("retained accuracy kept").split(" | ")[1:] == [*kept[:-1], f"{kept[-1]} |"]
+    for board in boards:
+        assert f"{100 * board['forget']['large-unlearned']:.1f}" in row("forget set")
+
+
+def test_the_speed_figures_are_those_of_the_results() -> None:
+    medium, small = (json.loads((RESULTS / f"step-{size}.json").read_text())["results"] for size in ("medium", "small"))
+    for index, batch in enumerate((1, 4, 16)):
+        figures = [f"{result['step'][index]['composed_over_bare']:.2f}" for result in (medium, small)]
+        assert row(f"composed step / bare, batch {batch} ").endswith(f"| {figures[0]} | {figures[1]} |")
+    figures = [f"{result['concurrent']['speedup']:.1f}" for result in (medium, small)]
+    assert row("16 requests at once").endswith(f"| {figures[0]} × | {figures[1]} × |")

@@ -27,7 +27,7 @@ from motet.kernels.layout import (
     SetRows,
     SparseEdits,
     TermRows,
-    edits,
+    edits_or_none,
     rows_index,
 )
 from motet.kernels.reference import compose
@@ -181,4 +181,4 @@ def _rules(
     if plan.rules is None:
         return None
     places = [p for row, past in enumerate(generated) for p in rule_places(row, plan.rules, past, eos_token_ids)]
-    return edits(places, like) if places else None
+    return edits_or_none(places, like)

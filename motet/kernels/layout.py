@@ -111,6 +111,11 @@ def rows_index(rows: Sequence[int], device: torch.device | None = None) -> Index
     return torch.tensor(rows, dtype=torch.int64, device=device)
 
 
+def edits_or_none(places: Sequence[tuple[int, int, float]], like: Tensor) -> SparseEdits | None:
+    """`edits`, or None where there is nothing to edit."""
+    return edits(places, like) if places else None
+
+
 def edits(places: Sequence[tuple[int, int, float]], like: Tensor) -> SparseEdits:
     """Sparse edits from (row, token, value) triples on the device and in the dtype of `like`."""
     rows, tokens, values = zip(*places, strict=True)

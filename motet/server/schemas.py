@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 MAX_CHOICES = 128
-MAX_PROMPTS = 1024
 MAX_STOPS = 16  # OpenAI and the chat endpoint: 4; evaluation harnesses send more to completions
 MAX_TOP_LOGPROBS = 20
 INT64 = 2**63 - 1
@@ -17,8 +16,6 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(min_length=1)]
-Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
-TokenArrays = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
 class Body(BaseModel):

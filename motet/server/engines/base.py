@@ -109,7 +109,10 @@ class Generation(Protocol):
     closing the iterator) frees all slots within one step.
     """
 
-    cached_tokens: int  # tokens of the base stream's context that were not computed again
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the base stream's context that were not computed again."""
+        ...
 
     @property
     def queued_seconds(self) -> float:

@@ -29,12 +29,15 @@ class TorchGeneration:
     def __init__(self, engine: TorchEngine, group: ChoiceGroup, loop: asyncio.AbstractEventLoop) -> None:
         self.group = group
         self.loop = loop
-        self.cached_tokens = 0
         self._engine = engine
         self._ready: deque[TokenOutput] = deque()
         self._error: EngineError | None = None
         self._open = {choice.index for choice in group.choices}
         self._wake = asyncio.Event()
+
+    @property
+    def cached_tokens(self) -> int:
+        return self.group.choices[0].cached_tokens
 
     @property
     def queued_seconds(self) -> float:
@@ -68,9 +71,8 @@ class TorchGeneration:
         self._engine.drop(self.group.choices)
         self._wake.set()
 
-    def deliver(self, outputs: Sequence[TokenOutput], cached_tokens: int) -> None:
+    def deliver(self, outputs: Sequence[TokenOutput]) -> None:
         """Called in the event loop, once per step."""
-        self.cached_tokens = cached_tokens
         self._ready.extend(output for output in outputs if output.choice in self._open)
         self._wake.set()
 
@@ -208,7 +210,7 @@ class TorchEngine:
             outputs.setdefault(choice.group, []).append(output)
         for group, tokens in outputs.items():
             generation = self._generations[group]
-            _tell(generation, generation.deliver, tokens, group.choices[0].cached_tokens)
+            _tell(generation, generation.deliver, tokens)
         for choice, error in result.failed:
             if choice.group in self._generations:
                 generation = self._generations[choice.group]

@@ -9,7 +9,6 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -135,7 +134,6 @@ def load_member(
     vocab_size: int | None = None,
     max_model_len: int | None = None,
     revision: str | None = None,
-    pack: bool = True,
 ) -> Member:
     """Loads a checkpoint folder or hub id and proves that it computes here what it computes in transformers.
 
@@ -143,7 +141,6 @@ def load_member(
         dtype: None keeps the checkpoint's own.
         vocab_size: the shared width (the tokenizer's); rows of the head beyond it are never produced.
         max_model_len: upper bound on the context, None for the model's own.
-        pack: on a CPU, repack weights for oneDNN.
 
     Raises:
         ModelLoadError: unreadable or incomplete checkpoint, unsupported architecture, or a failed self-check.
@@ -153,7 +150,7 @@ def load_member(
     limit = min(max_model_len or longest, longest)
     width = vocab_size or int(model.config.get_text_config().vocab_size)
     try:
-        member = _prepare(name, model, limit, width, device, pack=pack)
+        member = _prepare(name, model, limit, width, device)
     except ModelLoadError:
         raise
     except Exception as error:
@@ -163,7 +160,7 @@ def load_member(
 
 
 @torch.inference_mode()
-def _prepare(name: str, model: PreTrainedModel, limit: int, width: int, device: str, *, pack: bool) -> Member:
+def _prepare(name: str, model: PreTrainedModel, limit: int, width: int, device: str) -> Member:
     """The model behind our attention, packed, and checked against its own plain forward."""
     with _narrow_windows(model):
         ids = _self_check_ids(model, limit)
@@ -172,7 +169,7 @@ def _prepare(name: str, model: PreTrainedModel, limit: int, width: int, device: 
         shapes = _probe(name, model)
         model.to(device)  # type: ignore[arg-type]
         member = Member(name, model, limit, width, shapes)
-        if pack and member.device.type == "cpu":
+        if member.device.type == "cpu":
             fuse_norms(model)
             pack_linears(model)
         _self_check(member, cast("list[int]", ids[0].tolist()), expected[:, :width])
@@ -268,8 +265,3 @@ def _self_check(member: Member, ids: list[int], expected: Tensor) -> None:
             f"(allowed {allowed:.3g}); the architecture {type(member.model).__name__} is not supported"
         )
     member.forward_seconds, member.num_forwards = 0.0, 0
-
-
-def is_local(path: str) -> bool:
-    """Whether a model's `path` is a folder here rather than a hub id."""
-    return Path(path).expanduser().is_dir()

@@ -93,7 +93,7 @@ class Scheduler:
                     f"its context holds {member.info.max_model_len}"
                 )
             needs[member.name] = _joined(needs.get(member.name, Need()), 1, length)
-        nbytes = sum(need.nbytes(self.members[name]) for name, need in needs.items())
+        nbytes = self._nbytes(needs)
         if nbytes > self.settings.kv_cache_bytes:
             raise RequestTooLarge(
                 f"{nbytes:,} bytes of key / value cache are needed by one choice of {len(request.contexts)} streams; "
@@ -152,10 +152,13 @@ class Scheduler:
             for name, need in exact.items()
         }
         for needs in (roomy, exact):
-            if sum(need.nbytes(self.members[name]) for name, need in needs.items()) <= self.settings.kv_cache_bytes:
+            if self._nbytes(needs) <= self.settings.kv_cache_bytes:
                 self._resize(needs)
                 return True
         return False
+
+    def _nbytes(self, needs: Mapping[str, Need]) -> int:
+        return sum(need.nbytes(self.members[name]) for name, need in needs.items())
 
     def _needs(self, choice: Choice) -> dict[str, Need]:
         needs = {

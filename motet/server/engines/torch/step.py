@@ -16,7 +16,7 @@ from motet.composers.plan import Plan
 from motet.composers.rows import Place, compose_rows, rule_places
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
 from motet.kernels.dispatch import choose_kernels
-from motet.kernels.layout import ComposeRows, SparseEdits, edits, rows_index
+from motet.kernels.layout import ComposeRows, SparseEdits, edits_or_none, rows_index
 from motet.kernels.logits import Logits
 from motet.kernels.reference import kl_divergence
 from motet.kernels.sampling import SampleRows
@@ -178,7 +178,7 @@ def _rules(rows: Sequence[Row], like: Tensor) -> SparseEdits | None:
         if row.choice.plan.rules is not None:
             written = row.choice.written(row.position)
             places += rule_places(index, row.choice.plan.rules, written, row.choice.ends)
-    return edits(places, like) if places else None
+    return edits_or_none(places, like)
 
 
 def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRows:
@@ -200,7 +200,7 @@ def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRow
         ],
         state=gathered(logits, rows),
         rules=_rules(rows, like),
-        banned=_edits([(i, t, 0.0) for i, row in _drawn(rows) for t in banned_tokens(row.choice)], like),
+        banned=edits_or_none([(i, t, 0.0) for i, row in _drawn(rows) for t in banned_tokens(row.choice)], like),
         allowed=[
             (i, torch.tensor(row.choice.sampling.allowed_token_ids, dtype=torch.int64, device=like.device))
             for i, row in _drawn(rows)
@@ -216,10 +216,6 @@ def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRow
 
 def _drawn(rows: Sequence[Row]) -> list[tuple[int, Row]]:
     return [(index, row) for index, row in enumerate(rows) if not row.is_forced]
-
-
-def _edits(places: Sequence[Place], like: Tensor) -> SparseEdits | None:
-    return edits(places, like) if places else None
 
 
 def banned_tokens(choice: Choice) -> list[int]:
@@ -249,7 +245,7 @@ def _penalties(rows: Sequence[Row], like: Tensor, vocab: int) -> tuple[SparseEdi
         if s.repetition_penalty != 1.0:
             seen = {*choice.streams[0].context, *choice.shared}
             multiplied += [(index, token, s.repetition_penalty) for token in seen if token < vocab]
-    return tuple(_edits(places, like) for places in (bias, multiplied, presence))
+    return tuple(edits_or_none(places, like) for places in (bias, multiplied, presence))
 
 
 def _report(
