@@ -16,7 +16,6 @@ Arrays of a batch (see `table.RowTable`), for R rows with K slots and S sets:
 import triton
 import triton.language as tl
 
-
 INFO = tl.constexpr(6)  # columns of `info`
 TRACED = tl.constexpr(0)  # reports KL and the rank under the base
 STORED = tl.constexpr(1)  # its composed row is written
