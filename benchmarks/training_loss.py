@@ -62,6 +62,11 @@ def losses() -> dict[str, Callable[[], Tensor]]:
     return {"written out": lambda: written_out(hidden, head, WEIGHT, others, target), **found}
 
 
+def timed(loss: Callable[[], Tensor]) -> Callable[[], float]:
+    """Seconds of one loss with its gradients."""
+    return lambda: seconds(lambda: loss().backward())
+
+
 def peak_megabytes(variant: str) -> float:
     """What one loss with its gradients adds to the largest size of a process of its own."""
     command = [sys.executable, "-m", "benchmarks.training_loss", "--peak", variant]
@@ -98,8 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = losses()
     values = {name: float(loss().detach()) for name, loss in found.items()}
     assert max(values.values()) - min(values.values()) < 1e-4, values
-    timed = {name: (lambda loss=loss: seconds(lambda: loss().backward())) for name, loss in found.items()}
-    times = interleave(timed, options.rounds)
+    times = interleave({name: timed(loss) for name, loss in found.items()}, options.rounds)
     lines: list[dict[str, Any]] = [
         {
             "variant": name,

@@ -69,7 +69,8 @@ class _ComposedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (by_loss,) = grad_outputs
         grown = (None if slope is None else slope * by_loss.to(slope.dtype) for slope in ctx.saved_tensors)
         return (*grown, None, None, None, None)
 

@@ -4,9 +4,9 @@ memory that stays where it is."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -25,6 +25,7 @@ from motet.kernels.sampling import SampleRows
 from motet.kernels.triton import launch
 from motet.kernels.triton.backend import Step, TritonKernels
 from motet.kernels.triton.launch import split_vocab
+from motet.kernels.triton.table import build_table
 from tests.kernels.cases import STATE, logits_of, packed, plans
 from tests.kernels.test_sampling import draws
 from tests.kernels.test_triton import ATOL, DEVICE, both, streams_of
@@ -175,10 +176,10 @@ class NoAllocation(TorchDispatchMode):
         self.known = known
         self.seen: list[str] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+        result: object = func(*args, **(kwargs or {}))
         self.seen.append(str(func))
-        tensors = result if isinstance(result, list | tuple) else [result]
+        tensors = cast("Sequence[object]", result if isinstance(result, list | tuple) else [result])
         for tensor in tensors:
             assert isinstance(tensor, Tensor), f"{func} reads a value on the host"
             assert tensor.untyped_storage().data_ptr() in self.known, f"{func} allocates"
@@ -246,11 +247,9 @@ def test_what_a_decode_returns_is_the_callers_own() -> None:
     logits, rows = step_of(plans(300)[:3], 300, trace=(0, 1), top=(2, 2, 2))
     kernels = TritonKernels()
     first = decode(kernels, logits, rows)
-    tensors = [
-        t
-        for t in (first.token, first.logprob, first.alpha, first.kl, first.base_rank, first.top_values)
-        if t is not None
-    ]
+    reported = (first.token, first.logprob, first.alpha, first.kl, first.base_rank, first.top_values)
+    tensors = [tensor for tensor in reported if tensor is not None]
+    assert len(tensors) == 6
     held = [tensor.clone() for tensor in tensors]
     other, _ = step_of(plans(300)[:3], 300, seed=5)
     decode(kernels, other, rows)
@@ -270,8 +269,6 @@ def test_few_possible_tokens_do_not_turn_a_rank_into_a_ratio() -> None:
 
 def test_a_rank_is_that_of_the_oracle_in_every_vocabulary() -> None:
     """value · V is rounded once, on the host: 0.07 of 100,000 tokens are 7,000."""
-    from motet.kernels.triton.table import build_table
-
     for value, vocab, rank in ((0.07, 100_000, 7000), (0.29, 100, 29), (0.01, 256_000, 2560), (1e-9, 10, 1)):
         plan = Plan((Stream("base", "m"),), masks=(TokenSet(0, "rank_or_ratio", value),))
         logits = Logits([torch.zeros(1, vocab)])
@@ -327,8 +324,5 @@ def test_splits_cover_the_vocabulary(rows: int, vocab: int, block: int) -> None:
 def test_a_rule_that_needs_a_state_says_so() -> None:
     for plan in (p for p in plans(20) if type(p.rule).__name__ in ("Discriminator", "Routed")):
         logits, rows = step_of([plan], 20)
-        refuses: Callable[[], Decoded] = lambda logits=logits, rows=rows: decode(
-            TritonKernels(), logits, replace(rows, state=None)
-        )
         with pytest.raises(ValueError, match="need the state of their rows"):
-            refuses()
+            decode(TritonKernels(), logits, replace(rows, state=None))

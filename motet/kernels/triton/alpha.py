@@ -5,8 +5,8 @@
 with α, so the eight values bracket the solution and the next pass divides the bracket by seven. A pass reads what the
 one before has summed over the whole row, so passes are launches. Raw logits do: constants of a member cancel.
 
-A row of fused experts solves once per pair of them, each pair as if it were alone: the grids count q = r · PAIRS + pair,
-and so do `part`, `target`, `base`, `bracket` and `solved`.
+A row of fused experts solves once per pair of them, each pair as if it were alone: the grids count
+q = r · PAIRS + pair, and so do `part`, `target`, `base`, `bracket` and `solved`.
 """
 
 import triton

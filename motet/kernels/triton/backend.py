@@ -24,8 +24,8 @@ from motet.kernels.triton.workspace import Asks, Batch, Workspace, scores_of, st
 class Step:
     """A step whose figures lie on the device: `TritonKernels.launch` may run it, also inside of a captured graph.
 
-    The same launches serve the next step if `TritonKernels.stage` returns a step of the same shapes and flags: it writes
-    into the same memory.
+    The same launches serve the next step if `TritonKernels.stage` returns a step of the same shapes and flags: it
+    writes into the same memory.
     """
 
     batch: Batch
@@ -67,7 +67,7 @@ class TritonKernels:
         launch.run(step.batch, step.scores, step.out)
 
     def compose(self, logits: Logits, plan: ComposeRows, rules: SparseEdits | None, state: Tensor | None) -> Composed:
-        greedy = SampleRows(*([[value] * plan.num_rows for value in (0.0, 0, 1.0, 0.0)]))
+        greedy = _greedy(plan.num_rows)
         rows = DecodeRows(plan, [0] * plan.num_rows, greedy, [1.0] * plan.num_rows, state)
         step = self.stage(logits, rows)
         composed = torch.empty(plan.num_rows, logits.vocab, device=logits.device)
@@ -90,8 +90,7 @@ class TritonKernels:
     def top(self, logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
         values = logprobs.float().contiguous()
         rows = values.shape[0]
-        params = SampleRows([0.0] * rows, [0] * rows, [1.0] * rows, [0.0] * rows)
-        batch = staged_scores(self._workspace(values.device), values, params, [1.0] * rows)
+        batch = staged_scores(self._workspace(values.device), values, _greedy(rows), [1.0] * rows)
         batch = replace(batch, asks=Asks(top=count))
         out = launch.outputs_of(batch)
         launch.top_tokens(batch, values, out)
@@ -114,6 +113,10 @@ class TritonKernels:
         elif table.has_state:
             raise ValueError("the rules discriminator and routed need the state of their rows")
         return table
+
+
+def _greedy(rows: int) -> SampleRows:
+    return SampleRows([0.0] * rows, [0] * rows, [1.0] * rows, [0.0] * rows)
 
 
 def _collected(step: Step) -> Decoded:

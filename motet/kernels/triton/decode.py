@@ -43,7 +43,8 @@ def scan(
 ):  # fmt: skip
     """Grid (R, SPLITS), `tiles` tiles each.
 
-    - `params` (R, 4) float32: temperature (0 is greedy), and what `warp` reads; `draw` (R, 2) int64: seed, forced token.
+    - `params` (R, 4) float32: temperature (0 is greedy), and what `warp` reads; `draw` (R, 2) int64: seed, and
+      the forced token or −1.
     - `part` (R, SPLITS, 7) float32 is written; a tile's number is exact there (below 2²⁴).
     - `composed` (R, V) float32 is written with z where STORE.
     - BOUND, TRACES: whether any row has a grammar, or is traced. ONLY: see `is_left_out`.
@@ -74,13 +75,12 @@ def scan(
             tl.store(composed + r * V + offsets, z, offsets < V)
         before = m
         m, s = add_mass(m, s, z)
-        if TRACES:
-            if traced != 0:  # the base's own mass counts the masked tokens too
-                base = load_logits(buffers, stream, r * K, offsets, offsets < V, DTYPE)
-                safe = tl.where(m == -float("inf"), 0.0, m)
-                e = tl.exp(z - safe)
-                moved = moved * tl.exp(before - safe) + tl.sum(e * tl.where(e == 0.0, 0.0, z - base), 0)
-                m0, s0 = add_mass(m0, s0, base)
+        if traced != 0:  # the base's own mass counts the masked tokens too
+            base = load_logits(buffers, stream, r * K, offsets, offsets < V, DTYPE)
+            safe = tl.where(m == -float("inf"), 0.0, m)
+            e = tl.exp(z - safe)
+            moved = moved * tl.exp(before - safe) + tl.sum(e * tl.where(e == 0.0, 0.0, z - base), 0)
+            m0, s0 = add_mass(m0, s0, base)
         number = tl.full((), 0, tl.int32) + tile  # the interpreter's loop variables are no tensors
         key = _key(z, heat, row_seed, number)
         if key > best:

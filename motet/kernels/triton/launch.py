@@ -19,6 +19,7 @@ BLOCK = 512  # tokens at once where 8 or 16 values per token are held
 MAX_REGISTERS = 255  # all that a thread may have
 SMALL_BLOCK = 256  # the same where a whole score is computed beside them
 TOP_CHUNK = 4096  # tokens of one program of the first pass of `top`
+FIELDS = 7  # of a part, see `decode.FIELDS`
 ALL, STORED, FILTERED, RELAXED, TOPPED = -1, 1, 2, 4, 5  # which rows a launch is for: columns of `info`, see `load`
 
 
@@ -147,7 +148,7 @@ def _solve(batch: Batch, solved: Tensor) -> None:
 
 
 def _flags(batch: Batch) -> dict[str, Any]:
-    rows, slots, num_sets = batch.table.shape
+    _, slots, num_sets = batch.table.shape
     rules, gated = batch.table.has_rules, batch.table.has_gates
     shape = {"K": slots, "S": num_sets, "RULES": rules, "GATED": gated, "TILE": TILE, "DTYPE": batch.code}
     return {**shape, **resources(rules, gated, batch.code, slots)}
@@ -156,15 +157,15 @@ def _flags(batch: Batch) -> dict[str, Any]:
 def _parts(batch: Batch) -> tuple[Split, Tensor]:
     rows = batch.table.shape[0]
     split = split_vocab(rows, batch.vocab)
-    return split, batch.get("parts", (rows, split.parts, decode.FIELDS.value))
+    return split, batch.get("parts", (rows, split.parts, FIELDS))
 
 
 def scan(batch: Batch, composed: Tensor | None, only: int = ALL) -> None:
     """Sums of every part of the vocabulary; z is written to `composed` (R, V) where given."""
     split, part = _parts(batch)
     _run(decode.scan, (batch.table.shape[0], split.parts),
-        *batch.inputs(), batch.info, batch.words, batch.params, batch.draw, part, part if composed is None else composed,
-        batch.vocab, batch.words.shape[1], batch.table.pairs, split.tiles, split.parts, BOUND=batch.asks.bound,
+        *batch.inputs(), batch.info, batch.words, batch.params, batch.draw, part,
+        part if composed is None else composed, batch.vocab, batch.words.shape[1], batch.table.pairs, split.tiles, split.parts, BOUND=batch.asks.bound,
         TRACES=batch.asks.traced, STORE=composed is not None, ONLY=only, **_flags(batch),
     )  # fmt: skip
 

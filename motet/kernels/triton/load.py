@@ -28,11 +28,7 @@ TOPPED = tl.constexpr(5)  # reports alternatives
 @triton.jit
 def is_left_out(info, r, ONLY: tl.constexpr):
     """Whether a launch for the rows that have something in column ONLY (−1: for all) has nothing to do for row r."""
-    if ONLY >= 0:
-        out = tl.load(info + r * INFO + ONLY) == 0
-    else:
-        out = False
-    return out
+    return tl.load(info + r * INFO + ONLY) == 0 if ONLY >= 0 else False
 
 
 @triton.jit

@@ -55,7 +55,7 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What some row of a step asks for; with the shapes and dtypes of a `Batch`, it tells which kernels are launched."""
+    """What some row of a step asks for; with shapes and dtypes, it tells which kernels are launched."""
 
     traced: bool = False
     filtered: bool = False
