@@ -64,7 +64,11 @@ def losses() -> dict[str, Callable[[], Tensor]]:
 
 def timed(loss: Callable[[], Tensor]) -> Callable[[], float]:
     """Seconds of one loss with its gradients."""
-    return lambda: seconds(lambda: loss().backward())
+
+    def run() -> None:
+        loss().backward()
+
+    return lambda: seconds(run)
 
 
 def peak_megabytes(variant: str) -> float:

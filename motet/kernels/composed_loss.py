@@ -2,7 +2,8 @@
 
 For N tokens and K heads, logits and log-softmaxes of every member are K × N × V floats, of which the loss needs one
 number per token. Here a block of tokens at a time is composed, and its gradient taken at once, as Liger-Kernel's fused
-linear cross-entropy does for one head (Hsu et al. 2024, arXiv:2410.10989).
+linear cross-entropy does for one head (Hsu et al. 2024, arXiv:2410.10989). It pays in memory, at the same time or a
+little less: `benchmarks/results/training-loss.csv`.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class _ComposedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator forgets the names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (by_loss,) = grad_outputs
         grown = (None if slope is None else slope * by_loss.to(slope.dtype) for slope in ctx.saved_tensors)
         return (*grown, None, None, None, None)

@@ -177,10 +177,10 @@ class NoAllocation(TorchDispatchMode):
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
-        result: object = func(*args, **(kwargs or {}))
+        result = cast("object", func(*args, **(kwargs or {})))
         self.seen.append(str(func))
-        tensors = cast("Sequence[object]", result if isinstance(result, list | tuple) else [result])
-        for tensor in tensors:
+        several = isinstance(result, list | tuple)
+        for tensor in cast("Sequence[object]", result) if several else [result]:
             assert isinstance(tensor, Tensor), f"{func} reads a value on the host"
             assert tensor.untyped_storage().data_ptr() in self.known, f"{func} allocates"
         return result

@@ -15,7 +15,8 @@ def discriminator_threshold(
     BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Grid (R). Writes to `solved` (R, PAIRS) the s from which on tokens are kept, for rows of that rule: the kept
-    mass' or the kept posterior's, whichever is lower. Before, `solved` holds −inf there, so that z is weighed unfiltered."""
+    mass' or the kept posterior's, whichever is lower. Before, `solved` holds −inf there, so that z is weighed
+    unfiltered."""
     r = tl.program_id(0).to(tl.int64)
     if tl.load(rule + r * 8).to(tl.int32) == DISCRIMINATOR:
         mass = tl.load(rule + r * 8 + 2)

@@ -165,8 +165,9 @@ def scan(batch: Batch, composed: Tensor | None, only: int = ALL) -> None:
     split, part = _parts(batch)
     _run(decode.scan, (batch.table.shape[0], split.parts),
         *batch.inputs(), batch.info, batch.words, batch.params, batch.draw, part,
-        part if composed is None else composed, batch.vocab, batch.words.shape[1], batch.table.pairs, split.tiles, split.parts, BOUND=batch.asks.bound,
-        TRACES=batch.asks.traced, STORE=composed is not None, ONLY=only, **_flags(batch),
+        part if composed is None else composed, batch.vocab, batch.words.shape[1], batch.table.pairs, split.tiles,
+        split.parts, BOUND=batch.asks.bound, TRACES=batch.asks.traced, STORE=composed is not None, ONLY=only,
+        **_flags(batch),
     )  # fmt: skip
 
 
