@@ -90,6 +90,8 @@ class Dataset(Setting):
         "auto", "text", "messages", "prompt_completion", "preference", "labelled", "classes", "alpaca", "sharegpt"
     ] = "auto"
     loss: Literal["auto", "completion", "all"] = "auto"
+    # Loss weights of the kinds that records name in `spans`; `rest` is the weight of tokens outside of spans.
+    span_weights: dict[str, Annotated[FiniteFloat, Field(ge=0)]] = Field(default_factory=dict[str, float])
     template: Literal["auto", "chat", "plain"] = "auto"
     rows: PositiveInt | None = None  # documents (or packed rows) per step; by default the batch's
     limit: PositiveInt | None = None
