@@ -25,4 +25,5 @@ class Completion(BaseModel):
     def loss(self, policies: Policies, data: StepData) -> Loss:
         batch = data["train"]
         nll = F.cross_entropy(policies.trained(batch), batch.targets, reduction="none")
-        return Loss((nll * batch.weights).sum() / batch.weights.sum())
+        total = batch.weights.sum()
+        return Loss((nll * batch.weights).sum() / total, weight=total)

@@ -19,10 +19,15 @@ RecordKind = Literal["documents", "pairs", "labelled", "classes"]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A scalar to be minimised, and named parts for the metrics (detached scalars)."""
+    """A scalar to be minimised, and named parts for the metrics (detached scalars).
+
+    A step's loss is the mean of its micro-batches' totals, weighted by `weight`: a mean over tokens names their
+    number (or summed weight) here, so that accumulation gives what one large batch gives.
+    """
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    weight: Tensor | float = 1.0
 
 
 @runtime_checkable
