@@ -72,8 +72,10 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch, views included, with every tensor on `device`."""
         moved: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
-        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved.items()}
-        return Batch(**{**moved, "views": {form: view.to(device) for form, view in self.views.items()}})
+        for name, value in moved.items():
+            moved[name] = value.to(device) if isinstance(value, Tensor) else value
+        moved["views"] = {form: view.to(device) for form, view in self.views.items()}
+        return Batch(**moved)
 
 
 StepData = Mapping[str, Batch]  # what one step reads, by the name that the objective gives it
