@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from motet.training.data.errors import RowError
-from motet.training.data.files import Row
+from motet.training.data.files import Row, is_list
 from motet.training.data.messages import Messages, parse_messages, parse_sharegpt
 from motet.training.data.records import Answer, Label, Part, Record, Text
 from motet.training.data.spans import Span, parse_spans
@@ -65,7 +65,7 @@ def _side(values: Values, column: str, prompt: str | Messages) -> Answer:
 
 def _prompt(values: Values) -> str | Messages:
     value = values.get("prompt")
-    return parse_messages(value, "prompt") if isinstance(value, list) else _text(values, "prompt")
+    return parse_messages(value, "prompt") if is_list(value) else _text(values, "prompt")
 
 
 def _spans(values: Values, part: Part) -> tuple[Span, ...]:
