@@ -77,13 +77,13 @@ def runs_fast(model: object) -> bool:
     and dropout."""
     if type(model) is not LlamaForCausalLM or model.device.type != "cpu" or _checkpoints(model):
         return False
-    config = model.config
-    plain = config.num_key_value_heads == config.num_attention_heads and config.hidden_act == "silu"
-    rope: str = (config.rope_parameters or {}).get("rope_type", "default")
+    config: Any = model.config
+    plain: bool = config.num_key_value_heads == config.num_attention_heads and config.hidden_act == "silu"
+    rope = config.rope_parameters or dict[str, Any]()
     linears = [module for module in model.model.layers.modules() if not list(module.children())]
     return (
         plain
-        and rope in {"default", "linear", "llama3"}
+        and rope.get("rope_type", "default") in {"default", "linear", "llama3"}
         and config.attention_dropout == 0
         and all(getattr(module, "bias", None) is None for module in linears)
         and all(type(m) is torch.nn.Linear for layer in model.model.layers for m in _projections(layer))
