@@ -99,8 +99,9 @@ class ExpertBundle(_Frozen):
 
     `role`: where it stands in a composition of the recommended `strategy` (`weight` and `weight_range`: its
     strength). `partner`: the untuned model that it is set against; `base`: the model that it was trained from.
-    `base_family`: experts and partners of one family have one name here. `files`: name → SHA-256 of every file of
-    the bundle, filled in by `write_bundle`. `data_hash`: over the training data, in whatever way the trainer says.
+    `base_family`: experts and partners of one family have one name here. `vocab_size`: one more than the
+    tokenizer's largest id (`composers.vocabulary.Vocabulary.size`). `files`: name → SHA-256 of every file of the
+    bundle, filled in by `write_bundle`. `data_hash`: over the training data, in whatever way the trainer says.
     """
 
     format: int = FORMAT
