@@ -34,7 +34,9 @@ class FakeApi:
     async def chat(self, request: Request) -> JSONResponse:
         body = await self._body(request)
         text = self.say(_model(body), body["messages"][-1]["content"])
-        content = [{"token": word, "logprob": -0.5, "bytes": None, "top_logprobs": []} for word in text.split()]
+        content: list[dict[str, Any]] = [
+            {"token": word, "logprob": -0.5, "bytes": None, "top_logprobs": []} for word in text.split()
+        ]
         choice: dict[str, Any] = {
             "index": 0,
             "message": {"role": "assistant", "content": text},
