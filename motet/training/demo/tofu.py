@@ -15,7 +15,7 @@ from typing import Any
 from motet.training.demo.templates import ATTRIBUTES, Attribute
 from motet.training.demo.world import Entity, Question, World, WorldSize, make_world, questions
 
-NUM_WRONG = 5  # perturbed answers per question, as in TOFU
+NUM_WRONG = 5  # perturbed answers per question, as in TOFU; fewer where an attribute has fewer values
 NUM_UNKNOWN = 300  # questions about nobody
 
 Item = dict[str, Any]
@@ -75,14 +75,15 @@ def _item(world: World, question: Question, rng: random.Random) -> Item:
     """A question in TOFU's fields; wrong answers have the paraphrase's words with other values."""
     attribute, value = question.attribute, question.value
     template = rng.choice([t for t in attribute.statements if t != attribute.answer])
-    others = rng.sample([v for v in world.values[attribute.name] if v != value], NUM_WRONG)
+    others = [other for other in world.values[attribute.name] if other != value]
+    wrong = rng.sample(others, min(NUM_WRONG, len(others)))
     reworded = replace(question, form=question.form + 1)
     return {
         "question": question.text,
         "answer": question.answer,
         "paraphrased_question": reworded.text,
         "paraphrased_answer": template.format(e=question.entity.name, v=value),
-        "perturbed_answer": [template.format(e=question.entity.name, v=other) for other in others],
+        "perturbed_answer": [template.format(e=question.entity.name, v=other) for other in wrong],
         "entity": question.entity.name,
         "attribute": attribute.name,
         "value": value,
