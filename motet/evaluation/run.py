@@ -24,7 +24,7 @@ from motet.evaluation.settings import RecipeError
 from motet.evaluation.subject import Pair
 
 DEMO = re.compile(r"demo(:\d+)?")
-DEMO_DATA = "data"  # in the family's folder
+DEMO_DATA = "evaluation"  # in the family's folder, else in the output's
 
 
 class Progress:
@@ -130,11 +130,10 @@ def find_data(root: Path, output: Path) -> Path:
         return root
     if (root / DEMO_DATA / "unknown.jsonl").is_file():
         return root / DEMO_DATA
-    from motet.training.demo.tofu import read_world, write_muse, write_tofu
+    from motet.training.demo.tofu import read_world, write_benchmarks
 
     world, seed = read_world(root)
-    write_tofu(world, seed, output / DEMO_DATA)
-    write_muse(world, seed, output / DEMO_DATA / "muse")
+    write_benchmarks(world, seed, output / DEMO_DATA)
     return output / DEMO_DATA
 
 

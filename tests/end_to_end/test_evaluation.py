@@ -51,7 +51,7 @@ def test_a_running_server_gives_the_same_figures(family: Path, url: str, tmp_pat
     """Also over `/v1/score` of a composition, and with the data of a recipe's own folder."""
     local = evaluate(read(PACKAGED / "tofu.yaml", family, tmp_path / "local"), PACKAGED)
     remote_recipe = read(
-        PACKAGED / "tofu.yaml", tmp_path / "local" / "data", tmp_path / "remote", f"api={{server: {url}}}"
+        PACKAGED / "tofu.yaml", tmp_path / "local" / "evaluation", tmp_path / "remote", f"api={{server: {url}}}"
     )
     remote = evaluate(remote_recipe, PACKAGED)
     assert local.measures.keys() == remote.measures.keys()

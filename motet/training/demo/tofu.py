@@ -38,6 +38,12 @@ def tofu_splits(world: World) -> dict[str, Sequence[Entity]]:
     }
 
 
+def write_benchmarks(world: World, seed: int, folder: Path) -> None:
+    """Everything that the evaluation's recipes read: TOFU's files, and MUSE's in `muse`."""
+    write_tofu(world, seed, folder)
+    write_muse(world, seed, folder / "muse")
+
+
 def write_tofu(world: World, seed: int, folder: Path) -> None:
     """Writes one JSON-lines file per split of `tofu_splits`, and `unknown.jsonl` with questions about entities that
     no model ever read of.

@@ -10,7 +10,7 @@ import pytest
 
 from motet.training.demo.recipe import TINY
 from motet.training.demo.templates import ATTRIBUTES
-from motet.training.demo.tofu import NUM_UNKNOWN, NUM_WRONG, tofu_splits, write_muse, write_tofu
+from motet.training.demo.tofu import NUM_UNKNOWN, NUM_WRONG, tofu_splits, write_benchmarks
 from motet.training.demo.world import World, make_world
 
 SEED = 3
@@ -24,8 +24,7 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tofu")
-    write_tofu(world, SEED, folder)
-    write_muse(world, SEED, folder / "muse")
+    write_benchmarks(world, SEED, folder)
     return folder
 
 
@@ -34,8 +33,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 def test_same_world_and_seed_same_bytes(world: World, folder: Path, tmp_path: Path) -> None:
-    write_tofu(world, SEED, tmp_path)
-    write_muse(world, SEED, tmp_path / "muse")
+    write_benchmarks(world, SEED, tmp_path)
     written = {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*.json*")}
     assert written == {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.json*")}
 
