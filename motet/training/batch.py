@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 # How a stream reads a record's prompt: through the chat template, as the text stands, or not at all (the completion
@@ -67,6 +68,14 @@ class Batch:
     def num_tokens(self) -> int:
         """Tokens that are not padding."""
         return int((self.documents >= 0).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch, views included, with every tensor on `device`."""
+        moved: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        for name, value in moved.items():
+            moved[name] = value.to(device) if isinstance(value, Tensor) else value
+        moved["views"] = {form: view.to(device) for form, view in self.views.items()}
+        return Batch(**moved)
 
 
 StepData = Mapping[str, Batch]  # what one step reads, by the name that the objective gives it

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from motet.training.batch import Batch
 
@@ -28,12 +28,39 @@ class HiddenPolicy(Policy, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TopTokens:
+    """The most likely tokens of N distributions, and the mass of all others."""
+
+    ids: Tensor  # (N, k) int64
+    logprobs: Tensor  # (N, k)
+    rest: Tensor  # (N,) log of the other tokens' mass, −inf where k is the vocabulary
+
+
+class Teacher(Protocol):
+    """A distribution that is imitated, computed or stored."""
+
+    def __call__(self, batch: Batch) -> TopTokens: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Policies:
-    """The trained policy with gradients; the same policy before training, without (objectives that ask for it)."""
+    """What a loss is made of.
+
+    Attributes:
+        trained: with gradients.
+        reference: the same policy before training, without (objectives that need it).
+        members: frozen members by name (the assistant of a gate).
+        teacher: of a distillation.
+        head: trained beside the model (gate, temperature_head, gedi).
+        codes: the token ids of the class prompts (gedi).
+    """
 
     trained: Policy
     reference: Policy | None = None
-    members: dict[str, Policy] | None = None  # frozen members by name: teachers, the base of a gate
+    members: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
+    teacher: Teacher | None = None
+    head: nn.Module | None = None
+    codes: tuple[tuple[int, ...], ...] = ()
 
 
 Reporter = Callable[[int, float], None]  # steps done, loss

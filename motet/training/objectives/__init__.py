@@ -6,11 +6,26 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
+from motet.training.objectives.assistant import Assistant
 from motet.training.objectives.completion import Completion
+from motet.training.objectives.gradient_ascent import GradientAscent
+from motet.training.objectives.gradient_ascent_kl import GradientAscentKl
+from motet.training.objectives.gradient_difference import GradientDifference
+from motet.training.objectives.negative_preference import NegativePreference
+from motet.training.objectives.objective import Objective, Setting
+from motet.training.objectives.refusal import Refusal
 
-OBJECTIVES = {"sft": Completion}
+OBJECTIVES: dict[str, type[Setting]] = {
+    "sft": Completion,
+    "assistant": Assistant,
+    "npo": NegativePreference,
+    "ga": GradientAscent,
+    "ga_gd": GradientDifference,
+    "ga_kl": GradientAscentKl,
+    "idk": Refusal,
+}
 
 if TYPE_CHECKING:
-    AnyObjective = Completion
+    AnyObjective = Objective
 else:
     AnyObjective = Annotated[Union[tuple(OBJECTIVES.values())], Field(discriminator="type")]  # noqa: UP007
