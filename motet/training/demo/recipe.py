@@ -76,12 +76,13 @@ def _tiny(hidden: int, layers: int) -> Overrides:
         "model.fresh.num_key_value_heads": 2,
         "model.fresh.max_position_embeddings": 128,
         "batch.rows": 4,
+        "batch.max_length": 128,
         "schedule.steps": 12,
         "schedule.warmup": 2,
     }
 
 
-_SHORT: Overrides = {"batch.rows": 4, "schedule.steps": 10, "schedule.warmup": 2}
+_SHORT: Overrides = {"batch.rows": 4, "batch.max_length": 128, "schedule.steps": 10, "schedule.warmup": 2}
 _ASSISTANT: Overrides = {"data.forget.rows": 4, "model.layers": 1, **_SHORT}
 
 # Builds in seconds and knows next to nothing: for tests of the machinery.

@@ -9,22 +9,29 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
+from motet.training.run.recipe_file import read_recipe
+from motet.training.run.train import train
+
 
 def main() -> None:
     """Trains the members asked for on one thread."""
-    from motet.training.run.session import train_recipe
-
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     for member, overrides in json.load(sys.stdin):
         started = time.monotonic()
-        train_recipe(member, overrides, lambda step, loss, name=member: _tell(member=name, step=step, loss=loss))
+        _train(member, overrides)
         _tell(member=member, seconds=round(time.monotonic() - started, 1))
+
+
+def _train(member: str, overrides: Mapping[str, Any]) -> None:
+    recipe, folder = read_recipe(member, [f"{name}={json.dumps(value)}" for name, value in overrides.items()])
+    train(recipe, folder, progress=lambda metrics: _tell(member=member, step=metrics.step, loss=metrics.loss))
 
 
 def _tell(**message: Any) -> None:
