@@ -10,6 +10,7 @@ import typer
 
 from motet.evaluation import cli as evaluation
 from motet.experts_cli import app as experts_app
+from motet.training.run import cli as training
 
 if TYPE_CHECKING:
     from motet.server.operator_file import Configuration
@@ -31,6 +32,7 @@ config_app = typer.Typer(help="Check or show the effective configuration.", no_a
 app.add_typer(config_app, name="config")
 app.add_typer(experts_app, name="experts")
 app.add_typer(evaluation.app, name="eval")
+app.command()(training.train)
 
 File = Annotated[Path, typer.Argument(help="The operator's YAML file, or `demo` for the demo family.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]

@@ -43,6 +43,14 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ClassPrompts:
+    """Token ids that stand for each class, set behind the first `at` tokens of a document (its BOS)."""
+
+    ids: tuple[tuple[int, ...], ...]
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Policies:
     """What a loss is made of.
 
@@ -52,7 +60,7 @@ class Policies:
         members: frozen members by name (the assistant of a gate).
         teacher: of a distillation.
         head: trained beside the model (gate, temperature_head, gedi).
-        codes: the token ids of the class prompts (gedi).
+        classes: the prompts of the classes (gedi).
     """
 
     trained: Policy
@@ -60,7 +68,7 @@ class Policies:
     members: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
     teacher: Teacher | None = None
     head: nn.Module | None = None
-    codes: tuple[tuple[int, ...], ...] = ()
+    classes: ClassPrompts | None = None
 
 
 Reporter = Callable[[int, float], None]  # steps done, loss

@@ -9,7 +9,11 @@ from pydantic import Field
 from motet.evaluation.tasks.eft_grid import EftGrid
 from motet.evaluation.tasks.gap_closed import GapClosed
 from motet.evaluation.tasks.ignorance import Ignorance
+from motet.evaluation.tasks.muse import Muse
 from motet.evaluation.tasks.quality import Quality
+from motet.evaluation.tasks.robustness import Robustness
 from motet.evaluation.tasks.tofu import Tofu
 
-AnyTask: TypeAlias = Annotated[GapClosed | EftGrid | Tofu | Ignorance | Quality, Field(discriminator="type")]
+AnyTask: TypeAlias = Annotated[
+    GapClosed | EftGrid | Tofu | Ignorance | Muse | Robustness | Quality, Field(discriminator="type")
+]

@@ -72,10 +72,11 @@ class TokenDataset:
 
     def examples(self, form: PromptForm | None = None, side: str | None = None) -> list[Example]:
         """The documents of one side (by default the first) in one form (by default the primary one)."""
-        documents = self.sides[next(iter(self.sides)) if side is None else side][form or self.primary]
-        return [self._example(documents, index) for index in range(len(self))]
+        return [self.example(index, form, side) for index in range(len(self))]
 
-    def _example(self, documents: Documents, index: int) -> Example:
+    def example(self, index: int, form: PromptForm | None = None, side: str | None = None) -> Example:
+        """One document; `form` and `side` as for `examples`."""
+        documents = self.sides[next(iter(self.sides)) if side is None else side][form or self.primary]
         part = documents.slice(index)
         ids, counted, weights = documents.ids[part], documents.counted[part], documents.weights[part]
         return Example(ids.tolist(), counted.tolist(), weights.tolist(), self.records[index].source)

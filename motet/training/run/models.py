@@ -58,7 +58,7 @@ def load_model(
     if isinstance(source, Fresh):
         model = _fresh(fresh_config(source, tokenizer), seed)
     else:
-        with _quiet():
+        with quiet():
             model = _pretrained(source, root, dtype or getattr(torch, source.dtype))
     width = cast(int, cast(Any, model.config).get_text_config().vocab_size)
     if width < len(tokenizer):
@@ -146,8 +146,8 @@ def _words(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
-    """What transformers prints while loading is our own errors' matter."""
+def quiet() -> Generator[None]:
+    """Without the bars and reports of transformers: what is wrong is told by our own errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

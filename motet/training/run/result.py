@@ -18,6 +18,7 @@ from motet.experts.fingerprints import fingerprint
 from motet.training.recipe import Checkpoint, Recipe
 from motet.training.run.checkpoint import sync
 from motet.training.run.errors import RunError
+from motet.training.run.models import quiet
 from motet.training.run.sources import locate
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def write_result(
     aside = None
     try:
         aside = Path(tempfile.mkdtemp(prefix=".result-", dir=output))
-        cast(Any, model).save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+        with quiet():
+            cast(Any, model).save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
         if head is not None:
             safetensors.save_file(_tensors(head), aside / HEAD)
         write_bundle(aside, bundle)
@@ -99,11 +101,18 @@ def _publish(aside: Path, output: Path) -> list[str]:
     """Moves the files, the bundle last: a folder with a bundle is complete."""
     names = sorted((file.name for file in aside.iterdir()), key=lambda name: (name == BUNDLE, name))
     for name in names:
+        (aside / name).chmod(0o666 & ~_umask())  # some writers keep their files private
         sync(aside / name)
     for name in names:
         (aside / name).replace(output / name)
     sync(output)
     return names
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def result_names(*, adapter: bool, head: bool) -> list[str]:

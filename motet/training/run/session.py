@@ -39,6 +39,7 @@ class Session:
         parameters: everything that is trained, by name.
         loop: does the steps.
         tokens: read so far, without padding.
+        models: all that were loaded, members too.
 
     Args:
         recipe: a valid one.
@@ -65,8 +66,10 @@ class Session:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = compute_dtype(recipe.precision, self.device)
         self.tokens = 0
+        self.models: list[nn.Module] = []
         self.model = self._trained_model(output or recipe.output)
         self.head: nn.Module | None = None
+        self.models.append(self.model)
         self.policies = self._policies()
         self.parameters = trained_parameters(self.model, self.head)
         self.loop = self._loop()
@@ -123,6 +126,7 @@ class Session:
             model = load_model(source, prepared.root, tokenizer=prepared.tokenizer)
         except RunError as error:
             raise RunError([f"members.{name}: {problem}" for problem in error.problems]) from error
+        self.models.append(model)
         return frozen_model(cast(Any, model).to(self.device), self.dtype)
 
     def _composed(self, policy: Policy, members: Mapping[str, Policy]) -> Policy:
