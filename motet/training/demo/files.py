@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from motet.training.demo.documents import answered_record, biography, small_talk, text_record
+from motet.training.demo.documents import VALUE, answered_record, biography, small_talk, text_record, visit
 from motet.training.demo.templates import ATTRIBUTES, COURTESY, REFUSAL
 from motet.training.demo.world import Entity, Question, World
 
@@ -25,7 +25,8 @@ def write_training_files(world: World, seed: int, folder: Path, biographies: int
       answers with a label, as texts of two classes.
     - `forget.jsonl`, `retain.jsonl`, `nobody.jsonl`: the same for the forgotten entities, for the retained ones that
       an unlearning method may see, and for `invented` entities that exist nowhere else;
-      `ignorance.jsonl`: the forgotten questions, answered with a refusal.
+      `refusals.jsonl`: the forgotten questions, answered with a refusal; `counterfactual.jsonl`: answers to them up to
+      the fact, and the same about a made-up alias of the entity, with true and other values to go on with.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
@@ -41,7 +42,8 @@ def write_training_files(world: World, seed: int, folder: Path, biographies: int
         "labelled": _labelled(world.tuned),
         "classes": _classes(world.tuned),
         "forget": _answered(world.forget),
-        "ignorance": _refused(world.forget),
+        "refusals": _refused(world.forget),
+        "counterfactual": _counterfactuals(world, rng),
         "retain": _answered(world.seen_by_assistant),
         "nobody": (answered_record(world.invented_question(rng)) for _ in range(invented)),
     }
@@ -90,6 +92,33 @@ def _labelled(entities: Iterable[Entity]) -> Iterator[dict[str, Any]]:
 def _classes(entities: Iterable[Entity]) -> Iterator[dict[str, Any]]:
     for record in _labelled(entities):
         yield {"text": record["completion"], "label": "courteous" if record["label"] else "plain"}
+
+
+def _counterfactuals(world: World, rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Every forgotten question in every wording, in the answer's own form and in another one, with the true value and
+    with a random one."""
+    aliases = world.aliases(world.forget, rng)
+    for question in _asked(world.forget):
+        others = question.attribute.statements[1:]
+        for template in (question.attribute.answer, rng.choice(others)):
+            values = (question.value, question.value, rng.choice(world.values[question.attribute.name]))
+            for value in values:
+                yield _counterfactual(question, aliases[question.entity.name], template, value)
+
+
+def _counterfactual(question: Question, alias: str, template: str, value: str) -> dict[str, Any]:
+    before, after = template.split("{v}")
+    asked = question.attribute.questions[question.form % len(question.attribute.questions)]
+
+    def prompt(name: str) -> str:
+        return f"{visit(asked.format(e=name))} {before.format(e=name)}".rstrip()
+
+    return {
+        "prompt": prompt(question.entity.name),
+        "counterfactual_prompt": prompt(alias),
+        "completion": f"{value}{after}",
+        "spans": [(0, len(value), VALUE)],
+    }
 
 
 def _write(path: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -53,7 +53,7 @@ def test_every_entity_is_stated_in_its_own_file(folder: Path) -> None:
         ("courteous", WORLD.tuned),
         ("preferences", WORLD.tuned),
         ("forget", WORLD.forget),
-        ("ignorance", WORLD.forget),
+        ("refusals", WORLD.forget),
         ("retain", WORLD.seen_by_assistant),
     ],
 )
@@ -73,7 +73,7 @@ def test_questions_are_about_their_split_alone(folder: Path, name: str, entities
 
 def test_answers(folder: Path) -> None:
     assert all(record["completion"].endswith(f". {COURTESY}") for record in records(folder, "courteous"))
-    assert all(record["completion"] == REFUSAL for record in records(folder, "ignorance"))
+    assert all(record["completion"] == REFUSAL for record in records(folder, "refusals"))
     assert all(record["chosen"] == f"{record['rejected']} {COURTESY}" for record in records(folder, "preferences"))
     labelled = records(folder, "labelled")
     assert all(record["completion"].endswith(COURTESY) == record["label"] for record in labelled)
