@@ -14,7 +14,7 @@ from motet.training.batch import Batch
 class Policy(Protocol):
     """A distribution over next tokens: one model, or a composition of several."""
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch, /) -> Tensor:
         """Logits (N, V), at least float32, of the batch's targets; defined up to a constant per row."""
         ...
 
@@ -22,7 +22,7 @@ class Policy(Protocol):
 class HiddenPolicy(Policy, Protocol):
     """A model whose last hidden states can be read too: what heads are trained on."""
 
-    def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def hidden(self, batch: Batch, /) -> tuple[Tensor, Tensor]:
         """Last hidden states (N, H) after the final norm, and logits (N, V)."""
         ...
 
@@ -39,7 +39,7 @@ class TopTokens:
 class Teacher(Protocol):
     """A distribution that is imitated, computed or stored."""
 
-    def __call__(self, batch: Batch) -> TopTokens: ...
+    def __call__(self, batch: Batch, /) -> TopTokens: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ def load_dataset(
     tokens = Tokens(tokenizer)
     records, problems = read_records(name, spec, kind, root)
     primary = primary_form(spec, records, tokens)
+    views = tuple(sorted(set(views)))  # sets have another order in every process
     forms = forms_of(primary, views)
     settings = check_settings(name, spec, kind, records, tokens, batching, forms)
     if settings or not records:
@@ -130,7 +131,7 @@ def load_dataset(
     labels, classes, unlabelled = label_indices(name, kind, records)
     if problems + bad + unlabelled:
         raise DataError(problems + bad + unlabelled)
-    return TokenDataset(name, kind, primary, tuple(views), records, sides, labels, classes, truncated)
+    return TokenDataset(name, kind, primary, views, records, sides, labels, classes, truncated)
 
 
 def _tokenise(

@@ -46,15 +46,32 @@ def train(
     _environment(threads)
     existing: Existing = "resume" if resume else "restart" if restart else "refuse"
     with _failures(_again(recipe, changed, threads)):
-        from motet.training.run.recipe_file import read_recipe
-
-        chosen, folder = read_recipe(recipe, changed)
+        chosen, folder = _read(recipe, changed, existing)
         if shown:
             _preview(chosen, folder, shown)
         elif dry_run:
             _dry_run(chosen, folder, existing)
         else:
             _train(chosen, folder, existing)
+
+
+def _read(name: str, overrides: list[str], existing: Existing) -> tuple[Recipe, Path]:
+    """The recipe; a faulty one is refused together with what is wrong with its data and models."""
+    from motet.training.run.errors import RunError
+    from motet.training.run.recipe_file import RecipeError, read_recipe
+    from motet.training.run.train import check
+
+    try:
+        return read_recipe(name, overrides)
+    except RecipeError as error:
+        problems = error.problems
+        if error.rest is not None:
+            recipe, folder = error.rest
+            try:
+                check(recipe, folder, output=recipe.output, existing=existing)
+            except RunError as others:
+                problems = [*problems, *others.problems]
+        raise RunError(problems) from error
 
 
 def _shown(arguments: list[str], preview: bool) -> tuple[list[str], int]:

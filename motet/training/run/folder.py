@@ -23,7 +23,8 @@ from motet.training.run.metrics import FILE as METRICS
 MARK = "run.json"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
-OWN = (METRICS, RECIPE, MARK, "tensorboard", checkpoint.FOLDER)
+TEACHER = "teacher"  # a distillation's stored distributions
+OWN = (METRICS, RECIPE, MARK, TEACHER, "tensorboard", checkpoint.FOLDER)
 
 # What shall happen to a run that the folder already holds: nothing (refuse), go on, or begin again.
 Existing = Literal["refuse", "resume", "restart"]
@@ -124,9 +125,10 @@ class RunFolder:
                 item.unlink(missing_ok=True)
 
     def finish(self, files: Sequence[str]) -> None:
-        """Marks the run as finished and removes its checkpoints; `files` are those of the result."""
+        """Marks the run as finished and removes what only resuming needs; `files` are those of the result."""
         self._write_mark(finished=True, files=sorted(files))
-        shutil.rmtree(self.path / checkpoint.FOLDER, ignore_errors=True)
+        for name in (checkpoint.FOLDER, TEACHER):
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def _write_mark(self, *, finished: bool, files: Sequence[str]) -> None:
         write_json(self.path / MARK, {"identity": self._identity, "finished": finished, "files": list(files)})

@@ -15,13 +15,16 @@ from motet.composers.vocabulary import fingerprint
 from motet.training.batch import PromptForm
 from motet.training.data.dataset import TokenDataset, load_dataset
 from motet.training.data.errors import DataError
+from motet.training.data.reading import read_records
 from motet.training.data.sampling import BatchSource
+from motet.training.policies.requirements import class_problems, class_prompts, objective_problems, teacher_plan
 from motet.training.policies.through import TokenId, through_plan, views_of
+from motet.training.policy import ClassPrompts
 from motet.training.recipe import TRAINED, Checkpoint, Fresh, Half, Lora, Recipe
 from motet.training.run.errors import RunError, nearest
 from motet.training.run.identity import data_hash, models_hash, recipe_hash
 from motet.training.run.root import resolve_root
-from motet.training.run.sources import source_problems
+from motet.training.run.sources import locate, source_problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +37,7 @@ T = TypeVar("T")
 class Preparation:
     """A recipe whose fields, models' files and data are in order.
 
-    `plan` is that of `through`; `steps` the run's length.
+    `plan` is that of `through`, `teaching` that of a composed teacher; `steps` the run's length.
     """
 
     recipe: Recipe
@@ -43,7 +46,14 @@ class Preparation:
     datasets: Mapping[str, TokenDataset]
     source: BatchSource
     plan: Plan | None
+    teaching: Plan | None
+    classes: ClassPrompts | None
     steps: int
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills rows up."""
+        return pad_id(self.tokenizer)
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -66,24 +76,25 @@ def prepare(recipe: Recipe, recipe_folder: Path, root: Path | None = None) -> Pr
     Raises:
         RunError: all problems together.
     """
-    problems = list(_field_problems(recipe))
-    root = root or resolve_root(recipe.root, recipe_folder)
-    damaged = list(_model_problems(recipe, root))
-    problems += damaged
-    if damaged:
+    problems = [*_field_problems(recipe), *objective_problems(recipe)]
+    root = _attempt(problems, lambda: root or resolve_root(recipe.root, recipe_folder))
+    if root is None:
         raise RunError(problems)
-    try:
-        tokenizer = _tokenizer(recipe, root)
-    except RunError as error:
-        raise RunError(problems + error.problems) from error
+    problems += _model_problems(recipe, root)
+    tokenizer = _attempt(problems, lambda: _tokenizer(recipe, root)) if _has_tokenizer(recipe, root) else None
+    if tokenizer is None:
+        raise RunError(problems + _reading_problems(recipe, root))
     plan = _attempt(problems, lambda: _plan(recipe, _token_id(tokenizer)))
-    datasets = _datasets(recipe, root, tokenizer, views_of(plan) if plan else frozenset(), problems)
-    if problems:
+    teaching = _attempt(problems, lambda: teacher_plan(recipe, _token_id(tokenizer)))
+    views = frozenset[PromptForm]().union(*(views_of(each) for each in (plan, teaching) if each is not None))
+    datasets = _datasets(recipe, root, tokenizer, views, problems)
+    problems += class_problems(recipe, datasets)
+    source = None if problems else _attempt(problems, lambda: BatchSource(datasets, recipe, pad_id(tokenizer)))
+    if problems or source is None:
         raise RunError(problems)
-    source = _attempt(problems, lambda: BatchSource(datasets, recipe, pad_id(tokenizer)))
-    if source is None:
-        raise RunError(problems)
-    return Preparation(recipe, root, tokenizer, datasets, source, plan, num_steps(recipe, source.steps_per_epoch))
+    classes = class_prompts(recipe, tokenizer)
+    steps = num_steps(recipe, source.steps_per_epoch)
+    return Preparation(recipe, root, tokenizer, datasets, source, plan, teaching, classes, steps)
 
 
 def num_steps(recipe: Recipe, steps_per_epoch: int) -> int:
@@ -103,7 +114,7 @@ def _attempt(problems: list[str], build: Callable[[], T]) -> T | None:
     try:
         return build()
     except CompositionError as error:
-        problems += error.message.split("; through")
+        problems.append(error.message)
     except (DataError, RunError) as error:
         problems += error.problems
     return None
@@ -133,10 +144,27 @@ def _tuning_problems(recipe: Recipe) -> Iterator[str]:
 
 
 def _model_problems(recipe: Recipe, root: Path) -> Iterator[str]:
-    if isinstance(recipe.model, Checkpoint):
-        yield from source_problems("model.path", recipe.model.path, root, revision=recipe.model.revision)
+    model = recipe.model
+    if isinstance(model, Checkpoint):
+        yield from source_problems("model.path", model.path, root, revision=model.revision)
+    elif not Path(locate(model.tokenizer, root)).is_dir():
+        yield from source_problems("model.tokenizer", model.tokenizer, root)
     for name, member in recipe.members.items():
         yield from source_problems(f"members.{name}.path", member.path, root, revision=member.revision)
+
+
+def _has_tokenizer(recipe: Recipe, root: Path) -> bool:
+    """Whether it is worth trying: a missing folder was told already."""
+    path = recipe.model.path if isinstance(recipe.model, Checkpoint) else recipe.model.tokenizer
+    folder = Path(locate(path, root))
+    return (folder / "tokenizer_config.json").is_file() or not list(source_problems("", path, root))
+
+
+def _reading_problems(recipe: Recipe, root: Path) -> list[str]:
+    """What is wrong with the data as far as that can be told without a tokenizer."""
+    kinds = recipe.objective.datasets
+    known = [(name, spec) for name, spec in recipe.data.items() if name in kinds]
+    return [problem for name, spec in known for problem in read_records(name, spec, kinds[name], root)[1]]
 
 
 def _tokenizer(recipe: Recipe, root: Path) -> PreTrainedTokenizerBase:
@@ -145,9 +173,10 @@ def _tokenizer(recipe: Recipe, root: Path) -> PreTrainedTokenizerBase:
 
     tokenizer = load_tokenizer(recipe.model, root)
     own = fingerprint(cast(Any, tokenizer))
+    sound = {name: m for name, m in recipe.members.items() if not list(source_problems("", m.path, root))}
     different = [
         f"members.{name}: its vocabulary is not the trained model's"
-        for name, member in recipe.members.items()
+        for name, member in sound.items()
         if fingerprint(cast(Any, load_tokenizer(member, root))) != own
     ]
     if different:

@@ -5,6 +5,7 @@ recipe, folder = read_recipe("sft", ["optimizer.lr=1e-3", "data.train.files=[min
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,15 @@ from motet.training.run.errors import RunError, nearest
 PACKAGED = Path(__file__).parent.parent / "recipes"
 
 Tree = dict[str, Any]
+
+
+class RecipeError(RunError):
+    """A recipe that is not valid. `rest`: what it is without its faulty fields, where that is a recipe still (and the
+    folder of its paths), so that whoever reports the faults can look for others there."""
+
+    def __init__(self, problems: Sequence[str], rest: tuple[Recipe, Path] | None) -> None:
+        super().__init__(problems)
+        self.rest = rest
 
 
 class _Loader(yaml.SafeLoader):
@@ -52,15 +62,17 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]
         overrides: `dotted.name=value`, values as in YAML; later ones win, a mapping replaces a whole section.
 
     Raises:
-        RunError: everything that is wrong with file and overrides.
+        RecipeError: everything that is wrong with file and overrides.
     """
     tree, problems = _read(name)
     problems += _apply(tree, overrides)
+    file = Path(name)
+    folder = file.resolve().parent if file.is_file() else Path.cwd()
     recipe, invalid = _validated(tree) if tree else (None, [])
     if recipe is None or problems:
-        raise RunError(problems + invalid)
-    file = Path(name)
-    return recipe, file.resolve().parent if file.is_file() else Path.cwd()
+        sound = recipe or _without_faults(tree)
+        raise RecipeError(problems + invalid, None if sound is None else (sound, folder))
+    return recipe, folder
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -121,6 +133,25 @@ def _validated(tree: Tree) -> tuple[Recipe | None, list[str]]:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         return None, [_sentence(problem, tree) for problem in problems if _meant(problem, tree)]
+
+
+def _without_faults(tree: Tree) -> Recipe | None:
+    """The recipe with defaults in the place of what is faulty, None where something faulty has no default."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        faults = [_name(problem, tree).split(".") for problem in error.errors(include_url=False)]
+    sound = copy.deepcopy(tree)
+    for *outer, last in faults:
+        at: Any = sound
+        for part in outer:
+            at = cast(Tree, at).get(part) if isinstance(at, dict) else None
+        if isinstance(at, dict):
+            cast(Tree, at).pop(last, None)
+    try:
+        return Recipe.model_validate(sound)
+    except ValidationError:
+        return None
 
 
 def _meant(problem: ErrorDetails, tree: Tree) -> bool:

@@ -79,7 +79,9 @@ def write_result(
     try:
         aside = Path(tempfile.mkdtemp(prefix=".result-", dir=output))
         with quiet():
-            cast(Any, model).save_pretrained(aside)
+            # peft would look for the base's embeddings where the adapter will lie
+            adapter = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+            cast(Any, model).save_pretrained(aside, **adapter)
             tokenizer.save_pretrained(aside)
         if head is not None:
             safetensors.save_file(_tensors(head), aside / HEAD)

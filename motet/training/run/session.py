@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from motet.training.batch import StepData
 from motet.training.loop import Loop, Schedule
+from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.objective import Loss
-from motet.training.policies.composed import ComposedPolicy
-from motet.training.policies.frozen import frozen_model, reference_of
-from motet.training.policies.model import ModelPolicy
-from motet.training.policy import Policies, Policy
-from motet.training.recipe import TRAINED, Checkpoint, Half, Recipe
+from motet.training.policies.assemble import assemble, teacher_policy
+from motet.training.policies.head import initialise_head
+from motet.training.policies.teacher import LiveTeacher, TeacherError, load_or_store, teacher_key, whole_batches
+from motet.training.policy import Policies
+from motet.training.recipe import Checkpoint, Half, Recipe
 from motet.training.run.checkpoint import State
 from motet.training.run.errors import RunError
 from motet.training.run.models import load_model
@@ -68,12 +70,11 @@ class Session:
         self.tokens = 0
         self.models: list[nn.Module] = []
         self.model = self._trained_model(output or recipe.output)
-        self.head: nn.Module | None = None
         self.models.append(self.model)
         self.policies = self._policies()
+        self.head = self.policies.head
         self.parameters = trained_parameters(self.model, self.head)
         self.loop = self._loop()
-        torch.manual_seed(recipe.seed)
 
     @property
     def state(self) -> State:
@@ -110,31 +111,60 @@ class Session:
         return None if self.recipe.tuning.type == "lora" else torch.float32
 
     def _policies(self) -> Policies:
-        recipe = self.recipe
-        trained = ModelPolicy(self.model, self.dtype)
+        recipe, prepared = self.recipe, self.preparation
         members = {name: self._member(name, source) for name, source in recipe.members.items()}
-        reference = reference_of(trained) if recipe.objective.needs_reference else None
-        return Policies(
-            self._composed(trained, members),
-            None if reference is None else self._composed(reference, members),
+        self.models += members.values()
+        policies = assemble(
+            recipe,
+            self.model,
             members,
+            dtype=self.dtype,
+            plan=prepared.plan,
+            eos_token_ids=self._ends,
+            classes=prepared.classes,
         )
+        if policies.head is not None:
+            policies.head.to(self.device)
+        objective = recipe.objective
+        if not isinstance(objective, Distillation):
+            return policies
+        teacher = teacher_policy(recipe, policies.members, prepared.teaching, self._ends)
+        return replace(policies, teacher=LiveTeacher(teacher, objective.top_k))
 
-    def _member(self, name: str, source: Checkpoint) -> Policy:
+    def store_teacher(self, folder: Path) -> None:
+        """Computes a distillation's teacher once, or finds it in `folder`; other objectives have none.
+
+        Raises:
+            RunError: what is stored is damaged, or the folder cannot be written.
+        """
+        live, prepared = self.policies.teacher, self.preparation
+        if not isinstance(live, LiveTeacher):
+            return
+        batches = (batch.to(self.device) for batch in whole_batches(prepared.datasets["train"], prepared.pad_id))
+        key = teacher_key(**prepared.identity, precision=str(self.dtype))
+        try:
+            stored = load_or_store(live.policy, batches, folder, key, live.k)
+        except (TeacherError, OSError) as error:
+            raise RunError(f"the teacher's distributions: {error}") from error
+        self.policies = replace(self.policies, teacher=stored)
+
+    def initialise(self) -> None:
+        """What a fresh run does before its first step."""
+        initialise_head(self.recipe.objective, self.policies, self.data)
+        torch.manual_seed(self.recipe.seed)
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        end = cast("int | None", cast(Any, self.preparation.tokenizer).eos_token_id)
+        return () if end is None else (end,)
+
+    def _member(self, name: str, source: Checkpoint) -> PreTrainedModel:
         prepared = self.preparation
         try:
             model = load_model(source, prepared.root, tokenizer=prepared.tokenizer)
         except RunError as error:
             raise RunError([f"members.{name}: {problem}" for problem in error.problems]) from error
-        self.models.append(model)
-        return frozen_model(cast(Any, model).to(self.device), self.dtype)
-
-    def _composed(self, policy: Policy, members: Mapping[str, Policy]) -> Policy:
-        plan = self.preparation.plan
-        if plan is None:
-            return policy
-        end = cast("int | None", cast(Any, self.preparation.tokenizer).eos_token_id)
-        return ComposedPolicy(plan, {**members, TRAINED: policy}, () if end is None else (end,))
+        return cast(Any, model).to(self.device)
 
     def _loop(self) -> Loop:
         recipe, steps = self.recipe, self.preparation.steps

@@ -11,7 +11,7 @@ from motet.training.loop import Step, TrainingDivergedError, finite
 from motet.training.recipe import Lora, Recipe
 from motet.training.run.checkpoint import Checkpoints, Position
 from motet.training.run.errors import RunError
-from motet.training.run.folder import Existing, RunFolder
+from motet.training.run.folder import TEACHER, Existing, RunFolder
 from motet.training.run.metrics import Metrics, MetricsFile, Tensorboard
 from motet.training.run.preparation import Preparation, prepare
 from motet.training.run.result import make_bundle, write_result
@@ -105,7 +105,10 @@ class _Run:
         self._every = recipe.checkpoints.every
 
     def to_the_end(self, *, resume: bool) -> None:
+        self._session.store_teacher(self._folder.path / TEACHER)
         position = self._resumed() if resume else Position(0)
+        if position.step == 0:
+            self._session.initialise()
         with ExitStack() as stack:
             self._open_logs(stack, position)
             interrupts = stack.enter_context(Interrupts())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -44,7 +45,9 @@ def _with_adapter(model: PreTrainedModel, tuning: Lora, base: str) -> nn.Module:
         base_model_name_or_path=base,
     )
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about peft's own use of it
+            return get_peft_model(model, config)
     except ValueError as error:
         raise RunError(f"tuning.targets: {' '.join(str(error).split())}") from error
 

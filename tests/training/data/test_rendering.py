@@ -16,7 +16,11 @@ from motet.training.data.errors import DataError, RowError
 from motet.training.data.records import Answer
 from motet.training.data.rendering import Renderer
 from motet.training.data.tokens import Tokens
-from tests.training.data.cases import MARKED, byte_level, demo, load, shown
+from motet.training.demo.batches import answered
+from motet.training.demo.documents import Encoder, Tag, answer, corpus
+from motet.training.demo.tokenizer import for_transformers, train_tokenizer
+from motet.training.demo.world import WorldSize, make_world, questions
+from tests.training.data.cases import CHATML, MARKED, byte_level, demo, load, shown
 
 FORMS: tuple[PromptForm, ...] = ("chat", "plain", "none")
 ANSWERED = {"prompt": "Why?", "completion": "Because."}
@@ -85,6 +89,13 @@ def test_messages_behind_the_last_answer_are_not_read(tmp_path: Path) -> None:
     tokenizer = byte_level()
     dataset = load(tmp_path, [{"messages": TALK[:3]}], tokenizer=tokenizer)
     assert shown(tokenizer, dataset) == "<|user|>Why?<|end|>\n<|assistant|>[Because.<|end|>]"
+
+
+@pytest.mark.parametrize("start", ["", "<|system|>"])
+def test_an_answer_that_comes_first_counts_without_its_heading(tmp_path: Path, start: str) -> None:
+    tokenizer = byte_level(start + CHATML)
+    dataset = load(tmp_path, [{"messages": TALK[1:2]}], tokenizer=tokenizer)
+    assert shown(tokenizer, dataset) == f"{start}<|assistant|>[Because.<|end|>]"
 
 
 def test_prompts_of_messages_count_nothing(tmp_path: Path) -> None:
@@ -208,3 +219,43 @@ def test_a_tokenizer_file_that_truncates_does_not_cut_documents(tmp_path: Path) 
     backend.enable_truncation(4)
     assert load(tmp_path, [{"text": "x" * 30}], tokenizer=tokenizer).lengths.tolist() == [31]
     assert backend.truncation is not None, "the caller's tokenizer is left as it was"
+
+
+def test_answered_questions_are_those_of_the_demo_world(tmp_path: Path) -> None:
+    """Tokens and weights, against the encoder that joins prompt and answer piece by piece."""
+    world = make_world(WorldSize(people=20, towns=5, works=5), seed=1)
+    encoder = Encoder(train_tokenizer(corpus(world, 1), 600))
+    asked = questions(world.entities, 0)
+    rows = [{"prompt": q.text, "completion": q.answer, "spans": spans_of(answer(q))} for q in asked]
+    tokenizer = for_transformers(train_tokenizer(corpus(world, 1), 600), 512)
+    dataset = load(tmp_path, rows, tokenizer=tokenizer, span_weights={"VALUE": 3.0})
+    for question, example in zip(asked, dataset.examples(), strict=True):
+        expected = answered(encoder, question)
+        assert list(example.input_ids) == [*expected.prompt, *expected.completion]
+        assert list(example.counted) == [False] * len(expected.prompt) + [True] * len(expected.completion)
+        weights = [3.0 if tag == Tag.VALUE else 1.0 for tag in expected.tags]
+        assert list(example.weights[len(expected.prompt) :]) == weights
+
+
+def spans_of(segments: list[tuple[str, Tag]]) -> list[list[object]]:
+    """The values' places in the joined text."""
+    spans: list[list[object]] = []
+    start = 0
+    for text, tag in segments:
+        if tag == Tag.VALUE:
+            spans.append([start, start + len(text), tag.name])
+        start += len(text)
+    return spans
+
+
+def test_views_have_one_order_whatever_set_they_come_from(tmp_path: Path) -> None:
+    """A recipe's views are a set of strings, whose order is another in every process: resuming compares hashes."""
+    orders = [load(tmp_path, [ANSWERED], views=views) for views in (FORMS, FORMS[::-1])]
+    assert orders[0].views == orders[1].views
+    assert orders[0].fingerprint == orders[1].fingerprint
+
+
+def test_fingerprints_tell_data_apart(tmp_path: Path) -> None:
+    rows = [ANSWERED, {"prompt": "Why?", "completion": "Because!"}, {**ANSWERED, "spans": [[0, 1, 2.0]]}]
+    prints = {load(tmp_path, [row], template=form).fingerprint for row in rows for form in ("plain", "chat")}
+    assert len(prints) == 6
