@@ -62,7 +62,7 @@ class Counterfactual(Setting):
 
 def _frozen(policy: Policy, batch: Batch) -> Tensor:
     with torch.no_grad():
-        return policy(batch)
+        return policy(batch).detach()
 
 
 def _miss(after: Tensor, wanted: Tensor, targets: Tensor) -> Tensor:
