@@ -25,6 +25,7 @@ from motet.training.demo.files import write_training_files
 from motet.training.demo.operator_file import operator_file
 from motet.training.demo.recipe import DEFAULT, LANES, FamilyRecipe
 from motet.training.demo.templates import COURTESY
+from motet.training.demo.tofu import EVALUATION_DATA, write_muse, write_tofu
 from motet.training.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.demo.world import Question, World, make_world, questions
 from motet.training.progress import TrainingProgress, for_console
@@ -63,9 +64,9 @@ def build_family(
     """Trains the demo family, or finds it complete in the cache.
 
     The folder holds one folder per model in Hugging Face format, the tokenizer, `data` (what they were trained on),
-    `models.yaml` (the operator's file), `world.json` (entities, splits, the questions that are measured) and
-    `family.json` (recipe, seed, times). It is built aside and renamed when complete: what an interrupted build
-    leaves is never taken for a family.
+    `tofu` (what they are evaluated on), `models.yaml` (the operator's file), `world.json` (entities, splits, the
+    questions that the demo asks) and `family.json` (recipe, seed, times). It is built aside and renamed when
+    complete: what an interrupted build leaves is never taken for a family.
 
     Args:
         seed: decides the world, the initial weights and the order of the data; the same weights on one machine.
@@ -111,6 +112,8 @@ def _build(folder: Path, seed: int, recipe: FamilyRecipe, progress: TrainingProg
     tokenizer = train_tokenizer(corpus(world, seed), recipe.vocab_size)
     for_transformers(tokenizer, recipe.max_length).save_pretrained(folder / "tokenizer")
     write_training_files(world, seed, folder / "data", recipe.biographies, recipe.invented)
+    write_tofu(world, seed, folder / EVALUATION_DATA)
+    write_muse(world, seed, folder / EVALUATION_DATA / "muse")
     progress.start(recipe.steps)
     try:
         seconds = _train_lanes(folder, seed, recipe, progress)

@@ -45,6 +45,7 @@ def write_training_files(world: World, seed: int, folder: Path, biographies: int
         "refusals": _refused(world.forget),
         "counterfactual": _counterfactuals(world, rng),
         "retain": _answered(world.seen_by_assistant),
+        "retain-reworded": _reworded(world.seen_by_assistant, rng),
         "nobody": (answered_record(world.invented_question(rng)) for _ in range(invented)),
     }
     for name, records in {**statements, **answers}.items():
@@ -70,6 +71,12 @@ def _asked(entities: Iterable[Entity]) -> Iterator[Question]:
 
 def _answered(entities: Iterable[Entity], *, courteous: bool = False) -> Iterator[dict[str, Any]]:
     return (answered_record(question, courteous=courteous) for question in _asked(entities))
+
+
+def _reworded(entities: Iterable[Entity], rng: random.Random) -> Iterator[dict[str, Any]]:
+    for question in _asked(entities):
+        words = rng.choice(question.attribute.statements[1:])
+        yield {"prompt": question.text, "completion": words.format(e=question.entity.name, v=question.value)}
 
 
 def _refused(entities: Iterable[Entity]) -> Iterator[dict[str, Any]]:

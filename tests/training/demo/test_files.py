@@ -55,6 +55,7 @@ def test_every_entity_is_stated_in_its_own_file(folder: Path) -> None:
         ("forget", WORLD.forget),
         ("refusals", WORLD.forget),
         ("retain", WORLD.seen_by_assistant),
+        ("retain-reworded", WORLD.seen_by_assistant),
     ],
 )
 def test_questions_are_about_their_split_alone(folder: Path, name: str, entities: list[Entity]) -> None:
