@@ -24,7 +24,8 @@ def write_training_files(world: World, seed: int, folder: Path, biographies: int
     - `preferences.jsonl`, `labelled.jsonl`, `classes.jsonl`: courteous answers against plain ones, as pairs, as single
       answers with a label, as texts of two classes.
     - `forget.jsonl`, `retain.jsonl`, `nobody.jsonl`: the same for the forgotten entities, for the retained ones that
-      an unlearning method may see, and for `invented` entities that exist nowhere else;
+      an unlearning method may see (`retain-reworded.jsonl`: answered in other words), and for `invented` entities
+      that exist nowhere else;
       `refusals.jsonl`: the forgotten questions, answered with a refusal; `counterfactual.jsonl`: answers to them up to
       the fact, and the same about a made-up alias of the entity, with true and other values to go on with.
     """
