@@ -56,7 +56,7 @@ def run_seed(family: Path, folder: Path, limit: int) -> dict[str, float | None]:
     lab.train("bake", "bake")
     base, tuned = "larger base", "larger model tuned directly"
     task = {"type": "gap_closed", "data": "held_out.jsonl", "base": base, "tuned": tuned, "max_tokens": 24}
-    measures = lab.evaluate(SUBJECTS, [task], limit, "tofu").measures
+    measures = lab.evaluate(SUBJECTS, [task], limit).measures
     return {subject: measures[subject]["exact match"] for subject in SUBJECTS}
 
 

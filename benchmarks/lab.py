@@ -36,15 +36,12 @@ class Lab:
         self.seconds[name] = round(json.loads(last)["seconds"], 1)
         print(f"  {name}: {self.seconds[name]} s", flush=True)
 
-    def evaluate(
-        self, subjects: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], limit: int, data: str
-    ) -> Results:
-        """Runs tasks over `subjects`, which may name the family's members, its compositions and what was trained;
-        `data` is a folder of the family's."""
+    def evaluate(self, subjects: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], limit: int) -> Results:
+        """Runs tasks over `subjects`, which may name the family's members, its compositions and what was trained."""
         file = self.folder / "models.yaml"
         file.write_text(yaml.safe_dump(self._operator_file(), sort_keys=False), encoding="utf-8")
         content = {
-            "root": str(self.family / data),
+            "root": str(self.family),
             "output": str(self.folder / "evaluation"),
             "api": {"models": str(file)},
             "subjects": dict(subjects),

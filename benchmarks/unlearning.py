@@ -79,7 +79,7 @@ def measure(lab: Lab, limit: int) -> dict[str, dict[str, float]]:
     methods = candidates()
     subjects = {name: subject for group in methods.values() for name, subject in group.items()}
     ignorance = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
-    chosen = lab.evaluate(subjects, [{**ignorance, "ignorant": "large-chat"}], limit, "tofu").measures
+    chosen = lab.evaluate(subjects, [{**ignorance, "ignorant": "large-chat"}], limit).measures
     picked = {
         method: min(group, key=lambda name: chosen[name]["ignorance distance"] or 0.0)
         for method, group in methods.items()
@@ -87,7 +87,7 @@ def measure(lab: Lab, limit: int) -> dict[str, dict[str, float]]:
     tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": SPLITS, "reference": "retain-only"}
     choices = {"choices": ["held-out people", "world facts"], "max_tokens": 24}
     tested = {name: subjects[name] for name in picked.values()}
-    measures = lab.evaluate(tested, [{**tofu, **choices}], limit, "tofu").measures
+    measures = lab.evaluate(tested, [{**tofu, **choices}], limit).measures
     before = measures["large-chat"]["model utility"] or 1.0
     return {method: _row(name, measures[name], before, lab.seconds) for method, name in picked.items()}
 

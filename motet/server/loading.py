@@ -37,8 +37,9 @@ def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tu
     from motet.server.engines.torch import EngineSettings, TorchEngine
 
     config = configuration.settings.engine
-    tokenizers, loaded = _load_models(configuration, tell)
-    experts = read_experts(configuration, tokenizers)
+    sources = find_sources(configuration)
+    tokenizers, loaded = _load_models(configuration, sources, tell)
+    experts = read_experts(sources, tokenizers)
     members = {
         name: _member(name, member.info, tokenizers[name], experts[name], configuration)
         for name, member in loaded.items()
@@ -53,7 +54,23 @@ def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tu
     return TorchEngine(loaded, settings), registry
 
 
-def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, Tokenizer], dict[str, TorchMember]]:
+def find_sources(configuration: Configuration) -> dict[str, Source]:
+    """Raises ConfigError: adapters whose bases cannot be found, all together."""
+    sources: dict[str, Source] = {}
+    problems: list[str] = []
+    for name, model in configuration.settings.models.items():
+        try:
+            sources[name] = find_source(model, configuration.folder)
+        except (OSError, ValueError) as error:
+            problems.append(f"models.{name}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return sources
+
+
+def _load_models(
+    configuration: Configuration, sources: Mapping[str, Source], tell: Told
+) -> tuple[dict[str, Tokenizer], dict[str, TorchMember]]:
     from transformers.utils.logging import disable_progress_bar
 
     from motet.server.engines.torch import ModelLoadError
@@ -63,8 +80,8 @@ def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, To
     loaded: dict[str, TorchMember] = {}
     problems: list[str] = []
     for name, model in configuration.settings.models.items():
+        source = sources[name]
         try:
-            source = find_source(model, configuration.folder)
             tell(f"loading {name}" + (f": the adapter is merged into {source.base}" if source.base else ""))
             tokenizers[name] = _tokenizer(*source.tokenizer)
             loaded[name] = _load(name, source, model, configuration.settings.engine, tokenizers[name])

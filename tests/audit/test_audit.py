@@ -11,13 +11,14 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
 from motet.audit.answers import Answer, measure, off_topic
 from motet.audit.decoding import generate, greedy, score
 from motet.audit.novelty import MAX_STEPS, contrast_plan, distinct, explore
-from motet.audit.pair import Pair, load_pair
+from motet.audit.pair import Pair, find_partner, load_pair
 from motet.audit.prompts import GENERAL, Context, Prompt, contexts, read_prompts, start
 from motet.audit.refusals import is_refusal, refusal_pattern
 from motet.audit.report import markdown
@@ -286,7 +287,7 @@ def test_audits_that_cannot_be_run(folder: Path, tmp_path: Path) -> None:
     other.hf.save_pretrained(tmp_path / "other")
     expert, partner = folder / "expert", folder / "partner"
     for arguments, message in (
-        ((partner,), "name it with --partner"),
+        ((partner,), "it does not say so. Name it with --partner"),
         ((expert, "--partner", tmp_path), "cannot be loaded"),
         ((expert, "--partner", tmp_path / "other"), "vocabularies differ"),
         ((expert, "--refusal", "("), "is no regular expression"),
@@ -296,6 +297,26 @@ def test_audits_that_cannot_be_run(folder: Path, tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert message in result.stderr
         assert result.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_what_an_expert_was_before(folder: Path, tmp_path: Path) -> None:
+    assert find_partner(folder / "expert") == folder / "partner"
+    partner = AutoModelForCausalLM.from_pretrained(folder / "partner")
+    adapted = cast(Any, get_peft_model(partner, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")))
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(folder / "partner")}))
+    assert find_partner(tmp_path / "adapter") == folder / "partner"
+    card = {"name": "a", "objective": "sft", "tokenizer_fingerprint": fingerprint(TOKENIZER.hf), "vocab_size": SIZE}
+    for partner, found in ((ModelReference.of("gone", folder / "partner"), True), (ModelReference(path="gone"), False)):
+        write_bundle(tmp_path / "adapter", ExpertBundle.model_validate(card | {"partner": partner}))
+        if found:
+            assert find_partner(tmp_path / "adapter") == folder / "partner"
+        else:
+            with pytest.raises(AuditError, match="'gone' was not found"):
+                find_partner(tmp_path / "adapter")
+    pair = load_pair(tmp_path / "adapter", folder / "partner", "cpu")
+    assert measure(pair, ASKED, contexts(pair, ASKED, "same", 10), SETTINGS).answers[0].kl == 0.0, "LoRA begins with 0"
 
 
 def test_contexts_of_different_length_on_both_sides(pair: Pair) -> None:

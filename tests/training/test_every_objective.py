@@ -93,6 +93,13 @@ def test_it_trains_through_a_composition(workshop: Path, tmp_path: Path, name: s
     assert run(workshop, tmp_path, name, through=COMPOSITION)
 
 
+def test_targets_outside_of_a_mask_are_told(workshop: Path, tmp_path: Path) -> None:
+    contrastive = {"strategy": "contrastive", "base": "trained", "amateur": "small", "alpha": 0.99}
+    shares = [line["parts"]["masked"] for line in run(workshop, tmp_path, "sft", through=contrastive)]
+    assert all(0 <= share <= 1 for share in shares)
+    assert any(share > 0 for share in shares)
+
+
 @pytest.mark.parametrize("name", ["sft", "dpo", "npo", "kto"])
 def test_it_trains_adapters_on_packed_rows(workshop: Path, tmp_path: Path, name: str) -> None:
     packed = {"rows": 4, "packing": "fit", "max_length": 64}

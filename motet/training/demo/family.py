@@ -25,7 +25,7 @@ from motet.training.demo.files import write_training_files
 from motet.training.demo.operator_file import operator_file
 from motet.training.demo.recipe import DEFAULT, LANES, FamilyRecipe
 from motet.training.demo.templates import COURTESY
-from motet.training.demo.tofu import EVALUATION_DATA, write_muse, write_tofu
+from motet.training.demo.tofu import EVALUATION_DATA, write_benchmarks
 from motet.training.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.demo.world import Question, World, make_world, questions
 from motet.training.progress import TrainingProgress, for_console
@@ -64,7 +64,7 @@ def build_family(
     """Trains the demo family, or finds it complete in the cache.
 
     The folder holds one folder per model in Hugging Face format, the tokenizer, `data` (what they were trained on),
-    `tofu` (what they are evaluated on), `models.yaml` (the operator's file), `world.json` (entities, splits, the
+    `evaluation` (what they are evaluated on), `models.yaml` (the operator's file), `world.json` (entities, splits, the
     questions that the demo asks) and `family.json` (recipe, seed, times). It is built aside and renamed when
     complete: what an interrupted build leaves is never taken for a family.
 
@@ -112,8 +112,7 @@ def _build(folder: Path, seed: int, recipe: FamilyRecipe, progress: TrainingProg
     tokenizer = train_tokenizer(corpus(world, seed), recipe.vocab_size)
     for_transformers(tokenizer, recipe.max_length).save_pretrained(folder / "tokenizer")
     write_training_files(world, seed, folder / "data", recipe.biographies, recipe.invented)
-    write_tofu(world, seed, folder / EVALUATION_DATA)
-    write_muse(world, seed, folder / EVALUATION_DATA / "muse")
+    write_benchmarks(world, seed, folder / EVALUATION_DATA)
     progress.start(recipe.steps)
     try:
         seconds = _train_lanes(folder, seed, recipe, progress)

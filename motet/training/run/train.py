@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from motet.training.loop import Step, TrainingDivergedError, finite
+from motet.training.objectives.self_play import SelfPlay
+from motet.training.policies.requirements import plays_rounds
 from motet.training.recipe import Lora, Recipe
 from motet.training.run.checkpoint import Checkpoints, Position
 from motet.training.run.errors import RunError
@@ -15,6 +17,7 @@ from motet.training.run.folder import TEACHER, Existing, RunFolder
 from motet.training.run.metrics import Metrics, MetricsFile, Tensorboard
 from motet.training.run.preparation import Preparation, prepare
 from motet.training.run.result import make_bundle, write_result
+from motet.training.run.root import resolve_root
 from motet.training.run.session import Session
 from motet.training.run.signals import Interrupts
 from motet.training.run.tuning import merged
@@ -62,8 +65,16 @@ def train(
         RunError: the recipe, the data, the models or the output folder; a loss that is not finite; a full disk.
         Interrupted: SIGINT or SIGTERM.
     """
-    output = output or recipe.output
-    prepared = check(recipe, recipe_folder or Path.cwd(), root=root, output=output, existing=existing)
+    output, recipe_folder = output or recipe.output, recipe_folder or Path.cwd()
+    if isinstance(recipe.objective, SelfPlay):
+        from motet.training.self_play import play
+
+        root = root or resolve_root(recipe.root, recipe_folder)
+        if plays_rounds(recipe, root):
+            return play(
+                recipe, recipe_folder, train, root=root, output=output, existing=existing, tell=tell, progress=progress
+            )
+    prepared = check(recipe, recipe_folder, root=root, output=output, existing=existing)
     session = Session(recipe, root=root, output=output, preparation=prepared)
     folder = RunFolder(output, recipe, prepared.identity)
     folder.open(existing)

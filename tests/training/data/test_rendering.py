@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from motet.training.demo.batches import answered
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +17,6 @@ from motet.training.data.errors import DataError, RowError
 from motet.training.data.records import Answer
 from motet.training.data.rendering import Renderer
 from motet.training.data.tokens import Tokens
-from motet.training.demo.batches import answered
 from motet.training.demo.documents import Encoder, Tag, answer, corpus
 from motet.training.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.demo.world import WorldSize, make_world, questions
@@ -259,3 +259,17 @@ def test_fingerprints_tell_data_apart(tmp_path: Path) -> None:
     rows = [ANSWERED, {"prompt": "Why?", "completion": "Because!"}, {**ANSWERED, "spans": [[0, 1, 2.0]]}]
     prints = {load(tmp_path, [row], template=form).fingerprint for row in rows for form in ("plain", "chat")}
     assert len(prints) == 6
+
+
+def test_the_first_token_never_counts(tmp_path: Path) -> None:
+    tokenizer = byte_level("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert shown(tokenizer, load(tmp_path, [{"messages": TALK[1:2]}], tokenizer=tokenizer)) == "B[ecause.<|end|>]"
+
+
+def test_views_are_cut_at_the_same_token(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    row = {"prompt": "Why?", "completion": "abcdefgh"}
+    dataset = load(tmp_path, [row], tokenizer=tokenizer, views=FORMS, batch={"max_length": 13, "truncate": True})
+    assert shown(tokenizer, dataset) == "<|user|>Why?<|end|>\n<|assistant|>[abcde]"
+    assert shown(tokenizer, dataset, form="plain") == "Why?[abcde]"
+    assert shown(tokenizer, dataset, form="none") == "<|end|>[abcde]"

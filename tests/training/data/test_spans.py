@@ -59,6 +59,11 @@ def test_weights_are_those_of_the_demo_encoder(tmp_path: Path) -> None:
     assert list(example.weights[1:]) == [float(tag) for tag in tags]
 
 
+def test_answers_that_repeat_the_prompt_are_told_apart(tmp_path: Path) -> None:
+    row = {"prompt": "Bob works in Townville.", "completion": ANSWER, "spans": [[0, 3, 7.0]]}
+    assert weighted(tmp_path, row)[" Bob"] == 7.0
+
+
 @pytest.mark.parametrize(
     ("spans", "said"),
     [

@@ -15,9 +15,12 @@ THINGS = ("house", "tower", "river", "garden", "bridge", "market")
 
 
 def records() -> list[dict[str, str]]:
-    """A colour or size for every thing and place."""
+    """A colour or size for every thing and place, some answers longer than others."""
     return [
-        {"prompt": f"How is the {thing} of {word} town?", "completion": f" It is {WORDS[(i * 3 + j) % len(WORDS)]}."}
+        {
+            "prompt": f"How is the {thing} of {word} town?",
+            "completion": f" It is {'very ' * (j % 3)}{WORDS[(i * 3 + j) % len(WORDS)]}.",
+        }
         for i, thing in enumerate(THINGS)
         for j, word in enumerate(WORDS)
     ]
