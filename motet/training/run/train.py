@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from motet.training.loop import Step, TrainingDivergedError, finite
 from motet.training.objectives.self_play import SelfPlay
 from motet.training.policies.requirements import plays_rounds
@@ -133,10 +135,18 @@ class _Run:
             if not problems:
                 position = self._checkpoints.load(path, self._session.state)
                 self._tell(f"resuming after step {position.step} of {self._steps} ({path})")
+                self._warn_of_threads(self._checkpoints.threads(path))
                 return position
             self._tell(f"skipped a checkpoint: {'; '.join(problems)}")
         self._tell("no checkpoint to resume from: beginning at step 1")
         return Position(0)
+
+    def _warn_of_threads(self, before: int) -> None:
+        now = torch.get_num_threads()
+        if now != before:
+            self._tell(
+                f"the run had {before} threads and has {now} now: its last digits may differ (--threads {before})"
+            )
 
     def _open_logs(self, stack: ExitStack, position: Position) -> None:
         self._metrics = MetricsFile(self._folder.path, position.metrics_bytes)

@@ -199,6 +199,17 @@ def test_a_result_that_does_not_fit_can_be_written_later(root: Path, tmp_path: P
     assert weights(train(short(tmp_path / "again", **changes), root=root)) == weights(chosen.output)
 
 
+def test_another_number_of_threads_is_told(root: Path, tmp_path: Path) -> None:
+    chosen = short(tmp_path)
+    stopped(root, chosen, 4)
+    (path, *_) = sorted((chosen.output / FOLDER).iterdir(), reverse=True)
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / MANIFEST).write_text(json.dumps(manifest | {"threads": 77}))
+    told: list[str] = []
+    train(chosen, root=root, existing="resume", tell=told.append)
+    assert told[1].startswith("the run had 77 threads")
+
+
 def test_the_command_says_how_to_resume(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(
