@@ -141,10 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     if options.out is not None:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for method, row in result["summary"].items():
+    for method, row in rows.items():
         reached, kept = f"{row['indistinguishable']} of {row['of']}", 100 * row["least utility kept"]
         print(f"{method:34} p > 0.05 in {reached}, utility kept ≥ {kept:.1f} %, {row['median training seconds']} s")
-    print(json.dumps(result["summary"]))
+    print(json.dumps(rows))
 
 
 if __name__ == "__main__":

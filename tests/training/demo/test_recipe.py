@@ -37,8 +37,12 @@ def test_digest_changes_with_any_part_of_the_recipe(monkeypatch: pytest.MonkeyPa
 
 def test_digest_changes_with_a_members_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     before = DEFAULT.digest
-    monkeypatch.setattr(recipe, "recipe_text", lambda member: recipe_text(member).replace("640", "641"))
+    monkeypatch.setattr(recipe, "recipe_text", _with_another_length)
     assert DEFAULT.digest != before
+
+
+def _with_another_length(member: str) -> str:
+    return recipe_text(member).replace("steps: 640", "steps: 641")
 
 
 def test_every_member_grows_from_earlier_ones_of_its_lane() -> None:
