@@ -133,12 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lab = Lab(family, Path(folder))
             train_all(lab)
             seeds[str(seed)] = measure(lab, options.limit)
-    result = {
-        "benchmark": "unlearning",
-        "environment": asdict(environment()),
-        "seeds": seeds,
-        "summary": summary(seeds),
-    }
+    rows = summary(seeds)
+    result = {"benchmark": "unlearning", "environment": asdict(environment()), "seeds": seeds, "summary": rows}
     if options.out is not None:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for method, row in rows.items():
