@@ -160,6 +160,8 @@ def _model_problems(recipe: Recipe, root: Path) -> Iterator[str]:
         yield from source_problems("model.tokenizer", model.tokenizer, root)
     for name, member in recipe.members.items():
         yield from source_problems(f"members.{name}.path", member.path, root, revision=member.revision)
+    if recipe.expert.partner is not None:
+        yield from source_problems("expert.partner", recipe.expert.partner, root)
 
 
 def _has_tokenizer(recipe: Recipe, root: Path) -> bool:

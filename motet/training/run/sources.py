@@ -62,7 +62,12 @@ def _folder_problems(folder: Path) -> Iterator[str]:
         yield f"{folder} is no folder"
         return
     if not (folder / "config.json").is_file():
-        yield f"{folder} is no model folder: it has no config.json"
+        adapter = (folder / "adapter_config.json").is_file()
+        yield (
+            f"{folder} is an adapter alone: train it with tuning.merge=true"
+            if adapter
+            else (f"{folder} is no model folder: it has no config.json")
+        )
         return
     indices = [folder / f"{name}.index.json" for name in WEIGHTS]
     index = next((file for file in indices if file.is_file()), None)
@@ -70,6 +75,8 @@ def _folder_problems(folder: Path) -> Iterator[str]:
         yield from _shard_problems(index)
     elif not any((folder / name).is_file() for name in WEIGHTS):
         yield f"{folder} holds no weights ({' or '.join(WEIGHTS)})"
+    for file in sorted(folder.glob("*.safetensors")):
+        yield from _damage(file)
 
 
 def _shard_problems(index: Path) -> Iterator[str]:
@@ -81,3 +88,14 @@ def _shard_problems(index: Path) -> Iterator[str]:
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         yield f"{index.parent} misses {len(missing)} of {len(shards)} weight files: {', '.join(missing)}"
+
+
+def _damage(file: Path) -> Iterator[str]:
+    """A header that is none, or fewer bytes than it promises."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            return
+    except (SafetensorError, OSError) as error:
+        yield f"{file} is damaged: {error}"

@@ -109,12 +109,22 @@ def test_a_missing_shard_is_named_before_anything_is_loaded(saved: dict[str, Pat
     assert problem.endswith(f"misses 1 of {len(shards)} weight files: {shards[0].name}")
 
 
-def test_a_truncated_file_is_an_error_in_words(saved: dict[str, Path], tmp_path: Path) -> None:
+def test_damaged_files_are_named_before_anything_is_loaded(saved: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(saved["llama"], tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(RunError, match="cut cannot be loaded: SafetensorError"):
-        load(tmp_path / "cut")
+    for content in (weights.read_bytes()[:-100], b"nothing"):
+        weights.write_bytes(content)
+        (problem,) = source_problems("model.path", "cut", tmp_path)
+        assert problem.startswith(f"model.path: {weights} is damaged: ")
+        with pytest.raises(RunError, match="cut cannot be loaded: SafetensorError"):
+            load(tmp_path / "cut")
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (problem,) = source_problems("model.path", "adapter", tmp_path)
+    assert "is an adapter alone: train it with tuning.merge=true" in problem
 
 
 def test_absent_tensors_are_not_made_up(saved: dict[str, Path], tmp_path: Path) -> None:

@@ -193,6 +193,22 @@ def test_everything_that_is_wrong_is_told_together(root: Path, tmp_path: Path) -
         assert any(problem.startswith(start) for problem in told), (start, told)
 
 
+def test_a_missing_partner_is_refused(root: Path, tmp_path: Path) -> None:
+    (problem,) = refused(recipe(tmp_path / "run", expert={"partner": "othr"}), root)
+    assert problem == f"expert.partner: {root / 'othr'} does not exist; nearest: other"
+
+
+def test_tensorboard(root: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output = train(recipe(tmp_path / "run", logging={"every": 2, "tensorboard": True}), root=root)
+    events: Any = EventAccumulator(str(output / "tensorboard")).Reload()
+    scalars = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [step for step, _ in scalars] == [2, 4, 6]
+    assert [value for _, value in scalars] == pytest.approx([line["loss"] for line in lines], rel=1e-6)
+
+
 def test_roles_that_do_not_fit_are_refused_before_training(root: Path, tmp_path: Path) -> None:
     (problem,) = refused(recipe(tmp_path / "run", expert={"strategy": "proxy_tuning", "role": "exprt"}), root)
     assert problem.startswith("expert: 'exprt' is no role of the strategy 'proxy_tuning'")
