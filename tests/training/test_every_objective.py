@@ -25,6 +25,10 @@ CASES: dict[str, dict[str, Any]] = {
     "spin": {"data": {"train": PAIRS}},
     "distill": {"objective": {"teacher": {**COMPOSITION, "expert": "large"}}, "data": {"train": PLAIN}},
     "assistant": {"data": {**FORGET, "nobody": PLAIN}},
+    "counterfactual": {
+        "objective": {"target": "large"},
+        "data": {"forget": {"files": ["counterfactual.jsonl"]}, "retain": PLAIN},
+    },
     "npo": {"data": FORGET},
     "ga": {"data": {"forget": PLAIN}},
     "ga_gd": {"data": FORGET},
@@ -45,6 +49,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "pairs.jsonl", [
         {"prompt": row["prompt"], "chosen": row["completion"], "rejected": other["completion"] + " No."}
         for row, other in zip(rows, others, strict=True)
+    ])  # fmt: skip
+    write_rows(folder / "counterfactual.jsonl", [
+        {**row, "counterfactual_prompt": other["prompt"]} for row, other in zip(rows, others, strict=True)
     ])  # fmt: skip
     write_rows(folder / "labelled.jsonl", [{**row, "label": n % 3 > 0} for n, row in enumerate(rows)])
     write_rows(folder / "classes.jsonl", [

@@ -36,7 +36,7 @@ class TokenDataset:
 
     Attributes:
         primary: the form of the batches themselves; `views` are the forms of `Batch.views`.
-        sides: the documents of each side (`""`, or `chosen` and `rejected`) in each form.
+        sides: the documents of each side (`""`, also `counterfactual`; or `chosen` and `rejected`) in each form.
         labels: (len,) the index of each record's class, or 1 for desirable and 0 for undesirable.
         classes: the labels behind the indices.
         num_truncated: documents that were cut to `max_length`.

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from motet.training.demo.templates import ATTRIBUTES, Attribute
-from motet.training.demo.world import Entity, Question, World, WorldSize, make_world, questions
+from motet.training.demo.world import Entity, Question, World, questions
 
+EVALUATION_DATA = "evaluation"  # the folder of these files in a family's
 NUM_WRONG = 5  # perturbed answers per question, as in TOFU; fewer where an attribute has fewer values
 NUM_UNKNOWN = 300  # questions about nobody
 
@@ -143,9 +144,3 @@ def _write(path: Path, items: Iterable[Item]) -> None:
 def _write_list(path: Path, items: Sequence[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(items, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_world(family: Path) -> tuple[World, int]:
-    """The world of a built family, made again from its `family.json`, and its seed."""
-    about = json.loads((family / "family.json").read_text(encoding="utf-8"))
-    return make_world(WorldSize(**about["recipe"]["world"]), about["seed"]), about["seed"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from motet.composers.plan import Plan
 from motet.training.data.reading import guess_kind
 from motet.training.objectives.completion import Completion
+from motet.training.objectives.counterfactual import Counterfactual
 from motet.training.objectives.discriminator import GenerativeDiscriminator
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.gate import Gate
@@ -36,6 +37,8 @@ def objective_problems(recipe: Recipe) -> Iterator[str]:
         )
     if isinstance(objective, Gate):
         yield from _member_problems("objective.assistant", objective.assistant, recipe)
+    if isinstance(objective, Counterfactual):
+        yield from _member_problems("objective.target", objective.target, recipe)
     if isinstance(objective, Distillation):
         yield from _distillation_problems(objective, recipe)
     if isinstance(objective, KahnemanTversky):

@@ -16,8 +16,7 @@ from motet.training.data.errors import DataError, RowError
 from motet.training.data.records import Answer
 from motet.training.data.rendering import Renderer
 from motet.training.data.tokens import Tokens
-from motet.training.demo.batches import answered
-from motet.training.demo.documents import Encoder, Tag, answer, corpus
+from motet.training.demo.documents import answered_record, corpus, visit
 from motet.training.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.demo.world import WorldSize, make_world, questions
 from tests.training.data.cases import CHATML, MARKED, byte_level, demo, load, shown
@@ -221,31 +220,22 @@ def test_a_tokenizer_file_that_truncates_does_not_cut_documents(tmp_path: Path) 
     assert backend.truncation is not None, "the caller's tokenizer is left as it was"
 
 
-def test_answered_questions_are_those_of_the_demo_world(tmp_path: Path) -> None:
-    """Tokens and weights, against the encoder that joins prompt and answer piece by piece."""
+def test_answered_questions_are_encoded_as_a_server_encodes_them(tmp_path: Path) -> None:
+    """Tokens, mask and weights of the demo world's records, piece by piece from the bare tokenizer."""
     world = make_world(WorldSize(people=20, towns=5, works=5), seed=1)
-    encoder = Encoder(train_tokenizer(corpus(world, 1), 600))
+    bare = train_tokenizer(corpus(world, 1), 600)
     asked = questions(world.entities, 0)
-    rows = [{"prompt": q.text, "completion": q.answer, "spans": spans_of(answer(q))} for q in asked]
-    tokenizer = for_transformers(train_tokenizer(corpus(world, 1), 600), 512)
-    dataset = load(tmp_path, rows, tokenizer=tokenizer, span_weights={"VALUE": 3.0})
+    rows = [answered_record(question) for question in asked]
+    dataset = load(tmp_path, rows, tokenizer=for_transformers(bare, 512), span_weights={"value": 3.0})
+
     for question, example in zip(asked, dataset.examples(), strict=True):
-        expected = answered(encoder, question)
-        assert list(example.input_ids) == [*expected.prompt, *expected.completion]
-        assert list(example.counted) == [False] * len(expected.prompt) + [True] * len(expected.completion)
-        weights = [3.0 if tag == Tag.VALUE else 1.0 for tag in expected.tags]
-        assert list(example.weights[len(expected.prompt) :]) == weights
-
-
-def spans_of(segments: list[tuple[str, Tag]]) -> list[list[object]]:
-    """The values' places in the joined text."""
-    spans: list[list[object]] = []
-    start = 0
-    for text, tag in segments:
-        if tag == Tag.VALUE:
-            spans.append([start, start + len(text), tag.name])
-        start += len(text)
-    return spans
+        prompt = [0, *bare.encode(visit(question.text), add_special_tokens=False).ids]
+        answer = bare.encode(question.answer, add_special_tokens=False)
+        assert list(example.input_ids) == [*prompt, *answer.ids, 0]
+        assert list(example.counted) == [False] * len(prompt) + [True] * (len(answer.ids) + 1)
+        first, last = len(question.completion), len(question.answer) - len(".")
+        inside = [first < stop <= last for _, stop in answer.offsets]
+        assert list(example.weights[len(prompt) :]) == [*(3.0 if value else 1.0 for value in inside), 1.0]
 
 
 def test_views_have_one_order_whatever_set_they_come_from(tmp_path: Path) -> None:
