@@ -36,7 +36,7 @@ class RunFolder:
     Args:
         path: the recipe's output.
         recipe: the whole recipe.
-        identity: hashes of what decides the weights (`recipe`, `data`).
+        identity: hashes of what decides the weights; empty where they are not known, to look for problems alone.
     """
 
     def __init__(self, path: Path, recipe: Recipe, identity: Mapping[str, str]) -> None:
@@ -63,7 +63,7 @@ class RunFolder:
     def _taken(self, mark: Mapping[str, Any], existing: Existing) -> Iterator[str]:
         if mark["finished"]:
             yield f"output: {self.path} holds a finished run; --restart replaces it, or choose another output"
-        elif mark["identity"] != self._identity:
+        elif self._identity and mark["identity"] != self._identity:
             yield (
                 f"output: {self.path} holds an unfinished run that differs: {self._difference(mark['identity'])}; "
                 "--restart replaces it, or choose another output"
