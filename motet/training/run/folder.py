@@ -19,6 +19,7 @@ from motet.training.run.checkpoint import write_json
 from motet.training.run.errors import RunError
 from motet.training.run.identity import changes, decisive
 from motet.training.run.metrics import FILE as METRICS
+from motet.training.run.result import ASIDE, result_names
 
 MARK = "run.json"
 RECIPE = "recipe.yaml"
@@ -101,6 +102,8 @@ class RunFolder:
                 raise RunError(problems)
             if existing == "restart":
                 self._clear()
+            for aborted in self.path.glob(f"{ASIDE}*"):
+                shutil.rmtree(aborted)
             (self.path / RECIPE).write_text(recipe_yaml(self._recipe), encoding="utf-8")
             self._write_mark(finished=False, files=[])
         except OSError as error:
@@ -116,8 +119,11 @@ class RunFolder:
         return lock
 
     def _clear(self) -> None:
-        mark = self._mark() or {"files": []}
-        for name in (*mark["files"], *OWN):
+        mark = self._mark()
+        if mark is None:
+            return
+        half_written = {name for adapter in (True, False) for name in result_names(adapter=adapter, head=True)}
+        for name in (*mark["files"], *half_written, *OWN):
             item = self.path / Path(name).name
             if item.is_dir():
                 shutil.rmtree(item)

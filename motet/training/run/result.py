@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HEAD = "head.safetensors"
+ASIDE = ".result-"  # begins the names of folders in which results are written
 
 
 def make_bundle(
@@ -79,7 +80,7 @@ def write_result(
     """
     aside = None
     try:
-        aside = Path(tempfile.mkdtemp(prefix=".result-", dir=output))
+        aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=output))
         with quiet():
             # peft would look for the base's embeddings where the adapter will lie
             adapter = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}

@@ -266,6 +266,15 @@ class TestFolders:
         assert (chosen.output / "adapter_model.safetensors").is_file()
         assert not (chosen.output / "model.safetensors").exists()
 
+    def test_what_a_kill_left_of_a_result_is_cleared(self, root: Path, tmp_path: Path) -> None:
+        chosen = recipe(tmp_path / "run", tuning=LORA)
+        self.leave_unfinished(chosen, root)
+        (chosen.output / ".result-abc").mkdir()
+        (chosen.output / "model.safetensors").write_text("of an earlier run")
+        train(chosen, root=root, existing="restart")
+        assert not (chosen.output / ".result-abc").exists()
+        assert not (chosen.output / "model.safetensors").exists()
+
     def test_other_files_are_left_alone(self, root: Path, tmp_path: Path) -> None:
         (tmp_path / "letter.txt").write_text("dear")
         for existing in ("refuse", "restart"):
