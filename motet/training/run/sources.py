@@ -10,7 +10,7 @@ from pathlib import Path
 
 from motet.training.run.errors import nearest
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -37,7 +37,7 @@ def source_problems(name: str, path: str, root: Path, *, revision: str | None = 
     local = Path(locate(path, root))
     if local.is_absolute():
         yield from (f"{name}: {problem}" for problem in _folder_problems(local))
-    elif not HUB_ID.fullmatch(path) or "/" not in path:
+    elif not HUB_ID.fullmatch(path):
         yield f"{name}: {root / path} does not exist{_near(root / path)}"
     elif is_offline() and not _cached(path, revision):
         yield (

@@ -18,7 +18,7 @@ from motet.training.run.errors import RunError
 from motet.training.run.folder import TEACHER, Existing, RunFolder
 from motet.training.run.metrics import Metrics, MetricsFile, Tensorboard
 from motet.training.run.preparation import Preparation, prepare
-from motet.training.run.result import make_bundle, write_result
+from motet.training.run.result import card_problems, make_bundle, write_result
 from motet.training.run.root import resolve_root
 from motet.training.run.session import Session
 from motet.training.run.signals import Interrupts
@@ -82,6 +82,8 @@ def train(
     folder.open(existing)
     try:
         _Run(session, folder, progress, tell).to_the_end(resume=existing == "resume")
+    except OSError as error:
+        raise RunError(f"output: {output}: {error.strerror or error}") from error
     finally:
         folder.close()
     return output
@@ -98,9 +100,9 @@ def check(
     prepared, problems = None, list[str]()
     try:
         prepared = prepare(recipe, recipe_folder, root)
-        make_bundle(recipe, output, prepared.root, prepared.tokenizer)
     except RunError as error:
         problems += error.problems
+    problems += card_problems(recipe)
     problems += RunFolder(output, recipe, prepared.identity if prepared else {}).problems(existing)
     if problems or prepared is None:
         raise RunError(problems)
@@ -169,6 +171,8 @@ class _Run:
                     self._checkpoint(step)
         except TrainingDivergedError as error:
             raise RunError(f"training diverged: {error}; a lower learning rate or clipping may help") from error
+        except torch.OutOfMemoryError as error:
+            raise RunError("out of GPU memory: fewer batch.rows at once (raise batch.accumulate) need less") from error
 
     def _reports(self, step: int) -> bool:
         return (step + 1) % self._session.recipe.logging.every == 0 or step + 1 == self._steps

@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from motet.experts.bundle import read_bundle
 from motet.experts.fingerprints import weights_fingerprint
 from motet.training.loop import Loop, Schedule
+from motet.training.policies import model as model_policies
+from motet.training.policies.model import PackingError
 from motet.training.recipe import Recipe
 from motet.training.run.errors import RunError
 from motet.training.run.folder import RunFolder
@@ -188,6 +190,7 @@ def test_everything_that_is_wrong_is_told_together(root: Path, tmp_path: Path) -
         "through.base: unknown model 'big'",
         f"{tmp_path / 'bad.jsonl'}:1",
         f"{tmp_path / 'bad.jsonl'}:2",
+        "expert: 'exprt' is no role of the strategy 'proxy_tuning'",
         f"output: {tmp_path / 'file'} is a file",
     ):
         assert any(problem.startswith(start) for problem in told), (start, told)
@@ -231,6 +234,17 @@ def test_a_members_vocabulary_must_be_the_same(root: Path, tmp_path: Path) -> No
     assert refused(chosen, root) == ["members.wide: its vocabulary is not the trained model's"]
 
 
+def test_an_architecture_that_cannot_be_packed_is_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leak(model: object) -> None:
+        raise PackingError("tokens see other documents")
+
+    monkeypatch.setattr(model_policies, "check_isolation", leak)
+    chosen = recipe(tmp_path / "run", tuning=LORA, batch={"rows": 4, "packing": "fit", "max_length": 64})
+    assert refused(chosen, root) == ["batch.packing: tokens see other documents"]
+
+
 class TestFolders:
     """A folder is one run's."""
 
@@ -250,6 +264,15 @@ class TestFolders:
         train(recipe(tmp_path / "run", tuning=LORA), root=root, existing="restart")
         assert (chosen.output / "notes.txt").read_text() == "mine"
         assert (chosen.output / "adapter_model.safetensors").is_file()
+        assert not (chosen.output / "model.safetensors").exists()
+
+    def test_what_a_kill_left_of_a_result_is_cleared(self, root: Path, tmp_path: Path) -> None:
+        chosen = recipe(tmp_path / "run", tuning=LORA)
+        self.leave_unfinished(chosen, root)
+        (chosen.output / ".result-abc").mkdir()
+        (chosen.output / "model.safetensors").write_text("of an earlier run")
+        train(chosen, root=root, existing="restart")
+        assert not (chosen.output / ".result-abc").exists()
         assert not (chosen.output / "model.safetensors").exists()
 
     def test_other_files_are_left_alone(self, root: Path, tmp_path: Path) -> None:
@@ -273,6 +296,12 @@ class TestFolders:
         assert "that differs: optimizer.lr: 0.003 → 0.5; --restart replaces it" in problem
         renamed = recipe(tmp_path / "run", name="new", logging={"every": 3})
         check(renamed, root, root=root, output=renamed.output, existing="resume")
+
+    def test_a_faulty_recipe_over_an_unfinished_run(self, root: Path, tmp_path: Path) -> None:
+        self.leave_unfinished(recipe(tmp_path / "run"), root)
+        told = refused(recipe(tmp_path / "run", model={"path": "bse"}), root)
+        assert len(told) == 2
+        assert "--resume goes on" in told[1]
 
     def test_changed_data_cannot_be_resumed(self, root: Path, tmp_path: Path) -> None:
         data = tmp_path / "own.jsonl"
