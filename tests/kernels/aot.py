@@ -80,7 +80,7 @@ def variants() -> Iterator[Variant]:
         yield "base_rank", decode.base_rank, {"TILE": TILE, "DTYPE": dtype}, {"num_warps": 4}
         for bound, only in ((False, ALL), (True, STORED)):
             shape = {"BOUND": bound, "ONLY": only, "TILE": TILE, "DTYPE": dtype}
-            yield "normalise", decode.normalise, shape, {"num_warps": 4}
+            yield "normalise", decode.normalise, shape, EIGHT
         yield "set_thresholds", sets.set_thresholds, {"BLOCK": BLOCK, "DTYPE": dtype}, EIGHT
         for slots in (3, 8):
             if slots == 8 and dtype not in (5, 7):
@@ -103,7 +103,7 @@ def variants() -> Iterator[Variant]:
         yield "finish", decode.finish, {**again, "WIDTH": 256}, {"num_warps": 4}
     for width in (1, 16, 256, 512):
         yield "stats_end", stats.stats_end, {"WIDTH": width}, {"num_warps": 4}
-        yield "alpha_narrow", alpha.alpha_narrow, {"WIDTH": width}, {"num_warps": 4}
+        yield "alpha_narrow", alpha.alpha_narrow, {"WIDTH": width}, EIGHT
     for only in (ALL, FILTERED):
         yield "warp", warp.warp_threshold, {"ONLY": only, "BLOCK": BLOCK}, EIGHT
     for has_ids, only in itertools.product((False, True), (ALL, TOPPED)):

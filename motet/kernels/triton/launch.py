@@ -143,7 +143,7 @@ def _solve(batch: Batch, solved: Tensor) -> None:
         )  # fmt: skip
         last = number == alpha.PASSES - 1
         _run(alpha.alpha_narrow, (count,),
-            part, target, table.rule, base, bracket, solved, number, last, pairs, split.parts, WIDTH=split.width,
+            part, target, table.rule, base, bracket, solved, number, last, pairs, split.parts, WIDTH=split.width, num_warps=8,
         )  # fmt: skip
 
 
@@ -206,6 +206,7 @@ def normalise(batch: Batch, composed: Tensor, report: Tensor, only: int = ALL) -
     _run(decode.normalise, (rows, triton.cdiv(batch.vocab, TILE)),
         batch.buffers, batch.table.stream, batch.info, batch.words, composed, report, batch.vocab, batch.words.shape[1],
         slots, BOUND=batch.asks.bound, ONLY=only, TILE=TILE, DTYPE=batch.code,
+        num_warps=8,  # with four, some variants spill
     )  # fmt: skip
 
 
