@@ -27,6 +27,7 @@ def test_every_variant_compiles_without_a_spill() -> None:
     assert [line for line in lines if line["stack"] or line["local"]] == []
     assert max(line["reg"] for line in lines) <= 255
     aligned = [line for line in lines if line["kernel"] == "scan" and line["constants"]["DTYPE"] == 5]
-    unmasked = [line for line in aligned if line["constants"]["S"] == 0]
+    # a grammar's words are read per token, which narrows the loads of a batch that has one
+    unmasked = [line for line in aligned if line["constants"]["S"] == 0 and not line["constants"]["BOUND"]]
     assert unmasked
     assert {line["narrow_loads"] for line in unmasked} == {0}, "aligned bfloat16 rows are read in wide loads"

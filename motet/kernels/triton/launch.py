@@ -143,7 +143,8 @@ def _solve(batch: Batch, solved: Tensor) -> None:
         )  # fmt: skip
         last = number == alpha.PASSES - 1
         _run(alpha.alpha_narrow, (count,),
-            part, target, table.rule, base, bracket, solved, number, last, pairs, split.parts, WIDTH=split.width, num_warps=8,
+            part, target, table.rule, base, bracket, solved, number, last, pairs, split.parts, WIDTH=split.width,
+            num_warps=8,
         )  # fmt: skip
 
 
