@@ -28,6 +28,9 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.kernels --rounds 31 --out benchmarks/results/kernels-cpu
 	$(BIN)/python -m benchmarks.training_loss --out benchmarks/results/training-loss
 	$(BIN)/python -m benchmarks.serve --rounds 2 --out benchmarks/results/serve-small.json
+	$(BIN)/python -m benchmarks.experts --out benchmarks/results/experts.json
+	$(BIN)/python -m benchmarks.unlearning --out benchmarks/results/unlearning.json
+	$(BIN)/python -m benchmarks.trainer --rounds 3 --out benchmarks/results/trainer.json
 
 clean:
 	rm -rf $(VENV)
