@@ -1,0 +1,73 @@
+"""Experts trained by recipes are loaded by the server and composed, and score what their own weights say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from motet.training.run.recipe_file import read_recipe
+from motet.training.run.train import train
+from tests.end_to_end.conftest import serving
+
+SHORT = ["batch.rows=4", "batch.max_length=128", "schedule.steps=6", "schedule.warmup=1", "precision=float32"]
+PROMPT, ANSWER = "Visitor: Where? Guide:", " Nobody knows."
+
+
+@pytest.fixture(scope="module")
+def trained(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter, and an expert trained through the composition that it serves in."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name in ("sft-lora", "through-expert"):
+        recipe, origin = read_recipe(name, [f"root={family}", f"output={folder / name}", *SHORT])
+        train(recipe, origin)
+    models = {name: {"path": str(family / name), "template": "plain"} for name in ("large", "small", "large-chat")}
+    models |= {name: {"path": str(folder / name), "template": "chat"} for name in ("sft-lora", "through-expert")}
+    models["sft-lora"]["base"] = str(family / "small")
+    (folder / "models.yaml").write_text(yaml.safe_dump({"models": models}))
+    return folder
+
+
+@torch.no_grad()
+def log_probs(model: Any, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """(T, V) of the answer's tokens."""
+    prompt = cast("list[int]", tokenizer(PROMPT)["input_ids"])
+    answer = cast("list[int]", tokenizer(ANSWER, add_special_tokens=False)["input_ids"])
+    logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    return cast("torch.Tensor", logits.log_softmax(-1))
+
+
+def expected(family: Path, expert: Any) -> float:
+    """The answer's log-probability under large + expert − small, from transformers and PEFT alone."""
+    tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(family / "large"))
+    large, small = (AutoModelForCausalLM.from_pretrained(family / name) for name in ("large", "small"))
+    voices = [log_probs(model, tokenizer) for model in (large, expert, small)]
+    composed = (voices[0] + voices[1] - voices[2]).log_softmax(-1)
+    answer = cast("list[int]", tokenizer(ANSWER, add_special_tokens=False)["input_ids"])
+    return composed.gather(-1, torch.tensor(answer)[:, None]).sum().item()
+
+
+def test_trained_experts_are_served_and_composed(family: Path, trained: Path) -> None:
+    adapter = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(family / "small"), str(trained / "sft-lora")
+    )
+    whole = AutoModelForCausalLM.from_pretrained(trained / "through-expert")
+    with serving(trained / "models.yaml", "--dtype", "float32") as url:
+        cards = {card["id"]: card for card in httpx.get(f"{url}/v1/models").json()["data"]}
+        for name, model in (("sft-lora", adapter), ("through-expert", whole)):
+            assert cards[name]["expert"]["strategy"] == "proxy_tuning"
+            composition = {"strategy": "proxy_tuning", "expert": name, "antiexpert": "small"}
+            body = {"model": "large", "prompt": PROMPT, "continuations": [ANSWER], "composition": composition}
+            scored = httpx.post(f"{url}/v1/score", json=body, timeout=60).json()
+            assert scored["data"][0]["logprob"] == pytest.approx(expected(family, model), abs=1e-3)
+        wrong = {"strategy": "proxy_tuning", "expert": "sft-lora", "antiexpert": "large-chat"}
+        body = {"model": "large", "prompt": PROMPT, "composition": wrong, "max_tokens": 1}
+        refused = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+        assert refused.status_code == 400
+        assert "large-chat" in refused.json()["error"]["message"]
