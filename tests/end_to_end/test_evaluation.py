@@ -50,9 +50,7 @@ def test_shipped_recipes_run(file: Path, family: Path, tmp_path: Path) -> None:
 def test_a_running_server_gives_the_same_figures(family: Path, url: str, tmp_path: Path) -> None:
     """Also over `/v1/score` of a composition, and with the data of a recipe's own folder."""
     local = evaluate(read(PACKAGED / "tofu.yaml", family, tmp_path / "local"), PACKAGED)
-    remote_recipe = read(
-        PACKAGED / "tofu.yaml", tmp_path / "local" / "evaluation", tmp_path / "remote", f"api={{server: {url}}}"
-    )
+    remote_recipe = read(PACKAGED / "tofu.yaml", family / "evaluation", tmp_path / "remote", f"api={{server: {url}}}")
     remote = evaluate(remote_recipe, PACKAGED)
     assert local.measures.keys() == remote.measures.keys()
     for subject, row in local.measures.items():
