@@ -1,0 +1,78 @@
+"""What a probed position reports, written into the logits of that position: vLLM hands them out as log-probs.
+
+A probe asks for as many alternatives as there are numbers; number i stands at token i, every other token is −inf.
+This is the one way by which numbers of our own leave vLLM's workers through its public interface.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from motet.server.engines.base import TokenTrace
+from motet.server.engines.traces import top_pairs, trace_of
+from motet.server.engines.vllm.wire import Probe
+
+IMPOSSIBLE, NOT_A_NUMBER = -3e38, -2e38  # −inf and NaN as numbers that a sort leaves in place
+NUM_SCALARS = 5  # log-prob, divergence, rank, whether the arg-max moved, α
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The composed log-prob of a token, the alternatives, and its trace."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    trace: TokenTrace
+
+
+def payload_size(probe: Probe, num_streams: int) -> int:
+    """How many numbers a position reports: at most the vocabulary holds."""
+    return NUM_SCALARS + num_streams + 2 * (probe.top + 2 * probe.trace_top)
+
+
+def payload_row(members: Tensor, composed: Tensor, alpha: float, token: int, probe: Probe) -> Tensor:
+    """(V,) of one position: composed log-probs (V,), those of the streams (K, V), and the token that is scored."""
+    trace = trace_of(members, composed, alpha, token, probe.trace_top)
+    numbers = [
+        float(composed[token]),
+        trace.kl,
+        float(trace.base_rank),
+        float(trace.argmax_moved),
+        alpha,
+        *trace.member_logprobs,
+    ]
+    for pairs in (top_pairs(composed, probe.top), trace.base_top, trace.composed_top):
+        numbers += [number for pair in pairs for number in pair]
+    row = torch.full_like(composed, -math.inf)
+    row[: len(numbers)] = row.new_tensor([_safe(number) for number in numbers])
+    return row
+
+
+def read_payload(number: Callable[[int], float], probe: Probe, num_streams: int) -> Probed:
+    """The inverse of `payload_row`; `number(i)` is what stands at token i."""
+    values = [_unsafe(number(i)) for i in range(payload_size(probe, num_streams))]
+    logprob, kl, rank, moved, alpha = values[:NUM_SCALARS]
+    members, rest = values[NUM_SCALARS : NUM_SCALARS + num_streams], values[NUM_SCALARS + num_streams :]
+    cuts = (0, 2 * probe.top, 2 * (probe.top + probe.trace_top), len(rest))
+    top, base_top, composed_top = (_pairs(rest[a:b]) for a, b in zip(cuts, cuts[1:], strict=False))
+    trace = TokenTrace(
+        tuple(members), kl, int(rank), bool(moved), base_top, composed_top, None if math.isnan(alpha) else alpha
+    )
+    return Probed(logprob, top, trace)
+
+
+def _pairs(numbers: Sequence[float]) -> tuple[tuple[int, float], ...]:
+    return tuple((int(token), value) for token, value in zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _safe(number: float) -> float:
+    return NOT_A_NUMBER if math.isnan(number) else max(number, IMPOSSIBLE)
+
+
+def _unsafe(number: float) -> float:
+    return -math.inf if number < -2.5e38 else math.nan if number < -1.5e38 else number

@@ -1,0 +1,84 @@
+"""Tiny random members with shapes that vLLM's attention takes, saved once per test session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+VOCAB = 160
+EOS = 2
+LENGTH = 512
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": LENGTH,
+    "bos_token_id": 1,
+    "eos_token_id": EOS,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,  # far from uniform outputs, so that a wrong weight or mask shows
+}
+
+
+def llama() -> PreTrainedModel:
+    return LlamaForCausalLM(LlamaConfig(**SHAPE))
+
+
+def narrow() -> PreTrainedModel:
+    """Fewer, other heads, and another depth than its partners."""
+    return LlamaForCausalLM(LlamaConfig(**SHAPE | {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}))
+
+
+def qwen() -> PreTrainedModel:
+    """Rows of the output embedding beyond the shared vocabulary."""
+    return Qwen2ForCausalLM(Qwen2Config(**SHAPE | {"vocab_size": VOCAB + 32}))
+
+
+def mistral() -> PreTrainedModel:
+    """A sliding window shorter than the tests' prompts."""
+    return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=24, head_dim=32))
+
+
+def gpt2() -> PreTrainedModel:
+    config = GPT2Config(
+        vocab_size=VOCAB, n_embd=128, n_layer=2, n_head=4, n_positions=LENGTH, bos_token_id=1, eos_token_id=EOS
+    )
+    config.initializer_range = 0.2
+    return GPT2LMHeadModel(config)
+
+
+MAKERS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": llama,
+    "llama-b": llama,
+    "llama-c": narrow,
+    "qwen": qwen,
+    "mistral": mistral,
+    "gpt2": gpt2,
+}
+
+
+def save_all(folder: Path) -> dict[str, Path]:
+    """Every tiny model under its name, each from its own seed."""
+    paths: dict[str, Path] = {}
+    for seed, (name, make) in enumerate(MAKERS.items()):
+        torch.manual_seed(seed)
+        paths[name] = folder / name
+        make().eval().save_pretrained(paths[name])
+    return paths
