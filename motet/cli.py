@@ -35,6 +35,7 @@ DeviceFlag = Annotated[str | None, typer.Option("--device", help="auto, cpu or c
 DtypeFlag = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16. [default: auto]")]
 KvCache = Annotated[float | None, typer.Option(help="GiB for keys and values. [default: 1]")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Upper bound on every model's context. [default: its own]")]
+EngineFlag = Annotated[str | None, typer.Option("--engine", help="torch or vllm. [default: torch]")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error. [default: info]")]
 LogFormat = Annotated[str | None, typer.Option(help="plain or json. [default: plain]")]
 Seed = Annotated[int, typer.Option(help="Seed of the demo family.")]
@@ -47,6 +48,7 @@ def serve(
     host: Host = None,
     port: Port = None,
     api_key: ApiKey = None,
+    engine: EngineFlag = None,
     device: DeviceFlag = None,
     dtype: DtypeFlag = None,
     kv_cache_gib: KvCache = None,
@@ -60,7 +62,13 @@ def serve(
     over the file."""
     flags = _flags(
         server={"host": host, "port": port, "api_keys": api_key or None},
-        engine={"device": device, "dtype": dtype, "kv_cache_gib": kv_cache_gib, "max_model_len": max_model_len},
+        engine={
+            "kind": engine,
+            "device": device,
+            "dtype": dtype,
+            "kv_cache_gib": kv_cache_gib,
+            "max_model_len": max_model_len,
+        },
         log={"level": log_level, "format": log_format},
     )
     configuration = _load(_operator_file(file, seed, cache), flags)

@@ -24,24 +24,42 @@ Told = Callable[[str], None]
 
 
 def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tuple[Engine, Registry]:
-    """Loads every model of the operator's file.
+    """Loads every model of the operator's file, in the engine that it names.
 
     Raises:
         ConfigError: models that cannot be loaded, unlike vocabularies in a named composition; all together.
     """
+    if configuration.settings.engine.kind == "vllm":
+        from motet.server.loading_vllm import load_vllm
+
+        return load_vllm(configuration, tell)
+    return _load_torch(configuration, tell)
+
+
+def _load_torch(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
     from motet.server.engines.torch import EngineSettings, TorchEngine
 
     config = configuration.settings.engine
+    if config.engine_args:
+        raise ConfigError(["engine.engine_args: they are vLLM's, but engine.kind is torch."])
     tokenizers, loaded = _load_models(configuration, tell)
-    members = {name: _member(name, member.info, tokenizers[name], configuration) for name, member in loaded.items()}
-    registry = Registry(members, configuration.compositions, created=int(time.time()))
-    check(registry, configuration)
+    registry = registry_of(configuration, tokenizers, {name: member.info for name, member in loaded.items()})
     settings = EngineSettings(
         kv_cache_bytes=int(config.kv_cache_gib * GIB),
         max_running=config.max_running,
         prefill_chunk=config.prefill_chunk,
     )
     return TorchEngine(loaded, settings), registry
+
+
+def registry_of(
+    configuration: Configuration, tokenizers: Mapping[str, Tokenizer], infos: Mapping[str, ModelInfo]
+) -> Registry:
+    """The names that requests may use. Raises ConfigError, as `check` does."""
+    members = {name: _member(name, info, tokenizers[name], configuration) for name, info in infos.items()}
+    registry = Registry(members, configuration.compositions, created=int(time.time()))
+    check(registry, configuration)
+    return registry
 
 
 def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, Tokenizer], dict[str, TorchMember]]:
@@ -57,7 +75,7 @@ def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, To
         tell(f"loading {name}")
         source = source_of(model, configuration.folder)
         try:
-            tokenizers[name] = _tokenizer(source, model.revision)
+            tokenizers[name] = load_tokenizer(source, model.revision)
             loaded[name] = _load(name, source, model, configuration.settings.engine, tokenizers[name])
         except (ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
@@ -66,7 +84,8 @@ def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, To
     return tokenizers, loaded
 
 
-def _tokenizer(source: str, revision: str | None) -> Tokenizer:
+def load_tokenizer(source: str, revision: str | None) -> Tokenizer:
+    """Raises ValueError: it cannot be loaded."""
     try:
         return Tokenizer.load(source, revision)
     except Exception as error:  # transformers raises whatever its parsers raise
@@ -79,7 +98,7 @@ def _load(name: str, source: str, model: ModelConfig, config: EngineConfig, toke
     from motet.server.engines.torch import load_member
 
     vocab_size = read_vocabulary(tokenizer.hf, 0).size
-    _check_width(source, model, vocab_size)
+    check_width(source, model, vocab_size)
     dtype = model.dtype or config.dtype
     device = model.device or config.device
     if device == "auto":
@@ -95,7 +114,7 @@ def _load(name: str, source: str, model: ModelConfig, config: EngineConfig, toke
     )
 
 
-def _check_width(source: str, model: ModelConfig, vocab_size: int) -> None:
+def check_width(source: str, model: ModelConfig, vocab_size: int) -> None:
     """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
     from transformers import AutoConfig
 

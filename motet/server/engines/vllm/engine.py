@@ -25,6 +25,8 @@ from motet.server.engines.vllm.plans import unsupported
 from motet.server.engines.vllm.stats import Tally
 from motet.server.engines.vllm.wire import KEY, Probe, RowSpec, plain
 
+SHUTDOWN_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
@@ -60,7 +62,7 @@ class VllmEngine:
 
     @property
     def is_alive(self) -> bool:
-        return not self._closing and not self._llm.errored
+        return self._llm is not None and not self._closing and not self._llm.errored
 
     def supports(self, plan: Plan) -> str | None:
         return unsupported(plan, self._infos)
@@ -121,7 +123,9 @@ class VllmEngine:
         for generation in list(self._running):
             generation.fail(EngineError("the engine was stopped"))
             await generation.aclose()
-        await asyncio.to_thread(self._llm.shutdown)
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
 
     def as_engine_error(self, error: Exception) -> EngineError:
         """What the server knows how to answer."""
@@ -184,6 +188,8 @@ class VllmEngine:
 
     async def _answers(self, request: GenerationRequest, prompt: Sequence[int], params: Any) -> AsyncIterator[Any]:
         name = f"{request.request_id}#{next(self._names)}"
+        if self._llm is None:
+            raise EngineError("the engine is closed")
         async for answer in self._llm.generate({"prompt_token_ids": list(prompt)}, params, name):
             yield answer
 

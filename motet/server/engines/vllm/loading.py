@@ -58,10 +58,8 @@ def start(
     models: Mapping[str, Source],
     infos: Mapping[str, ModelInfo],
     *,
-    dtype: str = "auto",
     kv_cache_gib: float = 1.0,
     max_running: int = 64,
-    prefill_chunk: int | None = None,
     engine_args: Mapping[str, Any] | None = None,
     cache: Path = CACHE,
 ) -> VllmEngine:
@@ -99,7 +97,7 @@ def start(
         "logprobs_mode": "raw_logits",
         "max_logprobs": -1,
         "async_scheduling": False,
-        "dtype": dtype,
+        "dtype": data["dtype"],
         "max_model_len": length,
         "max_num_seqs": max_running,
         "enable_prefix_caching": True,
@@ -122,9 +120,8 @@ def check_engine_args(given: Mapping[str, Any]) -> None:
             problems.append(f"engine_args.{name}: {REFUSED[name]}.")
         elif name not in known:
             near = difflib.get_close_matches(name, sorted(known), 1)
-            problems.append(
-                f"engine_args.{name}: vLLM has no such option.{f' Did you mean {near[0]}?' if near else ''}"
-            )
+            hint = f" Did you mean {near[0]}?" if near else ""
+            problems.append(f"engine_args.{name}: vLLM has no such option.{hint}")
     if problems:
         raise EngineArgsError(problems)
 

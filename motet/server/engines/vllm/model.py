@@ -77,7 +77,7 @@ class MotetCompositeForCausalLM(nn.Module):
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Composed log-probs (n, V), float32; None where this worker holds no logits."""
-        *hidden, columns = hidden_states.split([*self._widths, self._columns], -1)
+        *hidden, columns = cast("tuple[Tensor, ...]", hidden_states.split([*self._widths, self._columns], -1))
         logits = [
             cast(Any, member).compute_logits(part.contiguous())
             for member, part in zip(self.members.values(), hidden, strict=True)
@@ -110,7 +110,7 @@ def _rows_of_tokens(positions: Tensor) -> Tensor:
     metadata = touch("get_forward_context")().attn_metadata
     if not metadata:
         return torch.zeros_like(positions)
-    first = metadata[0] if isinstance(metadata, list) else metadata
-    starts = next(iter(cast("dict[str, Any]", first).values())).query_start_loc
+    layers = cast("dict[str, Any]", metadata[0] if isinstance(metadata, list) else metadata)
+    starts = next(iter(layers.values())).query_start_loc
     tokens = torch.arange(positions.shape[0], device=starts.device, dtype=starts.dtype)
     return torch.searchsorted(starts[1:].contiguous(), tokens, right=True).clamp_(max=max(starts.shape[0] - 2, 0))

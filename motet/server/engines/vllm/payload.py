@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ def read_payload(number: Callable[[int], float], probe: Probe, num_streams: int)
     logprob, kl, rank, moved, alpha = values[:NUM_SCALARS]
     members, rest = values[NUM_SCALARS : NUM_SCALARS + num_streams], values[NUM_SCALARS + num_streams :]
     cuts = (0, 2 * probe.top, 2 * (probe.top + probe.trace_top), len(rest))
-    top, base_top, composed_top = (_pairs(rest[a:b]) for a, b in zip(cuts, cuts[1:], strict=False))
+    top, base_top, composed_top = (_pairs(rest[a:b]) for a, b in pairwise(cuts))
     trace = TokenTrace(
         tuple(members), kl, int(rank), bool(moved), base_top, composed_top, None if math.isnan(alpha) else alpha
     )
