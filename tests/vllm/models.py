@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -43,7 +45,9 @@ def llama() -> PreTrainedModel:
 
 def narrow() -> PreTrainedModel:
     """Fewer, other heads, and another depth than its partners."""
-    return LlamaForCausalLM(LlamaConfig(**SHAPE | {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}))
+    return LlamaForCausalLM(
+        LlamaConfig(**SHAPE | {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1})
+    )
 
 
 def qwen() -> PreTrainedModel:
@@ -54,6 +58,11 @@ def qwen() -> PreTrainedModel:
 def mistral() -> PreTrainedModel:
     """A sliding window shorter than the tests' prompts."""
     return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=24, head_dim=32))
+
+
+def gemma() -> PreTrainedModel:
+    """Soft caps, and layers with and without a window."""
+    return Gemma2ForCausalLM(Gemma2Config(**SHAPE, sliding_window=24, head_dim=32))
 
 
 def gpt2() -> PreTrainedModel:
@@ -70,6 +79,7 @@ MAKERS: dict[str, Callable[[], PreTrainedModel]] = {
     "llama-c": narrow,
     "qwen": qwen,
     "mistral": mistral,
+    "gemma": gemma,
     "gpt2": gpt2,
 }
 

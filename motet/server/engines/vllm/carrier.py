@@ -88,10 +88,9 @@ class Carrier(_LogitsProcessor):
 
 
 def draw(kernels: Kernels, logits: Tensor, drawing: Sequence[tuple[int, Row]]) -> Tensor:
-    """One token per (place in the batch, request); linked rows get that of their group's first."""
-    leads: dict[str, int] = {}
-    lead = [_lead(leads, i, row) for i, (_, row) in enumerate(drawing)]
-    own = sorted(set(lead))
+    """One token per (place in the batch, request); linked rows get that of their base's context."""
+    first = _leads([row for _, row in drawing])
+    own = sorted(set(first))
     rows = [Drawn(drawing[i][1], drawing[i][1].last) for i in own]
     composed = logits[torch.tensor([drawing[i][0] for i in own], device=logits.device)]
     scores = penalise(composed, *penalties(list(enumerate(rows)), composed, composed.shape[-1]))
@@ -104,10 +103,16 @@ def draw(kernels: Kernels, logits: Tensor, drawing: Sequence[tuple[int, Row]]) -
     )
     uniform = [row.row.uniforms[row.num_generated] if row.sampling.temperature else 1.0 for row in rows]
     tokens = kernels.sample(scores, params, uniform)
-    order = {first: number for number, first in enumerate(own)}
-    return tokens[torch.tensor([order[first] for first in lead], device=tokens.device)]
+    for i, drawn in enumerate(rows):
+        forced, count = drawn.row.spec.forced, len(drawn.row.output)
+        if count < len(forced):
+            tokens[i] = forced[count]
+    order = {lead: number for number, lead in enumerate(own)}
+    return tokens[torch.tensor([order[lead] for lead in first], device=tokens.device)]
 
 
-def _lead(leads: dict[str, int], index: int, row: Row) -> int:
-    """The first row of the same group, the row itself where it has none."""
-    return index if row.spec.link is None else leads.setdefault(row.spec.link.group, index)
+def _leads(rows: Sequence[Row]) -> list[int]:
+    """For each row the number of the one that draws for it: the base's context of its group, where that is here."""
+    links = [row.spec.link for row in rows]
+    bases = {link.group: i for i, link in enumerate(links) if link is not None and link.view == 0}
+    return [i if link is None else bases.get(link.group, i) for i, link in enumerate(links)]

@@ -65,20 +65,21 @@ class Composer:
         for number, (row, position) in enumerate(zip(found, positions, strict=True)):
             link = None if row is None else row.spec.link
             places = None if link is None else groups.get(link.group)
-            if link is not None and places is not None:
-                order.append(shared.setdefault(link.group, len(items)))
-                if order[-1] < len(items):
-                    continue
-                read = [places[view] for view in link.views]
-            else:
+            if link is None or places is None:
                 order.append(len(items))
-                read = None
-            items.append(self._item(row, position, number, len(rows), read))
+                items.append(self._item(row, position, [number], len(rows)))
+                continue
+            order.append(shared.setdefault(link.group, len(items)))
+            if order[-1] == len(items):  # the group's first row here: composed once, as the base's context sees it
+                base = places[0]
+                reads = [places[view] for view in link.views]
+                items.append(self._item(found[base], positions[base], reads, len(rows)))
         return items, order
 
-    def _item(self, row: Row | None, position: int, number: int, count: int, read: Sequence[int] | None) -> Item:
+    def _item(self, row: Row | None, position: int, reads: Sequence[int], count: int) -> Item:
+        """`reads`: the place of each stream's context among the `count` rows, or the one that all streams read."""
         plan = self._table.default if row is None else row.spec.plan
-        places = read or [number] * len(plan.streams)
+        places = reads if len(reads) > 1 else [*reads] * len(plan.streams)
         members = [self._table.members[stream.model] for stream in plan.streams]
         return Item(row, position, plan, tuple(m * count + at for m, at in zip(members, places, strict=True)))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,23 +19,27 @@ from motet.server.engines.base import (
     RequestTooLarge,
     UnsupportedRequest,
 )
+from motet.server.engines.vllm.gate import Gate
 from motet.server.engines.vllm.generation import VllmGeneration
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.payload import Probed, payload_size, read_payload
 from motet.server.engines.vllm.plans import unsupported
 from motet.server.engines.vllm.stats import Tally
-from motet.server.engines.vllm.wire import KEY, Probe, RowSpec, plain
+from motet.server.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain
 
 SHUTDOWN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """`tokens`: how many the KV cache holds, each with the keys and values of all members (`bytes_per_token`)."""
+    """`tokens`: how many one engine's KV cache holds, each with the keys and values of all members
+    (`bytes_per_token`). `rows`: requests that it computes at once. `engines`: data-parallel copies."""
 
     max_model_len: int
     tokens: int
     bytes_per_token: int
+    rows: int
+    engines: int = 1
 
 
 class VllmEngine:
@@ -45,14 +50,20 @@ class VllmEngine:
         infos: the members by name.
         capacity: what a request may ask for.
         tally: what vLLM reports about its steps.
+        linked: whether vLLM runs `scheduler.LinkedScheduler`.
     """
 
-    def __init__(self, llm: Any, infos: Mapping[str, ModelInfo], capacity: Capacity, tally: Tally) -> None:
+    def __init__(
+        self, llm: Any, infos: Mapping[str, ModelInfo], capacity: Capacity, tally: Tally, *, linked: bool = True
+    ) -> None:
         self._llm = llm
         self._infos = dict(infos)
         self._capacity = capacity
-        self._tally = tally
+        self.tally = tally
         self._names = itertools.count()
+        self._ranks = itertools.cycle(range(capacity.engines))
+        # of one engine: where the contexts of a choice lie is not chosen by their size
+        self._gate = Gate(capacity.tokens, capacity.rows) if linked else None
         self._running: set[VllmGeneration] = set()
         self._closing = False
 
@@ -72,13 +83,16 @@ class VllmEngine:
             raise ValueError("a request must score or generate at least one token")
         if not all(request.contexts):
             raise ValueError("every stream needs a context of at least one token")
-        self._check_views(request)
+        self._check_reports(request)
         return self._reserved(request) * self._capacity.bytes_per_token
 
-    def _check_views(self, request: GenerationRequest) -> None:
+    def _check_reports(self, request: GenerationRequest) -> None:
         """Raises UnsupportedRequest: what the plan alone does not show."""
-        if len(views_of(request)) > 1:
-            raise UnsupportedRequest("this engine needs one prompt for all streams")
+        if len(views_of(request)) > 1 and self._gate is None:
+            raise UnsupportedRequest(
+                "its streams read different prompts, for which this engine needs its own scheduler "
+                "(engine_args.scheduler_cls names another)"
+            )
         size = payload_size(_probe(request, 1), len(request.plan.streams))
         width = min(info.vocab_size for info in self._infos.values())
         if size > width:
@@ -98,6 +112,10 @@ class VllmEngine:
                 f"the request takes {sum(sizes):,} tokens in {len(sizes)} contexts; the engine's KV cache holds "
                 f"{self._capacity.tokens:,}"
             )
+        if len(sizes) > 1 and self._gate is not None and not self._gate.fits(sum(sizes), len(sizes)):
+            raise RequestTooLarge(
+                f"the request reads {len(sizes)} contexts at once, the engine runs {self._gate.rows} (max_running)"
+            )
         return sum(sizes)
 
     def generate(self, request: GenerationRequest) -> VllmGeneration:
@@ -115,8 +133,8 @@ class VllmEngine:
         self._running.discard(generation)
 
     def stats(self) -> EngineStats:
-        total = self._capacity.tokens * self._capacity.bytes_per_token
-        return self._tally.stats(total)
+        total = self._capacity.tokens * self._capacity.bytes_per_token * self._capacity.engines
+        return self.tally.stats(total)
 
     async def close(self) -> None:
         self._closing = True
@@ -135,62 +153,98 @@ class VllmEngine:
             return EngineError("the engine died: see its log")
         return EngineError(f"the request failed: {error}")
 
-    async def draw(self, request: GenerationRequest, index: int) -> AsyncIterator[Any]:
+    async def draw(self, request: GenerationRequest, index: int) -> AsyncGenerator[Any]:
         """vLLM's outputs of one choice; closing the iterator aborts it."""
-        spec = RowSpec(
-            plan=request.plan,
-            ends=self._ends(request.plan),
-            written_from=len(request.contexts[0]) + request.num_prompt_forced,
-            drawn_from=len(request.contexts[0]) + len(request.forced),
-            draw=request.sampling,
-            key=f"{request.sampling.seed}/{index}",
-        )
-        sampling = request.sampling
+        sampling, known = request.sampling, request.forced
+        spec = self._spec(request, key=f"{sampling.seed}/{index}")
         ends = () if sampling.ignore_eos else spec.ends
-        params = self._params(
-            spec,
-            max_tokens=sampling.max_tokens,
-            stop_token_ids=[*ends, *sampling.stop_token_ids],
-            logprobs=sampling.top_logprobs,
-        )
-        async for answer in self._answers(request, (*request.contexts[0], *request.forced), params):
-            yield answer
+        limits = {
+            "max_tokens": sampling.max_tokens,
+            "stop_token_ids": [*ends, *sampling.stop_token_ids],
+            "logprobs": sampling.top_logprobs,
+        }
+        async with aclosing(self._answers(request, spec, known, limits)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def probe(self, request: GenerationRequest, known: Sequence[int], skip: int = 0) -> list[Probed]:
-        """What is to be reported about the `known` tokens behind the context, but for the first `skip`."""
-        context = request.contexts[0]
-        spec = RowSpec(
+        """What is to be reported about the `known` tokens behind the context, but for the first `skip`.
+
+        One context is read at once with its known tokens; several walk over them in step.
+        """
+        probe = _probe(request, len(request.contexts[0]) + skip)
+        spec = self._spec(request, probe=probe)
+        streams = len(request.plan.streams)
+        size = payload_size(probe, streams)
+        if len(views_of(request)) == 1:
+            limits = {"max_tokens": 1, "prompt_logprobs": size}
+        else:
+            spec = replace(spec, forced=tuple(known))
+            limits = {"max_tokens": len(known), "logprobs": size}
+            known = ()
+        rows: list[Any] = []
+        async with aclosing(self._answers(request, spec, known, limits)) as answers:
+            async for answer in answers:
+                if spec.forced:
+                    rows.extend(answer.outputs[0].logprobs)
+                elif answer.prompt_logprobs:
+                    rows = list(answer.prompt_logprobs[probe.start :])
+        return [_read(row, probe, streams) for row in rows[skip if spec.forced else 0 :]]
+
+    def _spec(self, request: GenerationRequest, *, key: str = "", probe: Probe | None = None) -> RowSpec:
+        """What holds for the context of the base; the others' places follow in `_views`."""
+        context = len(request.contexts[0])
+        return RowSpec(
             plan=request.plan,
             ends=self._ends(request.plan),
-            written_from=len(context) + request.num_prompt_forced,
-            drawn_from=len(context) + len(request.forced),
+            written_from=context + request.num_prompt_forced,
+            drawn_from=context + len(request.forced),
             draw=request.sampling,
-            probe=_probe(request, len(context) + skip),
+            key=key,
+            probe=probe,
         )
-        assert spec.probe is not None
-        size = payload_size(spec.probe, len(request.plan.streams))
-        params = self._params(spec, max_tokens=1, prompt_logprobs=size)
-        rows: list[Any] = []
-        # the last of the known tokens is scored, so nothing behind it is needed: vLLM draws one token all the same
-        async for answer in self._answers(request, (*context, *known), params):
-            rows = answer.prompt_logprobs or rows
-        return [_read(row, spec.probe, len(request.plan.streams)) for row in rows[spec.probe.start :]]
 
-    def _params(self, spec: RowSpec, **fields: Any) -> Any:
-        return touch("SamplingParams")(
+    async def _answers(
+        self, request: GenerationRequest, spec: RowSpec, known: Sequence[int], limits: Mapping[str, Any]
+    ) -> AsyncGenerator[Any]:
+        """vLLM's outputs of the base's context, with the other contexts running beside it."""
+        prompts = [(*view, *known) for view in views_of(request)]
+        name = f"{request.request_id}#{next(self._names)}"
+        if len(prompts) == 1 or self._gate is None:
+            async for answer in self._one(prompts[0], spec, limits, name, None):
+                yield answer
+            return
+        specs = _linked(spec, request, name)
+        rank = next(self._ranks) if self._capacity.engines > 1 else None
+        async with self._gate.room(self._reserved(request), len(prompts)):
+            others = [
+                asyncio.create_task(_drained(self._one(prompt, other, limits, f"{name}.{view}", rank)))
+                for view, (prompt, other) in enumerate(zip(prompts[1:], specs[1:], strict=True), 1)
+            ]
+            try:
+                async for answer in self._one(prompts[0], specs[0], limits, name, rank):
+                    yield answer
+            finally:
+                for other in others:
+                    other.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+
+    async def _one(
+        self, prompt: Sequence[int], spec: RowSpec, limits: Mapping[str, Any], name: str, rank: int | None
+    ) -> AsyncGenerator[Any]:
+        """One vLLM request. Its sampler takes the arg-max, which the carrier sets."""
+        if self._llm is None:
+            raise EngineError("the engine is closed")
+        params = touch("SamplingParams")(
             temperature=0.0,
             ignore_eos=True,
             detokenize=False,
             output_kind=touch("RequestOutputKind").DELTA,
             extra_args={KEY: plain(spec)},
-            **fields,
+            **limits,
         )
-
-    async def _answers(self, request: GenerationRequest, prompt: Sequence[int], params: Any) -> AsyncIterator[Any]:
-        name = f"{request.request_id}#{next(self._names)}"
-        if self._llm is None:
-            raise EngineError("the engine is closed")
-        async for answer in self._llm.generate({"prompt_token_ids": list(prompt)}, params, name):
+        tokens = {"prompt_token_ids": list(prompt)}
+        async for answer in self._llm.generate(tokens, params, name, data_parallel_rank=rank):
             yield answer
 
     def _ends(self, plan: Plan) -> tuple[int, ...]:
@@ -202,6 +256,30 @@ class VllmEngine:
 def views_of(request: GenerationRequest) -> list[tuple[int, ...]]:
     """The distinct contexts, the base's first."""
     return list(dict.fromkeys(request.contexts))
+
+
+async def _drained(answers: AsyncGenerator[Any]) -> None:
+    async for _ in answers:
+        pass
+
+
+def _linked(spec: RowSpec, request: GenerationRequest, group: str) -> list[RowSpec]:
+    """The rows of all contexts: the same, but for where their tokens lie."""
+    views = views_of(request)
+    reads = tuple(views.index(context) for context in request.contexts)
+    specs: list[RowSpec] = []
+    for number, view in enumerate(views):
+        shift = len(view) - len(views[0])
+        specs.append(
+            replace(
+                spec,
+                written_from=spec.written_from + shift,
+                drawn_from=spec.drawn_from + shift,
+                probe=spec.probe and replace(spec.probe, start=spec.probe.start + shift),
+                link=Link(group, number, len(views), reads),
+            )
+        )
+    return specs
 
 
 def _probe(request: GenerationRequest, start: int) -> Probe:

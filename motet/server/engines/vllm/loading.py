@@ -18,6 +18,7 @@ from motet.server.engines.vllm.stats import Tally
 
 CACHE = Path("~/.cache/motet")
 CARRIER = "motet.server.engines.vllm.carrier:Carrier"
+SCHEDULER = "motet.server.engines.vllm.scheduler.LinkedScheduler"
 # what the engine itself decides; an operator who sets one of them is told
 OWNED = {
     "model": "the models of the file",
@@ -27,6 +28,7 @@ OWNED = {
     "logprobs_mode": "the composed log-probs are reported",
     "max_logprobs": "traces are handed out as log-probs",
     "async_scheduling": "rules and penalties read the last token before the next step begins",
+    "disable_hybrid_kv_cache_manager": "members with and without windows share one block table",
     "dtype": "engine.dtype",
     "max_model_len": "engine.max_model_len",
 }
@@ -94,6 +96,7 @@ def start(
         "model": str(folder),
         "skip_tokenizer_init": True,
         "logits_processors": [CARRIER],
+        "scheduler_cls": SCHEDULER,
         "logprobs_mode": "raw_logits",
         "max_logprobs": -1,
         "async_scheduling": False,
@@ -101,12 +104,14 @@ def start(
         "max_model_len": length,
         "max_num_seqs": max_running,
         "enable_prefix_caching": True,
+        "disable_hybrid_kv_cache_manager": True,
         "disable_log_stats": True,
     }
     tally = Tally()
     args = touch("AsyncEngineArgs")(**own | given)
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
-    return VllmEngine(llm, infos, _capacity(llm, infos, models, length), tally)
+    linked = own["scheduler_cls"] == (own | given)["scheduler_cls"]
+    return VllmEngine(llm, infos, _capacity(llm, infos, models, length), tally, linked=linked)
 
 
 def check_engine_args(given: Mapping[str, Any]) -> None:
@@ -130,4 +135,10 @@ def _capacity(llm: Any, infos: Mapping[str, ModelInfo], models: Mapping[str, Sou
     """What vLLM's cache holds: every token has keys and values of each distinct checkpoint."""
     cache = llm.vllm_config.cache_config
     distinct = {source: infos[name].kv_bytes_per_token for name, source in models.items()}
-    return Capacity(length, cache.num_gpu_blocks * cache.block_size, sum(distinct.values()))
+    return Capacity(
+        max_model_len=length,
+        tokens=cache.num_gpu_blocks * cache.block_size,
+        bytes_per_token=sum(distinct.values()),
+        rows=llm.vllm_config.scheduler_config.max_num_seqs,
+        engines=llm.vllm_config.parallel_config.data_parallel_size,
+    )

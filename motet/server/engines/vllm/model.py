@@ -102,6 +102,10 @@ class MotetCompositeForCausalLM(nn.Module):
 
 
 def _window(text: Any) -> int | None:
+    """The window of all layers, None where there is none or where each layer knows its own."""
+    kinds: set[str] = set(getattr(text, "layer_types", None) or ())
+    if kinds - {"sliding_attention"}:
+        return None
     return getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
 
 

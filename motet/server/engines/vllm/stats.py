@@ -19,9 +19,11 @@ class Tally:
     prefix_queries: int = 0
     prefix_hits: int = 0
     steps: int = 0
+    preemptions: int = 0
 
-    def add(self, engine: int, stats: Any) -> None:
-        """`stats`: vLLM's SchedulerStats of one step."""
+    def add(self, engine: int, stats: Any, iteration: Any) -> None:
+        """`stats` and `iteration`: vLLM's SchedulerStats and IterationStats of one step."""
+        self.preemptions += 0 if iteration is None else iteration.num_preempted_reqs
         self.running[engine] = stats.num_running_reqs
         self.waiting[engine] = stats.num_waiting_reqs
         self.usage[engine] = stats.kv_cache_usage
@@ -51,7 +53,7 @@ class Tally:
 
             def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
                 if scheduler_stats is not None:
-                    tally.add(self._index, scheduler_stats)
+                    tally.add(self._index, scheduler_stats, iteration_stats)
 
             def log_engine_initialized(self) -> None:
                 pass

@@ -56,8 +56,11 @@ class Row:
         return len(self.prompt) + len(self.output) - 1
 
     def token(self, index: int) -> int:
+        """A token that is known: read, forced or drawn."""
         size = len(self.prompt)
-        return self.prompt[index] if index < size else self.output[index - size]
+        if index < size:
+            return self.prompt[index]
+        return (self.spec.forced or self.output)[index - size]
 
     def tokens(self, start: int, end: int) -> list[int]:
         return [self.token(index) for index in range(start, end)]
@@ -67,8 +70,9 @@ class Row:
         return self.spec.draw is not None and position + 1 >= self.spec.drawn_from
 
     def is_probed(self, position: int) -> bool:
+        """Whether the token behind `position` is known and to be reported."""
         probe = self.spec.probe
-        return probe is not None and probe.start - 1 <= position < len(self.prompt) - 1
+        return probe is not None and probe.start - 1 <= position < len(self.prompt) + len(self.spec.forced) - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class RowSpec:
 
     `ends` are the tokens that a rule's ramp raises and that `min_tokens` bans. Tokens from index `written_from` on
     count for rules as written by the composition, those from `drawn_from` on are drawn under `draw`, seeded by `key`;
-    without it drawing is vLLM's.
+    without it drawing is vLLM's. `forced` tokens are taken instead of drawn ones, one per step.
     """
 
     plan: Plan
@@ -67,6 +67,7 @@ class RowSpec:
     key: str = ""
     probe: Probe | None = None
     link: Link | None = None
+    forced: tuple[int, ...] = ()
 
 
 CLASSES: dict[str, type] = {
