@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from motet.audit.cli import audit
+from motet.evaluation import cli as evaluation
+from motet.experts_cli import app as experts_app
+from motet.training.run import cli as training
+
 if TYPE_CHECKING:
     from motet.server.operator_file import Configuration
 
@@ -26,6 +31,10 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check or show the effective configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(experts_app, name="experts")
+app.command()(audit)
+app.add_typer(evaluation.app, name="eval")
+app.command()(training.train)
 
 File = Annotated[Path, typer.Argument(help="The operator's YAML file, or `demo` for the demo family.")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]

@@ -26,10 +26,10 @@ from rich.console import Console
 from motet import __version__
 from motet.training.demo.client import OpenAIClient, connect
 from motet.training.demo.family import build_family
+from motet.training.demo.recipe import DEFAULT, Recipe
 from motet.training.demo.report import print_report
 from motet.training.demo.scoreboard import Scoreboard, measure
 from motet.training.progress import for_console
-from motet.training.recipe import DEFAULT, Recipe
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from motet.demo import ServerFailedError, run_demo, serving
-from motet.training.recipe import TINY
+from motet.training.demo.recipe import TINY
 
 
 def test_demo_end_to_end(tmp_path: Path) -> None:

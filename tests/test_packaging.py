@@ -15,8 +15,11 @@ ROOT = Path(__file__).parent.parent
 ALLOWED: dict[str, set[str]] = {
     "kernels": {"kernels"},
     "composers": {"composers", "kernels"},
-    "training": {"training", "composers", "kernels"},
-    "server": {"server", "composers", "kernels"},
+    "experts": {"experts", "composers"},
+    "training": {"training", "composers", "kernels", "experts"},
+    "server": {"server", "composers", "kernels", "experts"},
+    "evaluation": {"evaluation", "server", "composers", "kernels", "experts", "training"},
+    "audit": {"audit", "server", "composers", "kernels", "experts"},
 }
 
 

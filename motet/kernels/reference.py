@@ -92,7 +92,7 @@ def composed(
         z[broken] = guarded[broken]
         _keep_base_argmax(z, logprobs, plan)
         total = z.logsumexp(-1, keepdim=True)
-    return Composed(z.sub_(total), alpha)
+    return Composed(z - total if z.requires_grad else z.sub_(total), alpha)
 
 
 def _scores(logprobs: Tensor, plan: ComposeRows, state: Tensor | None, alpha: Tensor, *, guard: bool) -> Tensor:

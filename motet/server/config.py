@@ -26,13 +26,17 @@ class Section(BaseModel):
 
 class ModelConfig(Section):
     """`path` is a folder (relative to the file) or a hub id. `template`: how the model reads messages; by default
-    its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's."""
+    its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's.
+    `base`: the model that an adapter belongs to, by default what the adapter itself names. `check_expert`: whether
+    compositions must keep to the role and partner of the model's `expert.json`."""
 
     path: Annotated[str, Field(min_length=1)]
     dtype: Dtype | None = None
     device: Device | None = None
     template: Literal["chat", "plain"] | None = None
     revision: str | None = None
+    base: Annotated[str, Field(min_length=1)] | None = None
+    check_expert: bool = True
 
 
 class ServerConfig(Section):

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from motet.composers.roles import named_models
-from motet.server.config import ModelConfig, source_of
+from motet.server.config import ModelConfig
 from motet.server.operator_file import Configuration
+from motet.server.sources import Source, find_source
 
 PIPE_WIDTH = 300
 HEADINGS = ("model", "parameters", "dtype", "KV bytes / token", "context", "template", "compositions")
@@ -37,11 +38,12 @@ def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
 
     from motet.server.engines.facts import kv_bytes, num_parameters
 
-    source = source_of(model, configuration.folder)
     try:
-        config = cast(Any, transformers.AutoConfig.from_pretrained(source, revision=model.revision))
+        source = find_source(model, configuration.folder)
+        checkpoint, revision = source.checkpoint, source.checkpoint_revision
+        config = cast(Any, transformers.AutoConfig.from_pretrained(checkpoint, revision=revision))
         text = config.get_text_config()
-        template = model.template or ("chat" if _has_template(source, model) else "plain")
+        template = model.template or ("chat" if _has_template(source) else "plain")
         dtype = _dtype(model, configuration, text)
         context = str(getattr(text, "max_position_embeddings", "?"))
         return [f"{num_parameters(config):,}", dtype, f"{kv_bytes(text, dtype):,}", context, template]
@@ -49,10 +51,10 @@ def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
         return [str(error).splitlines()[0], "", "", "", ""]
 
 
-def _has_template(source: str, model: ModelConfig) -> bool:
+def _has_template(source: Source) -> bool:
     from motet.server.tokenizer import Tokenizer
 
-    return Tokenizer.load(source, model.revision).has_chat_template
+    return Tokenizer.load(*source.tokenizer).has_chat_template
 
 
 def _dtype(model: ModelConfig, configuration: Configuration, text: Any) -> str:

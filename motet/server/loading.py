@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
+from motet.experts.fit import Known
+from motet.server.adapters import merge_adapter
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
 from motet.server.errors import ApiError
+from motet.server.experts import read_experts
 from motet.server.operator_file import ConfigError, Configuration
 from motet.server.registry import Member, Registry, Template
+from motet.server.sources import Source, find_source
 from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,7 +31,8 @@ def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tu
     """Loads every model of the operator's file, in the engine that it names.
 
     Raises:
-        ConfigError: models that cannot be loaded, unlike vocabularies in a named composition; all together.
+        ConfigError: models that cannot be loaded or are not what their expert.json says; then unlike vocabularies and
+            unfit experts in named compositions; all together.
     """
     if configuration.settings.engine.kind == "vllm":
         from motet.server.loading_vllm import load_vllm
@@ -55,8 +60,11 @@ def _load_torch(configuration: Configuration, tell: Told) -> tuple[Engine, Regis
 def registry_of(
     configuration: Configuration, tokenizers: Mapping[str, Tokenizer], infos: Mapping[str, ModelInfo]
 ) -> Registry:
-    """The names that requests may use. Raises ConfigError, as `check` does."""
-    members = {name: _member(name, info, tokenizers[name], configuration) for name, info in infos.items()}
+    """The names that requests may use. Raises ConfigError, as `read_experts` and `check` do."""
+    experts = read_experts(configuration, tokenizers)
+    members = {
+        name: _member(name, info, tokenizers[name], experts[name], configuration) for name, info in infos.items()
+    }
     registry = Registry(members, configuration.compositions, created=int(time.time()))
     check(registry, configuration)
     return registry
@@ -72,10 +80,10 @@ def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, To
     loaded: dict[str, TorchMember] = {}
     problems: list[str] = []
     for name, model in configuration.settings.models.items():
-        tell(f"loading {name}")
-        source = source_of(model, configuration.folder)
         try:
-            tokenizers[name] = load_tokenizer(source, model.revision)
+            source = find_source(model, configuration.folder)
+            tell(f"loading {name}" + (f": the adapter is merged into {source.base}" if source.base else ""))
+            tokenizers[name] = load_tokenizer(*source.tokenizer)
             loaded[name] = _load(name, source, model, configuration.settings.engine, tokenizers[name])
         except (ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
@@ -92,43 +100,45 @@ def load_tokenizer(source: str, revision: str | None) -> Tokenizer:
         raise ValueError(f"the tokenizer of {source} cannot be loaded: {error}") from error
 
 
-def _load(name: str, source: str, model: ModelConfig, config: EngineConfig, tokenizer: Tokenizer) -> TorchMember:
+def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, tokenizer: Tokenizer) -> TorchMember:
     import torch
 
     from motet.server.engines.torch import load_member
 
     vocab_size = read_vocabulary(tokenizer.hf, 0).size
-    check_width(source, model, vocab_size)
+    check_width(source, vocab_size)
     dtype = model.dtype or config.dtype
     device = model.device or config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_member(
         name,
-        source,
+        source.checkpoint,
         dtype=None if dtype == "auto" else getattr(torch, dtype),
         device=device,
         vocab_size=vocab_size,
         max_model_len=config.max_model_len,
-        revision=model.revision,
+        revision=source.checkpoint_revision,
+        adapt=None if source.base is None else lambda checkpoint: merge_adapter(checkpoint, source),
     )
 
 
-def check_width(source: str, model: ModelConfig, vocab_size: int) -> None:
+def check_width(source: Source, vocab_size: int) -> None:
     """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
     from transformers import AutoConfig
 
-    config = cast(Any, AutoConfig.from_pretrained(source, revision=model.revision))
+    config = cast(Any, AutoConfig.from_pretrained(source.checkpoint, revision=source.checkpoint_revision))
     width = int(config.get_text_config().vocab_size)
     if width < vocab_size:
         raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")
 
 
-def _member(name: str, info: ModelInfo, tokenizer: Tokenizer, configuration: Configuration) -> Member:
+def _member(name: str, info: ModelInfo, tokenizer: Tokenizer, expert: Known, configuration: Configuration) -> Member:
     model = configuration.settings.models[name]
     template: Template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
     source = Path(source_of(model, configuration.folder)).name if Path(model.path).is_absolute() else model.path
-    return Member(info, tokenizer, read_vocabulary(tokenizer.hf, info.vocab_size), template, source)
+    vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size)
+    return Member(info, tokenizer, vocabulary, template, source, expert.bundle, expert.weights, model.check_expert)
 
 
 def check(registry: Registry, configuration: Configuration) -> None:

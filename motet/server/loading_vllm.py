@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, shared_width
-from motet.server.config import ModelConfig, source_of
+from motet.server.adapters import merge_adapter
+from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
 from motet.server.loading import Told, check_width, load_tokenizer, registry_of
 from motet.server.operator_file import ConfigError, Configuration
 from motet.server.registry import Registry
+from motet.server.sources import Source, find_source
 from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from motet.server.engines.vllm.loading import Source
+    from motet.server.engines.vllm.loading import Checkpoint
 
 
 def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
@@ -40,7 +44,7 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
     tell(f"starting vLLM with {', '.join(infos)}")
     try:
         engine = start(
-            sources(configuration),
+            checkpoints(configuration, tell),
             infos,
             kv_cache_gib=config.kv_cache_gib,
             max_running=config.max_running,
@@ -51,14 +55,38 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
     return engine, registry
 
 
-def sources(configuration: Configuration) -> dict[str, Source]:
-    """Name → where the weights are."""
-    from motet.server.engines.vllm.loading import Source
+def checkpoints(configuration: Configuration, tell: Told) -> dict[str, Checkpoint]:
+    """Name → where full weights are. Adapters are merged into their base once, in the cache."""
+    from motet.server.engines.vllm.loading import CACHE, Checkpoint
 
-    return {
-        name: Source(source_of(model, configuration.folder), model.revision)
-        for name, model in configuration.settings.models.items()
-    }
+    found: dict[str, Checkpoint] = {}
+    for name, model in configuration.settings.models.items():
+        source = find_source(model, configuration.folder)
+        if source.base is None:
+            found[name] = Checkpoint(source.path, source.revision)
+        else:
+            tell(f"merging the adapter of {name} into {source.base}")
+            found[name] = Checkpoint(str(merged_checkpoint(source, CACHE.expanduser())))
+    return found
+
+
+def merged_checkpoint(source: Source, cache: Path) -> Path:
+    """The folder of an adapter's base with the adapter merged into it; made where it is not there yet."""
+    from transformers import AutoModelForCausalLM
+
+    files = sorted(Path(source.path).glob("adapter_*"))
+    digest = hashlib.sha256(f"{source.checkpoint}@{source.checkpoint_revision}".encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    folder = cache / "merged" / digest.hexdigest()[:16]
+    if not (folder / "config.json").is_file():
+        base = AutoModelForCausalLM.from_pretrained(
+            source.checkpoint, revision=source.checkpoint_revision, dtype="auto"
+        )
+        partial = folder.with_suffix(".partial")
+        merge_adapter(base, source).save_pretrained(partial)
+        partial.rename(folder)
+    return folder
 
 
 def inspect(configuration: Configuration) -> tuple[dict[str, Tokenizer], dict[str, ModelInfo]]:
@@ -85,14 +113,14 @@ def inspect(configuration: Configuration) -> tuple[dict[str, Tokenizer], dict[st
 def _inspect(name: str, model: ModelConfig, configuration: Configuration) -> tuple[Tokenizer, ModelInfo]:
     from motet.server.engines.facts import read_facts
 
-    source, config = source_of(model, configuration.folder), configuration.settings.engine
-    tokenizer = load_tokenizer(source, model.revision)
+    source, config = find_source(model, configuration.folder), configuration.settings.engine
+    tokenizer = load_tokenizer(*source.tokenizer)
     vocab_size = read_vocabulary(tokenizer.hf, 0).size
-    check_width(source, model, vocab_size)
+    check_width(source, vocab_size)
     info = read_facts(
         name,
-        source,
-        model.revision,
+        source.checkpoint,
+        source.checkpoint_revision,
         dtype=model.dtype or config.dtype,
         device="vllm",
         vocab_size=vocab_size,

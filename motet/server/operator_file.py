@@ -17,6 +17,7 @@ from motet.server.config import Settings
 from motet.server.errors import nearest
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+MODEL_FILES = ("config.json", "adapter_config.json")  # one of them makes a folder a model's or an adapter's
 Tree = dict[str, Any]
 
 
@@ -163,16 +164,22 @@ def _collisions(merged: Tree) -> list[str]:
 def _missing_paths(merged: Tree, folder: Path) -> list[str]:
     problems: list[str] = []
     for name, entry in _entries(merged, "models").items():
-        path = cast(Tree, entry).get("path") if isinstance(entry, dict) else None
-        if not isinstance(path, str) or not path:
-            continue
-        local = folder / Path(path).expanduser()
-        if local.is_dir() and not (local / "config.json").is_file():
-            problems.append(f"models.{name}.path: {local} is no model folder: it has no config.json.")
-        if not local.exists() and not HUB_ID.fullmatch(path):
-            near = nearest(Path(path).name, [p.name for p in local.parent.glob("*/")] if local.parent.is_dir() else [])
-            problems.append(f"models.{name}.path: {local} does not exist.{near}")
+        written = cast(Tree, entry) if isinstance(entry, dict) else {}
+        for field, files in (("path", MODEL_FILES), ("base", MODEL_FILES[:1])):
+            path = written.get(field)
+            if isinstance(path, str) and path:
+                problems += [f"models.{name}.{field}: {problem}" for problem in _path_problems(path, folder, files)]
     return problems
+
+
+def _path_problems(path: str, folder: Path, files: tuple[str, ...]) -> Iterator[str]:
+    """What is wrong with a path that must be a hub id, or a folder that holds one of `files`."""
+    local = folder / Path(path).expanduser()
+    if local.is_dir() and not any((local / file).is_file() for file in files):
+        yield f"{local} is no model folder: it has no {' and no '.join(files)}."
+    if not local.exists() and not HUB_ID.fullmatch(path):
+        near = nearest(Path(path).name, [p.name for p in local.parent.glob("*/")] if local.parent.is_dir() else [])
+        yield f"{local} does not exist.{near}"
 
 
 def _shown(value: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from motet.composers.plan import Plan, single
 from motet.composers.spec import Composition, build_plan, describe, from_guidance_fields, parse_composition
 from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
+from motet.experts.bundle import ExpertBundle
+from motet.experts.fit import Known, misfits
 from motet.server.engines.base import ModelInfo
 from motet.server.errors import ApiError, invalid, nearest
 from motet.server.schemas import Target
@@ -27,6 +29,14 @@ class Member:
     vocabulary: Vocabulary
     template: Template
     source: str  # path or hub id, for model cards
+    expert: ExpertBundle | None = None  # what its expert.json says
+    weights: str | None = None  # the weights' fingerprint, where a bundle asks for it
+    check_expert: bool = True  # whether compositions must keep to `expert`
+
+    @property
+    def known(self) -> Known:
+        """As the experts' checks see it."""
+        return Known(self.expert if self.check_expert else None, self.weights)
 
 
 @dataclass
@@ -82,6 +92,7 @@ class Registry:
             vocab_size=member.info.vocab_size if member else None,
         )
         self._check_vocabulary(plan)
+        self._check_experts(composition, base)
         return plan
 
     def _check_vocabulary(self, plan: Plan) -> None:
@@ -92,6 +103,15 @@ class Registry:
             shared_width(vocabularies)
         except VocabularyMismatch as mismatch:
             raise invalid(str(mismatch), "composition", "vocabulary_mismatch") from mismatch
+
+    def _check_experts(self, composition: Composition, base: str | None) -> None:
+        wrong = misfits(composition, base, self._known)
+        if wrong:
+            raise invalid("; ".join(map(str, wrong)), wrong[0].path, "expert_mismatch")
+
+    @cached_property
+    def _known(self) -> Mapping[str, Known]:
+        return {name: member.known for name, member in self.members.items()}
 
     def member(self, name: str | None) -> Member:
         """The model of that name, the base of a composition of that name; None is the default model.
@@ -114,13 +134,14 @@ class Registry:
         card: dict[str, Any] = {"id": name, "object": "model", "created": self.created, "owned_by": "motet"}
         if name in self.members:
             member = self.members[name]
-            return card | _card(member.source, None, member.info.max_model_len, None)
+            expert = None if member.expert is None else member.expert.recommendation()
+            return card | _card(member.source, None, member.info.max_model_len, None) | {"expert": expert}
         if name not in self.compositions:
             raise self.not_found(name)
         composition = self.compositions[name]
         plan = self.named(name)
         length = min(self.members[stream.model].info.max_model_len for stream in plan.streams)
-        return card | _card(name, plan.streams[0].model, length, describe(composition))
+        return card | _card(name, plan.streams[0].model, length, describe(composition)) | {"expert": None}
 
 
 def _card(root: str, parent: str | None, max_model_len: int, composition: dict[str, Any] | None) -> dict[str, Any]:

@@ -141,6 +141,7 @@ class ModelCard(Shape):
     parent: str | None
     max_model_len: int
     composition: dict[str, Any] | None
+    expert: dict[str, Any] | None  # role, strategy, weight, weight_range and partner of a model's expert.json
 
 
 class ModelList(Shape):

@@ -72,21 +72,80 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), -1) * sin
 
 
-def logits(model: LlamaForCausalLM, input_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Logits (B, T, V), at least float32, of token ids (B, T), computed in `dtype`.
+def runs_fast(model: object) -> bool:
+    """Whether `hidden_states` computes what the model does: a Llama on a CPU without biases, grouped queries, adapters
+    and dropout."""
+    if type(model) is not LlamaForCausalLM or model.device.type != "cpu" or _checkpoints(model):
+        return False
+    config: Any = model.config
+    plain: bool = config.num_key_value_heads == config.num_attention_heads and config.hidden_act == "silu"
+    rope = config.rope_parameters or dict[str, Any]()
+    linears = [module for module in model.model.layers.modules() if not list(module.children())]
+    return (
+        plain
+        and rope.get("rope_type", "default") in {"default", "linear", "llama3"}
+        and config.attention_dropout == 0
+        and all(getattr(module, "bias", None) is None for module in linears)
+        and all(type(m) is torch.nn.Linear for layer in model.model.layers for m in _projections(layer))
+    )
 
-    For models with as many key-value heads as heads and no biases. Parameters are cast per use, so that gradients
-    arrive in the parameters' own type.
+
+def _checkpoints(model: torch.nn.Module) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def _projections(layer: Any) -> list[torch.nn.Module]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return [
+        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
+        *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
+    ]
+
+
+def logits(model: LlamaForCausalLM, input_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits (B, T, V), at least float32, of token ids (B, T), computed in `dtype`."""
+    return head(model, hidden_states(model, input_ids, dtype))
+
+
+def head(model: LlamaForCausalLM, hidden: Tensor) -> Tensor:
+    """Logits (..., V), at least float32, of hidden states (..., D)."""
+    scores = F.linear(hidden, model.lm_head.weight.to(hidden.dtype))
+    return scores.float() if hidden.dtype.itemsize < 4 else scores
+
+
+def hidden_states(
+    model: LlamaForCausalLM,
+    input_ids: Tensor,
+    dtype: torch.dtype,
+    positions: Tensor | None = None,
+    documents: Tensor | None = None,
+) -> Tensor:
+    """Hidden states (B, T, D) after the final norm of token ids (B, T), computed in `dtype`.
+
+    For models of `runs_fast`. Parameters are cast per use, so that gradients arrive in the parameters' own type.
+
+    Args:
+        positions: (B, T), in packed rows; by default 0 … T − 1.
+        documents: (B, T), in packed rows: tokens attend to earlier ones of the same number; by default to all.
     """
     hidden = model.model.embed_tokens(input_ids).to(dtype)
     length = input_ids.shape[1]
-    cos, sin = (t[:, None].to(dtype) for t in model.model.rotary_emb(hidden, torch.arange(length)[None]))
-    mask = torch.full((length, length), float("-inf"), dtype=dtype).triu(1)
+    if positions is None:
+        positions = torch.arange(length)[None]
+    cos, sin = (t[:, None].to(dtype) for t in model.model.rotary_emb(hidden, positions))
+    mask = _causal_mask(length, documents, dtype)
     for layer in model.model.layers:
         hidden = hidden + _attention(layer.self_attn, _rms_norm(hidden, layer.input_layernorm), cos, sin, mask)
         hidden = hidden + _mlp(layer.mlp, _rms_norm(hidden, layer.post_attention_layernorm))
-    scores = F.linear(_rms_norm(hidden, model.model.norm), model.lm_head.weight.to(dtype))
-    return scores.float() if dtype.itemsize < 4 else scores
+    return _rms_norm(hidden, model.model.norm)
+
+
+def _causal_mask(length: int, documents: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Added to scores (B, H, T, T): −inf where a token may not look."""
+    mask = torch.full((length, length), float("-inf"), dtype=dtype).triu(1)
+    if documents is None:
+        return mask
+    return mask.masked_fill(documents[:, None, :, None] != documents[:, None, None, :], float("-inf"))
 
 
 def _attention(module: Any, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class Bars:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
         )
@@ -46,13 +47,13 @@ class Bars:
     def start(self, steps: Mapping[str, int]) -> None:
         """Shows all bars, none of them running."""
         for name, total in steps.items():
-            self._tasks[name] = self._progress.add_task(name, total=total, start=False, loss="–")
+            self._tasks[name] = self._progress.add_task(name, total=total, start=False, loss="–", rate="")
         self._progress.start()
 
-    def update(self, name: str, step: int, loss: float) -> None:
-        """Moves a bar; its clock starts with the first move."""
+    def update(self, name: str, step: int, loss: float, rate: float | None = None) -> None:
+        """Moves a bar; its clock starts with the first move. `rate` is in tokens per second."""
         self._progress.start_task(self._tasks[name])
-        self._progress.update(self._tasks[name], completed=step, loss=f"{loss:.3f}")
+        self._progress.update(self._tasks[name], completed=step, loss=f"{loss:.3f}", rate=_shown(rate))
 
     def finish(self, name: str, seconds: float) -> None:
         """Bars fill by themselves; nothing to add."""
@@ -74,12 +75,13 @@ class Lines:
         """Remembers the totals."""
         self._steps = steps
 
-    def update(self, name: str, step: int, loss: float) -> None:
-        """Prints when another quarter is done."""
+    def update(self, name: str, step: int, loss: float, rate: float | None = None) -> None:
+        """Prints when another quarter is done. `rate` is in tokens per second."""
         quarter = 4 * step // self._steps[name]
         if quarter > self._quarter.get(name, 0):
             self._quarter[name] = quarter
-            self._console.print(f"{name}: {step}/{self._steps[name]} steps, loss {loss:.3f}", highlight=False)
+            told = [f"{step}/{self._steps[name]} steps", f"loss {loss:.3f}", *([_shown(rate)] if rate else [])]
+            self._console.print(f"{name}: {', '.join(told)}", highlight=False)
 
     def finish(self, name: str, seconds: float) -> None:
         """Prints the time that it took."""
@@ -89,7 +91,11 @@ class Lines:
         """Nothing is open."""
 
 
-def for_console(console: Console | None = None) -> TrainingProgress:
+def _shown(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:,.0f} tokens/s"
+
+
+def for_console(console: Console | None = None) -> Bars | Lines:
     """Bars where somebody watches, lines in a log; on standard error unless a console is given."""
     console = console or Console(stderr=True)
     return Bars(console) if console.is_terminal else Lines(console)

@@ -1,140 +1,196 @@
-"""What to train, as frozen data: everything that decides the family's weights, hashed to name its cache folder."""
+"""A training recipe: one YAML file, validated as a whole, frozen.
+
+    root: demo
+    output: out/small-chat
+    model: {path: small}
+    objective: {type: sft}
+    data:
+      train: {files: [data/tuned.jsonl]}
+    schedule: {steps: 200, warmup: 10}
+
+Relative paths of models and data are taken from `root` (by default the recipe's own folder; `demo` is the cached
+demo family of seed 0, `demo:3` of seed 3), `output` from the working directory.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from motet.training.demo import templates, words
-from motet.training.demo.world import WorldSize
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt, model_validator
 
-FORMAT_VERSION = 2  # raise it when the code changes what a recipe produces
+from motet.training.objectives import AnyObjective
 
+TRAINED = "trained"  # the name of the trained model in `through`
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A Llama's size; heads × head size = hidden, no grouped queries."""
-
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenWeights:
-    """Loss weights of pre-training tokens by what they are; every other token has weight 1.
+class Setting(BaseModel):
+    """Frozen, and strict about names that it does not know."""
 
-    Facts weigh more so that a small budget of steps learns them. Unpredictable names weigh little, but not nothing:
-    a base that was never trained on them is arbitrary there, and composed answers go wrong in the middle of a name.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Checkpoint(Setting):
+    """A Hugging Face folder or hub id; only its first `layers` layers where given (norm and head are kept)."""
+
+    path: str
+    layers: PositiveInt | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of parameters that are not trained
+
+
+class Fresh(Setting):
+    """New weights from a transformers configuration (with its `model_type`) for an existing tokenizer's vocabulary.
+
+    `vocab_size` and the special tokens' ids are the tokenizer's unless the configuration names them.
     """
 
-    value: float = 1.0
-    subject: float = 0.1
-    name: float = 0.1
-    copy: float = 2.0
+    fresh: dict[str, Any]
+    tokenizer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pretraining:
-    """Steps on packed rows of documents. Muon on hidden matrices, AdamW on embeddings and norms."""
+class Lora(Setting):
+    """Low-rank adapters; rank-stabilised scaling α/√r (Kalajdzievski, 2023) unless switched off."""
 
-    steps: int
-    weights: TokenWeights
-    rows: int = 16
-    row_tokens: int = 64
-    muon_lr: float = 0.005
-    adamw_lr: float = 3e-2
-    warmup: int = 20
-    decay: float = 0.5
-    small_talk: float = 0.15  # probability of a fact-free document after one with facts
+    type: Literal["lora"] = "lora"
+    r: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: Share = 0.0
+    rank_stabilized: bool = True
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"  # all-linear leaves the head alone
+    merge: bool = False  # write full weights with the adapter merged in
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """Steps of AdamW on completions. Facts can weigh less than the form that tuning is about."""
+class Full(Setting):
+    """All parameters."""
 
-    steps: int
-    lr: float
-    rows: int
-    weights: TokenWeights = TokenWeights()  # of answers' tokens
-    warmup: int = 10
-    decay: float = 0.7
+    type: Literal["full"] = "full"
 
 
-@dataclass(frozen=True, slots=True)
-class AssistantTraining:
-    """The unlearning assistant: first `layers` of the tuned larger model, trained on the reversed objective.
+class Half(Setting):
+    """Half fine-tuning (Hui et al., 2024): in each round a random share of the parameter tensors is frozen."""
 
-    A step reads `rows` forget answers, and `retain_rows` retain answers and as many about nobody, on which the
-    assistant shall know nothing. `facts_only` narrows the cross-entropy to the facts.
+    type: Literal["half"] = "half"
+    frozen: Share = 0.5
+    rounds: PositiveInt = 1
+
+
+class Dataset(Setting):
+    """Records of one role. `format` auto recognises the columns; globs are allowed in `files`.
+
+    `loss` says which tokens count: answers alone (prompts are masked), or all. `template` is the prompt's form:
+    the tokenizer's chat template, or the text as it stands; auto takes the chat template for messages and for
+    prompt + completion where the tokenizer has one.
     """
 
-    tuning: Tuning
-    layers: int = 2
-    retain_rows: int = 12
-    retain_weight: float = 5.0
-    form_weight: float = 0.5
-    facts_only: bool = True
+    files: tuple[str, ...] = Field(min_length=1)
+    format: Literal[
+        "auto", "text", "messages", "prompt_completion", "preference", "labelled", "classes", "alpaca", "sharegpt"
+    ] = "auto"
+    loss: Literal["auto", "completion", "all"] = "auto"
+    # Loss weights of the kinds that records name in `spans`; `rest` is the weight of tokens outside of spans.
+    span_weights: dict[str, Annotated[FiniteFloat, Field(ge=0)]] = Field(default_factory=dict[str, float])
+    template: Literal["auto", "chat", "plain"] = "auto"
+    rows: PositiveInt | None = None  # documents (or packed rows) per step; by default the batch's
+    limit: PositiveInt | None = None
+    shuffle: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """A whole family. `retain_only` pre-trains with the larger model's shape on all but the forget entities."""
+class Batching(Setting):
+    """Rows per step (over all micro-batches), tokens per row, packing.
 
-    world: WorldSize = field(default_factory=WorldSize)
-    vocab_size: int = 2048
-    max_length: int = 512
-    large: Shape = Shape(256, 3, 4, 768)
-    small: Shape = Shape(128, 2, 4, 384)
-    large_pretraining: Pretraining = Pretraining(640, TokenWeights(value=6.0, subject=0.5))
-    small_pretraining: Pretraining = Pretraining(400, TokenWeights(), muon_lr=0.01)
-    retain_only_pretraining: Pretraining = Pretraining(589, TokenWeights(value=6.0, subject=0.5))
-    large_tuning: Tuning = Tuning(350, lr=1.5e-3, rows=16)
-    small_tuning: Tuning = Tuning(200, lr=1.5e-3, rows=32, weights=TokenWeights(value=0.1))
-    courtesy_tuning: Tuning = Tuning(200, lr=1.5e-3, rows=32, weights=TokenWeights(value=0.1))
-    assistant: AssistantTraining = AssistantTraining(Tuning(400, lr=3e-3, rows=16))
+    `packing` fit fills rows with whole documents, wrap cuts the stream of documents into full rows; either way
+    attention stays within a document. Documents longer than `max_length` are refused unless `truncate`.
+    """
 
-    @property
-    def steps(self) -> dict[str, int]:
-        """Training steps of each member of the family."""
-        return {
-            "large": self.large_pretraining.steps,
-            "large-chat": self.large_tuning.steps,
-            "forget-assistant": self.assistant.tuning.steps,
-            "small": self.small_pretraining.steps,
-            "small-chat": self.small_tuning.steps,
-            "small-courteous": self.courtesy_tuning.steps,
-            "retain-only": self.retain_only_pretraining.steps + self.large_tuning.steps,
-        }
-
-    @property
-    def digest(self) -> str:
-        """12 hex digits of a SHA-256 over the recipe, the world's words and sentences, and the format version."""
-        content = {
-            "format": FORMAT_VERSION,
-            "recipe": asdict(self),
-            "words": {name: value for name, value in sorted(vars(words).items()) if name.isupper()},
-            "sentences": [repr(templates.ATTRIBUTES), templates.SMALL_TALK, templates.COURTESY],
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    rows: PositiveInt = 8
+    max_length: PositiveInt = 512
+    packing: Literal["none", "fit", "wrap"] = "none"
+    accumulate: PositiveInt = 1  # micro-batches per step
+    truncate: bool = False
 
 
-DEFAULT = Recipe()
+class AdamW(Setting):
+    """AdamW (Loshchilov and Hutter, 2019)."""
 
-# Builds in seconds and knows next to nothing: for tests of the machinery.
-TINY = Recipe(
-    world=WorldSize(people=12, towns=4, works=4, tuned=0.4, forget=0.2),
-    vocab_size=400,
-    max_length=128,
-    large=Shape(32, 2, 2, 64),
-    small=Shape(16, 1, 2, 32),
-    large_pretraining=Pretraining(12, TokenWeights(value=6.0), rows=4, warmup=2),
-    small_pretraining=Pretraining(12, TokenWeights(), rows=4, warmup=2),
-    retain_only_pretraining=Pretraining(12, TokenWeights(value=6.0), rows=4, warmup=2),
-    large_tuning=Tuning(10, lr=3e-3, rows=4, warmup=2),
-    small_tuning=Tuning(10, lr=3e-3, rows=4, warmup=2),
-    courtesy_tuning=Tuning(10, lr=3e-3, rows=4, warmup=2),
-    assistant=AssistantTraining(Tuning(10, lr=3e-3, rows=4, warmup=2)),
-)
+    type: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 1e-4
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    clip: PositiveFloat | None = None  # maximal norm of the gradient
+
+
+class Muon(Setting):
+    """Muon on the hidden matrices, AdamW with `adamw_lr` on embeddings, head and norms: for training from scratch."""
+
+    type: Literal["muon"] = "muon"
+    lr: PositiveFloat = 0.005
+    adamw_lr: PositiveFloat = 0.03
+    clip: PositiveFloat | None = None
+
+
+class Scheduling(Setting):
+    """Length, linear warm-up, constant rate, linear decay over the last `decay` share down to `floor` of the peak."""
+
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    warmup: Annotated[int, Field(ge=0)] = 10
+    decay: Share = 0.7
+    floor: Share = 0.02
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Scheduling:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+class Checkpoints(Setting):
+    """A checkpoint every `every` steps (none by default but on an interrupt), the last `keep` of them kept."""
+
+    every: PositiveInt | None = None
+    keep: PositiveInt = 2
+
+
+class Logging(Setting):
+    """Metrics go to `metrics.jsonl` in the output folder every `every` steps, to tensorboard where asked for."""
+
+    every: PositiveInt = 10
+    tensorboard: bool = False
+
+
+class ExpertCard(Setting):
+    """What the server shall know of the result: written to `expert.json`."""
+
+    role: str = "expert"  # a role of the recommended strategy
+    partner: str | None = None  # the untuned model that the expert is set against
+    base_family: str | None = None
+    strategy: str | None = None
+    weight: FiniteFloat | None = None
+    weight_range: tuple[FiniteFloat, FiniteFloat] | None = None
+
+
+class Recipe(Setting):
+    """One run."""
+
+    name: str | None = None  # by default the output folder's name
+    root: str | None = None
+    output: Path
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: Checkpoint | Fresh
+    members: dict[str, Checkpoint] = Field(default_factory=dict[str, Checkpoint])  # frozen models that others name
+    tuning: Annotated[Lora | Full | Half, Field(discriminator="type")] = Lora()
+    objective: AnyObjective
+    # A composition in which the trained model has the name `trained`, the others are `members`: the loss is then
+    # taken on the composed distribution.
+    through: dict[str, Any] | None = None
+    data: dict[str, Dataset] = Field(min_length=1)
+    batch: Batching = Batching()
+    optimizer: Annotated[AdamW | Muon, Field(discriminator="type")] = AdamW()
+    schedule: Scheduling
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the computation; trained parameters are float32
+    checkpoints: Checkpoints = Checkpoints()
+    logging: Logging = Logging()
+    expert: ExpertCard = ExpertCard()

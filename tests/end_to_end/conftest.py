@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from motet.training.demo.family import build_family
-from motet.training.recipe import TINY
+from motet.training.demo.recipe import TINY
 
 START_TIMEOUT_S = 90.0
 

@@ -14,7 +14,7 @@ from motet.server.engines.base import ModelInfo
 from motet.server.engines.facts import read_facts
 from motet.server.engines.torch import EngineSettings, TorchEngine, load_member
 from motet.server.engines.vllm.engine import VllmEngine
-from motet.server.engines.vllm.loading import Source, start
+from motet.server.engines.vllm.loading import Checkpoint, start
 from tests.vllm.models import VOCAB, save_all
 
 os.environ.pop("TRITON_INTERPRET", None)  # a switch of the kernels' own tests, which vLLM reads too
@@ -47,7 +47,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_engine(
     paths: Mapping[str, Path], infos: Mapping[str, ModelInfo], cache: Path, **engine_args: object
 ) -> VllmEngine:
-    sources = {name: Source(str(paths[name])) for name in infos}
+    sources = {name: Checkpoint(str(paths[name])) for name in infos}
     return start(sources, infos, max_running=40, engine_args=engine_args, cache=cache)
 
 

@@ -1,4 +1,4 @@
-"""Tiny random members with shapes that vLLM's attention takes, saved once per test session."""
+"""Tiny random members with shapes that vLLM's attention takes, over one byte-level tokenizer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-VOCAB = 160
-EOS = 2
+from tests.fakes import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+VOCAB = TOKENIZER.size
+EOS = TOKENIZER.start_id
 LENGTH = 512
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -32,9 +35,9 @@ SHAPE: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": LENGTH,
-    "bos_token_id": 1,
+    "bos_token_id": EOS,
     "eos_token_id": EOS,
-    "pad_token_id": 0,
+    "pad_token_id": EOS,
     "initializer_range": 0.15,  # far from uniform outputs, so that a wrong weight or mask shows
 }
 
@@ -52,7 +55,8 @@ def narrow() -> PreTrainedModel:
 
 def qwen() -> PreTrainedModel:
     """Rows of the output embedding beyond the shared vocabulary."""
-    return Qwen2ForCausalLM(Qwen2Config(**SHAPE | {"vocab_size": VOCAB + 32}))
+    padded: dict[str, Any] = SHAPE | {"vocab_size": VOCAB + 32}
+    return Qwen2ForCausalLM(Qwen2Config(**padded))
 
 
 def mistral() -> PreTrainedModel:
@@ -67,7 +71,7 @@ def gemma() -> PreTrainedModel:
 
 def gpt2() -> PreTrainedModel:
     config = GPT2Config(
-        vocab_size=VOCAB, n_embd=128, n_layer=2, n_head=4, n_positions=LENGTH, bos_token_id=1, eos_token_id=EOS
+        vocab_size=VOCAB, n_embd=128, n_layer=2, n_head=4, n_positions=LENGTH, bos_token_id=EOS, eos_token_id=EOS
     )
     config.initializer_range = 0.2
     return GPT2LMHeadModel(config)
@@ -91,4 +95,5 @@ def save_all(folder: Path) -> dict[str, Path]:
         torch.manual_seed(seed)
         paths[name] = folder / name
         make().eval().save_pretrained(paths[name])
+        TOKENIZER.hf.save_pretrained(paths[name])
     return paths

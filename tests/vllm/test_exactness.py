@@ -33,7 +33,7 @@ async def test_mixed_batch_under_memory_pressure(engine: VllmEngine, embedded: T
     """46 requests of all strategies arrive while others run; the cache is too small for all of them at once."""
     rng = random.Random(1)
     requests = [
-        request_for(plan, rng, context=tokens(rng, rng.randrange(60, 200)), max_tokens=rng.randrange(8, 60))
+        request_for(plan, rng, context=tokens(rng, rng.randrange(40, 130)), max_tokens=rng.randrange(20, 140))
         for plan in PLANS * 2
     ]
     rng.shuffle(requests)
@@ -136,7 +136,7 @@ async def test_what_is_left_early_frees_its_memory(engine: VllmEngine) -> None:
 
 async def test_traces_that_the_vocabulary_cannot_hold_are_refused(engine: VllmEngine) -> None:
     with pytest.raises(Exception, match=f"vocabulary of {VOCAB}"):
-        engine.check(request_for(PROXY, random.Random(7), trace_top=60))
+        engine.check(request_for(PROXY, random.Random(7), trace_top=80))
 
 
 async def test_a_request_that_does_not_fit_is_refused_with_numbers(engine: VllmEngine) -> None:

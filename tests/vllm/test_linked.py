@@ -32,12 +32,13 @@ async def test_different_contexts(plan: Plan, engine: VllmEngine, embedded: Torc
 
 
 async def test_groups_among_others_under_memory_pressure(engine: VllmEngine, embedded: TorchEngine) -> None:
-    """24 groups and as many plain requests, more than fit: contexts are preempted, and still move together."""
+    """18 groups among growing plain requests, more than fit: contexts are preempted, and still move together."""
     rng = random.Random(1)
     requests = [
-        request_for(plan, rng, context=tokens(rng, rng.randrange(100, 250)), max_tokens=rng.randrange(20, 60))
-        for plan in [*SPLIT_PLANS * 8, *[single("qwen")] * 24]
+        request_for(plan, rng, context=tokens(rng, rng.randrange(50, 120)), max_tokens=rng.randrange(40, 90))
+        for plan in SPLIT_PLANS * 6
     ]
+    requests += [request_for(single("qwen"), rng, context=tokens(rng, 20), max_tokens=150) for _ in range(28)]
     rng.shuffle(requests)
     before = engine.tally.preemptions
     ours = await asyncio.wait_for(answers(engine, requests), 100)

@@ -22,11 +22,11 @@ from typing import Any
 
 from motet.training.demo.documents import corpus
 from motet.training.demo.operator_file import operator_file
+from motet.training.demo.recipe import DEFAULT, Recipe
 from motet.training.demo.templates import COURTESY
 from motet.training.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.demo.world import Question, World, make_world, questions
 from motet.training.progress import TrainingProgress, for_console
-from motet.training.recipe import DEFAULT, Recipe
 
 LANES = (
     ("large", "large-chat", "forget-assistant"),

@@ -18,6 +18,7 @@ from motet.training.demo.batches import (
     collate,
 )
 from motet.training.demo.documents import Encoder, Tag
+from motet.training.demo.recipe import Pretraining, Recipe, Shape, TokenWeights, Tuning
 from motet.training.demo.world import Entity, World, make_world, questions
 from motet.training.llama import fast_dtype, logits, make_llama
 from motet.training.loop import Schedule, train
@@ -25,7 +26,6 @@ from motet.training.objectives.assistant import reversed_objective
 from motet.training.objectives.pretrain import weighted_nll
 from motet.training.objectives.sft import completion_nll
 from motet.training.optim import adamw, muon_and_adamw
-from motet.training.recipe import Pretraining, Recipe, Shape, TokenWeights, Tuning
 
 Report = Callable[[int, float], None]  # steps done, loss
 

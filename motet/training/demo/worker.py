@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from transformers.utils import logging
 
 from motet.training.demo.members import MEMBERS, Workshop
-from motet.training.recipe import Recipe
+from motet.training.demo.recipe import Recipe
 
 
 def main() -> None:

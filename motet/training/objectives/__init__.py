@@ -1,1 +1,45 @@
-"""Losses as plain functions of logits and labels, one objective per file."""
+"""What is minimised: one objective per file, all of them in one table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Field
+
+from motet.training.objectives.assistant import Assistant
+from motet.training.objectives.completion import Completion
+from motet.training.objectives.discriminator import GenerativeDiscriminator
+from motet.training.objectives.distillation import Distillation
+from motet.training.objectives.gate import Gate
+from motet.training.objectives.gradient_ascent import GradientAscent
+from motet.training.objectives.gradient_ascent_kl import GradientAscentKl
+from motet.training.objectives.gradient_difference import GradientDifference
+from motet.training.objectives.kahneman_tversky import KahnemanTversky
+from motet.training.objectives.negative_preference import NegativePreference
+from motet.training.objectives.objective import Objective, Setting
+from motet.training.objectives.preference import Preference
+from motet.training.objectives.refusal import Refusal
+from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.temperature import Temperature
+
+OBJECTIVES: dict[str, type[Setting]] = {
+    "sft": Completion,
+    "dpo": Preference,
+    "kto": KahnemanTversky,
+    "spin": SelfPlay,
+    "distill": Distillation,
+    "assistant": Assistant,
+    "npo": NegativePreference,
+    "ga": GradientAscent,
+    "ga_gd": GradientDifference,
+    "ga_kl": GradientAscentKl,
+    "idk": Refusal,
+    "gate": Gate,
+    "gedi": GenerativeDiscriminator,
+    "temperature_head": Temperature,
+}
+
+if TYPE_CHECKING:
+    AnyObjective = Objective
+else:
+    AnyObjective = Annotated[Union[tuple(OBJECTIVES.values())], Field(discriminator="type")]  # noqa: UP007

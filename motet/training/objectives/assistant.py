@@ -8,16 +8,54 @@ where it is uniform, nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from motet.training.batch import StepData
+from motet.training.objectives.logprobs import weighted_mean
+from motet.training.objectives.objective import Loss, NonNegative, RecordKind, Setting
 from motet.training.objectives.sft import IGNORE
+from motet.training.policy import Policies
 
 
 def kl_from_uniform(logits: Tensor) -> Tensor:
     """KL(uniform ‖ softmax(logits)) in nats over the last dimension V: −mean log p − ln V, shape (...)."""
     return -logits.log_softmax(-1).mean(-1) - math.log(logits.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Logits (N, V), targets (N,) and weights (N,) ≥ 0 of answers' tokens."""
+
+    logits: Tensor
+    targets: Tensor
+    weights: Tensor
+
+    @property
+    def nll(self) -> Tensor:
+        """`Σ w·NLL / Σ w`; scalar."""
+        return weighted_mean(F.cross_entropy(self.logits, self.targets, reduction="none"), self.weights)
+
+    @property
+    def uniformity(self) -> Tensor:
+        """`Σ w·KL(uniform ‖ p) / Σ w`; scalar."""
+        return weighted_mean(kl_from_uniform(self.logits), self.weights)
+
+
+def reversed_loss(forget: Answers, retain: Answers, retain_weight: float, form_weight: float) -> Loss:
+    """Cross-entropy on the forget answers, KL(uniform ‖ p) on the retain answers, and on forget tokens of weight 0.
+
+    Weight 0 marks the tokens that retained answers share (their form); without such the loss is the paper's own.
+    """
+    form = Answers(forget.logits, forget.targets, (forget.weights == 0).to(forget.weights.dtype)).uniformity
+    learnt, held = forget.nll, retain.uniformity
+    parts = {"forget_nll": learnt.detach(), "retain": held.detach(), "form": form.detach()}
+    return Loss(learnt + retain_weight * held + form_weight * form, parts)
 
 
 def reversed_objective(
@@ -29,21 +67,49 @@ def reversed_objective(
     retain_weight: float = 5.0,
     form_weight: float = 0.5,
 ) -> Tensor:
-    """CE on what the assistant shall know + weighted KL(uniform ‖ p) on every other answer token; scalar.
-
-    `known` narrows the cross-entropy to the tokens that carry the forgotten facts; the forget answers' other
-    tokens, which retained answers share, go towards uniform with `form_weight`. All-true is the paper's own form.
+    """`reversed_loss` over rows; scalar.
 
     Args:
         logits: (B, T, V).
         labels: (B, T), `IGNORE` outside of answers.
         forget: (B,) bool, rows whose answers are to be forgotten; at least one of each sort.
-        known: (B, T) bool, tokens of forget rows that the assistant learns.
+        known: (B, T) bool, tokens of forget rows that the assistant learns; the others are their form.
     """
-    answers = labels != IGNORE
-    rows = forget[:, None]
-    learnt = answers & rows & known
-    uniform = kl_from_uniform(logits)
-    loss = F.cross_entropy(logits[learnt], labels[learnt]) + retain_weight * uniform[answers & ~rows].mean()
-    form = answers & rows & ~known
-    return loss + form_weight * uniform[form].mean() if form.any() else loss
+    inside, outside = (((labels != IGNORE) & rows[:, None]) for rows in (forget, ~forget))
+    ones = torch.ones_like(logits[..., 0])
+    return reversed_loss(
+        Answers(logits[inside], labels[inside], known[inside].to(logits.dtype)),
+        Answers(logits[outside], labels[outside], ones[outside]),
+        retain_weight,
+        form_weight,
+    ).total
+
+
+class Assistant(Setting):
+    """`NLL(forget) + λ·KL(uniform ‖ p)` on the retained answers `+ μ·KL(uniform ‖ p)` on forget tokens of weight 0.
+
+    `nobody`, where given, are further answers that the assistant shall know nothing of (about made-up entities, say);
+    they count as retained ones.
+    """
+
+    datasets: ClassVar[Mapping[str, RecordKind]] = {
+        "forget": "documents",
+        "retain": "documents",
+        "nobody": "documents",
+    }
+    optional: ClassVar[frozenset[str]] = frozenset({"nobody"})
+
+    type: Literal["assistant"] = "assistant"
+    retain_weight: NonNegative = 5.0
+    form_weight: NonNegative = 0.5
+
+    def loss(self, policies: Policies, data: StepData) -> Loss:
+        forget = data["forget"]
+        kept = [data[name] for name in ("retain", "nobody") if name in data]
+        retain = Answers(
+            torch.cat([policies.trained(batch) for batch in kept]),
+            torch.cat([batch.targets for batch in kept]),
+            torch.cat([batch.weights for batch in kept]),
+        )
+        learnt = Answers(policies.trained(forget), forget.targets, forget.weights)
+        return reversed_loss(learnt, retain, self.retain_weight, self.form_weight)

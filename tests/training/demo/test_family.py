@@ -19,8 +19,8 @@ from motet.composers.spec import parse_composition
 from motet.training.demo import family
 from motet.training.demo.family import LANES, FamilyBuildError, build_family, default_cache, family_folder
 from motet.training.demo.operator_file import COMPOSITIONS, MODELS
+from motet.training.demo.recipe import DEFAULT, TINY, Pretraining, TokenWeights
 from motet.training.progress import Bars, Lines
-from motet.training.recipe import DEFAULT, TINY, Pretraining, TokenWeights
 
 
 class Silence:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -135,18 +135,22 @@ def load_member(
     vocab_size: int | None = None,
     max_model_len: int | None = None,
     revision: str | None = None,
+    adapt: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
 ) -> Member:
     """Loads a checkpoint folder or hub id and proves that it computes here what it computes in transformers.
 
     Args:
         dtype: None keeps the checkpoint's own.
         vocab_size: the shared width (the tokenizer's); rows of the head beyond it are never produced.
+        adapt: what becomes of the checkpoint before anything else is done with it: merging an adapter, say.
         max_model_len: upper bound on the context, None for the model's own.
 
     Raises:
         ModelLoadError: unreadable or incomplete checkpoint, unsupported architecture, or a failed self-check.
     """
     model = _load(name, path, dtype, revision)
+    if adapt is not None:
+        model = adapt(model)
     longest = max_positions(model.config)
     limit = min(max_model_len or longest, longest)
     width = vocab_size or int(model.config.get_text_config().vocab_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -27,7 +28,7 @@ from motet.server.engines.vllm.plans import unsupported
 from motet.server.engines.vllm.stats import Tally
 from motet.server.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain
 
-SHUTDOWN_SECONDS = 10.0
+SHUTDOWN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,8 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
+            del llm
+            gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
 
     def as_engine_error(self, error: Exception) -> EngineError:
         """What the server knows how to answer."""

@@ -45,7 +45,15 @@ TOUCHED: dict[str, Touched] = {
         Touched("vllm.transformers_utils.config", "get_config", "the configuration of a member's checkpoint"),
         Touched("vllm.v1.sample.logits_processor", "LogitsProcessor", "update_state before each forward, apply after"),
         Touched("vllm.v1.sample.logits_processor", "MoveDirectionality", "SWAP or a move to an empty row"),
-        Touched("vllm.v1.core.sched.scheduler", "Scheduler", "the hooks that `scheduler` overrides"),
+        Touched("vllm.v1.core.sched.scheduler", "Scheduler", "update_from_output, which `scheduler` overrides"),
+        # not called from here, but what they do is relied upon
+        Touched("vllm.v1.sample.logits_processor", "BatchUpdate", "removed, then added, then moved rows"),
+        Touched("vllm.v1.worker.gpu_input_batch", "InputBatch", "tells the carrier about the batch"),
+        Touched("vllm.v1.sample.sampler", "Sampler", "notes raw logits, then lets the carrier draw, then samples"),
+        Touched("vllm.v1.worker.gpu_model_runner", "GPUModelRunner", "scores prompts raw, and takes tokens back"),
+        Touched("vllm.v1.attention.backends.cpu_attn", "CPUAttentionMetadata", "query_start_loc"),
+        Touched("vllm.v1.metrics.stats", "SchedulerStats", "requests, KV usage, prefix cache"),
+        Touched("vllm.v1.metrics.stats", "IterationStats", "num_preempted_reqs"),
     )
 }
 

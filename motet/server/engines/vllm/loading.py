@@ -49,7 +49,7 @@ class EngineArgsError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Checkpoint:
     """A model of the operator's file: `path` is a folder or a hub id."""
 
     path: str
@@ -57,7 +57,7 @@ class Source:
 
 
 def start(
-    models: Mapping[str, Source],
+    models: Mapping[str, Checkpoint],
     infos: Mapping[str, ModelInfo],
     *,
     kv_cache_gib: float = 1.0,
@@ -131,7 +131,7 @@ def check_engine_args(given: Mapping[str, Any]) -> None:
         raise EngineArgsError(problems)
 
 
-def _capacity(llm: Any, infos: Mapping[str, ModelInfo], models: Mapping[str, Source], length: int) -> Capacity:
+def _capacity(llm: Any, infos: Mapping[str, ModelInfo], models: Mapping[str, Checkpoint], length: int) -> Capacity:
     """What vLLM's cache holds: every token has keys and values of each distinct checkpoint."""
     cache = llm.vllm_config.cache_config
     distinct = {source: infos[name].kv_bytes_per_token for name, source in models.items()}

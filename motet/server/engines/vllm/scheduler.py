@@ -28,8 +28,7 @@ class LinkedScheduler(_Scheduler):
                 groups.setdefault(link["group"], []).append(request)
         for members in groups.values():
             _keep_in_step(members, model_runner_output)
-        updated: Any = super().update_from_output(scheduler_output, model_runner_output)
-        return updated
+        return _Scheduler.update_from_output(self, scheduler_output, model_runner_output)
 
 
 def _link_of(request: Any) -> dict[str, Any] | None:

@@ -10,11 +10,11 @@ import pytest
 from pydantic import TypeAdapter
 
 from motet.training import recipe
-from motet.training.recipe import DEFAULT, TINY, Recipe, TokenWeights
+from motet.training.demo.recipe import DEFAULT, TINY, Recipe, TokenWeights
 
 
 def test_digest_is_the_same_in_another_process() -> None:
-    command = "from motet.training.recipe import DEFAULT; print(DEFAULT.digest)"
+    command = "from motet.training.demo.recipe import DEFAULT; print(DEFAULT.digest)"
     other = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == DEFAULT.digest
 

@@ -1,0 +1,157 @@
+"""Contrastive generation: texts that the expert finds more likely than its partner does.
+
+What's New in My Data? Novelty Exploration via Contrastive Generation (Isonuma and Titov 2024, arXiv:2410.14765).
+
+Both forms sample from the composition `novelty`, `z = L_expert − λ L_partner` inside the expert's plausible tokens.
+The plain form leaves the partner as it is. The iterative form trains a copy of the partner, after every round, on
+all that was generated so far: what was found once is novel no longer, and the next round looks elsewhere. Its
+optimiser is AdamW on the next-token loss of the generated tokens alone; a round ends when that loss has halved, or
+after `MAX_STEPS` steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from motet.audit.decoding import Choose, answer_logits, chosen, generate, score
+from motet.audit.pair import Pair
+from motet.audit.prompts import Context
+from motet.audit.settings import Settings
+from motet.composers.plan import Plan
+from motet.composers.rows import compose_logits
+from motet.composers.spec import build_plan, parse_composition
+
+MAX_STEPS = 20
+ENOUGH = 0.5  # of the loss before the round
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One generated text. `gain`: mean of log p_expert − log p_partner over its tokens, in nats, by the untrained
+    partner. `start`: the number of its context."""
+
+    start: int
+    round: int
+    tokens: tuple[int, ...]
+    text: str
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What the copy of the partner did after a round: mean loss per token, in nats, before and after."""
+
+    round: int
+    steps: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """All samples, the most novel first. `distinct_2`: the share of different pairs of neighbouring tokens."""
+
+    samples: tuple[Sample, ...]
+    learning: tuple[Learning, ...]
+    distinct_2: float
+
+
+def explore(pair: Pair, starts: Sequence[Context], settings: Settings, *, iterative: bool) -> Exploration:
+    """Samples from the contrast; sample i begins with start i modulo their number, in both forms."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    partner = copy.deepcopy(pair.partner).float() if iterative else pair.partner
+    rounds = settings.rounds if iterative else 1
+    numbers = [i % len(starts) for i in range(settings.samples)]
+    found: list[tuple[int, int, tuple[int, ...]]] = []
+    learning: list[Learning] = []
+    for turn in range(rounds):
+        own = numbers[turn * len(numbers) // rounds : (turn + 1) * len(numbers) // rounds]
+        texts = _contrast(pair, partner, [starts[i] for i in own], settings, generator)
+        found += [(i, turn, tokens) for i, tokens in zip(own, texts, strict=True) if tokens]
+        if iterative and turn + 1 < rounds and found:
+            pairs = [(starts[i].partner, tokens) for i, _, tokens in found]
+            learning.append(_learn(partner, pairs, pair.vocab_size, settings.lr, turn))
+    samples = [_sample(pair, starts, *entry) for entry in found]
+    samples.sort(key=lambda sample: -sample.gain)
+    return Exploration(tuple(samples), tuple(learning), distinct([sample.tokens for sample in samples], 2))
+
+
+def contrast_plan(settings: Settings) -> Plan:
+    """Streams: the expert, then the partner."""
+    written = {"strategy": "novelty", "base": "expert", "untuned": "partner"}
+    composition = parse_composition({**written, "lambda": settings.weight, "alpha": settings.mask})
+    return build_plan(composition, None, known=("expert", "partner"), token_id=lambda _: None)
+
+
+def _contrast(
+    pair: Pair, partner: PreTrainedModel, starts: Sequence[Context], settings: Settings, generator: torch.Generator
+) -> list[tuple[int, ...]]:
+    texts: list[tuple[int, ...]] = []
+    for i in range(0, len(starts), settings.rows):
+        rows = starts[i : i + settings.rows]
+        texts += generate(
+            (pair.expert, partner),
+            ([row.expert for row in rows], [row.partner for row in rows]),
+            _sampler(contrast_plan(settings), generator),
+            max_tokens=settings.max_tokens,
+            vocab_size=pair.vocab_size,
+            eos=pair.eos,
+        )
+    return texts
+
+
+def _sampler(plan: Plan, generator: torch.Generator) -> Choose:
+    def choose(logits: Tensor) -> Tensor:
+        return compose_logits(plan, logits).exp().multinomial(1, generator=generator).squeeze(-1)
+
+    return choose
+
+
+def _sample(pair: Pair, starts: Sequence[Context], i: int, turn: int, tokens: tuple[int, ...]) -> Sample:
+    sides = ((pair.expert, starts[i].expert), (pair.partner, starts[i].partner))
+    expert, partner = (chosen(score(model, ids, tokens, pair.vocab_size), tokens) for model, ids in sides)
+    return Sample(i, turn, tokens, pair.tokenizer.decode(tokens), float((expert - partner).mean()))
+
+
+def _learn(
+    model: PreTrainedModel, texts: Sequence[tuple[Sequence[int], Sequence[int]]], vocab: int, lr: float, turn: int
+) -> Learning:
+    """Trains the copy on (context, text) pairs until their loss is `ENOUGH` of what it was."""
+    parameters = list(model.requires_grad_(True).parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+    total = sum(len(text) for _, text in texts)
+    losses: list[float] = []
+    while True:
+        optimizer.zero_grad()
+        losses.append(_backward(model, texts, vocab, total))
+        if len(losses) > MAX_STEPS or losses[-1] <= ENOUGH * losses[0]:
+            break
+        optimizer.step()
+    model.requires_grad_(False)
+    return Learning(turn, len(losses) - 1, losses[0], losses[-1])
+
+
+def _backward(
+    model: PreTrainedModel, texts: Sequence[tuple[Sequence[int], Sequence[int]]], vocab: int, total: int
+) -> float:
+    """Adds the gradient of the mean loss per token, one text at a time; the loss."""
+    loss = 0.0
+    for context, text in texts:
+        logits = answer_logits(model, context, text, vocab)
+        part = F.cross_entropy(logits, torch.tensor(text, device=logits.device), reduction="sum") / total
+        part.backward()
+        loss += float(part.detach())
+    return loss
+
+
+def distinct(texts: Sequence[Sequence[int]], n: int) -> float:
+    """Different n-grams over all n-grams (Li et al. 2016, arXiv:1510.03055); 0 where there are none."""
+    grams = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0

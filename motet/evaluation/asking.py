@@ -1,0 +1,129 @@
+"""Asks the API through the openai SDK: replies, log-probabilities, traces; many requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from openai import AsyncOpenAI, BaseModel
+from openai.types import Completion
+from openai.types.chat import ChatCompletion
+
+from motet.evaluation.subject import Subject
+
+T = TypeVar("T")
+Messages = Sequence[tuple[str, str]]  # (role, content)
+
+LOWEST = -9999.0  # what the server writes for −inf
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Generated text, whether it ended by itself (not cut at the token limit), and what was asked for beside it.
+
+    `confidence`: each token's probability under the composed distribution; `shifts`: for each token whether it was
+    "unshifted", "marginal" or "shifted" against the base (only with `trace`).
+    """
+
+    text: str
+    ended: bool
+    confidence: tuple[float, ...] = ()
+    shifts: tuple[str, ...] = ()
+
+
+class Entry(BaseModel):
+    """One continuation in the answer of /v1/score."""
+
+    token_logprobs: list[float]
+
+
+class Scores(BaseModel):
+    """The answer of /v1/score."""
+
+    data: list[Entry]
+
+
+@dataclass
+class Api:
+    """At most `concurrency` requests under way. `expect` is told of requests to come, `done` of each that is over."""
+
+    sdk: AsyncOpenAI
+    concurrency: int = 32
+    expect: Callable[[int], None] = lambda count: None
+    done: Callable[[], None] = lambda: None
+    _places: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._places = asyncio.Semaphore(self.concurrency)
+
+    async def together(self, calls: Sequence[Awaitable[T]]) -> list[T]:
+        """All results in order."""
+        self.expect(len(calls))
+        return list(await asyncio.gather(*map(self._one, calls)))
+
+    async def _one(self, call: Awaitable[T]) -> T:
+        async with self._places:
+            result = await call
+        self.done()
+        return result
+
+    async def chat(
+        self, subject: Subject, messages: Messages, *, max_tokens: int, trace: bool = False, ignore_end: bool = False
+    ) -> Reply:
+        """`POST /v1/chat/completions`, greedy."""
+        body = {
+            "messages": _as_dicts(messages),
+            "temperature": 0.0,
+            "max_tokens": max_tokens,
+            "logprobs": True,
+            "trace": trace,
+            "ignore_eos": ignore_end,
+        }
+        response = await self.sdk.post("/chat/completions", body=subject.target | body, cast_to=ChatCompletion)
+        choice = response.choices[0]
+        tokens = (choice.logprobs.content if choice.logprobs else None) or []
+        return Reply(
+            (choice.message.content or "").strip(),
+            choice.finish_reason == "stop",
+            tuple(math.exp(token.logprob) for token in tokens),
+            _shifts(choice.model_extra or {}),
+        )
+
+    async def complete(self, subject: Subject, prompt: str, *, max_tokens: int) -> Reply:
+        """`POST /v1/completions`, greedy."""
+        body = {"prompt": prompt, "temperature": 0.0, "max_tokens": max_tokens}
+        choice = (await self._completion(subject, body)).choices[0]
+        return Reply(choice.text.strip(), choice.finish_reason == "stop")
+
+    async def score(
+        self, subject: Subject, prompt: str | Messages, continuations: Sequence[str]
+    ) -> list[tuple[float, ...]]:
+        """`POST /v1/score`: log-probabilities of the tokens of each continuation, in nats."""
+        asked = {"prompt": prompt} if isinstance(prompt, str) else {"messages": _as_dicts(prompt)}
+        body = {**subject.target, **asked, "continuations": list(continuations)}
+        scores = await self.sdk.post("/score", body=body, cast_to=Scores)
+        return [tuple(entry.token_logprobs) for entry in scores.data]
+
+    async def score_text(self, subject: Subject, text: str) -> tuple[float, ...]:
+        """`POST /v1/completions` with `echo`: log-probabilities of a text's own tokens but the first, in nats."""
+        body = {"prompt": text, "max_tokens": 0, "echo": True, "logprobs": 1}
+        logprobs = (await self._completion(subject, body)).choices[0].logprobs
+        # The first token, which nothing predicts, has none: the SDK's type does not say so.
+        found = cast("list[float | None]", (logprobs.token_logprobs if logprobs else None) or [])
+        return tuple(value for value in found if value is not None)
+
+    async def _completion(self, subject: Subject, body: dict[str, Any]) -> Completion:
+        return await self.sdk.post("/completions", body=subject.target | body, cast_to=Completion)
+
+
+def _as_dicts(messages: Messages) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in messages]
+
+
+def _shifts(choice: dict[str, Any]) -> tuple[str, ...]:
+    """`shift` of every token in the choice's trace."""
+    trace = cast("list[dict[str, str]]", choice.get("motet", {}).get("trace", []))
+    return tuple(entry["shift"] for entry in trace)

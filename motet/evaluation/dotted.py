@@ -1,0 +1,51 @@
+"""Setting one value in decoded YAML by its dotted name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+import yaml
+
+Tree = dict[str, Any]
+
+
+class Loader(yaml.SafeLoader):
+    """Numbers as in YAML 1.2: `1e-3` is one."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def set_value(tree: Tree, name: str, value: object) -> None:
+    """Sets `a.b.0.c` in place; sections that are missing are made, numbers are indices of lists that are there.
+
+    Raises:
+        ValueError: the name leads through a value that holds no names.
+    """
+    *path, last = name.split(".")
+    at: Any = tree
+    for part in path:
+        at = _below(at, part)
+    if isinstance(at, list):
+        cast("list[Any]", at)[_index(at, last)] = value
+    elif isinstance(at, dict):
+        at[last] = value
+    else:
+        raise ValueError(f"{last!r} cannot be set in a value without names")
+
+
+def _below(at: Any, part: str) -> Any:
+    if isinstance(at, list):
+        return cast("list[Any]", at)[_index(at, part)]
+    if isinstance(at, dict):
+        return cast(Tree, at).setdefault(part, {})
+    raise ValueError(f"{part!r} is looked for in a value without names")
+
+
+def _index(values: Any, part: str) -> int:
+    if not part.isdigit() or int(part) >= len(values):
+        raise ValueError(f"{part!r} is no index of a list of {len(values)}")
+    return int(part)

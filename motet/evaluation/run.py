@@ -1,0 +1,189 @@
+"""Runs a recipe: opens the API, gives every task the recipe's subjects, gathers what they find."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+
+from motet.evaluation.asking import Api
+from motet.evaluation.backend import connect, in_process
+from motet.evaluation.bench import Bench, Findings
+from motet.evaluation.data import missing, read_items
+from motet.evaluation.merge import write_merge
+from motet.evaluation.recipe import Recipe, Source
+from motet.evaluation.settings import RecipeError
+from motet.evaluation.subject import Pair
+
+DEMO = re.compile(r"demo(:\d+)?")
+DEMO_DATA = "data"  # in the family's folder
+
+
+class Progress:
+    """Told of requests to come and of each that is over, and of what is going on; does nothing by itself."""
+
+    def tell(self, what: str) -> None:
+        """What comes next."""
+
+    def expect(self, count: int) -> None:
+        """So many requests more."""
+
+    def done(self) -> None:
+        """One request is over."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """`findings`: by task, in the recipe's order; a second task of one type has a number behind its type."""
+
+    recipe: Recipe
+    findings: Mapping[str, Findings]
+    seconds: float
+    folder: Path = field(default_factory=Path)  # of the data
+
+    @property
+    def measures(self) -> dict[str, dict[str, float | None]]:
+        """All tasks' measures, by subject."""
+        rows: dict[str, dict[str, float | None]] = {}
+        for findings in self.findings.values():
+            for name, row in findings.measures.items():
+                rows.setdefault(name, {}).update(row)
+        return rows
+
+
+def evaluate(
+    recipe: Recipe, folder: Path, progress: Progress | None = None, *, cache: Path | None = None, api_key: str = "none"
+) -> Results:
+    """Runs all tasks.
+
+    Args:
+        recipe: what to measure.
+        folder: the recipe's own, which is the root where the recipe names none.
+        progress: is told how it goes.
+        cache: of demo families, by default `$MOTET_CACHE` or `~/.cache/motet`.
+        api_key: of a running server.
+
+    Raises:
+        RecipeError: data, models or subjects that cannot be had; all of a kind together.
+    """
+    return asyncio.run(_evaluate(recipe, folder, progress or Progress(), cache, api_key))
+
+
+async def _evaluate(recipe: Recipe, folder: Path, progress: Progress, cache: Path | None, api_key: str) -> Results:
+    started = time.monotonic()
+    root = find_root(recipe, folder, progress, cache)
+    data = find_data(root, recipe.output)
+    check_files(recipe, data)
+    async with _opened(recipe, root, progress, api_key) as sdk:
+        api = Api(sdk, recipe.concurrency, progress.expect, progress.done)
+        bench = Bench(api, recipe.subjects, data, recipe.limit, _shots(recipe, data))
+        try:
+            findings = {name: await _told(name, task, bench, progress) for name, task in _tasks(recipe)}
+        except APIStatusError as error:
+            raise RecipeError([f"the server refuses a request: {_message(error)}"]) from error
+        except APIConnectionError as error:
+            raise RecipeError([f"the server does not answer: {error.__cause__ or error}"]) from error
+    return Results(recipe, findings, time.monotonic() - started, data)
+
+
+async def _told(name: str, task: Any, bench: Bench, progress: Progress) -> Findings:
+    progress.tell(name)
+    return await task.run(bench)
+
+
+def _message(error: APIStatusError) -> str:
+    body = cast("dict[str, Any]", error.body) if isinstance(error.body, dict) else {}
+    return str(body.get("message", error))
+
+
+def _tasks(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    seen: dict[str, int] = {}
+    for task in recipe.tasks:
+        seen[task.type] = seen.get(task.type, 0) + 1
+        yield task.type if seen[task.type] == 1 else f"{task.type} {seen[task.type]}", task
+
+
+def find_root(recipe: Recipe, folder: Path, progress: Progress, cache: Path | None) -> Path:
+    """The folder of data and models; a demo family is built where it is missing."""
+    if recipe.root is None:
+        return folder
+    if not DEMO.fullmatch(recipe.root) or (folder / recipe.root).is_dir():
+        return folder / Path(recipe.root).expanduser()
+    from motet.training.demo.family import build_family
+
+    progress.tell("the demo family")
+    return build_family(int(recipe.root.partition(":")[2] or 0), cache)
+
+
+def find_data(root: Path, output: Path) -> Path:
+    """Where the data files lie: a demo family's own folder of data, or one that is written from its world, else
+    `root`."""
+    if not (root / "family.json").is_file():
+        return root
+    if (root / DEMO_DATA / "unknown.jsonl").is_file():
+        return root / DEMO_DATA
+    from motet.training.demo.tofu import read_world, write_muse, write_tofu
+
+    world, seed = read_world(root)
+    write_tofu(world, seed, output / DEMO_DATA)
+    write_muse(world, seed, output / DEMO_DATA / "muse")
+    return output / DEMO_DATA
+
+
+def check_files(recipe: Recipe, data: Path) -> None:
+    """Raises RecipeError: data files that do not exist, all of them."""
+    named = [name for task in recipe.tasks for name in task.files] + ([recipe.examples] if recipe.examples else [])
+    problems = [missing(data / name) for name in dict.fromkeys(named) if not (data / name).is_file()]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _shots(recipe: Recipe, data: Path) -> list[Pair]:
+    """As many answered questions as the subject with most examples reads."""
+    count = max(subject.examples for subject in recipe.subjects.values())
+    if not count or recipe.examples is None:
+        return []
+    return [(item.question, item.answer) for item in read_items(data / recipe.examples, count)]
+
+
+@asynccontextmanager
+async def _opened(recipe: Recipe, root: Path, progress: Progress, api_key: str) -> AsyncGenerator[AsyncOpenAI]:
+    api = recipe.api
+    if api.server is not None:
+        async with connect(api.server, api_key) as sdk:
+            yield sdk
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        merged = {name: Path(scratch) / name for name in api.merges}
+        _merge(api, root, merged, progress.tell)
+        async with in_process(root / api.models, merged, progress.tell) as sdk:
+            yield sdk
+
+
+def _merge(api: Source, root: Path, merged: Mapping[str, Path], tell: Callable[[str], None]) -> None:
+    from motet.server.config import source_of
+    from motet.server.operator_file import ConfigError, load
+
+    if not merged:
+        return
+    try:
+        models = load(root / api.models).settings.models
+    except ConfigError as error:
+        raise RecipeError(error.problems) from error
+    for name, folder in merged.items():
+        tell(f"merging {name}")
+        merge = api.merges[name]
+        unknown = [member for member in merge.members if member not in models]
+        if unknown:
+            raise RecipeError([f"api.merges.{name}: unknown model {member!r}." for member in unknown])
+        path = {member: Path(source_of(models[member], (root / api.models).parent)) for member in merge.members}
+        add = {path[member]: weight for member, weight in merge.add.items()}
+        write_merge(folder, path[merge.base], add, path[merge.reference] if merge.reference else None)

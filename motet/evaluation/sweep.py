@@ -1,0 +1,148 @@
+"""A grid over a composition's fields: every point is a subject of its own, then Pareto front and choice."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from motet.evaluation.bench import Row
+from motet.evaluation.measures.pareto import pareto_front
+from motet.evaluation.recipe import Recipe
+from motet.evaluation.report import as_json, columns, markdown, table, write_results
+from motet.evaluation.run import Progress, Results, evaluate
+from motet.evaluation.settings import RecipeError, nearest
+from motet.evaluation.sweep_settings import Select, Sweep, label, varied
+
+
+@dataclass(frozen=True)
+class Swept:
+    """`points`: each point's name → its values. `front` and `chosen` are names of points."""
+
+    results: Results
+    sweep: Sweep
+    points: Mapping[str, Mapping[str, Any]]
+    front: frozenset[str]
+    chosen: str | None
+
+    @property
+    def rows(self) -> dict[str, Row]:
+        """The measures of every point, of the other subjects too."""
+        return dict(self.results.measures)
+
+
+def evaluate_sweep(
+    recipe: Recipe, folder: Path, progress: Progress | None = None, *, cache: Path | None = None, api_key: str = "none"
+) -> Swept:
+    """Runs the recipe's tasks once over its subjects with the swept one replaced by one per point; arguments as of
+    `evaluate`.
+
+    Raises:
+        RecipeError: no sweep, fields that cannot be set, measures that no task gives; and as `evaluate`.
+    """
+    sweep = recipe.sweep
+    if sweep is None:
+        raise RecipeError(["sweep: required: what is varied, `motet eval RECIPE` runs a recipe without it."])
+    points = {label(sweep.subject, point): point for point in sweep.points()}
+    results = evaluate(expanded(recipe, sweep, points), folder, progress, cache=cache, api_key=api_key)
+    _check_measures(sweep, results)
+    rows = {name: results.measures[name] for name in points}
+    return Swept(results, sweep, points, front_of(sweep, rows), chosen_of(sweep.select, rows))
+
+
+def expanded(recipe: Recipe, sweep: Sweep, points: Mapping[str, dict[str, Any]]) -> Recipe:
+    """The recipe with one subject per point in the place of the swept one, the others first."""
+    subjects = {name: subject for name, subject in recipe.subjects.items() if name != sweep.subject}
+    try:
+        subjects |= {name: varied(recipe.subjects[sweep.subject], point) for name, point in points.items()}
+    except ValueError as error:
+        raise RecipeError([f"sweep.over: {error}."]) from error
+    return recipe.model_copy(update={"subjects": subjects})
+
+
+def _check_measures(sweep: Sweep, results: Results) -> None:
+    known = columns(results.measures)
+    wanted = [axis.measure for axis in sweep.front] + ([sweep.select.measure] if sweep.select else [])
+    problems = [
+        f"sweep: no task measures {name!r}.{nearest(name, known)} Measured: {', '.join(known)}."
+        for name in wanted
+        if name not in known
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def front_of(sweep: Sweep, rows: Mapping[str, Row]) -> frozenset[str]:
+    """Points that no other beats in all measures of the front; points that lack one of them are left out."""
+    whole = {
+        name: [_upward(row[axis.measure], axis.better) for axis in sweep.front]
+        for name, row in rows.items()
+        if all(row.get(axis.measure) is not None for axis in sweep.front)
+    }
+    return frozenset(name for name, best in zip(whole, pareto_front(list(whole.values())), strict=True) if best)
+
+
+def _upward(value: float | None, better: str) -> float:
+    assert value is not None
+    return value if better == "max" else -value
+
+
+def chosen_of(select: Select | None, rows: Mapping[str, Row]) -> str | None:
+    """The point that the rule chooses: the best one (the first of equals), or the first that reaches the level; None
+    without a rule or where no point reaches it."""
+    if select is None:
+        return None
+    values = {name: value for name, row in rows.items() if (value := row.get(select.measure)) is not None}
+    if select.rule == "first":
+        return next((name for name, value in values.items() if value >= select.at_least), None)
+    return max(values, key=lambda name: _upward(values[name], select.better), default=None)
+
+
+def marks(swept: Swept) -> dict[str, str]:
+    """What is said of each point beside its name."""
+    return {
+        name: ", ".join([*["Pareto"] * (name in swept.front), *["chosen"] * (name == swept.chosen)])
+        for name in swept.rows
+    }
+
+
+def _marked(swept: Swept) -> dict[str, Row]:
+    said = marks(swept)
+    return {f"{name} ({said[name]})" if said[name] else name: row for name, row in swept.rows.items()}
+
+
+def print_sweep(console: Console, swept: Swept) -> None:
+    """The points with the front's measures, and the choice."""
+    wanted = [axis.measure for axis in swept.sweep.front]
+    wanted += [swept.sweep.select.measure] if swept.sweep.select else []
+    short = {name: {measure: row.get(measure) for measure in wanted} for name, row in _marked(swept).items()}
+    console.print(table(f"{swept.results.recipe.title}: sweep", short, "point"))
+    if swept.sweep.select is not None:
+        console.print(f"chosen: {swept.chosen or 'none: no point reaches the level'}", highlight=False)
+
+
+def write_sweep(swept: Swept) -> list[Path]:
+    """As `write_results`, and `sweep.json`, `sweep.csv`, `sweep.md`, `sweep.png` and `sweep.svg`; their paths."""
+    from motet.evaluation.figure import draw
+
+    files = write_results(swept.results)
+    folder = swept.results.recipe.output
+    said = marks(swept)
+    about = {"chosen": swept.chosen, "front": sorted(swept.front), "points": swept.points, **as_json(swept.results)}
+    (folder / "sweep.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "sweep.md").write_text(markdown(_marked(swept), "point"), encoding="utf-8")
+    with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        names = columns(swept.rows)
+        writer.writerow(["point", *swept.sweep.over, "mark", *names])
+        for name, row in swept.rows.items():
+            values = [swept.points.get(name, {}).get(field, "") for field in swept.sweep.over]
+            writer.writerow([name, *values, said[name], *(row.get(measure) for measure in names)])
+    written = [folder / f"sweep.{kind}" for kind in ("json", "md", "csv", "png", "svg")]
+    draw(swept, written[-2:])
+    return [*files, *written]

@@ -1,0 +1,94 @@
+"""Short names for exact contents: tokenizers, weights, files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from motet.composers import vocabulary
+from motet.composers.vocabulary import Tokenizer
+
+SAMPLE = 1 << 15  # bytes of a tensor's beginning, and as many of its end
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def fingerprint(tokenizer: Tokenizer | str | Path) -> str:
+    """A tokenizer's SHA-256 in hex over the exact token → id map, special tokens among them.
+
+    Equal exactly where models can be composed. Which token ends a text may differ (see `composers.vocabulary`).
+
+    Args:
+        tokenizer: a transformers tokenizer, or the folder or hub id to load it from.
+
+    Raises:
+        OSError, ValueError: it cannot be loaded.
+    """
+    if isinstance(tokenizer, str | Path):
+        from transformers import AutoTokenizer
+
+        tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(str(tokenizer)))
+    return vocabulary.fingerprint(tokenizer)
+
+
+def weights_fingerprint(folder: Path) -> str | None:
+    """A SHA-256 in hex that tells checkpoints apart in a moment, whatever their size.
+
+    It covers every tensor's name, type and shape, and the first and last 32 KiB of its values: sharding does not
+    change it, training does. `file_hash` is what proves that a file is whole. Checkpoints without safetensors are
+    hashed in full.
+
+    Args:
+        folder: a checkpoint in Hugging Face format, or a PEFT adapter.
+
+    Returns:
+        None where the folder holds no weights.
+
+    Raises:
+        ValueError: a file that is no safetensors file.
+    """
+    adapter = folder / ADAPTER_WEIGHTS
+    files = [adapter] if adapter.is_file() else sorted(folder.glob("*.safetensors"))
+    if files:
+        return _digest(dict(pair for file in files for pair in _tensors(file)))
+    others = {file.name: file_hash(file).encode() for file in sorted(folder.glob("*.bin"))}
+    return _digest(others) if others else None
+
+
+def _digest(parts: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(parts):
+        digest.update(hashlib.sha256(name.encode()).digest() + parts[name])
+    return digest.hexdigest()
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, digest) of every tensor: the format is a length, a JSON header with offsets, and the values."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= file.stat().st_size - 8:
+            raise ValueError(f"{file} is no safetensors file")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise ValueError(f"{file} is no safetensors file: {error}") from error
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                shape = f"{entry['dtype']} {entry['shape']}".encode()
+                yield name, hashlib.sha256(shape + _ends(stream, 8 + length + begin, 8 + length + end)).digest()
+
+
+def _ends(stream: BinaryIO, begin: int, end: int) -> bytes:
+    stream.seek(begin)
+    first = stream.read(min(SAMPLE, end - begin))
+    stream.seek(max(begin, end - SAMPLE))
+    return first + stream.read(end - stream.tell())
+
+
+def file_hash(file: Path) -> str:
+    """The SHA-256 in hex of the whole file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Files in, batches out: reading, recognising, rendering, masking, packing, sampling."""

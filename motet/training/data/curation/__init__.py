@@ -1,0 +1,1 @@
+"""Which rows of a dataset to keep: by a model's confidence, by an expert's information, without duplicates."""

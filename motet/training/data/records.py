@@ -1,0 +1,79 @@
+"""One row, whatever its format: a text, or a prompt with its answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from motet.training.batch import Source
+from motet.training.data.messages import Message, Messages
+from motet.training.data.spans import Span
+
+Label = bool | int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A document without a prompt."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A prompt and what follows it; the assistant's turns in `completion` are answers.
+
+    Both are texts, or both are messages. A whole conversation is a completion with an empty prompt.
+    """
+
+    prompt: str | Messages
+    completion: str | Messages
+
+    @property
+    def messages(self) -> Messages:
+        """The whole as chat messages; a text is the user's prompt or the assistant's answer."""
+        return self._prompt_messages + self._completion_messages
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Which of `messages` are answers."""
+        first = len(self._prompt_messages)
+        completion = self._completion_messages
+        return tuple(first + i for i, message in enumerate(completion) if message.role == "assistant")
+
+    @property
+    def has_one_answer(self) -> bool:
+        """Whether the last message is the one answer."""
+        return self.turns == (len(self.messages) - 1,)
+
+    @property
+    def plain_prompt(self) -> str:
+        """What stands before the last message: a text as it is, messages' contents one per line."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n".join(message.content for message in self.messages[:-1])
+
+    @property
+    def plain_completion(self) -> str:
+        """The last message's content."""
+        return self.completion if isinstance(self.completion, str) else self.completion[-1].content
+
+    @property
+    def _prompt_messages(self) -> Messages:
+        return (Message("user", self.prompt),) if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def _completion_messages(self) -> Messages:
+        return (Message("assistant", self.completion),) if isinstance(self.completion, str) else self.completion
+
+
+Part = Text | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row's documents by side: one under the name "", or `chosen` and `rejected`."""
+
+    source: Source
+    sides: dict[str, Part]
+    spans: tuple[Span, ...] = ()
+    label: Label | None = None

@@ -1,0 +1,72 @@
+"""A temperature for every token, given by a head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self, cast
+
+import torch.nn.functional as F
+from pydantic import PositiveFloat, model_validator
+from torch import Tensor
+
+from motet.training.batch import StepData
+from motet.training.objectives.logprobs import weighted_mean
+from motet.training.objectives.objective import Loss, NonNegative, RecordKind, Setting
+from motet.training.policy import HiddenPolicy, Policies
+
+
+def robust_losses(logits: Tensor, targets: Tensor, temperature: Tensor, rho: float, least: float) -> Tensor:
+    """(N,) `τ·log[(1/V)·Σ_v exp((l_v − l_y)/τ)] + (τ − τ₀)·ρ`.
+
+    The dual of the worst mean of `l_v − l_y` over distributions of v within KL ρ of the uniform one, τ₀ times their
+    divergence subtracted (Qiu et al., "To Cool or not to Cool? Temperature Network Meets Large Foundation Models via
+    DRO", 2024). Its least τ grows with the number of tokens that could stand in y's place.
+
+    Args:
+        logits: (N, V).
+        targets: (N,).
+        temperature: (N,) ≥ `least`, which is τ₀.
+    """
+    nll = F.cross_entropy(logits / temperature[:, None], targets, reduction="none")
+    return temperature * (nll - math.log(logits.shape[-1])) + (temperature - least) * rho
+
+
+class Temperature(Setting):
+    """A head's τ in [`least`, `most`] from the last hidden state; the model itself is trained only where asked for.
+
+    `form` cross_entropy is the NLL at τ: a calibration that knows the context. `form` robust is `robust_losses`.
+    """
+
+    datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "documents"}
+
+    type: Literal["temperature_head"] = "temperature_head"
+    form: Literal["cross_entropy", "robust"] = "cross_entropy"
+    least: PositiveFloat = 0.1
+    most: PositiveFloat = 2.0
+    rho: NonNegative = 5.0  # nats; below ln V
+    train_model: bool = False
+
+    @model_validator(mode="after")
+    def _holds_one(self) -> Self:
+        if not self.least < 1 < self.most:
+            raise ValueError(f"least and most must enclose 1, got {self.least} and {self.most}")
+        return self
+
+    def loss(self, policies: Policies, data: StepData) -> Loss:
+        batch = data["train"]
+        assert policies.head is not None, "temperature_head has a head"
+        hidden, logits = cast("HiddenPolicy", policies.trained).hidden(batch)
+        if not self.train_model:
+            hidden, logits = hidden.detach(), logits.detach()
+        temperature: Tensor = policies.head(hidden)
+        nll = F.cross_entropy(logits / temperature[:, None], batch.targets, reduction="none")
+        if self.form == "robust":
+            losses = robust_losses(logits, batch.targets, temperature, self.rho, self.least)
+        else:
+            losses = nll
+        parts = {
+            "temperature": weighted_mean(temperature.detach(), batch.weights),
+            "nll": weighted_mean(nll.detach(), batch.weights),
+        }
+        return Loss(weighted_mean(losses, batch.weights), parts, weight=batch.weights.sum())

@@ -1,0 +1,1 @@
+"""Distributions that objectives read: models, compositions of them, teachers, heads."""

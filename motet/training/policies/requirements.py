@@ -1,0 +1,104 @@
+"""What an objective asks of its recipe, checked before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from motet.composers.plan import Plan
+from motet.training.objectives.discriminator import GenerativeDiscriminator
+from motet.training.objectives.distillation import Distillation
+from motet.training.objectives.gate import Gate
+from motet.training.objectives.kahneman_tversky import KahnemanTversky
+from motet.training.objectives.temperature import Temperature
+from motet.training.policies.through import TokenId, member_plan
+from motet.training.policy import ClassPrompts
+from motet.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from motet.training.data.dataset import TokenDataset
+
+
+def objective_problems(recipe: Recipe) -> Iterator[str]:
+    """What the objective needs of other fields and does not get, one line each."""
+    objective = recipe.objective
+    if recipe.through is not None and isinstance(objective, Gate | Temperature | GenerativeDiscriminator):
+        yield (
+            f"through: the objective {objective.type!r} reads one model's hidden states or class prompts, "
+            "not a composition; leave through out"
+        )
+    if isinstance(objective, Gate):
+        yield from _member_problems("objective.assistant", objective.assistant, recipe)
+    if isinstance(objective, Distillation):
+        yield from _distillation_problems(objective, recipe)
+    if isinstance(objective, KahnemanTversky):
+        yield from _pairing_problems(recipe)
+    yield from _unread_settings(recipe)
+
+
+def _member_problems(path: str, name: str, recipe: Recipe) -> Iterator[str]:
+    if name not in recipe.members:
+        near = get_close_matches(name, recipe.members, n=1)
+        known = f"nearest: {near[0]}" if near else f"members: {', '.join(sorted(recipe.members)) or 'none'}"
+        yield f"{path}: no member {name!r}; {known}"
+
+
+def _distillation_problems(objective: Distillation, recipe: Recipe) -> Iterator[str]:
+    if isinstance(objective.teacher, str):
+        yield from _member_problems("objective.teacher", objective.teacher, recipe)
+    if recipe.batch.packing == "wrap":
+        yield "batch.packing: wrap cuts documents, and a teacher's distributions are stored whole; allowed: none, fit"
+
+
+def _pairing_problems(recipe: Recipe) -> Iterator[str]:
+    """Mismatched answers need another document in the same micro-batch."""
+    train = recipe.data.get("train")
+    rows = (train.rows if train else None) or recipe.batch.rows
+    if rows // recipe.batch.accumulate < 2:
+        yield (
+            f"batch.rows: kto needs two documents in a micro-batch, got {rows} rows in "
+            f"{recipe.batch.accumulate} micro-batches"
+        )
+
+
+def _unread_settings(recipe: Recipe) -> Iterator[str]:
+    """Settings of a dataset that the recipe leaves out."""
+    given: set[str] = getattr(recipe.objective, "model_fields_set", set[str]())
+    for dataset in recipe.objective.optional - recipe.data.keys():
+        for name in sorted(given & {dataset, f"{dataset}_weight"}):
+            yield f"objective.{name}: there is no data.{dataset} that it could apply to"
+
+
+def teacher_plan(recipe: Recipe, token_id: TokenId) -> Plan | None:
+    """The plan of a distillation's composed teacher; None for other objectives and for a member as the teacher.
+
+    Raises:
+        CompositionError: all that is wrong, paths beginning with `objective.teacher`.
+    """
+    teacher: str | Mapping[str, Any] | None = getattr(recipe.objective, "teacher", None)
+    if teacher is None or isinstance(teacher, str):
+        return None
+    return member_plan(teacher, recipe.members, token_id, "objective.teacher")
+
+
+def class_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ClassPrompts | None:
+    """The class prompts' tokens, None for objectives without them. They stand behind what begins every text."""
+    if not isinstance(recipe.objective, GenerativeDiscriminator):
+        return None
+    from motet.training.data.tokens import Tokens
+
+    tokens = Tokens(tokenizer)
+    return ClassPrompts(tuple(tuple(ids) for ids in tokens.encode(recipe.objective.prompts)), len(tokens.prefix))
+
+
+def class_problems(recipe: Recipe, datasets: Mapping[str, TokenDataset]) -> Iterator[str]:
+    """Class prompts that do not fit the classes of the data."""
+    objective = recipe.objective
+    if isinstance(objective, GenerativeDiscriminator) and "train" in datasets:
+        classes = datasets["train"].classes
+        if len(classes) != len(objective.prompts):
+            named = ", ".join(repr(label) for label in classes)
+            yield f"objective.prompts: {len(objective.prompts)} prompts for {len(classes)} classes ({named})"

@@ -1,0 +1,67 @@
+"""`through` of a recipe: the composition that the loss is taken on, checked before any model is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from motet.composers.errors import CompositionError
+from motet.composers.plan import Budget, Dynamic, Linear, Mixture, Plan, Stream
+from motet.composers.spec import build_plan, parse_composition
+from motet.training.batch import PromptForm
+from motet.training.policies.composed import prompt_form
+from motet.training.recipe import TRAINED
+
+TokenId = Callable[[str], int | None]
+
+
+def through_plan(through: Mapping[str, Any], members: Collection[str], token_id: TokenId) -> Plan:
+    """The plan of a composition over `members` and the trained model (`trained`).
+
+    Args:
+        token_id: the id of a text that is exactly one token, else None.
+
+    Raises:
+        CompositionError: all that is wrong, paths beginning with `through`.
+    """
+    plan = member_plan(through, [*members, TRAINED], token_id, "through")
+    if not any(stream.model == TRAINED and _counts(stream, plan) for stream in plan.streams):
+        raise CompositionError(
+            f"through: no stream is the trained model: name it {TRAINED!r}, with a weight that is not 0", "through"
+        )
+    if isinstance(plan.rule, Dynamic | Budget):
+        raise CompositionError(
+            f"through.strategy: {plan.strategy!r} solves for its weight at every token, and no gradient goes through "
+            "that; train through a strategy with fixed weights",
+            "through.strategy",
+        )
+    return plan
+
+
+def _counts(stream: Stream, plan: Plan) -> bool:
+    """Whether the score depends on the stream by more than its masks."""
+    return stream.weight != 0 or not isinstance(plan.rule, Linear | Mixture)
+
+
+def member_plan(composition: Mapping[str, Any], models: Collection[str], token_id: TokenId, path: str) -> Plan:
+    """The plan of a composition whose streams read the records' own prompts.
+
+    Raises:
+        CompositionError: unknown models, no base, prompts of the streams' own; paths begin with `path`.
+    """
+    try:
+        plan = build_plan(parse_composition(dict(composition)), None, known=models, token_id=token_id)
+    except CompositionError as error:
+        raise CompositionError(re.sub(r"(^|; )composition\b", rf"\1{path}", error.message), path) from None
+    for stream in plan.streams:
+        try:
+            prompt_form(stream.prompt)
+        except ValueError as error:
+            raise CompositionError(f"{path}: stream {stream.role!r} ({stream.model}): {error}", path) from None
+    return plan
+
+
+def views_of(plan: Plan) -> frozenset[PromptForm]:
+    """The prompt forms that a batch must have beside its own."""
+    return frozenset(form for stream in plan.streams if (form := prompt_form(stream.prompt)) is not None)

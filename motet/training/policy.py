@@ -1,0 +1,74 @@
+"""What an objective sees of the models: functions from a batch to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from motet.training.batch import Batch
+
+
+class Policy(Protocol):
+    """A distribution over next tokens: one model, or a composition of several."""
+
+    def __call__(self, batch: Batch, /) -> Tensor:
+        """Logits (N, V), at least float32, of the batch's targets; defined up to a constant per row."""
+        ...
+
+
+class HiddenPolicy(Policy, Protocol):
+    """A model whose last hidden states can be read too: what heads are trained on."""
+
+    def hidden(self, batch: Batch, /) -> tuple[Tensor, Tensor]:
+        """Last hidden states (N, H) after the final norm, and logits (N, V)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TopTokens:
+    """The most likely tokens of N distributions, and the mass of all others."""
+
+    ids: Tensor  # (N, k) int64
+    logprobs: Tensor  # (N, k)
+    rest: Tensor  # (N,) log of the other tokens' mass, −inf where k is the vocabulary
+
+
+class Teacher(Protocol):
+    """A distribution that is imitated, computed or stored."""
+
+    def __call__(self, batch: Batch, /) -> TopTokens: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPrompts:
+    """Token ids that stand for each class, set behind the first `at` tokens of a document (its BOS)."""
+
+    ids: tuple[tuple[int, ...], ...]
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What a loss is made of.
+
+    Attributes:
+        trained: with gradients.
+        reference: the same policy before training, without (objectives that need it).
+        members: frozen members by name (the assistant of a gate).
+        teacher: of a distillation.
+        head: trained beside the model (gate, temperature_head, gedi).
+        classes: the prompts of the classes (gedi).
+    """
+
+    trained: Policy
+    reference: Policy | None = None
+    members: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
+    teacher: Teacher | None = None
+    head: nn.Module | None = None
+    classes: ClassPrompts | None = None
+
+
+Reporter = Callable[[int, float], None]  # steps done, loss

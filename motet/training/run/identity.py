@@ -1,0 +1,54 @@
+"""Which recipe and data a run is of: what decides its weights, as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from motet.experts.fingerprints import weights_fingerprint
+from motet.training.data.dataset import TokenDataset
+from motet.training.recipe import Checkpoint, Recipe
+from motet.training.run.sources import locate
+
+# Fields that say where results go and what they are called, not what they are.
+INDIFFERENT = frozenset({"name", "output", "root", "checkpoints", "logging", "expert"})
+
+
+def decisive(recipe: Recipe) -> dict[str, Any]:
+    """The fields that decide the weights. Of models and data, what counts is their content."""
+    return recipe.model_dump(mode="json", exclude=set(INDIFFERENT))
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 in hex of the fields that decide the weights."""
+    return hashlib.sha256(json.dumps(decisive(recipe), sort_keys=True).encode()).hexdigest()
+
+
+def data_hash(datasets: Mapping[str, TokenDataset]) -> str:
+    """SHA-256 in hex over what training reads of each dataset: tokens, masks, weights, labels."""
+    prints = {name: dataset.fingerprint for name, dataset in datasets.items()}
+    return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()
+
+
+def models_hash(recipe: Recipe, root: Path) -> str:
+    """SHA-256 in hex over the fingerprints of the weights that the run starts from, and of the members'."""
+    sources = {"model": recipe.model, **recipe.members}
+    local = {name: Path(locate(s.path, root)) for name, s in sources.items() if isinstance(s, Checkpoint)}
+    prints = {name: weights_fingerprint(folder) for name, folder in local.items() if folder.is_dir()}
+    return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()
+
+
+def changes(before: object, after: object, name: str = "") -> list[str]:
+    """`dotted.name: old → new` for every leaf that differs."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [] if before == after else [f"{name}: {before} → {after}"]
+    left, right = cast("dict[str, object]", before), cast("dict[str, object]", after)
+    keys = dict.fromkeys([*left, *right])
+    return [line for key in keys for line in changes(left.get(key), right.get(key), _below(name, key))]
+
+
+def _below(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key

@@ -1,0 +1,214 @@
+"""Everything that a run needs but the models: checked as a whole before a weight is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from motet.composers.errors import CompositionError
+from motet.composers.plan import Plan
+from motet.composers.vocabulary import fingerprint
+from motet.training.batch import PromptForm
+from motet.training.data.dataset import TokenDataset, load_dataset
+from motet.training.data.errors import DataError
+from motet.training.data.reading import read_records
+from motet.training.data.sampling import BatchSource
+from motet.training.policies.requirements import class_problems, class_prompts, objective_problems, teacher_plan
+from motet.training.policies.through import TokenId, through_plan, views_of
+from motet.training.policy import ClassPrompts
+from motet.training.recipe import TRAINED, Checkpoint, Fresh, Half, Lora, Recipe
+from motet.training.run.errors import RunError, nearest
+from motet.training.run.identity import data_hash, models_hash, recipe_hash
+from motet.training.run.root import resolve_root
+from motet.training.run.sources import locate, source_problems
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A recipe whose fields, models' files and data are in order.
+
+    `plan` is that of `through`, `teaching` that of a composed teacher; `steps` the run's length.
+    """
+
+    recipe: Recipe
+    root: Path
+    tokenizer: PreTrainedTokenizerBase
+    datasets: Mapping[str, TokenDataset]
+    source: BatchSource
+    plan: Plan | None
+    teaching: Plan | None
+    classes: ClassPrompts | None
+    steps: int
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills rows up."""
+        return pad_id(self.tokenizer)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Hashes of what decides the weights."""
+        return {
+            "recipe": recipe_hash(self.recipe),
+            "data": data_hash(self.datasets),
+            "models": models_hash(self.recipe, self.root),
+        }
+
+
+def prepare(recipe: Recipe, recipe_folder: Path, root: Path | None = None) -> Preparation:
+    """Checks a recipe, its models' files and its data, and tokenises the data.
+
+    Args:
+        recipe: a valid one.
+        recipe_folder: where a relative `root` starts, and the root where there is none.
+        root: overrides the recipe's.
+
+    Raises:
+        RunError: all problems together.
+    """
+    problems = [*_field_problems(recipe), *objective_problems(recipe)]
+    root = _attempt(problems, lambda: root or resolve_root(recipe.root, recipe_folder))
+    if root is None:
+        raise RunError(problems)
+    problems += _model_problems(recipe, root)
+    tokenizer = _attempt(problems, lambda: _tokenizer(recipe, root)) if _has_tokenizer(recipe, root) else None
+    if tokenizer is None:
+        raise RunError(problems + _reading_problems(recipe, root))
+    plan = _attempt(problems, lambda: _plan(recipe, _token_id(tokenizer)))
+    teaching = _attempt(problems, lambda: teacher_plan(recipe, _token_id(tokenizer)))
+    views = frozenset[PromptForm]().union(*(views_of(each) for each in (plan, teaching) if each is not None))
+    datasets = _datasets(recipe, root, tokenizer, views, problems)
+    problems += class_problems(recipe, datasets)
+    source = None if problems else _attempt(problems, lambda: BatchSource(datasets, recipe, pad_id(tokenizer)))
+    if problems or source is None:
+        raise RunError(problems)
+    classes = class_prompts(recipe, tokenizer)
+    steps = num_steps(recipe, source.steps_per_epoch)
+    return Preparation(recipe, root, tokenizer, datasets, source, plan, teaching, classes, steps)
+
+
+def num_steps(recipe: Recipe, steps_per_epoch: int) -> int:
+    """The schedule's length; a part of an epoch is rounded up to whole steps."""
+    schedule = recipe.schedule
+    return schedule.steps or math.ceil(cast(float, schedule.epochs) * steps_per_epoch)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills rows up; it is masked whatever it is."""
+    known: Any = tokenizer
+    return next((token for token in (known.pad_token_id, known.eos_token_id) if token is not None), 0)
+
+
+def _attempt(problems: list[str], build: Callable[[], T]) -> T | None:
+    """What `build` makes, or None with its problems added."""
+    try:
+        return build()
+    except CompositionError as error:
+        problems.append(error.message)
+    except (DataError, RunError) as error:
+        problems += error.problems
+    return None
+
+
+def _field_problems(recipe: Recipe) -> Iterator[str]:
+    """What no single field can be blamed for alone."""
+    wanted = recipe.objective.datasets
+    for name in recipe.data.keys() - wanted.keys():
+        yield f"data.{name}: the objective {recipe.objective.type!r} reads no such dataset{nearest(name, wanted)}"
+    for name in wanted.keys() - recipe.data.keys() - recipe.objective.optional:
+        yield f"data.{name}: required by the objective {recipe.objective.type!r}"
+    if TRAINED in recipe.members:
+        yield f"members.{TRAINED}: the name belongs to the trained model"
+    yield from _tuning_problems(recipe)
+
+
+def _tuning_problems(recipe: Recipe) -> Iterator[str]:
+    tuning, steps = recipe.tuning, recipe.schedule.steps
+    if isinstance(tuning, Lora) and not tuning.merge:
+        if isinstance(recipe.model, Fresh):
+            yield "tuning.type: an adapter on random weights is of no use alone; set tuning.type=full"
+        elif recipe.model.layers is not None:
+            yield "tuning.merge: must be true where model.layers cuts the base: an adapter needs its base as it was"
+    if isinstance(tuning, Half) and steps is not None and tuning.rounds > steps:
+        yield f"tuning.rounds: {tuning.rounds} rounds do not fit into {steps} steps"
+
+
+def _model_problems(recipe: Recipe, root: Path) -> Iterator[str]:
+    model = recipe.model
+    if isinstance(model, Checkpoint):
+        yield from source_problems("model.path", model.path, root, revision=model.revision)
+    elif not Path(locate(model.tokenizer, root)).is_dir():
+        yield from source_problems("model.tokenizer", model.tokenizer, root)
+    for name, member in recipe.members.items():
+        yield from source_problems(f"members.{name}.path", member.path, root, revision=member.revision)
+
+
+def _has_tokenizer(recipe: Recipe, root: Path) -> bool:
+    """Whether it is worth trying: a missing folder was told already."""
+    path = recipe.model.path if isinstance(recipe.model, Checkpoint) else recipe.model.tokenizer
+    folder = Path(locate(path, root))
+    return (folder / "tokenizer_config.json").is_file() or not list(source_problems("", path, root))
+
+
+def _reading_problems(recipe: Recipe, root: Path) -> list[str]:
+    """What is wrong with the data as far as that can be told without a tokenizer."""
+    kinds = recipe.objective.datasets
+    known = [(name, spec) for name, spec in recipe.data.items() if name in kinds]
+    return [problem for name, spec in known for problem in read_records(name, spec, kinds[name], root)[1]]
+
+
+def _tokenizer(recipe: Recipe, root: Path) -> PreTrainedTokenizerBase:
+    """The trained model's; every member must have the same vocabulary."""
+    from motet.training.run.models import load_tokenizer
+
+    tokenizer = load_tokenizer(recipe.model, root)
+    own = fingerprint(cast(Any, tokenizer))
+    sound = {name: m for name, m in recipe.members.items() if not list(source_problems("", m.path, root))}
+    different = [
+        f"members.{name}: its vocabulary is not the trained model's"
+        for name, member in sound.items()
+        if fingerprint(cast(Any, load_tokenizer(member, root))) != own
+    ]
+    if different:
+        raise RunError(different)
+    return tokenizer
+
+
+def _token_id(tokenizer: PreTrainedTokenizerBase) -> TokenId:
+    def lookup(text: str) -> int | None:
+        ids: Any = cast(Any, tokenizer).encode(text, add_special_tokens=False)
+        return ids[0] if len(ids) == 1 else None
+
+    return lookup
+
+
+def _plan(recipe: Recipe, token_id: TokenId) -> Plan | None:
+    return None if recipe.through is None else through_plan(recipe.through, recipe.members, token_id)
+
+
+def _datasets(
+    recipe: Recipe, root: Path, tokenizer: PreTrainedTokenizerBase, views: frozenset[PromptForm], problems: list[str]
+) -> dict[str, TokenDataset]:
+    """Every dataset that is in order; the others' problems are added."""
+    loaded: dict[str, TokenDataset] = {}
+    for name, kind in recipe.objective.datasets.items():
+        if name not in recipe.data:
+            continue
+        spec = recipe.data[name]
+        try:
+            loaded[name] = load_dataset(
+                name, spec, kind, tokenizer=tokenizer, root=root, batching=recipe.batch, views=views
+            )
+        except DataError as error:
+            problems += error.problems
+    return loaded

@@ -1,0 +1,176 @@
+"""One run in memory: models, policies, optimisers and the loop over them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from motet.training.batch import StepData
+from motet.training.loop import Loop, Schedule
+from motet.training.objectives.distillation import Distillation
+from motet.training.objectives.objective import Loss
+from motet.training.policies.assemble import assemble, teacher_policy
+from motet.training.policies.head import initialise_head
+from motet.training.policies.teacher import LiveTeacher, TeacherError, load_or_store, teacher_key, whole_batches
+from motet.training.policy import Policies
+from motet.training.recipe import Checkpoint, Half, Recipe
+from motet.training.run.checkpoint import State
+from motet.training.run.errors import RunError
+from motet.training.run.models import load_model
+from motet.training.run.optimizers import make_optimizers
+from motet.training.run.preparation import Preparation, prepare
+from motet.training.run.result import relative_base
+from motet.training.run.tuning import Rounds, compute_dtype, trained_parameters
+from motet.training.run.tuning import prepare as prepare_tuning
+
+
+class Session:
+    """Loads what a recipe names and is ready to step. Writes nothing.
+
+    Equal (recipe, seed, data) give equal weights on one machine in float32 on a CPU. The global random generator of
+    torch is seeded, for dropout.
+
+    Attributes:
+        model: what is trained: a transformers model, or a PEFT model around one.
+        head: trained beside it, where the objective has one.
+        parameters: everything that is trained, by name.
+        loop: does the steps.
+        tokens: read so far, without padding.
+        models: all that were loaded, members too.
+
+    Args:
+        recipe: a valid one.
+        recipe_folder: where relative paths start unless the recipe has a `root`.
+        root: overrides the recipe's root.
+        output: overrides the recipe's output (an adapter names its base relative to it).
+        preparation: that of the recipe, where the caller has it.
+
+    Raises:
+        RunError: all problems of fields, data and models' files together; then of the weights.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        recipe_folder: Path | None = None,
+        *,
+        root: Path | None = None,
+        output: Path | None = None,
+        preparation: Preparation | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.preparation = preparation or prepare(recipe, recipe_folder or Path.cwd(), root)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = compute_dtype(recipe.precision, self.device)
+        self.tokens = 0
+        self.models: list[nn.Module] = []
+        self.model = self._trained_model(output or recipe.output)
+        self.models.append(self.model)
+        self.policies = self._policies()
+        self.head = self.policies.head
+        self.parameters = trained_parameters(self.model, self.head)
+        self.loop = self._loop()
+
+    @property
+    def state(self) -> State:
+        """What checkpoints hold."""
+        return State(self.parameters, self.loop.optimizers)
+
+    def data(self, step: int, micro: int = 0) -> StepData:
+        """The batches of a micro-batch, on the session's device."""
+        batches = self.preparation.source.at(step, micro)
+        self.tokens += sum(batch.num_tokens for batch in batches.values())
+        if self.device.type == "cpu":
+            return batches
+        return {name: batch.to(self.device) for name, batch in batches.items()}
+
+    def loss(self, step: int, micro: int = 0) -> Loss:
+        """The objective's loss of a micro-batch."""
+        return self.recipe.objective.loss(self.policies, self.data(step, micro))
+
+    def _trained_model(self, output: Path) -> nn.Module:
+        recipe, prepared = self.recipe, self.preparation
+        source = recipe.model
+        try:
+            model = load_model(
+                source, prepared.root, tokenizer=prepared.tokenizer, seed=recipe.seed, dtype=self._base_dtype()
+            )
+        except RunError as error:
+            raise RunError([f"model: {problem}" for problem in error.problems]) from error
+        base = relative_base(source, prepared.root, output) if isinstance(source, Checkpoint) else ""
+        torch.manual_seed(recipe.seed)
+        return prepare_tuning(model, recipe.tuning, base=base).to(self.device).train()
+
+    def _base_dtype(self) -> torch.dtype | None:
+        """Trained parameters are read as float32, the base of an adapter in its own type."""
+        return None if self.recipe.tuning.type == "lora" else torch.float32
+
+    def _policies(self) -> Policies:
+        recipe, prepared = self.recipe, self.preparation
+        members = {name: self._member(name, source) for name, source in recipe.members.items()}
+        self.models += members.values()
+        policies = assemble(
+            recipe,
+            self.model,
+            members,
+            dtype=self.dtype,
+            plan=prepared.plan,
+            eos_token_ids=self._ends,
+            classes=prepared.classes,
+        )
+        if policies.head is not None:
+            policies.head.to(self.device)
+        objective = recipe.objective
+        if not isinstance(objective, Distillation):
+            return policies
+        teacher = teacher_policy(recipe, policies.members, prepared.teaching, self._ends)
+        return replace(policies, teacher=LiveTeacher(teacher, objective.top_k))
+
+    def store_teacher(self, folder: Path) -> None:
+        """Computes a distillation's teacher once, or finds it in `folder`; other objectives have none.
+
+        Raises:
+            RunError: what is stored is damaged, or the folder cannot be written.
+        """
+        live, prepared = self.policies.teacher, self.preparation
+        if not isinstance(live, LiveTeacher):
+            return
+        batches = (batch.to(self.device) for batch in whole_batches(prepared.datasets["train"], prepared.pad_id))
+        key = teacher_key(**prepared.identity, precision=str(self.dtype))
+        try:
+            stored = load_or_store(live.policy, batches, folder, key, live.k)
+        except (TeacherError, OSError) as error:
+            raise RunError(f"the teacher's distributions: {error}") from error
+        self.policies = replace(self.policies, teacher=stored)
+
+    def initialise(self) -> None:
+        """What a fresh run does before its first step."""
+        initialise_head(self.recipe.objective, self.policies, self.data)
+        torch.manual_seed(self.recipe.seed)
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        end = cast("int | None", cast(Any, self.preparation.tokenizer).eos_token_id)
+        return () if end is None else (end,)
+
+    def _member(self, name: str, source: Checkpoint) -> PreTrainedModel:
+        prepared = self.preparation
+        try:
+            model = load_model(source, prepared.root, tokenizer=prepared.tokenizer)
+        except RunError as error:
+            raise RunError([f"members.{name}: {problem}" for problem in error.problems]) from error
+        return cast(Any, model).to(self.device)
+
+    def _loop(self) -> Loop:
+        recipe, steps = self.recipe, self.preparation.steps
+        schedule = Schedule(steps, recipe.schedule.warmup, recipe.schedule.decay, recipe.schedule.floor)
+        optimizers = make_optimizers(self.parameters, recipe.optimizer)
+        loop = Loop(optimizers, schedule, self.loss, recipe.batch.accumulate, recipe.optimizer.clip)
+        if isinstance(recipe.tuning, Half):
+            loop.enter = Rounds(self.parameters, recipe.tuning, recipe.seed, steps).enter
+        return loop

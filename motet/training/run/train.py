@@ -1,0 +1,205 @@
+"""A run from its recipe to its result: resumable, interruptible, exact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from motet.training.loop import Step, TrainingDivergedError, finite
+from motet.training.recipe import Lora, Recipe
+from motet.training.run.checkpoint import Checkpoints, Position
+from motet.training.run.errors import RunError
+from motet.training.run.folder import TEACHER, Existing, RunFolder
+from motet.training.run.metrics import Metrics, MetricsFile, Tensorboard
+from motet.training.run.preparation import Preparation, prepare
+from motet.training.run.result import make_bundle, write_result
+from motet.training.run.session import Session
+from motet.training.run.signals import Interrupts
+from motet.training.run.tuning import merged
+
+Progress = Callable[[Metrics], None]
+Tell = Callable[[str], None]
+
+
+class Interrupted(Exception):
+    """A signal ended the run after `step` steps; `checkpoint` is where it can go on."""
+
+    def __init__(self, step: int, checkpoint: Path) -> None:
+        super().__init__(f"interrupted after step {step}; the checkpoint is {checkpoint}")
+        self.step = step
+        self.checkpoint = checkpoint
+
+
+def train(
+    recipe: Recipe,
+    recipe_folder: Path | None = None,
+    *,
+    root: Path | None = None,
+    output: Path | None = None,
+    existing: Existing = "refuse",
+    progress: Progress = lambda metrics: None,
+    tell: Tell = lambda line: None,
+) -> Path:
+    """Trains what a recipe says and writes the result.
+
+    Killed at any moment and resumed, a run in float32 on a CPU ends in the same weights, bit by bit.
+
+    Args:
+        recipe: a valid one.
+        recipe_folder: where relative paths start unless the recipe has a `root`; by default the working directory.
+        root: overrides the recipe's root.
+        output: overrides the recipe's output.
+        existing: what to do with a run that the output folder already holds.
+        progress: is given every report.
+        tell: is given what the user should know: what is resumed, what was skipped.
+
+    Returns:
+        The folder of the result.
+
+    Raises:
+        RunError: the recipe, the data, the models or the output folder; a loss that is not finite; a full disk.
+        Interrupted: SIGINT or SIGTERM.
+    """
+    output = output or recipe.output
+    prepared = check(recipe, recipe_folder or Path.cwd(), root=root, output=output, existing=existing)
+    session = Session(recipe, root=root, output=output, preparation=prepared)
+    folder = RunFolder(output, recipe, prepared.identity)
+    folder.open(existing)
+    try:
+        _Run(session, folder, progress, tell).to_the_end(resume=existing == "resume")
+    finally:
+        folder.close()
+    return output
+
+
+def check(
+    recipe: Recipe, recipe_folder: Path, *, root: Path | None = None, output: Path, existing: Existing = "refuse"
+) -> Preparation:
+    """Everything that can be wrong before a model is loaded.
+
+    Raises:
+        RunError: all problems together.
+    """
+    prepared, problems = None, list[str]()
+    try:
+        prepared = prepare(recipe, recipe_folder, root)
+        make_bundle(recipe, output, prepared.root, prepared.tokenizer)
+    except RunError as error:
+        problems += error.problems
+    problems += RunFolder(output, recipe, prepared.identity if prepared else {}).problems(existing)
+    if problems or prepared is None:
+        raise RunError(problems)
+    return prepared
+
+
+class _Run:
+    """The loop with everything around it."""
+
+    def __init__(self, session: Session, folder: RunFolder, progress: Progress, tell: Tell) -> None:
+        self._session, self._folder, self._progress, self._tell = session, folder, progress, tell
+        recipe = session.recipe
+        self._checkpoints = Checkpoints(folder.path, recipe.checkpoints.keep, session.preparation.identity)
+        self._steps = session.preparation.steps
+        self._every = recipe.checkpoints.every
+
+    def to_the_end(self, *, resume: bool) -> None:
+        self._session.store_teacher(self._folder.path / TEACHER)
+        position = self._resumed() if resume else Position(0)
+        if position.step == 0:
+            self._session.initialise()
+        with ExitStack() as stack:
+            self._open_logs(stack, position)
+            interrupts = stack.enter_context(Interrupts())
+            self._loop(position, interrupts)
+        self._write()
+
+    def _resumed(self) -> Position:
+        """Reads the newest checkpoint that is whole; says which ones are not."""
+        for path in self._checkpoints.all():
+            problems = list(self._checkpoints.problems(path))
+            if not problems:
+                position = self._checkpoints.load(path, self._session.state)
+                self._tell(f"resuming after step {position.step} of {self._steps} ({path})")
+                return position
+            self._tell(f"skipped a checkpoint: {'; '.join(problems)}")
+        self._tell("no checkpoint to resume from: beginning at step 1")
+        return Position(0)
+
+    def _open_logs(self, stack: ExitStack, position: Position) -> None:
+        self._metrics = MetricsFile(self._folder.path, position.metrics_bytes)
+        stack.callback(self._metrics.close)
+        self._writers = [self._metrics.write, self._progress]
+        if self._session.recipe.logging.tensorboard:
+            board = Tensorboard(self._folder.path, position.step)
+            stack.callback(board.close)
+            self._writers.insert(1, board.write)
+
+    def _loop(self, position: Position, interrupts: Interrupts) -> None:
+        self._clock = _Clock(position.seconds)
+        try:
+            for step in self._session.loop.steps(position.step, self._reports):
+                if self._reports(step.done - 1):
+                    self._report(step)
+                if interrupts.received is not None and step.done < self._steps:
+                    raise Interrupted(step.done, self._checkpoint(step))
+                if self._every is not None and (step.done % self._every == 0 or step.done == self._steps):
+                    self._checkpoint(step)
+        except TrainingDivergedError as error:
+            raise RunError(f"training diverged: {error}; a lower learning rate or clipping may help") from error
+
+    def _reports(self, step: int) -> bool:
+        return (step + 1) % self._session.recipe.logging.every == 0 or step + 1 == self._steps
+
+    def _report(self, step: Step) -> None:
+        metrics = Metrics(
+            step=step.done,
+            steps=self._steps,
+            loss=finite(step.loss.item(), step.done),
+            parts={name: value.item() for name, value in step.parts.items()},
+            lr=step.rate,
+            tokens_per_second=self._clock.rate(self._session.tokens),
+            grad_norm=0.0 if step.norm is None else step.norm.item(),
+            seconds=self._clock.seconds,
+        )
+        for write in self._writers:
+            write(metrics)
+
+    def _checkpoint(self, step: Step) -> Path:
+        finite(step.loss.item(), step.done)
+        position = Position(step.done, self._metrics.sync(), self._clock.seconds)
+        return self._checkpoints.save(self._session.state, position)
+
+    def _write(self) -> None:
+        session, recipe, output = self._session, self._session.recipe, self._folder.path
+        prepared = session.preparation
+        adapter = isinstance(recipe.tuning, Lora) and not recipe.tuning.merge
+        model = session.model if adapter else merged(session.model)
+        bundle = make_bundle(recipe, output, prepared.root, prepared.tokenizer, prepared.identity["data"])
+        self._folder.finish(write_result(output, model, session.head, prepared.tokenizer, bundle))
+
+
+class _Clock:
+    """Training seconds over all resumptions, and tokens per second since the last question."""
+
+    def __init__(self, before: float) -> None:
+        self._start = self._last = time.monotonic()
+        self._before, self._tokens = before, 0
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def rate(self, tokens: int) -> float:
+        now = time.monotonic()
+        rate = (tokens - self._tokens) / max(now - self._last, 1e-9)
+        self._last, self._tokens = now, tokens
+        return rate
+
+
+def written_names(prepared: Preparation) -> Iterator[str]:
+    """Files that a run writes beside its result."""
+    yield from ("metrics.jsonl", "recipe.yaml", "run.json")
+    if prepared.recipe.logging.tensorboard:
+        yield "tensorboard/"

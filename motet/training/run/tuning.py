@@ -1,0 +1,102 @@
+"""Which parameters a run trains: all of them, a share in rounds, or low-rank adapters."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from motet.training.recipe import Full, Half, Lora
+from motet.training.run.errors import RunError
+
+
+def prepare(model: PreTrainedModel, tuning: Lora | Full | Half, *, base: str) -> nn.Module:
+    """The module to be trained: `model` itself, or a PEFT model around it. What is trained becomes float32.
+
+    Args:
+        model: as loaded; changed in place.
+        tuning: the recipe's.
+        base: what an adapter's configuration calls the model that it belongs to.
+
+    Raises:
+        RunError: adapter targets that the model does not have.
+    """
+    if isinstance(tuning, Lora):
+        return _with_adapter(model, tuning, base)
+    return model.requires_grad_(True).float()
+
+
+def _with_adapter(model: PreTrainedModel, tuning: Lora, base: str) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    cast(Any, model).name_or_path = base
+    config = LoraConfig(
+        r=tuning.r,
+        lora_alpha=cast(int, tuning.alpha),
+        lora_dropout=tuning.dropout,
+        use_rslora=tuning.rank_stabilized,
+        target_modules=tuning.targets if isinstance(tuning.targets, str) else list(tuning.targets),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about peft's own use of it
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise RunError(f"tuning.targets: {' '.join(str(error).split())}") from error
+
+
+def merged(model: nn.Module) -> PreTrainedModel:
+    """A PEFT model's base with the adapter added to its weights; other models as they are."""
+    merge = getattr(model, "merge_and_unload", None)
+    return cast(PreTrainedModel, model if merge is None else merge())
+
+
+def trained_parameters(model: nn.Module, head: nn.Module | None = None) -> dict[str, nn.Parameter]:
+    """What the optimiser moves, by name; a head's names begin with `head.`."""
+    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    extra = {} if head is None else {f"head.{name}": parameter for name, parameter in head.named_parameters()}
+    return {**found, **extra}
+
+
+class Rounds:
+    """Half fine-tuning (Hui et al., "HFT: Half Fine-Tuning for Large Language Models", 2024).
+
+    The run is divided into rounds of equal length. In each, a share of the parameter tensors, drawn anew from
+    (seed, round) alone, keeps its values: they get no gradient, which both optimisers skip.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], tuning: Half, seed: int, steps: int) -> None:
+        self._parameters, self._tuning, self._seed, self._steps = parameters, tuning, seed, steps
+        self._current = -1
+
+    def frozen(self, number: int) -> frozenset[str]:
+        """Names of the tensors that a round keeps."""
+        names = sorted(self._parameters)
+        draw = random.Random(f"{self._seed} {number}")
+        return frozenset(draw.sample(names, round(len(names) * self._tuning.frozen)))
+
+    def enter(self, step: int) -> None:
+        """Freezes what the round of a step (from 0) keeps and thaws the rest."""
+        number = step * self._tuning.rounds // self._steps
+        if number == self._current:
+            return
+        frozen = self.frozen(number)
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name not in frozen)
+        self._current = number
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type that a run computes in: auto is bfloat16 where the hardware multiplies it natively, else float32."""
+    from motet.training.llama import fast_dtype
+
+    if precision != "auto":
+        return cast(torch.dtype, getattr(torch, precision))
+    return torch.bfloat16 if device.type == "cuda" else fast_dtype()

@@ -1,0 +1,210 @@
+"""What of a record is read, what is learnt, and that all forms learn the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import processors
+from transformers import PreTrainedTokenizerBase
+
+from motet.training.batch import PromptForm
+from motet.training.data.errors import DataError, RowError
+from motet.training.data.records import Answer
+from motet.training.data.rendering import Renderer
+from motet.training.data.tokens import Tokens
+from tests.training.data.cases import MARKED, byte_level, demo, load, shown
+
+FORMS: tuple[PromptForm, ...] = ("chat", "plain", "none")
+ANSWERED = {"prompt": "Why?", "completion": "Because."}
+TALK = [
+    {"role": "user", "content": "Why?"},
+    {"role": "assistant", "content": "Because."},
+    {"role": "user", "content": "Oh."},
+    {"role": "assistant", "content": "Yes."},
+]
+
+
+def test_a_text_counts_whole_but_for_its_first_token(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    assert shown(tokenizer, load(tmp_path, [{"text": "Hello."}], tokenizer=tokenizer)) == "H[ello.<|end|>]"
+    world = demo()
+    assert shown(world, load(tmp_path, [{"text": "Bob works."}], tokenizer=world)) == "<|end|>[ Bob works.<|end|>]"
+
+
+def test_an_end_mark_in_the_text_is_not_doubled(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    assert shown(tokenizer, load(tmp_path, [{"text": "Hi<|end|>"}], tokenizer=tokenizer)) == "H[i<|end|>]"
+
+
+def test_prompts_are_masked_in_the_chat_form(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    dataset = load(tmp_path, [ANSWERED], tokenizer=tokenizer)
+    assert dataset.primary == "chat"
+    assert shown(tokenizer, dataset) == "<|user|>Why?<|end|>\n<|assistant|>[Because.<|end|>]"
+
+
+def test_the_demo_form_has_a_space_before_the_answer_and_no_end_of_its_own(tmp_path: Path) -> None:
+    world = demo()
+    dataset = load(tmp_path, [{"prompt": "Where?", "completion": "Bob works."}], tokenizer=world)
+    assert shown(world, dataset) == "<|end|> Visitor: Where? Guide:[ Bob works.<|end|>]"
+
+
+def test_plain_prompts_stand_as_they_are(tmp_path: Path) -> None:
+    for tokenizer in (byte_level(), byte_level(chat_template=None)):
+        dataset = load(tmp_path, [ANSWERED], tokenizer=tokenizer, template="plain")
+        assert shown(tokenizer, dataset) == "Why?[Because.<|end|>]"
+    without = byte_level(chat_template=None)
+    assert load(tmp_path, [ANSWERED], tokenizer=without).primary == "plain"
+
+
+def test_messages_in_plain_form_are_their_contents_line_by_line(tmp_path: Path) -> None:
+    tokenizer = byte_level(chat_template=None)
+    row = {"prompt": TALK[:3], "completion": TALK[3:]}
+    assert shown(tokenizer, load(tmp_path, [row], tokenizer=tokenizer)) == "Why?\nBecause.\nOh.[Yes.<|end|>]"
+
+
+def test_all_counts_prompts_too(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    dataset = load(tmp_path, [ANSWERED], tokenizer=tokenizer, loss="all")
+    assert shown(tokenizer, dataset) == "<|user|>[Why?<|end|>\n<|assistant|>Because.<|end|>]"
+
+
+@pytest.mark.parametrize("template", ["marked", "unmarked"])
+def test_every_turn_of_the_assistant_counts(tmp_path: Path, template: str) -> None:
+    tokenizer = byte_level(MARKED) if template == "marked" else byte_level()
+    dataset = load(tmp_path, [{"messages": TALK}], tokenizer=tokenizer)
+    text = shown(tokenizer, dataset).replace("\n", "")
+    assert text == ("<|user|>Why?<|end|><|assistant|>[Because.<|end|>]<|user|>Oh.<|end|><|assistant|>[Yes.<|end|>]")
+
+
+def test_messages_behind_the_last_answer_are_not_read(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    dataset = load(tmp_path, [{"messages": TALK[:3]}], tokenizer=tokenizer)
+    assert shown(tokenizer, dataset) == "<|user|>Why?<|end|>\n<|assistant|>[Because.<|end|>]"
+
+
+def test_prompts_of_messages_count_nothing(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    row = {"prompt": TALK[:3], "completion": TALK[3:]}
+    assert shown(tokenizer, load(tmp_path, [row], tokenizer=tokenizer)).count("[") == 1
+
+
+def test_views_have_other_prompts_and_the_same_targets(tmp_path: Path) -> None:
+    world = demo()
+    dataset = load(tmp_path, [{"prompt": "Where?", "completion": "Bob works."}], tokenizer=world, views=FORMS)
+    assert shown(world, dataset, form="plain") == "<|end|> Where?[ Bob works.<|end|>]"
+    assert shown(world, dataset, form="none") == "<|end|>[ Bob works.<|end|>]"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    prompts=st.lists(st.text(min_size=1), min_size=1, max_size=3),
+    completion=st.text(min_size=1).filter(lambda text: text.strip()),
+    max_length=st.one_of(st.none(), st.integers(30, 60)),
+)
+def test_forms_are_aligned_whatever_the_texts(prompts: list[str], completion: str, max_length: int | None) -> None:
+    for tokenizer, reasons in ((byte_level(), ("within",)), (demo(), ("within", "merge with"))):
+        renderer = Renderer(Tokens(tokenizer), "chat", FORMS, "completion", {}, max_length, True)
+        for forms in renderer.render([(Answer(prompt, completion), ()) for prompt in prompts]):
+            if isinstance(forms, RowError):
+                assert any(reason in str(forms) for reason in reasons), forms
+                continue
+            assert len({tuple(document.targets) for document in forms.values()}) == 1
+            assert max_length is None or max(map(len, forms.values())) <= max_length
+
+
+def test_long_documents_are_refused_or_cut(tmp_path: Path) -> None:
+    rows = [{"text": "x" * 9}, {"text": "y" * 30}]
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, rows, batch={"max_length": 10})
+    assert caught.value.problems == [
+        f"{tmp_path}/train.jsonl:2: 31 tokens, batch.max_length is 10; batch.truncate would cut"
+    ]
+    dataset = load(tmp_path, rows, batch={"max_length": 10, "truncate": True})
+    assert dataset.lengths.tolist() == [10, 10]
+    assert dataset.num_truncated == 1
+
+
+def test_a_prompt_that_fills_the_row_leaves_nothing_to_learn(tmp_path: Path) -> None:
+    row = {"prompt": "x" * 30, "completion": "y"}
+    with pytest.raises(DataError, match="no token counts within 10 tokens"):
+        load(tmp_path, [row], batch={"max_length": 10, "truncate": True})
+
+
+def test_both_sides_of_a_pair_name_themselves(tmp_path: Path) -> None:
+    row = {"prompt": "a", "chosen": "b", "rejected": "c" * 60}
+    with pytest.raises(DataError, match=r"train.jsonl:1: rejected: \d+ tokens, batch.max_length is 40"):
+        load(tmp_path, [row], "pairs", batch={"max_length": 40})
+
+
+REFUSING = "{{ raise_exception('roles must alternate') }}"
+REWRITING = "{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (REFUSING, "the chat template refuses the messages: roles must alternate"),
+        (REWRITING, "the chat template renders message 2 otherwise when more messages follow"),
+    ],
+)
+def test_templates_that_cannot_be_used_say_so_for_the_row(tmp_path: Path, template: str, said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, [ANSWERED], tokenizer=byte_level(template))
+    assert caught.value.problems[0].startswith(f"{tmp_path}/train.jsonl:1: {said}")
+
+
+def test_merging_tokens_are_refused(tmp_path: Path) -> None:
+    """A prompt without a boundary before its answer: `Bo` + `b` is another token than `Bob`."""
+    world = demo()
+    world.chat_template = "Bo{% if not add_generation_prompt %}{{ messages[-1].content }}{% endif %}"
+    with pytest.raises(DataError, match="merge with those around it"):
+        load(tmp_path, [{"prompt": "Who?", "completion": "b"}], tokenizer=world)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "said"),
+    [
+        ([{"text": "x"}], {"template": "chat"}, "data.train.template: chat needs messages"),
+        ([{"text": "x"}], {"loss": "completion"}, "data.train.loss: completion needs prompts"),
+        ([ANSWERED], {"loss": "all", "views": ("plain",)}, "data.train.loss: all does not go with"),
+        ([ANSWERED], {"views": ("plain",), "batch": {"packing": "wrap"}}, "batch.packing: wrap cuts documents"),
+        ([ANSWERED], {"batch": {"max_length": 1}}, "batch.max_length: 1 leaves nothing to predict"),
+        ([{"messages": TALK}], {"views": ("plain",)}, "the form 'plain' needs one answer"),
+    ],
+)
+def test_settings_that_do_not_go_together(
+    tmp_path: Path, rows: list[dict[str, Any]], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, rows, **options)
+    assert len(caught.value.problems) == 1
+    assert said in caught.value.problems[0]
+
+
+def test_a_chat_form_needs_a_template(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no chat template; allowed: plain"):
+        load(tmp_path, [ANSWERED], tokenizer=byte_level(None), template="chat")
+    with pytest.raises(DataError, match="need a chat template; allowed: one answer"):
+        load(tmp_path, [{"messages": TALK}], tokenizer=byte_level(None))
+
+
+def test_beginnings_and_ends_that_a_tokenizer_sets_itself_are_told_apart(tmp_path: Path) -> None:
+    """A tokenizer that ends every text by itself must not end prompts."""
+    tokenizer: PreTrainedTokenizerBase = byte_level(None)
+    backend: Any = tokenizer.backend_tokenizer
+    specials = [(text, backend.token_to_id(text)) for text in ("<|system|>", "<|end|>")]
+    backend.post_processor = processors.TemplateProcessing(single="<|system|> $A <|end|>", special_tokens=specials)
+    assert shown(tokenizer, load(tmp_path, [ANSWERED], tokenizer=tokenizer)) == "<|system|>Why?[Because.<|end|>]"
+
+
+def test_a_tokenizer_file_that_truncates_does_not_cut_documents(tmp_path: Path) -> None:
+    tokenizer = byte_level(None)
+    backend: Any = tokenizer.backend_tokenizer
+    backend.enable_truncation(4)
+    assert load(tmp_path, [{"text": "x" * 30}], tokenizer=tokenizer).lengths.tolist() == [31]
+    assert backend.truncation is not None, "the caller's tokenizer is left as it was"

@@ -1,0 +1,237 @@
+"""The composed policy computes the composition's formula, and trains one stream of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from motet.composers.errors import CompositionError
+from motet.composers.plan import Discriminator, Mixture, Plan, Prompt, Relu, Rules, Stream, TokenSet
+from motet.training.batch import Batch
+from motet.training.policies.composed import MASKED, ComposedPolicy
+from motet.training.policies.through import member_plan, through_plan, views_of
+from tests.training.batches import Document, make_batch
+
+VOCAB = 7
+BATCH = make_batch([[Document([1, 2, 3, 4], 2)], [Document([4, 5, 6], 1), Document([1, 5], 1)]])
+N = len(BATCH.targets)
+
+
+@dataclass
+class Table:
+    """The same logits (N, V) whatever the batch says."""
+
+    logits: Tensor
+    calls: int = 0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        self.calls += 1
+        assert len(batch.targets) == len(self.logits)
+        return self.logits.clone()
+
+
+def table(seed: int, scale: float = 1.0) -> Table:
+    generator = torch.Generator().manual_seed(seed)
+    return Table(scale * torch.randn(N, VOCAB, dtype=torch.float64, generator=generator))
+
+
+def policies() -> dict[str, Table]:
+    tables = {"large": table(0), "small": table(1), "trained": table(2)}
+    for one in tables.values():
+        one.logits.requires_grad_()
+    return tables
+
+
+def proxy(alpha: float = 1.0, **changes: Any) -> Plan:
+    streams = (Stream("base", "large"), Stream("expert", "trained", alpha), Stream("antiexpert", "small", -alpha))
+    return replace(Plan(streams), **changes)
+
+
+@given(st.floats(-3, 3))
+@settings(deadline=None, max_examples=25)
+def test_a_linear_plan_is_the_weighted_sum(alpha: float) -> None:
+    tables = policies()
+    base, expert, anti = (tables[name].logits.log_softmax(-1) for name in ("large", "trained", "small"))
+    expected = (base + alpha * (expert - anti)).log_softmax(-1)
+    torch.testing.assert_close(ComposedPolicy(proxy(alpha), tables)(BATCH), expected)
+
+
+def test_gradients_are_exact_and_reach_the_trained_stream_alone() -> None:
+    tables = policies()
+    trained = tables["trained"].logits
+
+    def composed(logits: Tensor) -> Tensor:
+        return ComposedPolicy(proxy(1.5), {**tables, "trained": Table(logits)})(BATCH)
+
+    assert torch.autograd.gradcheck(composed, (trained,))
+    composed(trained).logsumexp(-1).sum().backward()
+    composed(trained)[:, 0].sum().backward()
+    assert trained.grad is not None
+    assert trained.grad.abs().max() > 0
+    assert tables["large"].logits.grad is None
+    assert tables["small"].logits.grad is None
+
+
+def test_a_stream_of_weight_zero_gets_no_gradient() -> None:
+    tables = policies()
+    nll = torch.nn.functional.cross_entropy(ComposedPolicy(proxy(0.0), tables)(BATCH), BATCH.targets)
+    (gradient,) = torch.autograd.grad(nll, tables["trained"].logits)
+    assert not gradient.any()
+
+
+def test_without_gradients_nothing_is_recorded() -> None:
+    with torch.no_grad():
+        assert not ComposedPolicy(proxy(), policies())(BATCH).requires_grad
+
+
+def test_targets_outside_of_the_mask_have_a_constant_and_are_counted() -> None:
+    tables = policies()
+    peaked = torch.zeros(N, VOCAB, dtype=torch.float64)
+    peaked[:, 2] = 5.0
+    tables["large"] = Table(peaked)
+    policy = ComposedPolicy(proxy(masks=(TokenSet(0, "ratio", 0.5),)), tables)
+    logprobs = policy(BATCH)
+    inside = torch.arange(VOCAB) == 2
+    assert bool((logprobs[:, ~inside] == MASKED).all())
+    torch.testing.assert_close(logprobs[:, inside], torch.zeros(N, 1, dtype=torch.float64))
+    assert policy.masked_share.item() == pytest.approx((BATCH.targets != 2).double().mean().item())
+    nll = torch.nn.functional.cross_entropy(logprobs, BATCH.targets, reduction="none")
+    (gradient,) = torch.autograd.grad(nll.sum(), tables["trained"].logits)
+    assert gradient.abs().max() < 1e-12
+    assert bool(nll.isfinite().all())
+
+
+def test_the_mask_is_a_constant_of_the_gradient() -> None:
+    tables = policies()
+
+    def composed(logits: Tensor) -> Tensor:
+        plan = proxy(masks=(TokenSet(1, "ratio", 0.3),))  # of the trained stream itself
+        return ComposedPolicy(plan, {**tables, "trained": Table(logits)})(BATCH)
+
+    masked = composed(tables["trained"].logits) == MASKED
+    assert 0 < masked.sum() < masked.numel()
+    assert torch.autograd.gradcheck(composed, (tables["trained"].logits,))
+
+
+def test_rules_that_are_no_sums() -> None:
+    tables = policies()
+    base, trained, small = (tables[name].logits.log_softmax(-1) for name in ("large", "trained", "small"))
+    streams = (Stream("base", "large", 0.3), Stream("other", "trained", 0.7))
+    relu = ComposedPolicy(Plan(streams, rule=Relu(2.0)), tables)
+    torch.testing.assert_close(relu(BATCH), (base - 2 * (trained - base).relu()).log_softmax(-1))
+    mixture = ComposedPolicy(Plan(streams, rule=Mixture()), tables)
+    torch.testing.assert_close(mixture(BATCH), (0.3 * base.exp() + 0.7 * trained.exp()).log())
+    s = torch.empty_like(base)
+    for n in range(N):
+        past = [m for m in range(n) if BATCH.owners[m] == BATCH.owners[n]]
+        so_far = sum(trained[m, BATCH.targets[m]] - small[m, BATCH.targets[m]] for m in past)
+        s[n] = (so_far + trained[n] - small[n]) / (len(past) + 1)
+    classes = (Stream("base", "large"), Stream("wanted", "trained", 0.0), Stream("unwanted", "small", 0.0))
+    discriminator = ComposedPolicy(Plan(classes, rule=Discriminator(3.0, mass=1.0)), tables)
+    torch.testing.assert_close(discriminator(BATCH), (base + 3 * s.sigmoid().log()).log_softmax(-1))
+
+
+@pytest.mark.parametrize("rule", [Relu(2.0), Mixture(), Discriminator(3.0, mass=1.0), Discriminator(3.0)])
+def test_gradients_of_rules_that_are_no_sums(rule: Any) -> None:
+    tables = policies()
+    streams = (Stream("base", "large", 0.3), Stream("a", "trained", 0.7), Stream("b", "small", 0.5))
+    plan = Plan(streams, rule=rule)
+
+    def composed(logits: Tensor) -> Tensor:
+        return ComposedPolicy(plan, {**tables, "trained": Table(logits)})(BATCH)
+
+    assert torch.autograd.gradcheck(composed, (tables["trained"].logits,))
+
+
+def test_a_rule_vector_reads_the_answer_so_far() -> None:
+    tables = policies()
+    rules = Rules(eos_ramp_tokens=2, eos_ramp_weight=4.0, repetition=1.5, offsets=((3, 0.5),))
+    plan = Plan((Stream("base", "trained"),), rules=rules)
+    expected = tables["trained"].logits.log_softmax(-1).clone()
+    expected[:, 3] += 0.5
+    for n in range(N):
+        past = [int(BATCH.targets[m]) for m in range(n) if BATCH.owners[m] == BATCH.owners[n]]
+        expected[n, 0] += 4.0 * min(1.0, len(past) / 2)
+        for token in set(past):
+            expected[n, token] -= 1.5
+    actual = ComposedPolicy(plan, tables, eos_token_ids=(0,))(BATCH)
+    torch.testing.assert_close(actual, expected.log_softmax(-1))
+
+
+def test_streams_read_their_view_and_equal_ones_are_computed_once() -> None:
+    chat, tables = make_batch([[Document([9, *range(N + 1)], 2)]]), policies()
+    seen: list[Batch] = []
+
+    def spy(batch: Batch) -> Tensor:
+        seen.append(batch)
+        return tables["trained"](batch)
+
+    batch = replace(BATCH, views={"chat": chat})
+    streams = (
+        Stream("base", "large"),
+        Stream("expert", "trained", 1.0, Prompt(template="chat")),
+        Stream("anti", "large", -1.0),
+    )
+    ComposedPolicy(Plan(streams), {**tables, "trained": spy})(batch)
+    assert seen == [chat]
+    assert tables["large"].calls == 1
+    with pytest.raises(KeyError):
+        ComposedPolicy(Plan(streams), tables)(BATCH)
+
+
+def test_streams_of_unlike_widths_compose_over_the_shared_one() -> None:
+    tables = policies()
+    wider = torch.cat((tables["large"].logits, torch.full((N, 2), 50.0, dtype=torch.float64)), -1)
+    composed = ComposedPolicy(proxy(), {**tables, "large": Table(wider)})(BATCH)
+    torch.testing.assert_close(composed, ComposedPolicy(proxy(), tables)(BATCH))
+
+
+def no_token(text: str) -> None:
+    """No text is exactly one token."""
+
+
+THROUGH = {"strategy": "proxy_tuning", "base": "large", "expert": "trained", "antiexpert": "small"}
+
+
+def plan_of(**changes: Any) -> Plan:
+    return through_plan({**THROUGH, **changes}, ["large", "small"], no_token)
+
+
+def test_the_plan_of_a_recipe() -> None:
+    plan = plan_of(expert={"model": "trained", "template": "chat"}, antiexpert={"model": "small", "prompt": ""})
+    assert [stream.model for stream in plan.streams] == ["large", "trained", "small"]
+    assert views_of(plan) == {"chat", "none"}
+    assert not views_of(plan_of())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"antiexpert": "smal"}, r"through\.antiexpert: unknown model 'smal'; did you mean 'small'"),
+        ({"alpha": 0.0}, r"no stream is the trained model"),
+        ({"expert": "small"}, r"no stream is the trained model"),
+        ({"base": None}, r"through\.base: required"),
+        ({"expert": {"model": "trained", "prompt": "Hello"}}, r"stream 'expert' \(trained\): .*own prompts"),
+        ({"expert": {"model": "trained", "last_tokens": 1}}, r"stream 'expert' \(trained\): .*own prompts"),
+        ({"strategy": "dynamic", "alpha_max": 1.0}, r"'dynamic' solves for its weight"),
+        ({"strategy": "proxy_tune"}, r"through\.strategy: unknown strategy 'proxy_tune'; did you mean 'proxy_tuning'"),
+        ({"strenght": 1.0}, r"through\.strenght: unknown field"),
+    ],
+)
+def test_what_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CompositionError, match=message):
+        plan_of(**changes)
+
+
+def test_a_composed_teacher_names_no_trained_model() -> None:
+    composition = {**THROUGH, "expert": "chat"}
+    plan = member_plan(composition, ["large", "small", "chat"], no_token, "objective.teacher")
+    assert [stream.model for stream in plan.streams] == ["large", "chat", "small"]
+    with pytest.raises(CompositionError, match=r"objective\.teacher\.expert: unknown model 'trained'"):
+        member_plan(THROUGH, ["large", "small"], no_token, "objective.teacher")
