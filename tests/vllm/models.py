@@ -42,6 +42,10 @@ SHAPE: dict[str, Any] = {
 }
 
 
+def shape(**other: Any) -> dict[str, Any]:
+    return {**SHAPE, **other}
+
+
 def llama() -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**SHAPE))
 
@@ -55,18 +59,17 @@ def narrow() -> PreTrainedModel:
 
 def qwen() -> PreTrainedModel:
     """Rows of the output embedding beyond the shared vocabulary."""
-    padded: dict[str, Any] = SHAPE | {"vocab_size": VOCAB + 32}
-    return Qwen2ForCausalLM(Qwen2Config(**padded))
+    return Qwen2ForCausalLM(Qwen2Config(**shape(vocab_size=VOCAB + 32)))
 
 
 def mistral() -> PreTrainedModel:
     """A sliding window shorter than the tests' prompts."""
-    return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=24, head_dim=32))
+    return MistralForCausalLM(MistralConfig(**shape(sliding_window=24, head_dim=32)))
 
 
 def gemma() -> PreTrainedModel:
     """Soft caps, and layers with and without a window."""
-    return Gemma2ForCausalLM(Gemma2Config(**SHAPE, sliding_window=24, head_dim=32))
+    return Gemma2ForCausalLM(Gemma2Config(**shape(sliding_window=24, head_dim=32)))
 
 
 def gpt2() -> PreTrainedModel:
