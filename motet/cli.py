@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check or show the effective configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+vllm_app = typer.Typer(help="The scale-out engine.", no_args_is_help=True)
+app.add_typer(vllm_app, name="vllm")
 app.add_typer(experts_app, name="experts")
 app.command()(audit)
 app.add_typer(evaluation.app, name="eval")
@@ -110,6 +112,23 @@ def models(file: File, seed: Seed = 0, cache: Cache = None) -> None:
     from motet.server.listing import print_models
 
     print_models(_load(_operator_file(file, seed, cache), {}))
+
+
+@vllm_app.command()
+def export(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    seed: Seed = 0,
+    cache: Cache = None,
+) -> None:
+    """Write FILE's models as one composite that vLLM's own server serves; prints the command."""
+    from motet.server.operator_file import ConfigError
+    from motet.server.vllm_export import export as write
+
+    try:
+        typer.echo(write(_load(_operator_file(file, seed, cache), {}), out))
+    except ConfigError as error:
+        _refuse(error.problems)
 
 
 @config_app.command()

@@ -80,14 +80,8 @@ def start(
     register()
     given = dict(engine_args or {})
     check_engine_args(given)
-    length = min(info.max_model_len for info in infos.values())
-    data = composite_data(
-        {name: {"path": source.path, "revision": source.revision} for name, source in models.items()},
-        vocab_size=min(info.vocab_size for info in infos.values()),
-        max_model_len=length,
-        ends=sorted({token for info in infos.values() for token in info.eos_token_ids}),
-        dtype=next(iter(infos.values())).dtype,
-    )
+    data = composite(models, infos)
+    length = data["max_position_embeddings"]
     folder = cached_composite(data, cache.expanduser())
     # its second runner takes no logits processors: this engine's carrier is one
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
@@ -112,6 +106,17 @@ def start(
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
     linked = own["scheduler_cls"] == (own | given)["scheduler_cls"]
     return VllmEngine(llm, infos, _capacity(llm, infos, models, length), tally, linked=linked)
+
+
+def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) -> dict[str, Any]:
+    """The composite's configuration."""
+    return composite_data(
+        {name: {"path": source.path, "revision": source.revision} for name, source in models.items()},
+        vocab_size=min(info.vocab_size for info in infos.values()),
+        max_model_len=min(info.max_model_len for info in infos.values()),
+        ends=sorted({token for info in infos.values() for token in info.eos_token_ids}),
+        dtype=next(iter(infos.values())).dtype,
+    )
 
 
 def check_engine_args(given: Mapping[str, Any]) -> None:
