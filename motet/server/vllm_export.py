@@ -24,6 +24,7 @@ def export(configuration: Configuration, out: Path) -> str:
     write_composite(out, composite(checkpoints(configuration, lambda _: None), infos))
     next(iter(tokenizers.values())).hf.save_pretrained(str(out))
     return (
-        f"VLLM_USE_V2_MODEL_RUNNER=0 vllm serve {out} --logits-processors {CARRIER} "
+        f"VLLM_USE_V2_MODEL_RUNNER=0 python -m vllm.entrypoints.openai.api_server --model {out} "
+        f"--logits-processors {CARRIER} --dtype {next(iter(infos.values())).dtype} "
         "--no-async-scheduling --disable-hybrid-kv-cache-manager"
     )
