@@ -83,7 +83,7 @@ def start(
     data = composite(models, infos)
     length = data["max_position_embeddings"]
     folder = cached_composite(data, cache.expanduser())
-    # its second runner takes no logits processors: this engine's carrier is one
+    # vLLM's second model runner takes no logits processors, and the carrier is one
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(kv_cache_gib))))
     own: dict[str, Any] = {

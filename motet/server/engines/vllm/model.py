@@ -66,13 +66,11 @@ class MotetCompositeForCausalLM(nn.Module):
         positions: Tensor,
         intermediate_tensors: Any = None,
         inputs_embeds: Tensor | None = None,
-        motet_rows: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """(n, Σ widths + columns) of n tokens. `motet_rows` (n,) is given by runners that know it."""
+        """(n, Σ widths + columns) of n tokens."""
         hidden = [member(input_ids, positions, None, None) for member in self.members.values()]
-        rows = _rows_of_tokens(positions) if motet_rows is None else motet_rows
-        places = torch.stack([rows.to(torch.int32), positions.to(torch.int32)], -1)
+        places = torch.stack([_rows_of_tokens(positions).to(torch.int32), positions.to(torch.int32)], -1)
         return torch.cat([*hidden, places.view(self._dtype)], -1)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:

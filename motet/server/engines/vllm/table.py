@@ -1,8 +1,8 @@
 """Which request sits in which row of the running batch, as the composite model needs to know it.
 
-The carriers (`carrier` for vLLM's V1 runner, `state` for its second one) fill the table before each forward; the
-forward writes (row, position) beside each hidden state; `compute_logits` looks both up here. A position's
-distribution then depends on nothing but its row's tokens: sampling, prompt log-probs and verification are alike.
+The carrier fills the table before each forward; the forward writes (row, position) beside each hidden state;
+`compute_logits` looks both up here. A position's distribution then depends on nothing but its row's tokens: sampling
+and prompt log-probs are alike.
 """
 
 from __future__ import annotations
