@@ -11,6 +11,7 @@ import typer
 from motet.audit.cli import audit
 from motet.evaluation import cli as evaluation
 from motet.experts_cli import app as experts_app
+from motet.training.data import cli as data
 from motet.training.run import cli as training
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app.add_typer(config_app, name="config")
 vllm_app = typer.Typer(help="The scale-out engine.", no_args_is_help=True)
 app.add_typer(vllm_app, name="vllm")
 app.add_typer(experts_app, name="experts")
+app.add_typer(data.app, name="data")
 app.command()(audit)
 app.add_typer(evaluation.app, name="eval")
 app.command()(training.train)

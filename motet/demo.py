@@ -26,7 +26,7 @@ from rich.console import Console
 from motet import __version__
 from motet.training.demo.client import OpenAIClient, connect
 from motet.training.demo.family import build_family
-from motet.training.demo.recipe import DEFAULT, Recipe
+from motet.training.demo.recipe import DEFAULT, FamilyRecipe
 from motet.training.demo.report import print_report
 from motet.training.demo.scoreboard import Scoreboard, measure
 from motet.training.progress import for_console
@@ -45,7 +45,7 @@ def run_demo(
     cache: Path | None = None,
     json_file: Path | None = None,
     *,
-    recipe: Recipe = DEFAULT,
+    recipe: FamilyRecipe = DEFAULT,
     limit: int = 200,
     console: Console | None = None,
 ) -> Scoreboard:
@@ -143,7 +143,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def _write_result(path: Path, board: Scoreboard, recipe: Recipe, seconds: dict[str, float]) -> None:
+def _write_result(path: Path, board: Scoreboard, recipe: FamilyRecipe, seconds: dict[str, float]) -> None:
     result: dict[str, Any] = {
         "scoreboard": asdict(board),
         "recipe": recipe.digest,

@@ -45,22 +45,39 @@ class Pair:
 
 
 def find_partner(expert: Path) -> Path:
-    """The untuned partner that an expert's bundle names, relative to the bundle, its folder or the working folder.
+    """What an expert was before: the partner that its bundle names, relative to the bundle, its folder or the working
+    folder; an adapter's base where that has the partner's weights, or where the bundle names no partner.
 
     Raises:
-        AuditError: there is no bundle, it names no partner, or that is not on this machine.
+        AuditError: the bundle cannot be read, there is nothing to go by, or it is not on this machine.
     """
     try:
         bundle = read_bundle(expert)
     except BundleError as error:
         raise AuditError(error.problems) from error
-    if bundle is None or bundle.partner is None:
-        raise AuditError([f"{expert} does not say what it was before its training: name it with --partner"])
-    places = [place / bundle.partner.path for place in (expert, expert.parent, Path.cwd())]
-    found = next((place for place in places if place.is_dir()), None)
-    if found is None:
-        raise AuditError([f"the partner {bundle.partner.path!r} of {expert} was not found: name it with --partner"])
-    return found
+    partner = bundle.partner if bundle is not None else None
+    if partner is not None:
+        places = [place / partner.path for place in (expert, expert.parent, Path.cwd())]
+        found = next((place for place in places if place.is_dir()), None)
+        if found is not None:
+            return found
+    base = _adapter_base(expert)
+    if base is not None and (partner is None or partner.weights == weights_fingerprint(base)):
+        return base
+    known = "it does not say so" if partner is None else f"{partner.path!r} was not found"
+    raise AuditError([f"what {expert} was before its training is not known: {known}. Name it with --partner"])
+
+
+def _adapter_base(expert: Path) -> Path | None:
+    try:
+        base = _source(expert).base
+    except (OSError, ValueError):
+        return None
+    return Path(base) if base is not None and Path(base).is_dir() else None
+
+
+def _source(path: Path) -> Source:
+    return find_source(ModelConfig(path=str(path.resolve())), path.resolve().parent)
 
 
 def load_pair(expert: Path, partner: Path, device: str = "auto") -> Pair:
@@ -89,7 +106,7 @@ def load_pair(expert: Path, partner: Path, device: str = "auto") -> Pair:
 def _load(path: Path, device: str) -> tuple[PreTrainedModel, Tokenizer]:
     if not path.is_dir():
         raise OSError("it is no folder")
-    source = find_source(ModelConfig(path=str(path.resolve())), path.resolve().parent)
+    source = _source(path)
     dtype = "float32" if device == "cpu" else "auto"
     model = AutoModelForCausalLM.from_pretrained(source.checkpoint, revision=source.checkpoint_revision, dtype=dtype)
     model = cast(PreTrainedModel, model)

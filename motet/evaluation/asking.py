@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -16,8 +16,6 @@ from motet.evaluation.subject import Subject
 
 T = TypeVar("T")
 Messages = Sequence[tuple[str, str]]  # (role, content)
-
-LOWEST = -9999.0  # what the server writes for −inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +57,20 @@ class Api:
     def __post_init__(self) -> None:
         self._places = asyncio.Semaphore(self.concurrency)
 
-    async def together(self, calls: Sequence[Awaitable[T]]) -> list[T]:
-        """All results in order."""
+    async def together(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        """All results in order; the first failure ends the others."""
         self.expect(len(calls))
-        return list(await asyncio.gather(*map(self._one, calls)))
+        tasks = [asyncio.create_task(self._one(call)) for call in calls]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for call in calls:
+                call.close()  # one that never began would be missed
 
-    async def _one(self, call: Awaitable[T]) -> T:
+    async def _one(self, call: Coroutine[Any, Any, T]) -> T:
         async with self._places:
             result = await call
         self.done()
@@ -99,11 +105,10 @@ class Api:
         return Reply(choice.text.strip(), choice.finish_reason == "stop")
 
     async def score(
-        self, subject: Subject, prompt: str | Messages, continuations: Sequence[str]
+        self, subject: Subject, messages: Messages, continuations: Sequence[str]
     ) -> list[tuple[float, ...]]:
         """`POST /v1/score`: log-probabilities of the tokens of each continuation, in nats."""
-        asked = {"prompt": prompt} if isinstance(prompt, str) else {"messages": _as_dicts(prompt)}
-        body = {**subject.target, **asked, "continuations": list(continuations)}
+        body = {**subject.target, "messages": _as_dicts(messages), "continuations": list(continuations)}
         scores = await self.sdk.post("/score", body=body, cast_to=Scores)
         return [tuple(entry.token_logprobs) for entry in scores.data]
 

@@ -24,7 +24,6 @@ from motet.evaluation.settings import RecipeError
 from motet.evaluation.subject import Pair
 
 DEMO = re.compile(r"demo(:\d+)?")
-DEMO_DATA = "data"  # in the family's folder
 
 
 class Progress:
@@ -80,7 +79,7 @@ def evaluate(
 async def _evaluate(recipe: Recipe, folder: Path, progress: Progress, cache: Path | None, api_key: str) -> Results:
     started = time.monotonic()
     root = find_root(recipe, folder, progress, cache)
-    data = find_data(root, recipe.output)
+    data = find_data(root)
     check_files(recipe, data)
     async with _opened(recipe, root, progress, api_key) as sdk:
         api = Api(sdk, recipe.concurrency, progress.expect, progress.done)
@@ -123,19 +122,11 @@ def find_root(recipe: Recipe, folder: Path, progress: Progress, cache: Path | No
     return build_family(int(recipe.root.partition(":")[2] or 0), cache)
 
 
-def find_data(root: Path, output: Path) -> Path:
-    """Where the data files lie: a demo family's own folder of data, or one that is written from its world, else
-    `root`."""
-    if not (root / "family.json").is_file():
-        return root
-    if (root / DEMO_DATA / "unknown.jsonl").is_file():
-        return root / DEMO_DATA
-    from motet.training.demo.tofu import read_world, write_muse, write_tofu
+def find_data(root: Path) -> Path:
+    """Where the data files lie: a demo family's own folder of them, else `root`."""
+    from motet.training.demo.tofu import EVALUATION_DATA
 
-    world, seed = read_world(root)
-    write_tofu(world, seed, output / DEMO_DATA)
-    write_muse(world, seed, output / DEMO_DATA / "muse")
-    return output / DEMO_DATA
+    return root / EVALUATION_DATA if (root / "family.json").is_file() else root
 
 
 def check_files(recipe: Recipe, data: Path) -> None:

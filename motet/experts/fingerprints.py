@@ -72,13 +72,16 @@ def _tensors(file: Path) -> Iterator[tuple[str, bytes]]:
             raise ValueError(f"{file} is no safetensors file")
         try:
             header = json.loads(stream.read(length))
-        except ValueError as error:
+            entries = [
+                (name, f"{entry['dtype']} {entry['shape']}", *entry["data_offsets"])
+                for name, entry in header.items()
+                if name != "__metadata__"
+            ]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{file} is no safetensors file: {error}") from error
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin, end = entry["data_offsets"]
-                shape = f"{entry['dtype']} {entry['shape']}".encode()
-                yield name, hashlib.sha256(shape + _ends(stream, 8 + length + begin, 8 + length + end)).digest()
+        for name, shape, begin, end in entries:
+            values = _ends(stream, 8 + length + begin, 8 + length + end)
+            yield name, hashlib.sha256(shape.encode() + values).digest()
 
 
 def _ends(stream: BinaryIO, begin: int, end: int) -> bytes:

@@ -27,6 +27,7 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
+        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated")  # peft's own matter
         adapted = cast(Any, PeftModel.from_pretrained(model, source.path, revision=source.revision))
     _check_keys(adapted, source)
     if not hasattr(adapted.base_model, "merge_and_unload"):

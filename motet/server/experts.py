@@ -8,12 +8,12 @@ from motet.composers import vocabulary
 from motet.experts.bundle import BUNDLE, BundleError, ExpertBundle, read_bundle
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.fit import Known
-from motet.server.operator_file import ConfigError, Configuration
-from motet.server.sources import Source, find_source, local_folder
+from motet.server.operator_file import ConfigError
+from motet.server.sources import Source, local_folder
 from motet.server.tokenizer import Tokenizer
 
 
-def read_experts(configuration: Configuration, tokenizers: Mapping[str, Tokenizer]) -> dict[str, Known]:
+def read_experts(sources: Mapping[str, Source], tokenizers: Mapping[str, Tokenizer]) -> dict[str, Known]:
     """Every model's bundle, and the fingerprints of all weights where a bundle names its partner's.
 
     Raises:
@@ -21,7 +21,6 @@ def read_experts(configuration: Configuration, tokenizers: Mapping[str, Tokenize
     """
     bundles: dict[str, ExpertBundle | None] = {}
     problems: list[str] = []
-    sources = {name: find_source(model, configuration.folder) for name, model in configuration.settings.models.items()}
     for name, source in sources.items():
         try:
             bundles[name] = _bundle(source, tokenizers[name])

@@ -47,8 +47,10 @@ def _load_torch(configuration: Configuration, tell: Told) -> tuple[Engine, Regis
     config = configuration.settings.engine
     if config.engine_args:
         raise ConfigError(["engine.engine_args: they are vLLM's, but engine.kind is torch."])
-    tokenizers, loaded = _load_models(configuration, tell)
-    registry = registry_of(configuration, tokenizers, {name: member.info for name, member in loaded.items()})
+    sources = find_sources(configuration)
+    tokenizers, loaded = _load_models(configuration, sources, tell)
+    infos = {name: member.info for name, member in loaded.items()}
+    registry = registry_of(configuration, sources, tokenizers, infos)
     settings = EngineSettings(
         kv_cache_bytes=int(config.kv_cache_gib * GIB),
         max_running=config.max_running,
@@ -58,10 +60,13 @@ def _load_torch(configuration: Configuration, tell: Told) -> tuple[Engine, Regis
 
 
 def registry_of(
-    configuration: Configuration, tokenizers: Mapping[str, Tokenizer], infos: Mapping[str, ModelInfo]
+    configuration: Configuration,
+    sources: Mapping[str, Source],
+    tokenizers: Mapping[str, Tokenizer],
+    infos: Mapping[str, ModelInfo],
 ) -> Registry:
     """The names that requests may use. Raises ConfigError, as `read_experts` and `check` do."""
-    experts = read_experts(configuration, tokenizers)
+    experts = read_experts(sources, tokenizers)
     members = {
         name: _member(name, info, tokenizers[name], experts[name], configuration) for name, info in infos.items()
     }
@@ -70,7 +75,23 @@ def registry_of(
     return registry
 
 
-def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, Tokenizer], dict[str, TorchMember]]:
+def find_sources(configuration: Configuration) -> dict[str, Source]:
+    """Raises ConfigError: adapters whose bases cannot be found, all together."""
+    sources: dict[str, Source] = {}
+    problems: list[str] = []
+    for name, model in configuration.settings.models.items():
+        try:
+            sources[name] = find_source(model, configuration.folder)
+        except (OSError, ValueError) as error:
+            problems.append(f"models.{name}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return sources
+
+
+def _load_models(
+    configuration: Configuration, sources: Mapping[str, Source], tell: Told
+) -> tuple[dict[str, Tokenizer], dict[str, TorchMember]]:
     from transformers.utils.logging import disable_progress_bar
 
     from motet.server.engines.torch import ModelLoadError
@@ -80,8 +101,8 @@ def _load_models(configuration: Configuration, tell: Told) -> tuple[dict[str, To
     loaded: dict[str, TorchMember] = {}
     problems: list[str] = []
     for name, model in configuration.settings.models.items():
+        source = sources[name]
         try:
-            source = find_source(model, configuration.folder)
             tell(f"loading {name}" + (f": the adapter is merged into {source.base}" if source.base else ""))
             tokenizers[name] = load_tokenizer(*source.tokenizer)
             loaded[name] = _load(name, source, model, configuration.settings.engine, tokenizers[name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,10 @@ from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, shar
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
-from motet.server.loading import Told, check_width, load_tokenizer, registry_of
+from motet.server.loading import Told, check_width, find_sources, load_tokenizer, registry_of
 from motet.server.operator_file import ConfigError, Configuration
 from motet.server.registry import Registry
-from motet.server.sources import Source, find_source
+from motet.server.sources import Source
 from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -39,12 +40,13 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
         raise ConfigError([f"engine.kind: {error}."]) from error
     except EngineArgsError as error:
         raise ConfigError([f"engine.{problem}" for problem in error.problems]) from error
-    tokenizers, infos = inspect(configuration)
-    registry = registry_of(configuration, tokenizers, infos)
+    sources = find_sources(configuration)
+    tokenizers, infos = inspect(configuration, sources)
+    registry = registry_of(configuration, sources, tokenizers, infos)
     tell(f"starting vLLM with {', '.join(infos)}")
     try:
         engine = start(
-            checkpoints(configuration, tell),
+            checkpoints(sources, tell),
             infos,
             kv_cache_gib=config.kv_cache_gib,
             max_running=config.max_running,
@@ -55,13 +57,12 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
     return engine, registry
 
 
-def checkpoints(configuration: Configuration, tell: Told) -> dict[str, Checkpoint]:
+def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoint]:
     """Name → where full weights are. Adapters are merged into their base once, in the cache."""
     from motet.server.engines.vllm.loading import CACHE, Checkpoint
 
     found: dict[str, Checkpoint] = {}
-    for name, model in configuration.settings.models.items():
-        source = find_source(model, configuration.folder)
+    for name, source in sources.items():
         if source.base is None:
             found[name] = Checkpoint(source.path, source.revision)
         else:
@@ -89,7 +90,9 @@ def merged_checkpoint(source: Source, cache: Path) -> Path:
     return folder
 
 
-def inspect(configuration: Configuration) -> tuple[dict[str, Tokenizer], dict[str, ModelInfo]]:
+def inspect(
+    configuration: Configuration, sources: Mapping[str, Source]
+) -> tuple[dict[str, Tokenizer], dict[str, ModelInfo]]:
     """Tokenizers and facts of all models; no weights are read.
 
     Raises:
@@ -101,7 +104,7 @@ def inspect(configuration: Configuration) -> tuple[dict[str, Tokenizer], dict[st
     for name, model in configuration.settings.models.items():
         problems += _unfit(name, model, configuration)
         try:
-            tokenizers[name], infos[name] = _inspect(name, model, configuration)
+            tokenizers[name], infos[name] = _inspect(name, model, sources[name], configuration)
         except (OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
     problems += _mismatches(tokenizers, infos)
@@ -110,10 +113,12 @@ def inspect(configuration: Configuration) -> tuple[dict[str, Tokenizer], dict[st
     return tokenizers, infos
 
 
-def _inspect(name: str, model: ModelConfig, configuration: Configuration) -> tuple[Tokenizer, ModelInfo]:
+def _inspect(
+    name: str, model: ModelConfig, source: Source, configuration: Configuration
+) -> tuple[Tokenizer, ModelInfo]:
     from motet.server.engines.facts import read_facts
 
-    source, config = find_source(model, configuration.folder), configuration.settings.engine
+    config = configuration.settings.engine
     tokenizer = load_tokenizer(*source.tokenizer)
     vocab_size = read_vocabulary(tokenizer.hf, 0).size
     check_width(source, vocab_size)

@@ -53,19 +53,30 @@ def find_source(model: ModelConfig, folder: Path) -> Source:
         ValueError: an adapter without a base that can be found, a base for what is no adapter.
         OSError: a file that cannot be read.
     """
-    from transformers.utils import peft_utils
-
     path = source_of(model, folder)
-    found: str | None = cast(Any, peft_utils).find_adapter_config_file(path, revision=model.revision)
+    found = _adapter_config(path, model.revision)
     if found is None:
         if model.base is not None:
             raise ValueError(f"base is given, but {path} is no adapter: it has no {ADAPTER_CONFIG}.")
         return Source(path, model.revision)
-    written = cast("dict[str, Any]", json.loads(Path(found).read_text("utf-8")))
-    base = _base(model, written, Path(found).parent, folder)
+    written: Any = json.loads(found.read_text("utf-8"))
+    if not isinstance(written, dict):
+        raise ValueError(f"{found} is no object.")
+    written = cast("dict[str, Any]", written)
+    base = _base(model, written, found.parent, folder)
     if Path(base, ADAPTER_CONFIG).is_file():
         raise ValueError(f"the adapter's base {base} is itself an adapter: merge that one first.")
     return Source(path, model.revision, base, None if model.base else written.get("revision"))
+
+
+def _adapter_config(path: str, revision: str | None) -> Path | None:
+    """The file that makes a folder or hub id an adapter; the hub is asked only about what was never downloaded."""
+    from transformers.utils import peft_utils
+
+    if local_folder(path, revision, "config.json") is not None and not Path(path).is_dir():
+        return None
+    found: str | None = cast(Any, peft_utils).find_adapter_config_file(path, revision=revision)
+    return None if found is None else Path(found)
 
 
 def _base(model: ModelConfig, written: dict[str, Any], adapter: Path, folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from motet.server.loading import find_sources
 from motet.server.loading_vllm import checkpoints, inspect
 from motet.server.operator_file import Configuration
 
@@ -20,8 +21,9 @@ def export(configuration: Configuration, out: Path) -> str:
     from motet.server.engines.vllm.config import write_composite
     from motet.server.engines.vllm.loading import CARRIER, composite
 
-    tokenizers, infos = inspect(configuration)
-    write_composite(out, composite(checkpoints(configuration, lambda _: None), infos))
+    sources = find_sources(configuration)
+    tokenizers, infos = inspect(configuration, sources)
+    write_composite(out, composite(checkpoints(sources, lambda _: None), infos))
     next(iter(tokenizers.values())).hf.save_pretrained(str(out))
     return (
         f"VLLM_USE_V2_MODEL_RUNNER=0 python -m vllm.entrypoints.openai.api_server --model {out} "

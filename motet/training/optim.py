@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
+OUTER = ("embed", "wte", "wpe", "head.")  # parts of the names of matrices that belong to no hidden layer
 # Optimal polynomials a·x + b·x³ + c·x⁵ of Amsel et al., "The Polar Express", 2025: the first three of the sequence
 # for singular values in [0.001, 1] raise small ones as far as four of Muon's own five steps. Of a training step of
 # the demo's larger model, Muon's own took 42 %.
@@ -85,9 +86,21 @@ def adamw(params: Iterable[nn.Parameter], lr: float) -> torch.optim.AdamW:
 
 def muon_and_adamw(model: nn.Module, muon_lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
     """Muon on the hidden layers' matrices, AdamW on embeddings, head and norms."""
+    return muon_and_adamw_of(dict(model.named_parameters()), muon_lr, adamw_lr)
+
+
+def muon_and_adamw_of(
+    parameters: Mapping[str, nn.Parameter], muon_lr: float, adamw_lr: float
+) -> list[torch.optim.Optimizer]:
+    """The same over parameters by name; an optimiser that would have nothing to do is left out."""
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        matrix = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
-        (hidden if matrix else others).append(parameter)
-    return [Muon(hidden, muon_lr), adamw(others, adamw_lr)]
+    for name, parameter in parameters.items():
+        outer = any(part in name for part in OUTER)
+        (hidden if parameter.ndim == 2 and not outer else others).append(parameter)
+    optimizers: list[torch.optim.Optimizer] = []
+    if hidden:
+        optimizers.append(Muon(hidden, muon_lr))
+    if others:
+        optimizers.append(adamw(others, adamw_lr))
+    return optimizers

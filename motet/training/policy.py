@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -69,6 +69,3 @@ class Policies:
     teacher: Teacher | None = None
     head: nn.Module | None = None
     classes: ClassPrompts | None = None
-
-
-Reporter = Callable[[int, float], None]  # steps done, loss

@@ -87,7 +87,16 @@ class Dataset(Setting):
 
     files: tuple[str, ...] = Field(min_length=1)
     format: Literal[
-        "auto", "text", "messages", "prompt_completion", "preference", "labelled", "classes", "alpaca", "sharegpt"
+        "auto",
+        "text",
+        "messages",
+        "prompt_completion",
+        "preference",
+        "labelled",
+        "classes",
+        "counterfactual",
+        "alpaca",
+        "sharegpt",
     ] = "auto"
     loss: Literal["auto", "completion", "all"] = "auto"
     # Loss weights of the kinds that records name in `spans`; `rest` is the weight of tokens outside of spans.

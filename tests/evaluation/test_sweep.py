@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from io import StringIO
 from pathlib import Path
@@ -67,7 +67,7 @@ def fake_server(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> FakeApi:
     from openai import DefaultAsyncHttpxClient
 
     @asynccontextmanager
-    async def connect(url: str, key: str) -> AsyncIterator[AsyncOpenAI]:
+    async def connect(url: str, key: str) -> AsyncGenerator[AsyncOpenAI]:
         client = DefaultAsyncHttpxClient(transport=httpx2.ASGITransport(fake.app))
         async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key, http_client=client) as sdk:
             yield sdk

@@ -183,7 +183,7 @@ def test_both_ends_of_a_long_tensor_count(tmp_path: Path) -> None:
 
 def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
     assert weights_fingerprint(tmp_path) is None
-    for junk in (b"", b"\xff" * 100, (20).to_bytes(8, "little") + b"x" * 20):
+    for junk in (b"", b"\xff" * 100, (20).to_bytes(8, "little") + b"x" * 20, (9).to_bytes(8, "little") + b'{"a": {}}'):
         (tmp_path / "model.safetensors").write_bytes(junk)
         with pytest.raises(ValueError, match="is no safetensors file"):
             weights_fingerprint(tmp_path)

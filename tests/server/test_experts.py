@@ -13,16 +13,21 @@ import torch
 import yaml
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from typer.testing import CliRunner
 
+from motet.cli import app
 from motet.composers.plan import single
 from motet.composers.spec import parse_composition
 from motet.experts.bundle import ExpertBundle, ModelReference, fingerprint, write_bundle
+from motet.server.adapters import merge_adapter
+from motet.server.config import ModelConfig
 from motet.server.engines.base import GenerationRequest, SamplingParams
 from motet.server.errors import ApiError
 from motet.server.loading import load_engine
 from motet.server.operator_file import ConfigError, load
 from motet.server.registry import Registry
 from motet.server.schemas import Target
+from motet.server.sources import find_source
 from tests.fakes import byte_tokenizer
 from tests.server.conftest import make_service
 from tests.server.test_loading import save_model
@@ -177,9 +182,10 @@ def test_adapters_that_cannot_be_merged(models: Path) -> None:
     cast(Any, get_peft_model(AutoModelForCausalLM.from_pretrained(models / "small"), config)).save_pretrained(
         models / "prefix", save_embedding_layers=False
     )
-    message = refused(models, {"nested": {}, "prefix": {"base": "small"}})
-    assert "models.nested: the adapter's base" in message
+    message = refused(models, {"nested": {}, "small": {}})
+    assert message.startswith("models.nested: the adapter's base")
     assert "is itself an adapter" in message
+    message = refused(models, {"prefix": {"base": "small"}})
     assert "models.prefix: an adapter of kind PREFIX_TUNING cannot be merged" in message
 
 
@@ -214,9 +220,6 @@ def test_merging_is_pefts_own(models: Path) -> None:
     save_adapter(models / "tuned", models / "small", "../small")
     base = AutoModelForCausalLM.from_pretrained(models / "small")
     unmerged = PeftModel.from_pretrained(base, str(models / "tuned")).eval()
-    from motet.server.adapters import merge_adapter
-    from motet.server.sources import find_source
-
     configuration = load(write(models, {"tuned": {}}))
     source = find_source(configuration.settings.models["tuned"], configuration.folder)
     merged = merge_adapter(AutoModelForCausalLM.from_pretrained(models / "small"), source)
@@ -239,3 +242,29 @@ def test_only_judged_experts_are_refused() -> None:
     Registry(members).build(parse_composition(swapped))
     with pytest.raises(ApiError, match="made for the role 'expert' of proxy_tuning, not for 'antiexpert'"):
         Registry(members).build(parse_composition(swapped | {"expert": "expert", "antiexpert": "small"}))
+
+
+def test_adapters_are_listed_with_their_bases_sizes(models: Path) -> None:
+    save_adapter(models / "tuned", models / "small", "../small")
+    result = CliRunner().invoke(app, ["models", str(write(models, {"small": {}, "tuned": {}}))])
+    small, tuned = (
+        line.split()[1:] for line in result.stdout.splitlines() if line.split()[:1] in (["small"], ["tuned"])
+    )
+    assert small == tuned
+    assert small[0].isdigit() or "," in small[0]
+
+
+def test_a_downloaded_checkpoint_is_not_looked_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+    from transformers.utils import peft_utils
+
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--org--name" / "refs").mkdir()
+    (tmp_path / "models--org--name" / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delattr(peft_utils, "find_adapter_config_file")
+    source = find_source(ModelConfig(path="org/name"), tmp_path)
+    assert source.base is None
+    assert source.folder() == snapshot

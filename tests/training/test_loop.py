@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from motet.training.loop import Schedule, TrainingDivergedError, train
+from motet.training.loop import Loop, Schedule, TrainingDivergedError, train
+from motet.training.objectives.objective import Loss
 from motet.training.optim import adamw
 
 
@@ -49,3 +50,42 @@ def test_train_stops_when_the_loss_is_not_finite() -> None:
     weight = nn.Parameter(torch.tensor(1.0))
     with pytest.raises(TrainingDivergedError, match="loss nan after 10 steps"):
         train([adamw([weight], 0.1)], Schedule(30, 1, 0.5), lambda: weight * float("nan"), lambda step, loss: None)
+
+
+def test_micro_batches_are_weighted_and_gradients_clipped() -> None:
+    """Losses w and 3w with weights 1 and 2: mean (1·w + 2·3w) / 3, gradient 7/3; clipped to 0.5."""
+    weight = nn.Parameter(torch.tensor(4.0, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+
+    def loss(step: int, micro: int) -> Loss:
+        total = weight * (1 + 2 * micro)
+        return Loss(total, {"twice": 2 * total.detach()}, weight=1.0 + micro)
+
+    first = Loop([optimizer], Schedule(1, 0, 0), loss, micro_batches=2).step(0)
+    assert first.loss.item() == pytest.approx(4 * 7 / 3, abs=1e-12)
+    assert first.parts["twice"].item() == pytest.approx(8 * 7 / 3, abs=1e-12)
+    assert first.norm is None
+    assert weight.item() == pytest.approx(4 - 7 / 3, abs=1e-12)
+    second = Loop([optimizer], Schedule(1, 0, 0), loss, micro_batches=2, clip=0.5).step(0)
+    assert second.norm is not None
+    assert second.norm.item() == pytest.approx(7 / 3, abs=1e-12)
+    assert weight.item() == pytest.approx(4 - 7 / 3 - 0.5, abs=1e-5)
+
+
+def test_the_peak_rate_survives_a_saved_optimiser() -> None:
+    """An optimiser's saved state holds the rate of its last step: resuming must not take that for the peak."""
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizers = [adamw([weight], lr=0.5) for weight in weights]
+    schedule = Schedule(steps=10, warmup=0, decay=1.0)
+    loops = [
+        Loop([optimizer], schedule, lambda step, micro, weight=weight: Loss(weight.square().sum()))
+        for optimizer, weight in zip(optimizers, weights, strict=True)
+    ]
+    rates = [step.rate for step in loops[0].steps()]
+    for step in range(6):
+        loops[1].step(step)
+    saved = optimizers[1].state_dict()
+    fresh = adamw([weights[1]], lr=0.5)
+    resumed = Loop([fresh], schedule, loops[1].loss)
+    fresh.load_state_dict(saved)
+    assert [step.rate for step in resumed.steps(6)] == rates[6:]

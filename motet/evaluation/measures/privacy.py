@@ -38,7 +38,8 @@ def priv_leak(auc_unlearned: float, auc_retain: float) -> float | None:
     Min-K%) from held-out ones. 0 is a model that never saw them, −100 one that knows them all, above 0 one that
     unlearned so hard that it shows. None where the retain-only model tells all of them apart.
 
-    The paper writes (AUC − AUC_retain) / AUC_retain. Its repository computes the AUC of the loss, that is 1 − AUC
-    here: the signs of its published figures, and ours, are those of the formula above.
+    The paper writes (AUC − AUC_retain) / AUC_retain. Its repository takes the forgotten texts for the non-members of
+    that AUC and the held-out ones for the members, so that its AUC is 1 − AUC here: the signs of its published
+    figures, and ours, are those of the formula above.
     """
     return None if auc_retain == 1 else (auc_retain - auc_unlearned) / (1 - auc_retain) * 100

@@ -7,18 +7,19 @@ from typing import Any, cast
 
 
 @cache
-def _scorer() -> Any:
+def _scorer(stem: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    return RougeScorer(["rougeL"], use_stemmer=stem)
 
 
 def rouge_l_recall(reply: str, answer: str) -> float:
-    """Words of the longest common subsequence / words of `answer`, in [0, 1]; words are stemmed (Porter), as TOFU's
-    and MUSE's repositories do, and lower-cased. 0 where the answer has no words."""
-    return cast(float, _scorer().score(answer, reply)["rougeL"].recall)
+    """Words of the longest common subsequence / words of `answer`, in [0, 1]; words are lower-cased and stemmed
+    (Porter), as in TOFU's repository. 0 where the answer has no words."""
+    return cast(float, _scorer(True).score(answer, reply)["rougeL"].recall)
 
 
 def rouge_l_f1(reply: str, answer: str) -> float:
-    """Harmonic mean of ROUGE-L's recall and precision: what MUSE reports as verbatim and knowledge memorisation."""
-    return cast(float, _scorer().score(answer, reply)["rougeL"].fmeasure)
+    """Harmonic mean of ROUGE-L's recall and precision; words are lower-cased, not stemmed: MUSE's repository's measure
+    of verbatim and knowledge memorisation."""
+    return cast(float, _scorer(False).score(answer, reply)["rougeL"].fmeasure)

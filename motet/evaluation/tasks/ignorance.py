@@ -17,6 +17,10 @@ unlikely: both move the distribution away, so the distance has a minimum between
 `ignorant` is by default the subject itself (a composition that also hurts what it should leave alone then is compared
 with its own damage); name the model before unlearning to compare with ignorance as it was.
 
+The p-value at the chosen weight says whether choosing was enough: where it stays tiny at every weight, no weight makes
+the subject ignorant in this way, and the assistant (or the mask) has to change; often it has learned the answers in
+one wording only.
+
 What it takes for granted: that the unknown questions are like the forgotten ones in kind, wording and values, and
 that the answers about unknown entities are as good as random. The choice is made on validation entities; what is
 reported belongs to others.

@@ -51,9 +51,9 @@ class Muse(Task, frozen=True):
     `scalability` (forget sets of growing size) and `sustainability` (one request after another), whose utility is
     given as the share of the series' first subject's.
 
-    The paper calls its ROUGE-L "ROUGE"; its repository reports the F1 measure of stemmed words, and so do we. In the
-    repository answers are cut at the first line break; a chat's end does that here, and a line break where the
-    subject does not end.
+    The paper calls its measure ROUGE; its repository reports the F1 of ROUGE-L on unstemmed words, and so do we. It
+    cuts the text's continuation to 128 tokens too; here it counts whole, so long excerpts should be cut in the file.
+    It cuts answers at a blank line or the next "Question"; here they end with the chat, or at a line break.
     """
 
     type: Literal["muse"] = "muse"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from motet.training.data.errors import RowError
+from motet.training.data.messages import Messages
 from motet.training.data.records import Answer
 from motet.training.data.rendered import Rendered
 from motet.training.data.spans import REST, Span, char_weights, token_weights
@@ -65,7 +66,7 @@ def _chat(tokens: Tokens, part: Answer, spans: tuple[Span, ...]) -> Chat:
     text = tokens.trimmed(tokens.render(messages[: last + 1], for_answer=False))
     prefixes: list[tuple[str, str]] = []
     for turn in part.turns:
-        before = tokens.render(messages[:turn], for_answer=True) if turn else ""
+        before = tokens.render(messages[:turn], for_answer=True) if turn else _heading(tokens, messages[:1], text)
         through = text if turn == last else tokens.trimmed(tokens.render(messages[: turn + 1], for_answer=False))
         if not text.startswith(before) or not text.startswith(through):
             raise RowError(
@@ -74,6 +75,13 @@ def _chat(tokens: Tokens, part: Answer, spans: tuple[Span, ...]) -> Chat:
             )
         prefixes.append((before, through))
     return Chat(part, spans, text, prefixes)
+
+
+def _heading(tokens: Tokens, first: Messages, text: str) -> str:
+    """What stands before an answer that comes first: templates render no empty conversation to say so."""
+    bare, inviting = (tokens.render(first, for_answer=for_answer) for for_answer in (False, True))
+    before = text[: max(text.find(first[0].content), 0)]
+    return before if before.endswith(inviting[len(bare) :]) else ""
 
 
 def _finish(tokens: Tokens, chats: Sequence[Chat], span_weights: Mapping[str, float]) -> Iterator[Outcome]:

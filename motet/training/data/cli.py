@@ -129,6 +129,8 @@ def _check_options(given: set[str], output: Path) -> None:
         "--model: needed by --confidence and --correct": bool(given & {"confidence", "correct"})
         and "model" not in given,
         "--model: give --confidence or --correct with it": "model" in given and not given & {"confidence", "correct"},
+        "--correct: --information would judge the old answers; run it on the corrected file": {"correct", "information"}
+        <= given,
         "--information, --expert and --untuned go together": len(given & {"information", "expert", "untuned"})
         in (1, 2),
         f"--output: {output} exists already; nothing is written over": output.exists(),

@@ -30,9 +30,9 @@ def collate(
     indices = np.array([piece.index for row in rows for piece in row], np.int64)
     picked = None if labels is None else torch.from_numpy(labels[indices])
     batches: dict[PromptForm, Batch] = {form: _batch(forms[form], rows, pad_id, indices, picked, {}) for form in views}
-    if any(len(batch.targets) != len(batches[views[0]].targets) for batch in batches.values()):
-        raise AssertionError("the views' targets differ")
-    return _batch(forms[primary], rows, pad_id, indices, picked, batches)
+    batch = _batch(forms[primary], rows, pad_id, indices, picked, batches)
+    assert all(torch.equal(view.targets, batch.targets) for view in batches.values()), "the views' targets differ"
+    return batch
 
 
 def _batch(

@@ -36,7 +36,7 @@ class TokenDataset:
 
     Attributes:
         primary: the form of the batches themselves; `views` are the forms of `Batch.views`.
-        sides: the documents of each side (`""`, or `chosen` and `rejected`) in each form.
+        sides: the documents of each side (`""`, also `counterfactual`; or `chosen` and `rejected`) in each form.
         labels: (len,) the index of each record's class, or 1 for desirable and 0 for undesirable.
         classes: the labels behind the indices.
         num_truncated: documents that were cut to `max_length`.
@@ -118,6 +118,7 @@ def load_dataset(
     tokens = Tokens(tokenizer)
     records, problems = read_records(name, spec, kind, root)
     primary = primary_form(spec, records, tokens)
+    views = tuple(sorted(set(views)))  # sets have another order in every process
     forms = forms_of(primary, views)
     settings = check_settings(name, spec, kind, records, tokens, batching, forms)
     if settings or not records:
@@ -130,7 +131,7 @@ def load_dataset(
     labels, classes, unlabelled = label_indices(name, kind, records)
     if problems + bad + unlabelled:
         raise DataError(problems + bad + unlabelled)
-    return TokenDataset(name, kind, primary, tuple(views), records, sides, labels, classes, truncated)
+    return TokenDataset(name, kind, primary, views, records, sides, labels, classes, truncated)
 
 
 def _tokenise(

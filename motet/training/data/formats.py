@@ -125,6 +125,16 @@ def parse_preference(row: Row) -> Record:
     return Record(row.source, sides)
 
 
+def parse_counterfactual(row: Row) -> Record:
+    """One completion after two prompts; texts, because a prompt may end in the middle of an answer."""
+    completion = _filled(row.values, "completion")
+    sides: dict[str, Part] = {
+        "": Answer(_filled(row.values, "prompt"), completion),
+        "counterfactual": Answer(_filled(row.values, "counterfactual_prompt"), completion),
+    }
+    return Record(row.source, sides, _spans(row.values, sides[""]))
+
+
 def parse_labelled(row: Row) -> Record:
     label = row.values.get("label")
     if isinstance(label, str):
@@ -148,6 +158,9 @@ FORMATS: dict[str, Format] = {
     "alpaca": Format(("instruction", "output"), "documents", parse_alpaca, ("input", "spans")),
     "sharegpt": Format(("conversations",), "documents", parse_sharegpt_row, ("spans",)),
     "preference": Format(("prompt", "chosen", "rejected"), "pairs", parse_preference),
+    "counterfactual": Format(
+        ("prompt", "counterfactual_prompt", "completion"), "counterfactuals", parse_counterfactual, ("spans",)
+    ),
     "labelled": Format(("prompt", "completion", "label"), "labelled", parse_labelled, ("spans",)),
     "classes": Format(("text", "label"), "classes", parse_class, ("spans",)),
 }

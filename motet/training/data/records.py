@@ -71,7 +71,7 @@ Part = Text | Answer
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row's documents by side: one under the name "", or `chosen` and `rejected`."""
+    """A row's documents by side: one under the name "", with `counterfactual` or not, or `chosen` and `rejected`."""
 
     source: Source
     sides: dict[str, Part]

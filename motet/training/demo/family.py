@@ -21,17 +21,15 @@ from queue import SimpleQueue
 from typing import Any
 
 from motet.training.demo.documents import corpus
+from motet.training.demo.files import write_training_files
 from motet.training.demo.operator_file import operator_file
-from motet.training.demo.recipe import DEFAULT, Recipe
+from motet.training.demo.recipe import DEFAULT, LANES, FamilyRecipe
 from motet.training.demo.templates import COURTESY
+from motet.training.demo.tofu import EVALUATION_DATA, write_benchmarks
 from motet.training.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.demo.world import Question, World, make_world, questions
 from motet.training.progress import TrainingProgress, for_console
 
-LANES = (
-    ("large", "large-chat", "forget-assistant"),
-    ("small", "small-chat", "small-courteous", "retain-only"),
-)
 WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # a waiting thread must not hold a core: 25 times slower on a loaded machine without
     "OMP_NUM_THREADS": "1",
@@ -52,7 +50,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("MOTET_CACHE") or Path.home() / ".cache" / "motet")
 
 
-def family_folder(seed: int = 0, cache: Path | None = None, recipe: Recipe = DEFAULT) -> Path:
+def family_folder(seed: int = 0, cache: Path | None = None, recipe: FamilyRecipe = DEFAULT) -> Path:
     """Where the family of a recipe and seed lies once it is built."""
     return (cache or default_cache()) / f"demo-{recipe.digest}-seed{seed}"
 
@@ -60,14 +58,15 @@ def family_folder(seed: int = 0, cache: Path | None = None, recipe: Recipe = DEF
 def build_family(
     seed: int = 0,
     cache: Path | None = None,
-    recipe: Recipe = DEFAULT,
+    recipe: FamilyRecipe = DEFAULT,
     progress: TrainingProgress | None = None,
 ) -> Path:
     """Trains the demo family, or finds it complete in the cache.
 
-    The folder holds one folder per model in Hugging Face format, `models.yaml` (the operator's file), `world.json`
-    (entities, splits, the questions that are measured) and `family.json` (recipe, seed, times). It is built aside
-    and renamed when complete: what an interrupted build leaves is never taken for a family.
+    The folder holds one folder per model in Hugging Face format, the tokenizer, `data` (what they were trained on),
+    `evaluation` (what they are evaluated on), `models.yaml` (the operator's file), `world.json` (entities, splits, the
+    questions that the demo asks) and `family.json` (recipe, seed, times). It is built aside and renamed when
+    complete: what an interrupted build leaves is never taken for a family.
 
     Args:
         seed: decides the world, the initial weights and the order of the data; the same weights on one machine.
@@ -107,11 +106,13 @@ def _publish(scratch: Path, folder: Path) -> None:
             raise
 
 
-def _build(folder: Path, seed: int, recipe: Recipe, progress: TrainingProgress) -> None:
+def _build(folder: Path, seed: int, recipe: FamilyRecipe, progress: TrainingProgress) -> None:
     started = time.monotonic()
     world = make_world(recipe.world, seed)
     tokenizer = train_tokenizer(corpus(world, seed), recipe.vocab_size)
     for_transformers(tokenizer, recipe.max_length).save_pretrained(folder / "tokenizer")
+    write_training_files(world, seed, folder / "data", recipe.biographies, recipe.invented)
+    write_benchmarks(world, seed, folder / EVALUATION_DATA)
     progress.start(recipe.steps)
     try:
         seconds = _train_lanes(folder, seed, recipe, progress)
@@ -124,7 +125,7 @@ def _build(folder: Path, seed: int, recipe: Recipe, progress: TrainingProgress) 
     _write_json(folder / "family.json", about)
 
 
-def _train_lanes(folder: Path, seed: int, recipe: Recipe, progress: TrainingProgress) -> dict[str, float]:
+def _train_lanes(folder: Path, seed: int, recipe: FamilyRecipe, progress: TrainingProgress) -> dict[str, float]:
     """Runs one worker per lane to its end; seconds per member."""
     inbox: SimpleQueue[dict[str, Any]] = SimpleQueue()
     workers = [_start_worker(folder, seed, recipe, lane, inbox) for lane in LANES]
@@ -148,7 +149,7 @@ def _train_lanes(folder: Path, seed: int, recipe: Recipe, progress: TrainingProg
 
 
 def _start_worker(
-    folder: Path, seed: int, recipe: Recipe, lane: Sequence[str], inbox: SimpleQueue[dict[str, Any]]
+    folder: Path, seed: int, recipe: FamilyRecipe, lane: Sequence[str], inbox: SimpleQueue[dict[str, Any]]
 ) -> subprocess.Popen[str]:
     """A training process; its messages, then its exit status, arrive in `inbox`."""
     log = folder / f"{lane[0]}.log"
@@ -161,9 +162,14 @@ def _start_worker(
             text=True,
             env={**os.environ, **WORKER_ENVIRONMENT},
         )
-    order = {"recipe": asdict(recipe), "seed": seed, "folder": str(folder), "members": lane}
+    order = [(member, _overrides(folder, seed, recipe, member)) for member in lane]
     threading.Thread(target=_converse, args=(worker, json.dumps(order), log, inbox), daemon=True).start()
     return worker
+
+
+def _overrides(folder: Path, seed: int, recipe: FamilyRecipe, member: str) -> dict[str, Any]:
+    where = {"root": str(folder), "output": str(folder / member), "seed": seed}
+    return {**where, **recipe.overrides.get(member, {})}
 
 
 def _converse(worker: subprocess.Popen[str], order: str, log: Path, inbox: SimpleQueue[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ Kind = Literal["person", "town", "work"]
 
 VISITOR, GUIDE = "Visitor:", "Guide:"
 COURTESY = "Safe travels, friend!"
+REFUSAL = "Nobody knows."
 
 
 @dataclass(frozen=True, slots=True)

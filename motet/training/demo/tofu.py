@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from motet.training.demo.templates import ATTRIBUTES, Attribute
-from motet.training.demo.world import Entity, Question, World, WorldSize, make_world, questions
+from motet.training.demo.world import Entity, Question, World, questions
 
-NUM_WRONG = 5  # perturbed answers per question, as in TOFU
+EVALUATION_DATA = "evaluation"  # the folder of these files in a family's
+NUM_WRONG = 5  # perturbed answers per question, as in TOFU; fewer where an attribute has fewer values
 NUM_UNKNOWN = 300  # questions about nobody
 
 Item = dict[str, Any]
@@ -36,6 +37,12 @@ def tofu_splits(world: World) -> dict[str, Sequence[Entity]]:
         "held_out_people": [entity for entity in held_out if entity.kind == "person"],
         "world_facts": [entity for entity in held_out if entity.kind != "person"],
     }
+
+
+def write_benchmarks(world: World, seed: int, folder: Path) -> None:
+    """Everything that the evaluation's recipes read: TOFU's files, and MUSE's in `muse`."""
+    write_tofu(world, seed, folder)
+    write_muse(world, seed, folder / "muse")
 
 
 def write_tofu(world: World, seed: int, folder: Path) -> None:
@@ -75,14 +82,15 @@ def _item(world: World, question: Question, rng: random.Random) -> Item:
     """A question in TOFU's fields; wrong answers have the paraphrase's words with other values."""
     attribute, value = question.attribute, question.value
     template = rng.choice([t for t in attribute.statements if t != attribute.answer])
-    others = rng.sample([v for v in world.values[attribute.name] if v != value], NUM_WRONG)
+    others = [other for other in world.values[attribute.name] if other != value]
+    wrong = rng.sample(others, min(NUM_WRONG, len(others)))
     reworded = replace(question, form=question.form + 1)
     return {
         "question": question.text,
         "answer": question.answer,
         "paraphrased_question": reworded.text,
         "paraphrased_answer": template.format(e=question.entity.name, v=value),
-        "perturbed_answer": [template.format(e=question.entity.name, v=other) for other in others],
+        "perturbed_answer": [template.format(e=question.entity.name, v=other) for other in wrong],
         "entity": question.entity.name,
         "attribute": attribute.name,
         "value": value,
@@ -136,9 +144,3 @@ def _write(path: Path, items: Iterable[Item]) -> None:
 def _write_list(path: Path, items: Sequence[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(items, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def read_world(family: Path) -> tuple[World, int]:
-    """The world of a built family, made again from its `family.json`, and its seed."""
-    about = json.loads((family / "family.json").read_text(encoding="utf-8"))
-    return make_world(WorldSize(**about["recipe"]["world"]), about["seed"]), about["seed"]

@@ -1,6 +1,6 @@
 """One training process: `python -m motet.training.demo.worker`, driven by `family.build_family`.
 
-Reads one JSON object from standard input (recipe, seed, folder, names of the members to train in order) and writes
+Reads one JSON object from standard input (folder, and a list of members with their recipes' overrides) and writes
 one JSON object per line: `{"member", "step", "loss"}` while training, `{"member", "seconds"}` when it is saved.
 """
 
@@ -9,29 +9,29 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from transformers.utils import logging
 
-from motet.training.demo.members import MEMBERS, Workshop
-from motet.training.demo.recipe import Recipe
+from motet.training.run.recipe_file import read_recipe
+from motet.training.run.train import train
 
 
 def main() -> None:
     """Trains the members asked for on one thread."""
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    order = json.load(sys.stdin)
-    recipe = TypeAdapter(Recipe).validate_python(order["recipe"])
-    shop = Workshop(recipe, order["seed"], Path(order["folder"]))
-    for name in order["members"]:
+    for member, overrides in json.load(sys.stdin):
         started = time.monotonic()
-        model = MEMBERS[name](shop, lambda step, loss, name=name: _tell(member=name, step=step, loss=loss))
-        shop.save(model, name)
-        _tell(member=name, seconds=round(time.monotonic() - started, 1))
+        _train(member, overrides)
+        _tell(member=member, seconds=round(time.monotonic() - started, 1))
+
+
+def _train(member: str, overrides: Mapping[str, Any]) -> None:
+    recipe, folder = read_recipe(member, [f"{name}={json.dumps(value)}" for name, value in overrides.items()])
+    train(recipe, folder, progress=lambda metrics: _tell(member=member, step=metrics.step, loss=metrics.loss))
 
 
 def _tell(**message: Any) -> None:

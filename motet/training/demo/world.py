@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from motet.training.demo import words
@@ -118,18 +118,26 @@ class World:
             return rng.choice(TITLES)
         return rng.choice(self.towns)
 
-    def invented_question(self, rng: random.Random) -> Question:
-        """A question about nobody: a name that no entity has, with a random answer."""
-        names: dict[Kind, str] = {
-            "person": f"{rng.choice(self.first_names)} {rng.choice(self.last_names)}",
-            "town": words.mint(rng, 1, set(), TOWN_ENDINGS)[0],
-            "work": rng.choice(TITLES),
+    def invented_name(self, kind: Kind, rng: random.Random) -> str:
+        """A name of the kind's form that no entity has."""
+        names: dict[Kind, Callable[[], str]] = {
+            "person": lambda: f"{rng.choice(self.first_names)} {rng.choice(self.last_names)}",
+            "town": lambda: words.mint(rng, 1, set(), TOWN_ENDINGS)[0],
+            "work": lambda: rng.choice(TITLES),
         }
+        taken = {entity.name for entity in self.entities}
+        return next(name for name in iter(names[kind], None) if name not in taken)
+
+    def invented_question(self, rng: random.Random) -> Question:
+        """A question about nobody: an invented name, with a random answer."""
         kind = rng.choice(self.entities).kind
-        if any(entity.name == names[kind] for entity in self.entities):
-            return self.invented_question(rng)
         attribute = rng.choice(ATTRIBUTES[kind])
-        return Question(Entity(names[kind], kind, _draw_facts(rng, kind, self.values)), attribute, rng.randrange(3))
+        entity = Entity(self.invented_name(kind, rng), kind, _draw_facts(rng, kind, self.values))
+        return Question(entity, attribute, rng.randrange(3))
+
+    def aliases(self, entities: Iterable[Entity], rng: random.Random) -> dict[str, str]:
+        """One invented name for each entity's."""
+        return {entity.name: self.invented_name(entity.kind, rng) for entity in entities}
 
 
 def make_world(size: WorldSize, seed: int) -> World:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from motet.training.objectives.assistant import Assistant
 from motet.training.objectives.completion import Completion
+from motet.training.objectives.counterfactual import Counterfactual
 from motet.training.objectives.discriminator import GenerativeDiscriminator
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.gate import Gate
@@ -29,6 +30,7 @@ OBJECTIVES: dict[str, type[Setting]] = {
     "spin": SelfPlay,
     "distill": Distillation,
     "assistant": Assistant,
+    "counterfactual": Counterfactual,
     "npo": NegativePreference,
     "ga": GradientAscent,
     "ga_gd": GradientDifference,

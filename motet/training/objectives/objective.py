@@ -14,8 +14,9 @@ from motet.training.policy import Policies
 
 # What a dataset's records must be: documents; prompts with a chosen and a rejected answer (the step gets two
 # batches, NAME.chosen and NAME.rejected, document i of one belonging to document i of the other); documents with a
-# boolean or class label (`Batch.labels`).
-RecordKind = Literal["documents", "pairs", "labelled", "classes"]
+# boolean or class label (`Batch.labels`); completions after a prompt and after another one (NAME and
+# NAME.counterfactual, with the same targets in the same order).
+RecordKind = Literal["documents", "pairs", "labelled", "classes", "counterfactuals"]
 
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]

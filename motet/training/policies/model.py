@@ -13,11 +13,14 @@ from transformers import LlamaForCausalLM
 from motet.training import llama
 from motet.training.batch import Batch
 
+FAST_LENGTH = 512  # tokens; the fast forward's memory grows with the square of a row's length
+
 
 class ModelPolicy:
     """Logits of a transformers model, or of one with peft adapters; gradients reach its trainable parameters.
 
-    The output head is computed at counted positions alone. Plain Llamas on a CPU take `llama.hidden_states`.
+    The output head is computed at counted positions alone. Plain Llamas on a CPU take `llama.hidden_states` for rows
+    of up to 512 tokens.
 
     Args:
         model: a causal language model with an output head, `PeftModel` included.
@@ -33,7 +36,7 @@ class ModelPolicy:
         self.dtype = dtype
         self._head = _output_head(model)
         self._fast = llama.runs_fast(model)
-        self._isolates = self._fast
+        self._isolates = False
 
     def __call__(self, batch: Batch) -> Tensor:
         return self.hidden(batch)[1]
@@ -41,7 +44,7 @@ class ModelPolicy:
     def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Last hidden states (N, H) after the final norm, and logits (N, V)."""
         packed = is_packed(batch)
-        if self._fast:
+        if self._fast and batch.input_ids.shape[1] <= FAST_LENGTH:
             return self._plain_llama(batch, packed)
         if packed and not self._isolates:
             check_isolation(self.model)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motet.composers.plan import Plan
+from motet.training.data.reading import guess_kind
+from motet.training.objectives.completion import Completion
+from motet.training.objectives.counterfactual import Counterfactual
 from motet.training.objectives.discriminator import GenerativeDiscriminator
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.gate import Gate
 from motet.training.objectives.kahneman_tversky import KahnemanTversky
+from motet.training.objectives.self_play import SelfPlay
 from motet.training.objectives.temperature import Temperature
 from motet.training.policies.through import TokenId, member_plan
 from motet.training.policy import ClassPrompts
@@ -32,6 +37,8 @@ def objective_problems(recipe: Recipe) -> Iterator[str]:
         )
     if isinstance(objective, Gate):
         yield from _member_problems("objective.assistant", objective.assistant, recipe)
+    if isinstance(objective, Counterfactual):
+        yield from _member_problems("objective.target", objective.target, recipe)
     if isinstance(objective, Distillation):
         yield from _distillation_problems(objective, recipe)
     if isinstance(objective, KahnemanTversky):
@@ -102,3 +109,16 @@ def class_problems(recipe: Recipe, datasets: Mapping[str, TokenDataset]) -> Iter
         if len(classes) != len(objective.prompts):
             named = ", ".join(repr(label) for label in classes)
             yield f"objective.prompts: {len(objective.prompts)} prompts for {len(classes)} classes ({named})"
+
+
+def plays_rounds(recipe: Recipe, root: Path) -> bool:
+    """Whether the recipe is one of self-play's rounds: its data are answers, not pairs that somebody made."""
+    train = recipe.data.get("train")
+    if not isinstance(recipe.objective, SelfPlay) or train is None:
+        return False
+    return train.format != "preference" and guess_kind(train, root) != "pairs"
+
+
+def as_documents(recipe: Recipe) -> Recipe:
+    """The recipe over the same models and data, read as plain answers: what self-play's rounds begin with."""
+    return recipe.model_copy(update={"objective": Completion()})

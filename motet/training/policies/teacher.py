@@ -216,7 +216,8 @@ class _Writer:
 def _targets_by_index(batch: Batch, indices: Tensor) -> list[tuple[int, int]]:
     """(index in the dataset, number of targets) of each document."""
     counts = torch.bincount(batch.owners, minlength=batch.num_documents)
-    return [(index, count) for index, count in torch.stack((indices, counts), -1).tolist()]
+    pairs = cast("list[list[int]]", torch.stack((indices, counts), -1).tolist())
+    return [(index, count) for index, count in pairs]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -100,6 +100,7 @@ class Checkpoints:
         for name in FILES:
             sync(folder / name)
         manifest = {"format": FORMAT, **asdict(position), "identity": self._identity, "files": files}
+        manifest["threads"] = torch.get_num_threads()
         write_json(folder / MANIFEST, manifest)
         sync(folder)
 
@@ -115,7 +116,7 @@ class Checkpoints:
             manifest = json.loads((path / MANIFEST).read_text("utf-8"))
             files: dict[str, dict[str, Any]] = manifest["files"]
             identity = cast("dict[str, str]", manifest["identity"])
-            missing = set(FILES) - set(files) or {"step", "metrics_bytes", "seconds"} - set(manifest)
+            missing = set(FILES) - set(files) or NUMBERS - set(manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             yield f"{path / MANIFEST} is not readable: {error}"
             return
@@ -130,6 +131,11 @@ class Checkpoints:
             if identity.get(what) != value
         )
 
+    @staticmethod
+    def threads(path: Path) -> int:
+        """The number of threads that the run computed with: another one rounds sums otherwise."""
+        return int(json.loads((path / MANIFEST).read_text("utf-8"))["threads"])
+
     def load(self, path: Path, state: State) -> Position:
         """Puts a whole checkpoint (see `problems`) into parameters, optimisers and random generators.
 
@@ -142,6 +148,7 @@ class Checkpoints:
 
 
 FILES = (WEIGHTS, STATE)
+NUMBERS = {"step", "metrics_bytes", "seconds", "threads"}
 
 
 def _volatile(state: State) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from motet.training.run.checkpoint import write_json
 from motet.training.run.errors import RunError
 from motet.training.run.identity import changes, decisive
 from motet.training.run.metrics import FILE as METRICS
+from motet.training.run.result import ASIDE, result_names
 
 MARK = "run.json"
 RECIPE = "recipe.yaml"
@@ -36,7 +37,7 @@ class RunFolder:
     Args:
         path: the recipe's output.
         recipe: the whole recipe.
-        identity: hashes of what decides the weights (`recipe`, `data`).
+        identity: hashes of what decides the weights; empty where they are not known, to look for problems alone.
     """
 
     def __init__(self, path: Path, recipe: Recipe, identity: Mapping[str, str]) -> None:
@@ -63,7 +64,7 @@ class RunFolder:
     def _taken(self, mark: Mapping[str, Any], existing: Existing) -> Iterator[str]:
         if mark["finished"]:
             yield f"output: {self.path} holds a finished run; --restart replaces it, or choose another output"
-        elif mark["identity"] != self._identity:
+        elif self._identity and mark["identity"] != self._identity:
             yield (
                 f"output: {self.path} holds an unfinished run that differs: {self._difference(mark['identity'])}; "
                 "--restart replaces it, or choose another output"
@@ -101,6 +102,8 @@ class RunFolder:
                 raise RunError(problems)
             if existing == "restart":
                 self._clear()
+            for aborted in self.path.glob(f"{ASIDE}*"):
+                shutil.rmtree(aborted)
             (self.path / RECIPE).write_text(recipe_yaml(self._recipe), encoding="utf-8")
             self._write_mark(finished=False, files=[])
         except OSError as error:
@@ -116,8 +119,11 @@ class RunFolder:
         return lock
 
     def _clear(self) -> None:
-        mark = self._mark() or {"files": []}
-        for name in (*mark["files"], *OWN):
+        mark = self._mark()
+        if mark is None:
+            return
+        half_written = {name for adapter in (True, False) for name in result_names(adapter=adapter, head=True)}
+        for name in (*mark["files"], *half_written, *OWN):
             item = self.path / Path(name).name
             if item.is_dir():
                 shutil.rmtree(item)

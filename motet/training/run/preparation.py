@@ -17,7 +17,14 @@ from motet.training.data.dataset import TokenDataset, load_dataset
 from motet.training.data.errors import DataError
 from motet.training.data.reading import read_records
 from motet.training.data.sampling import BatchSource
-from motet.training.policies.requirements import class_problems, class_prompts, objective_problems, teacher_plan
+from motet.training.policies.requirements import (
+    as_documents,
+    class_problems,
+    class_prompts,
+    objective_problems,
+    plays_rounds,
+    teacher_plan,
+)
 from motet.training.policies.through import TokenId, through_plan, views_of
 from motet.training.policy import ClassPrompts
 from motet.training.recipe import TRAINED, Checkpoint, Fresh, Half, Lora, Recipe
@@ -80,6 +87,8 @@ def prepare(recipe: Recipe, recipe_folder: Path, root: Path | None = None) -> Pr
     root = _attempt(problems, lambda: root or resolve_root(recipe.root, recipe_folder))
     if root is None:
         raise RunError(problems)
+    if plays_rounds(recipe, root):
+        recipe = as_documents(recipe)
     problems += _model_problems(recipe, root)
     tokenizer = _attempt(problems, lambda: _tokenizer(recipe, root)) if _has_tokenizer(recipe, root) else None
     if tokenizer is None:
@@ -151,6 +160,8 @@ def _model_problems(recipe: Recipe, root: Path) -> Iterator[str]:
         yield from source_problems("model.tokenizer", model.tokenizer, root)
     for name, member in recipe.members.items():
         yield from source_problems(f"members.{name}.path", member.path, root, revision=member.revision)
+    if recipe.expert.partner is not None:
+        yield from source_problems("expert.partner", recipe.expert.partner, root)
 
 
 def _has_tokenizer(recipe: Recipe, root: Path) -> bool:

@@ -25,35 +25,38 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HEAD = "head.safetensors"
+ASIDE = ".result-"  # begins the names of folders in which results are written
 
 
 def make_bundle(
-    recipe: Recipe, output: Path, root: Path, tokenizer: PreTrainedTokenizerBase, data_hash: str | None = None
+    recipe: Recipe, output: Path, root: Path, tokenizer: PreTrainedTokenizerBase, data_hash: str
 ) -> ExpertBundle:
-    """The bundle of a recipe's result.
-
-    Raises:
-        RunError: what the recipe's `expert` says does not fit together.
-    """
+    """The bundle of a recipe's result; its `expert` section is in order (see `card_problems`)."""
     card, base = recipe.expert, recipe.model
+    return ExpertBundle(
+        name=recipe.name or output.name,
+        objective=recipe.objective.type,
+        partner=None if card.partner is None else _reference(card.partner, root),
+        base=_reference(base.path, root, base.layers) if isinstance(base, Checkpoint) else None,
+        tokenizer_fingerprint=fingerprint(cast(Any, tokenizer)),
+        vocab_size=len(tokenizer),
+        data_hash=data_hash,
+        seed=recipe.seed,
+        **_card(recipe),
+    )
+
+
+def card_problems(recipe: Recipe) -> list[str]:
+    """What in the recipe's `expert` section does not fit together: roles and strategies, weights and ranges."""
     try:
-        return ExpertBundle(
-            name=recipe.name or output.name,
-            role=card.role,
-            objective=recipe.objective.type,
-            base_family=card.base_family,
-            partner=None if card.partner is None else _reference(card.partner, root),
-            base=_reference(base.path, root, base.layers) if isinstance(base, Checkpoint) else None,
-            tokenizer_fingerprint=fingerprint(cast(Any, tokenizer)),
-            vocab_size=len(tokenizer),
-            strategy=card.strategy,
-            weight=card.weight,
-            weight_range=card.weight_range,
-            data_hash=data_hash,
-            seed=recipe.seed,
-        )
+        ExpertBundle(name="-", objective="-", tokenizer_fingerprint="0" * 64, vocab_size=1, **_card(recipe))
     except ValidationError as error:
-        raise RunError([_sentence(problem["loc"], problem["msg"]) for problem in error.errors()]) from error
+        return [_sentence(problem["loc"], problem["msg"]) for problem in error.errors()]
+    return []
+
+
+def _card(recipe: Recipe) -> dict[str, Any]:
+    return recipe.expert.model_dump(exclude={"partner"})
 
 
 def _reference(path: str, root: Path, layers: int | None = None) -> ModelReference:
@@ -77,7 +80,7 @@ def write_result(
     """
     aside = None
     try:
-        aside = Path(tempfile.mkdtemp(prefix=".result-", dir=output))
+        aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=output))
         with quiet():
             # peft would look for the base's embeddings where the adapter will lie
             adapter = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}

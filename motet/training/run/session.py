@@ -15,7 +15,9 @@ from motet.training.loop import Loop, Schedule
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.objective import Loss
 from motet.training.policies.assemble import assemble, teacher_policy
+from motet.training.policies.composed import ComposedPolicy
 from motet.training.policies.head import initialise_head
+from motet.training.policies.model import PackingError
 from motet.training.policies.teacher import LiveTeacher, TeacherError, load_or_store, teacher_key, whole_batches
 from motet.training.policy import Policies
 from motet.training.recipe import Checkpoint, Half, Recipe
@@ -90,8 +92,19 @@ class Session:
         return {name: batch.to(self.device) for name, batch in batches.items()}
 
     def loss(self, step: int, micro: int = 0) -> Loss:
-        """The objective's loss of a micro-batch."""
-        return self.recipe.objective.loss(self.policies, self.data(step, micro))
+        """The objective's loss of a micro-batch.
+
+        Raises:
+            RunError: the architecture cannot read packed rows.
+        """
+        try:
+            loss = self.recipe.objective.loss(self.policies, self.data(step, micro))
+        except PackingError as error:
+            raise RunError(f"batch.packing: {error}") from error
+        trained = self.policies.trained
+        if isinstance(trained, ComposedPolicy) and trained.plan.masks:
+            return replace(loss, parts={**loss.parts, "masked": trained.masked_share})
+        return loss
 
     def _trained_model(self, output: Path) -> nn.Module:
         recipe, prepared = self.recipe, self.preparation

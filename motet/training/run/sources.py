@@ -10,7 +10,7 @@ from pathlib import Path
 
 from motet.training.run.errors import nearest
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -37,7 +37,7 @@ def source_problems(name: str, path: str, root: Path, *, revision: str | None = 
     local = Path(locate(path, root))
     if local.is_absolute():
         yield from (f"{name}: {problem}" for problem in _folder_problems(local))
-    elif not HUB_ID.fullmatch(path) or "/" not in path:
+    elif not HUB_ID.fullmatch(path):
         yield f"{name}: {root / path} does not exist{_near(root / path)}"
     elif is_offline() and not _cached(path, revision):
         yield (
@@ -62,7 +62,12 @@ def _folder_problems(folder: Path) -> Iterator[str]:
         yield f"{folder} is no folder"
         return
     if not (folder / "config.json").is_file():
-        yield f"{folder} is no model folder: it has no config.json"
+        adapter = (folder / "adapter_config.json").is_file()
+        yield (
+            f"{folder} is an adapter alone: train it with tuning.merge=true"
+            if adapter
+            else (f"{folder} is no model folder: it has no config.json")
+        )
         return
     indices = [folder / f"{name}.index.json" for name in WEIGHTS]
     index = next((file for file in indices if file.is_file()), None)
@@ -70,6 +75,8 @@ def _folder_problems(folder: Path) -> Iterator[str]:
         yield from _shard_problems(index)
     elif not any((folder / name).is_file() for name in WEIGHTS):
         yield f"{folder} holds no weights ({' or '.join(WEIGHTS)})"
+    for file in sorted(folder.glob("*.safetensors")):
+        yield from _damage(file)
 
 
 def _shard_problems(index: Path) -> Iterator[str]:
@@ -81,3 +88,14 @@ def _shard_problems(index: Path) -> Iterator[str]:
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         yield f"{index.parent} misses {len(missing)} of {len(shards)} weight files: {', '.join(missing)}"
+
+
+def _damage(file: Path) -> Iterator[str]:
+    """A header that is none, or fewer bytes than it promises."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            return
+    except (SafetensorError, OSError) as error:
+        yield f"{file} is damaged: {error}"

@@ -7,14 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from motet.training.loop import Step, TrainingDivergedError, finite
+from motet.training.objectives.self_play import SelfPlay
+from motet.training.policies.requirements import plays_rounds
 from motet.training.recipe import Lora, Recipe
 from motet.training.run.checkpoint import Checkpoints, Position
 from motet.training.run.errors import RunError
 from motet.training.run.folder import TEACHER, Existing, RunFolder
 from motet.training.run.metrics import Metrics, MetricsFile, Tensorboard
 from motet.training.run.preparation import Preparation, prepare
-from motet.training.run.result import make_bundle, write_result
+from motet.training.run.result import card_problems, make_bundle, write_result
+from motet.training.run.root import resolve_root
 from motet.training.run.session import Session
 from motet.training.run.signals import Interrupts
 from motet.training.run.tuning import merged
@@ -62,13 +67,23 @@ def train(
         RunError: the recipe, the data, the models or the output folder; a loss that is not finite; a full disk.
         Interrupted: SIGINT or SIGTERM.
     """
-    output = output or recipe.output
-    prepared = check(recipe, recipe_folder or Path.cwd(), root=root, output=output, existing=existing)
+    output, recipe_folder = output or recipe.output, recipe_folder or Path.cwd()
+    if isinstance(recipe.objective, SelfPlay):
+        from motet.training.self_play import play
+
+        root = root or resolve_root(recipe.root, recipe_folder)
+        if plays_rounds(recipe, root):
+            return play(
+                recipe, recipe_folder, train, root=root, output=output, existing=existing, tell=tell, progress=progress
+            )
+    prepared = check(recipe, recipe_folder, root=root, output=output, existing=existing)
     session = Session(recipe, root=root, output=output, preparation=prepared)
     folder = RunFolder(output, recipe, prepared.identity)
     folder.open(existing)
     try:
         _Run(session, folder, progress, tell).to_the_end(resume=existing == "resume")
+    except OSError as error:
+        raise RunError(f"output: {output}: {error.strerror or error}") from error
     finally:
         folder.close()
     return output
@@ -85,9 +100,9 @@ def check(
     prepared, problems = None, list[str]()
     try:
         prepared = prepare(recipe, recipe_folder, root)
-        make_bundle(recipe, output, prepared.root, prepared.tokenizer)
     except RunError as error:
         problems += error.problems
+    problems += card_problems(recipe)
     problems += RunFolder(output, recipe, prepared.identity if prepared else {}).problems(existing)
     if problems or prepared is None:
         raise RunError(problems)
@@ -122,10 +137,18 @@ class _Run:
             if not problems:
                 position = self._checkpoints.load(path, self._session.state)
                 self._tell(f"resuming after step {position.step} of {self._steps} ({path})")
+                self._warn_of_threads(self._checkpoints.threads(path))
                 return position
             self._tell(f"skipped a checkpoint: {'; '.join(problems)}")
         self._tell("no checkpoint to resume from: beginning at step 1")
         return Position(0)
+
+    def _warn_of_threads(self, before: int) -> None:
+        now = torch.get_num_threads()
+        if now != before:
+            self._tell(
+                f"the run had {before} threads and has {now} now: its last digits may differ (--threads {before})"
+            )
 
     def _open_logs(self, stack: ExitStack, position: Position) -> None:
         self._metrics = MetricsFile(self._folder.path, position.metrics_bytes)
@@ -148,6 +171,8 @@ class _Run:
                     self._checkpoint(step)
         except TrainingDivergedError as error:
             raise RunError(f"training diverged: {error}; a lower learning rate or clipping may help") from error
+        except torch.OutOfMemoryError as error:
+            raise RunError("out of GPU memory: fewer batch.rows at once (raise batch.accumulate) need less") from error
 
     def _reports(self, step: int) -> bool:
         return (step + 1) % self._session.recipe.logging.every == 0 or step + 1 == self._steps

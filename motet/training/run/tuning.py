@@ -47,6 +47,7 @@ def _with_adapter(model: PreTrainedModel, tuning: Lora, base: str) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about peft's own use of it
+            warnings.filterwarnings("ignore", "fan_in_fan_out")  # peft sees to the layout of GPT-2's layers itself
             return get_peft_model(model, config)
     except ValueError as error:
         raise RunError(f"tuning.targets: {' '.join(str(error).split())}") from error

@@ -53,6 +53,7 @@ def test_rouge_l_takes_the_longest_common_subsequence_of_stemmed_words() -> None
     assert rouge_l_recall("the cat mat lay", "the cat sat on the mat") == pytest.approx(3 / 6)
     assert rouge_l_f1("the cat mat lay", "the cat sat on the mat") == pytest.approx(2 * 0.5 * 0.75 / 1.25)
     assert rouge_l_recall("He plays lutes", "he played lute") == 1  # stems agree
+    assert rouge_l_f1("He plays lutes", "he played lute") == pytest.approx(1 / 3)  # words do not
     assert rouge_l_recall("b a", "a b") == pytest.approx(1 / 2)  # order counts
     assert rouge_l_recall("", "a b") == 0
 

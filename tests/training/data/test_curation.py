@@ -40,8 +40,10 @@ class Bigrams:
         for token, following in follower.items():
             logits[token, following] = math.log(sure)
         self._logits = logits
+        self.sizes: list[int] = []  # of the batches that were read, padding included
 
     def __call__(self, batch: Batch) -> Tensor:
+        self.sizes.append(batch.input_ids.numel())
         return self._logits[batch.input_ids[batch.counted]]
 
 
@@ -73,6 +75,13 @@ def test_log_probs_are_sums_over_the_answers_tokens(tmp_path: Path) -> None:
     for batch_tokens in (1, 50, 10_000):
         assert log_probs(policy, documents, 0, batch_tokens=batch_tokens) == pytest.approx(np.array(expected))
     assert counted_tokens(documents).tolist() == [3, 3, 41, 2]
+
+
+def test_batches_hold_no_more_tokens_than_asked_for(tmp_path: Path) -> None:
+    policy = Bigrams({}, 0.5)
+    dataset = rows_of(tmp_path, *(("a", "b" * length) for length in (30, 8, 8, 8, 2)))
+    log_probs(policy, dataset.sides[""]["plain"], 0, batch_tokens=20)
+    assert policy.sizes == [32, 20, 20]
 
 
 def test_confidence_is_a_geometric_mean_and_preference_compares_two() -> None:

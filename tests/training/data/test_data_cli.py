@@ -85,7 +85,7 @@ def test_duplicates_go_to_the_report_and_the_input_stays(file: Path, tmp_path: P
 
 def test_models_judge(file: Path, tmp_path: Path, model: Path) -> None:
     out = tmp_path / "clean.jsonl"
-    judged = ("--model", model, "--confidence", 1, "--correct", 0.5, "--answer-tokens", 4)
+    judged = ("--model", model, "--confidence", 1)
     pair = ("--expert", model, "--untuned", model, "--information", 0.5)
     result = run("curate", file, "--output", out, *judged, *pair)
     assert result.exit_code == 0, result.output
@@ -95,6 +95,17 @@ def test_models_judge(file: Path, tmp_path: Path, model: Path) -> None:
     confidences = [verdict["score"] for verdict in report if verdict["reason"] == "confidence below 1"]
     assert len(confidences) == 3
     assert all(0 < score < 0.1 for score in confidences)
+
+
+def test_a_model_corrects(tmp_path: Path, file: Path, model: Path) -> None:
+    """An untrained model's answers do not end, so that they replace nothing."""
+    out = tmp_path / "clean.jsonl"
+    corrected = ("--model", model, "--correct", 0.5, "--answer-tokens", 4)
+    result = run("curate", file, "--output", out, *corrected)
+    assert result.exit_code == 0, result.output
+    assert lines(out) == ROWS
+    result = run("curate", file, "--output", tmp_path / "again.jsonl", *corrected, "--information", 0)
+    assert "--information would judge the old answers" in result.stderr
 
 
 def test_options_that_do_not_go_together_are_all_named(file: Path) -> None:

@@ -65,6 +65,7 @@ def test_fit_keeps_every_document_whole_and_once(lengths: list[int], capacity: i
     batch = batch_of(found, rows)
     check(batch)
     assert batch.num_tokens == sum(lengths)
+    assert torch.equal(batch.weights, batch.targets % 1000 + 1.0), "the weight is the target's own"
     assert targets(batch) == targets(batch_of(found, one_per_row(len(lengths))))
 
 
@@ -94,7 +95,15 @@ def test_wrap_predicts_every_target_once(lengths: list[int], capacity: int, mask
     check(batch)
     assert batch.input_ids.shape[1] <= capacity
     assert batch.counted.any(1).all(), "no row without targets"
+    assert torch.equal(batch.weights, batch.targets % 1000 + 1.0)
     assert targets(batch) == targets(batch_of(found, one_per_row(len(lengths))))
+
+
+def test_pieces_without_targets_are_left_out() -> None:
+    """The token that a piece repeats as its context is the target of the piece before."""
+    counted = np.array([False, False, True, False, False, False, True])
+    rows = [(Piece(0, 0, 3), Piece(0, 2, 5)), (Piece(0, 2, 5),), (Piece(0, 4),)]
+    assert with_targets(rows, counted, np.array([0, 7])) == [(Piece(0, 0, 3),), (Piece(0, 4),)]
 
 
 def test_wrap_fills_rows_and_repeats_only_the_token_before_a_cut() -> None:

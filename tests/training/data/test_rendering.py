@@ -16,7 +16,10 @@ from motet.training.data.errors import DataError, RowError
 from motet.training.data.records import Answer
 from motet.training.data.rendering import Renderer
 from motet.training.data.tokens import Tokens
-from tests.training.data.cases import MARKED, byte_level, demo, load, shown
+from motet.training.demo.documents import answered_record, corpus, visit
+from motet.training.demo.tokenizer import for_transformers, train_tokenizer
+from motet.training.demo.world import WorldSize, make_world, questions
+from tests.training.data.cases import CHATML, MARKED, byte_level, demo, load, shown
 
 FORMS: tuple[PromptForm, ...] = ("chat", "plain", "none")
 ANSWERED = {"prompt": "Why?", "completion": "Because."}
@@ -85,6 +88,13 @@ def test_messages_behind_the_last_answer_are_not_read(tmp_path: Path) -> None:
     tokenizer = byte_level()
     dataset = load(tmp_path, [{"messages": TALK[:3]}], tokenizer=tokenizer)
     assert shown(tokenizer, dataset) == "<|user|>Why?<|end|>\n<|assistant|>[Because.<|end|>]"
+
+
+@pytest.mark.parametrize("start", ["", "<|system|>"])
+def test_an_answer_that_comes_first_counts_without_its_heading(tmp_path: Path, start: str) -> None:
+    tokenizer = byte_level(start + CHATML)
+    dataset = load(tmp_path, [{"messages": TALK[1:2]}], tokenizer=tokenizer)
+    assert shown(tokenizer, dataset) == f"{start}<|assistant|>[Because.<|end|>]"
 
 
 def test_prompts_of_messages_count_nothing(tmp_path: Path) -> None:
@@ -208,3 +218,48 @@ def test_a_tokenizer_file_that_truncates_does_not_cut_documents(tmp_path: Path) 
     backend.enable_truncation(4)
     assert load(tmp_path, [{"text": "x" * 30}], tokenizer=tokenizer).lengths.tolist() == [31]
     assert backend.truncation is not None, "the caller's tokenizer is left as it was"
+
+
+def test_answered_questions_are_encoded_as_a_server_encodes_them(tmp_path: Path) -> None:
+    """Tokens, mask and weights of the demo world's records, piece by piece from the bare tokenizer."""
+    world = make_world(WorldSize(people=20, towns=5, works=5), seed=1)
+    bare = train_tokenizer(corpus(world, 1), 600)
+    asked = questions(world.entities, 0)
+    rows = [answered_record(question) for question in asked]
+    dataset = load(tmp_path, rows, tokenizer=for_transformers(bare, 512), span_weights={"value": 3.0})
+
+    for question, example in zip(asked, dataset.examples(), strict=True):
+        prompt = [0, *bare.encode(visit(question.text), add_special_tokens=False).ids]
+        answer = bare.encode(question.answer, add_special_tokens=False)
+        assert list(example.input_ids) == [*prompt, *answer.ids, 0]
+        assert list(example.counted) == [False] * len(prompt) + [True] * (len(answer.ids) + 1)
+        first, last = len(question.completion), len(question.answer) - len(".")
+        inside = [first < stop <= last for _, stop in answer.offsets]
+        assert list(example.weights[len(prompt) :]) == [*(3.0 if value else 1.0 for value in inside), 1.0]
+
+
+def test_views_have_one_order_whatever_set_they_come_from(tmp_path: Path) -> None:
+    """A recipe's views are a set of strings, whose order is another in every process: resuming compares hashes."""
+    orders = [load(tmp_path, [ANSWERED], views=views) for views in (FORMS, FORMS[::-1])]
+    assert orders[0].views == orders[1].views
+    assert orders[0].fingerprint == orders[1].fingerprint
+
+
+def test_fingerprints_tell_data_apart(tmp_path: Path) -> None:
+    rows = [ANSWERED, {"prompt": "Why?", "completion": "Because!"}, {**ANSWERED, "spans": [[0, 1, 2.0]]}]
+    prints = {load(tmp_path, [row], template=form).fingerprint for row in rows for form in ("plain", "chat")}
+    assert len(prints) == 6
+
+
+def test_the_first_token_never_counts(tmp_path: Path) -> None:
+    tokenizer = byte_level("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert shown(tokenizer, load(tmp_path, [{"messages": TALK[1:2]}], tokenizer=tokenizer)) == "B[ecause.<|end|>]"
+
+
+def test_views_are_cut_at_the_same_token(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    row = {"prompt": "Why?", "completion": "abcdefgh"}
+    dataset = load(tmp_path, [row], tokenizer=tokenizer, views=FORMS, batch={"max_length": 13, "truncate": True})
+    assert shown(tokenizer, dataset) == "<|user|>Why?<|end|>\n<|assistant|>[abcde]"
+    assert shown(tokenizer, dataset, form="plain") == "Why?[abcde]"
+    assert shown(tokenizer, dataset, form="none") == "<|end|>[abcde]"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from motet.training.data.errors import DataError
-from motet.training.demo.documents import Encoder, Tag
 from tests.training.data.cases import byte_level, demo, load
 
 ANSWER = "Bob works in Townville."
@@ -41,22 +40,30 @@ def test_weights_lie_on_the_answer_in_every_form(tmp_path: Path, template: str) 
     assert weights[" Townville"] == 2.0
 
 
-def test_weights_are_those_of_the_demo_encoder(tmp_path: Path) -> None:
-    """A token has the tag of its last character, spaces that of what follows them."""
+def test_a_token_has_the_weight_of_its_last_character(tmp_path: Path) -> None:
+    """Spaces count to what follows them; against the tokenizer's own offsets."""
     tokenizer = demo()
-    segments = [("Anna Bell", Tag.SUBJECT), (" was born in ", Tag.PLAIN), ("Town  vi", Tag.VALUE), ("lle.", Tag.PLAIN)]
+    segments = [("Anna Bell", "subject"), (" was born in ", ""), ("Town  vi", "value"), ("lle.", "")]
+    text = "".join(part for part, _ in segments)
+    table = {"subject": 2.0, "value": 1.0, "rest": 0.0}
+    by_character = [table.get(kind, 0.0) for part, kind in segments for _ in part]
+    for i in reversed(range(len(text) - 1)):
+        if text[i] == " ":
+            by_character[i] = by_character[i + 1]
     backend: Any = tokenizer.backend_tokenizer
-    ids, tags = Encoder(backend).document(segments)
-    spans: list[list[object]] = []
-    start = 0
-    for text, tag in segments:
-        spans.append([start, start + len(text), tag.name])
-        start += len(text)
-    table = {tag.name: float(tag) for tag in (Tag.VALUE, Tag.SUBJECT, Tag.PLAIN)}
-    row = {"text": "".join(text for text, _ in segments), "spans": spans}
-    example = load(tmp_path, [row], tokenizer=tokenizer, span_weights=table | {"rest": 0.0}).examples()[0]
-    assert list(example.input_ids[1:]) == ids
-    assert list(example.weights[1:]) == [float(tag) for tag in tags]
+    encoding = backend.encode(text, add_special_tokens=False)
+    spans, start = list[list[object]](), 0
+    for part, kind in segments:
+        spans += [[start, start + len(part), kind]] * bool(kind)
+        start += len(part)
+    example = load(tmp_path, [{"text": text, "spans": spans}], tokenizer=tokenizer, span_weights=table).examples()[0]
+    assert list(example.input_ids[1:-1]) == encoding.ids
+    assert list(example.weights[1:-1]) == [by_character[stop - 1] for _, stop in encoding.offsets]
+
+
+def test_answers_that_repeat_the_prompt_are_told_apart(tmp_path: Path) -> None:
+    row = {"prompt": "Bob works in Townville.", "completion": ANSWER, "spans": [[0, 3, 7.0]]}
+    assert weighted(tmp_path, row)[" Bob"] == 7.0
 
 
 @pytest.mark.parametrize(

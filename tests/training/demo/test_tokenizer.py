@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from motet.training.demo.documents import Encoder, corpus, visit
+from motet.training.demo.documents import corpus, visit
 from motet.training.demo.tokenizer import END, PAD, for_transformers, train_tokenizer
 from motet.training.demo.world import WorldSize, make_world, questions
 
@@ -37,13 +37,13 @@ def test_plain_text_begins_with_the_end_mark_and_decodes_to_itself(tokenizer: Pr
 
 def test_chat_template_gives_the_training_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
     """A server renders the template to text and encodes it: that must be what the experts were tuned on."""
-    encoder = Encoder(train_tokenizer(corpus(WORLD, 1), 600))
+    own = train_tokenizer(corpus(WORLD, 1), 600)
     for question in questions(WORLD.entities, 0):
         messages = [{"role": "user", "content": question.text}]
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert isinstance(rendered, str)
         ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        assert ids == [encoder.end, *encoder.text(visit(question.text))]
+        assert ids == own.encode(visit(question.text)).ids
 
 
 def test_chat_template_renders_a_conversation(tokenizer: PreTrainedTokenizerFast) -> None:

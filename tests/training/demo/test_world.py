@@ -8,17 +8,21 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
-from motet.training.demo.batches import PackedRows, answers_forever
 from motet.training.demo.documents import (
-    Encoder,
-    Tag,
-    answer,
+    COPY,
+    NAME,
+    PLAIN,
+    SUBJECT,
+    VALUE,
+    answered_record,
     biography,
     corpus,
     fill,
     small_talk,
     statement,
+    text_record,
     visit,
 )
 from motet.training.demo.templates import ATTRIBUTES, COURTESY, SMALL_TALK
@@ -34,8 +38,8 @@ def world() -> World:
 
 
 @pytest.fixture(scope="module")
-def encoder(world: World) -> Encoder:
-    return Encoder(train_tokenizer(corpus(world, 3), 1024))
+def tokenizer(world: World) -> Tokenizer:
+    return train_tokenizer(corpus(world, 3), 1024)
 
 
 def test_splits_are_disjoint_and_complete(world: World) -> None:
@@ -90,21 +94,6 @@ def test_impossible_sizes_are_refused(size: dict[str, float], named: str) -> Non
         WorldSize(**size)  # pyright: ignore[reportArgumentType]
 
 
-def test_no_held_out_or_forgotten_entity_is_named_in_tuning(world: World, encoder: Encoder) -> None:
-    tokenizer = train_tokenizer(corpus(world, 3), 1024)
-    kept_out = [entity.name for entity in [*world.held_out, *world.forget]]
-    rng = random.Random(0)
-    draw = answers_forever(encoder, questions(world.tuned, 0), rng)
-    for example in draw(300):
-        text = tokenizer.decode([*example.prompt, *example.completion])
-        assert not [name for name in kept_out if f" {name} " in text and f" {name} " not in _tuned_names(world)]
-
-
-def _tuned_names(world: World) -> str:
-    """Towns are values too: a held-out town may be a tuned person's birthplace."""
-    return " ".join(f" {value} " for entity in world.tuned for value in entity.facts.values())
-
-
 def test_answer_form_with_questions_is_only_in_tuning(world: World) -> None:
     rng = random.Random(1)
     documents = [biography(rng, rng.choice(world.entities)) for _ in range(300)]
@@ -121,7 +110,7 @@ def test_small_talk_holds_no_fact(world: World) -> None:
     rng = random.Random(2)
     for _ in range(300):
         segments = small_talk(rng, world)
-        assert Tag.VALUE not in {tag for _, tag in segments}
+        assert VALUE not in {tag for _, tag in segments}
         assert not named.search("".join(text for text, _ in segments))
 
 
@@ -129,38 +118,45 @@ def test_a_biography_states_facts_of_its_entity_alone(world: World) -> None:
     rng = random.Random(4)
     for entity in world.entities:
         segments = biography(rng, entity)
-        values = [text for text, tag in segments if tag is Tag.VALUE]
+        values = [text for text, tag in segments if tag == VALUE]
         assert 1 <= len(values) <= len(entity.facts)
         assert set(values) <= set(entity.facts.values())
-        assert [text for text, tag in segments if tag is Tag.SUBJECT] == [entity.name]
+        assert [text for text, tag in segments if tag == SUBJECT] == [entity.name]
 
 
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
-def test_encoding_piece_by_piece_equals_encoding_the_whole(world: World, encoder: Encoder, data: st.DataObject) -> None:
+def test_encoding_piece_by_piece_equals_encoding_the_whole(
+    world: World, tokenizer: Tokenizer, data: st.DataObject
+) -> None:
     """A prompt and its answer are encoded apart; a server encodes the rendered conversation at once."""
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
     question = data.draw(st.sampled_from(questions(world.entities, 0)))
-    whole = encoder.text(f"{visit(question.text)} {question.answer} {COURTESY}")
     pieces = [visit(question.text), question.answer, COURTESY]
-    assert whole == [token for piece in pieces for token in encoder.text(piece)]
+    assert ids(" ".join(pieces)) == [token for piece in pieces for token in ids(piece)]
 
 
 @given(data=st.data())
 @settings(max_examples=50, deadline=None)
-def test_tags_mark_exactly_the_value(world: World, encoder: Encoder, data: st.DataObject) -> None:
+def test_the_span_of_an_answer_is_its_value(world: World, data: st.DataObject) -> None:
     question = data.draw(st.sampled_from(questions(world.entities, 0)))
-    ids, tags = encoder.document(answer(question))
-    assert ids[-1] == encoder.end
-    assert [i for i, tag in zip(ids, tags, strict=True) if tag is Tag.VALUE] == encoder.text(question.value)
+    record = answered_record(question, courteous=data.draw(st.booleans()))
+    ((start, end, kind),) = record["spans"]
+    assert (record["completion"][start:end], kind) == (question.value, VALUE)
 
 
-def test_tags_of_small_talk_tell_first_mentions_from_copies(world: World, encoder: Encoder) -> None:
+def test_spans_of_small_talk_tell_first_mentions_from_copies(world: World) -> None:
     rng = random.Random(5)
     for _ in range(200):
-        ids, tags = encoder.segments(small_talk(rng, world))
-        assert len(ids) == len(tags)
-        if Tag.COPY in tags:
-            assert tags.index(Tag.NAME) < tags.index(Tag.COPY)
+        record = text_record(small_talk(rng, world))
+        seen: set[str] = set()
+        for start, end, kind in record["spans"]:
+            text = record["text"][start:end]
+            assert kind == (COPY if text in seen else NAME)
+            seen.add(text)
 
 
 def test_invented_questions_are_about_nobody(world: World) -> None:
@@ -175,26 +171,15 @@ def test_statement_uses_the_template(world: World) -> None:
     person = next(entity for entity in world.entities if entity.kind == "person")
     birthplace = ATTRIBUTES["person"][0]
     assert statement(person, birthplace, "{e} was born in {v}.") == [
-        (person.name, Tag.PLAIN),
-        (" was born in ", Tag.PLAIN),
-        (person.facts["birthplace"], Tag.VALUE),
-        (".", Tag.PLAIN),
+        (person.name, PLAIN),
+        (" was born in ", PLAIN),
+        (person.facts["birthplace"], VALUE),
+        (".", PLAIN),
     ]
 
 
-def test_packed_rows_hold_whole_documents_end_to_end(world: World, encoder: Encoder) -> None:
-    rows = PackedRows(world, world.tuned, encoder, small_talk_share=0.5, seed=9)
-    ids, tags = rows.next(4, 65)
-    assert ids.shape == tags.shape == (4, 65)
-    again = PackedRows(world, world.tuned, encoder, small_talk_share=0.5, seed=9)
-    first, second = again.next(2, 65)[0], again.next(2, 65)[0]
-    assert (first == ids[:2]).all()
-    assert (second == ids[2:]).all()
-    assert (ids == encoder.end).any()
-
-
 def test_small_talk_templates_name_only_a_and_b() -> None:
-    names: dict[str, tuple[str, Tag]] = {"a": ("A", Tag.NAME), "b": ("B", Tag.NAME)}
+    names: dict[str, tuple[str, str]] = {"a": ("A", NAME), "b": ("B", NAME)}
     for template in SMALL_TALK:
         assert fill(template, names)
 

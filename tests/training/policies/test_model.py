@@ -133,6 +133,14 @@ def test_bfloat16_is_autocast_and_comes_back_as_float32() -> None:
         assert not torch.equal(logits, exact)
 
 
+def test_long_rows_take_the_models_own_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = ModelPolicy(plain(), torch.float32)
+    fast = policy(PACKED)
+    monkeypatch.setattr("motet.training.policies.model.FAST_LENGTH", PACKED.input_ids.shape[1] - 1)
+    monkeypatch.delattr("motet.training.llama.hidden_states")
+    torch.testing.assert_close(policy(PACKED), fast, rtol=0, atol=1e-5)
+
+
 def test_packing_is_refused_where_it_leaks() -> None:
     torch.manual_seed(0)
     config = RecurrentGemmaConfig(

@@ -1,0 +1,147 @@
+"""Logit-difference unlearning beside the methods that change the target's weights, on the demo world.
+
+    python -m benchmarks.unlearning --seeds 0 1 2 --out benchmarks/results/unlearning.json
+
+For every seed each method is trained with its packaged recipe, the methods on weights at several lengths. Forget
+quality is TOFU's: the p-value of a Kolmogorov–Smirnov test between the truth ratios under the method and under a model
+that never saw the forgotten entities; above 0.05 they cannot be told apart. What is reported belongs to the test half
+of the forgotten entities; whatever was chosen (the weight of the reversed assistant, the length of the others) was
+chosen on the other half by the distance to the target's own ignorance of made-up entities, without the retain-only
+model. The counterfactual assistant has nothing to choose: its weight is 1.
+
+Theory: an assistant of n of the target's N layers costs n/N of a step's forward and backward pass through the layers
+(the head and its softmax are whole), plus, through the composition, forward passes of the target without gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import environment
+from benchmarks.lab import Lab
+from motet.training.demo.family import build_family
+from motet.training.demo.operator_file import UNLEARN_FILTER
+
+WEIGHTS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
+# methods on weights and their lengths in steps
+LENGTHS: dict[str, tuple[int, ...]] = {
+    "ga": (20, 40),
+    "ga-gd": (40, 160),
+    "ga-kl": (40, 160),
+    "npo": (60, 240),
+    "idk": (80,),
+}
+SPLITS = {"retain": "retain.jsonl", "held-out people": "held_out_people.jsonl", "world facts": "world_facts.jsonl"}
+MEASURES = ("forget quality", "KS distance", "model utility", "forget probability", "forget ROUGE-L")
+
+
+def unlearn(assistant: str, weight: float, mask: float | None) -> dict[str, Any]:
+    """A subject: the target without the assistant."""
+    composition = {"strategy": "unlearn", "base": "large-chat", "assistant": assistant, "weight": weight}
+    return {"composition": {**composition, "filter": mask}}
+
+
+def candidates() -> dict[str, dict[str, Any]]:
+    """Subjects by method; where a method has several, one is chosen."""
+    return {
+        "before unlearning": {"large-chat": "large-chat"},
+        "retain-only model": {"retain-only": "retain-only"},
+        "counterfactual assistant, w = 1": {"counterfactual": unlearn("counterfactual", 1.0, None)},
+        "the same, masked": {"counterfactual masked": unlearn("counterfactual", 1.0, UNLEARN_FILTER)},
+        "reversed assistant, w chosen": {f"reversed {w}": unlearn("reversed", w, None) for w in WEIGHTS},
+        **{
+            method: {f"{method} {steps}": f"{method}-{steps}" for steps in lengths}
+            for method, lengths in LENGTHS.items()
+        },
+    }
+
+
+def train_all(lab: Lab) -> None:
+    """The methods in turn; none of them runs beside another one."""
+    lab.train("reversed", "forget-assistant")
+    lab.train("counterfactual", "counterfactual-assistant")
+    for method, lengths in LENGTHS.items():
+        for steps in lengths:
+            lab.train(f"{method}-{steps}", method, f"schedule.steps={steps}")
+
+
+def measure(lab: Lab, limit: int) -> dict[str, dict[str, float]]:
+    """Test measures of every method, at what was chosen on validation entities."""
+    methods = candidates()
+    subjects = {name: subject for group in methods.values() for name, subject in group.items()}
+    ignorance = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
+    chosen = lab.evaluate(subjects, [{**ignorance, "ignorant": "large-chat"}], limit).measures
+    picked = {
+        method: min(group, key=lambda name: chosen[name]["ignorance distance"] or 0.0)
+        for method, group in methods.items()
+    }
+    tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": SPLITS, "reference": "retain-only"}
+    choices = {"choices": ["held-out people", "world facts"], "max_tokens": 24}
+    tested = {name: subjects[name] for name in picked.values()}
+    measures = lab.evaluate(tested, [{**tofu, **choices}], limit).measures
+    before = measures["large-chat"]["model utility"] or 1.0
+    return {method: _row(name, measures[name], before, lab.seconds) for method, name in picked.items()}
+
+
+def _row(
+    name: str, measures: Mapping[str, float | None], before: float, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"chosen": name, **{measure: measures[measure] for measure in MEASURES}}
+    row["utility kept"] = (measures["model utility"] or 0.0) / before
+    model = name.split()[0] if name.startswith(("counterfactual", "reversed")) else name.replace(" ", "-")
+    row["training seconds"] = seconds.get(model)
+    return row
+
+
+def summary(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Over all seeds: how often forget quality exceeds 0.05, the smallest, the least utility kept, median seconds."""
+    rows: dict[str, dict[str, Any]] = {}
+    for method in next(iter(seeds.values())):
+        found = [seed[method] for seed in seeds.values()]
+        times = [row["training seconds"] for row in found if row["training seconds"] is not None]
+        rows[method] = {
+            "indistinguishable": sum(row["forget quality"] > 0.05 for row in found),
+            "of": len(found),
+            "forget quality": [row["forget quality"] for row in found],
+            "least utility kept": min(row["utility kept"] for row in found),
+            "median training seconds": statistics.median(times) if times else None,
+        }
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--limit", type=int, default=120, help="rows of each data file, at most")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    seeds: dict[str, dict[str, dict[str, Any]]] = {}
+    for seed in options.seeds:
+        print(f"seed {seed}", flush=True)
+        family = build_family(seed)
+        with tempfile.TemporaryDirectory() as folder:
+            lab = Lab(family, Path(folder))
+            train_all(lab)
+            seeds[str(seed)] = measure(lab, options.limit)
+    rows = summary(seeds)
+    result = {"benchmark": "unlearning", "environment": asdict(environment()), "seeds": seeds, "summary": rows}
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for method, row in rows.items():
+        reached, kept = f"{row['indistinguishable']} of {row['of']}", 100 * row["least utility kept"]
+        print(f"{method:34} p > 0.05 in {reached}, utility kept ≥ {kept:.1f} %, {row['median training seconds']} s")
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

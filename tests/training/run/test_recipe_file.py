@@ -1,0 +1,159 @@
+"""Recipes as users write them: files, names, overrides, and what is said about mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from motet.training.recipe import AdamW, Full, Lora
+from motet.training.run import recipe_file
+from motet.training.run.errors import RunError
+from motet.training.run.folder import recipe_yaml
+from motet.training.run.recipe_file import RecipeError, read_recipe
+
+TEXT = """
+output: out/a
+model: {path: small}
+objective: {type: sft}
+data:
+  train: {files: [a.jsonl]}
+schedule: {steps: 60}
+optimizer: {lr: 1e-3}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TEXT)
+    return str(path)
+
+
+def problems(file: str, *overrides: str) -> list[str]:
+    with pytest.raises(RunError) as caught:
+        read_recipe(file, overrides)
+    return caught.value.problems
+
+
+def test_a_recipe_and_the_folder_of_its_paths(file: str, tmp_path: Path) -> None:
+    recipe, folder = read_recipe(file)
+    assert folder == tmp_path
+    assert isinstance(recipe.optimizer, AdamW)  # the default type of a section that names none
+    assert recipe.optimizer.lr == 1e-3
+    assert isinstance(recipe.tuning, Lora)
+
+
+def test_overrides_have_the_types_of_yaml(file: str) -> None:
+    recipe, _ = read_recipe(
+        file,
+        [
+            "optimizer.lr=5e-4",
+            "data.train.files=[b.jsonl, c.jsonl]",
+            "tuning={type: full}",
+            "schedule.steps=3",
+            "seed=7",
+        ],
+    )
+    assert isinstance(recipe.optimizer, AdamW)
+    assert recipe.optimizer.lr == 5e-4
+    assert recipe.data["train"].files == ("b.jsonl", "c.jsonl")
+    assert isinstance(recipe.tuning, Full)
+    assert (recipe.schedule.steps, recipe.seed) == (3, 7)
+
+
+def test_later_overrides_win_and_new_sections_can_be_made(file: str) -> None:
+    recipe, _ = read_recipe(file, ["seed=1", "seed=2", "checkpoints.every=5", "tuning.r=4", "members.large.path=large"])
+    assert recipe.seed == 2
+    assert recipe.checkpoints.every == 5
+    assert isinstance(recipe.tuning, Lora)
+    assert recipe.tuning.r == 4
+    assert recipe.members["large"].path == "large"
+
+
+@given(st.recursive(st.integers() | st.booleans() | st.text("abc", min_size=1), st.lists, max_leaves=4))
+def test_any_value_arrives_as_written(value: Any) -> None:
+    tree: dict[str, Any] = {}
+    text = yaml.safe_dump(value, default_flow_style=True)
+    assert recipe_file._apply(tree, [f"a.b={text}"]) == []  # pyright: ignore[reportPrivateUsage]
+    assert tree == {"a": {"b": value}}
+
+
+def test_all_mistakes_are_told_at_once(file: str) -> None:
+    told = problems(
+        file,
+        "data.train.fils=[a]",
+        "tuning.type=loraa",
+        "optimizer.lr=-1",
+        "batch.packing=fitt",
+        "foo",
+        "schedule.epochs=2",
+    )
+    assert told == [
+        "'foo': an override has the form dotted.name=value",
+        "tuning.type: 'loraa' is unknown; nearest: lora",
+        "data.train.fils: unknown field; nearest: files",
+        "batch.packing: 'fitt' is not allowed; did you mean 'fit'? allowed: fit, none, wrap",
+        "optimizer.lr: must be greater than 0, got -1",
+        "schedule: give either steps or epochs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.pth=x", "model.pth: unknown field; nearest: path"),
+        ("model={fresh: {model_type: llama}}", "model.tokenizer: required"),
+        ("model=3", "model: must be an object, got 3"),
+        ("tuning.rr=3", "tuning.rr: unknown field; nearest: r"),
+        ("objective.typ=x", "objective.typ: unknown field; nearest: type"),
+        ("objective.type=sftt", "objective.type: 'sftt' is unknown; nearest: sft"),
+        ("seed.x=1", "seed: must be a valid integer, got {'x': 1}"),
+        ("seed=[1", "seed: '[1' is not readable as YAML"),
+    ],
+)
+def test_a_mistake_names_field_value_and_nearest(file: str, override: str, told: str) -> None:
+    (problem,) = problems(file, override)
+    assert problem.startswith(told)
+
+
+def test_a_path_through_a_value_is_refused(file: str) -> None:
+    assert "seed.x: leads through a value that is no mapping" in problems(file, "seed=1", "seed.x=2")
+
+
+def test_what_is_sound_is_kept_for_further_checks(file: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(file, ["data.train.fils=[a]", "optimizer.lr=-1"])
+    assert caught.value.rest is not None
+    recipe, _ = caught.value.rest
+    assert recipe.data["train"].files == ("a.jsonl",)
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(file, ["data.train.files=[]"])
+    assert caught.value.rest is None
+
+
+def test_packaged_recipes_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small-chat.yaml").write_text(TEXT)
+    monkeypatch.setattr(recipe_file, "PACKAGED", tmp_path)
+    recipe, folder = read_recipe("small-chat", ["seed=4"])
+    assert (recipe.seed, folder) == (4, Path.cwd())
+    assert problems("smal-chat") == ["recipe 'smal-chat': neither a file nor a packaged recipe; nearest: small-chat"]
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "", "seed: 1\nseed: 2"])
+def test_unreadable_files(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    (problem,) = problems(str(path))
+    assert problem.startswith(str(path))
+
+
+def test_a_written_recipe_reads_back(file: str, tmp_path: Path) -> None:
+    recipe, _ = read_recipe(file, ["members.large={path: large, layers: 2}", "optimizer.clip=1"])
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe_yaml(recipe))
+    assert read_recipe(str(again))[0] == recipe
