@@ -6,10 +6,12 @@ import asyncio
 import json
 import math
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from motet.composers.plan import single
 from motet.kernels.dispatch import EagerKernels
@@ -22,6 +24,8 @@ from motet.server.engines.vllm.payload import payload_row, payload_size, read_pa
 from motet.server.engines.vllm.requests import row_of
 from motet.server.engines.vllm.table import Row, Table, Uniforms
 from motet.server.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain, read_spec
+from motet.server.loading_vllm import merged_checkpoint
+from motet.server.sources import Source
 from tests.vllm.models import MAKERS
 from tests.vllm.requests import PLANS, SPLIT_PLANS
 
@@ -169,3 +173,19 @@ def test_facts_are_those_of_the_loaded_models(infos: dict[str, ModelInfo], paths
     for name, info in infos.items():
         loaded = load_member(name, str(paths[name]), dtype=torch.float32, vocab_size=info.vocab_size).info
         assert replace(info, device="cpu") == loaded
+
+
+def test_adapters_are_merged_once(paths: dict[str, Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(paths["llama"])
+    adapted = cast(Any, get_peft_model(base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False)))
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.arange(3, 20)[None]
+    expected = adapted(ids).logits
+    source = Source(str(tmp_path / "adapter"), base=str(paths["llama"]))
+    folder = merged_checkpoint(source, tmp_path / "cache")
+    merged = AutoModelForCausalLM.from_pretrained(folder)
+    assert torch.allclose(merged(ids).logits, expected, atol=1e-5)
+    written = (folder / "config.json").stat().st_mtime_ns
+    assert merged_checkpoint(source, tmp_path / "cache") == folder
+    assert (folder / "config.json").stat().st_mtime_ns == written
