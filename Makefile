@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-vllm check bench clean
+.PHONY: demo test test-vllm check bench bench-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -33,6 +33,9 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.step --size medium --rounds 5 --steps 16 --out benchmarks/results/step-medium.json
 	$(BIN)/python -m benchmarks.kernels --rounds 31 --out benchmarks/results/kernels-cpu
 	$(BIN)/python -m benchmarks.serve --rounds 2 --out benchmarks/results/serve-small.json
+
+bench-vllm: $(VLLM_VENV)/installed
+	$(VLLM_VENV)/bin/python -m benchmarks.vllm --size small --rounds 9 --out benchmarks/results/vllm-small.json
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from motet.composers.plan import single
-from motet.server.engines.base import ModelInfo
+from motet.server.engines.base import EngineError, ModelInfo
 from motet.server.engines.torch import TorchEngine
 from tests.vllm.conftest import start_engine
 from tests.vllm.requests import SPLIT_PLANS, answers, assert_alike, plan_of, request_for, tokens
@@ -55,8 +55,14 @@ async def test_parallel(
     try:
         for ours, theirs in zip(await answers(engine, requests), await answers(embedded, requests), strict=True):
             assert_alike(ours, theirs)
+        running = engine.generate(request_for(plans[1], rng, max_tokens=300))
+        await anext(running)
     finally:
         await engine.close()
+    with pytest.raises(EngineError, match="stopped"):
+        async for _ in running:
+            pass
+    assert not engine.is_alive
 
 
 def serve(file: Path, *flags: str) -> tuple[subprocess.Popen[bytes], str]:

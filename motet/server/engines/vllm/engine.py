@@ -139,9 +139,8 @@ class VllmEngine:
 
     async def close(self) -> None:
         self._closing = True
-        for generation in list(self._running):
+        for generation in self._running:
             generation.fail(EngineError("the engine was stopped"))
-            await generation.aclose()
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)

@@ -73,6 +73,7 @@ class VllmGeneration:
     def fail(self, error: EngineError) -> None:
         """The engine is closing: whoever reads this is told."""
         self._queue.put_nowait(error)
+        self._cancel()
 
     def _cancel(self) -> None:
         for task in (*self._tasks, *([self._scored] if self._scored else [])):
