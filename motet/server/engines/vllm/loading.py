@@ -105,7 +105,9 @@ def start(
     args = touch("AsyncEngineArgs")(**own | given)
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
     linked = own["scheduler_cls"] == (own | given)["scheduler_cls"]
-    return VllmEngine(llm, infos, _capacity(llm, infos, models, length), tally, linked=linked)
+    engine = VllmEngine(llm, infos, _capacity(llm, infos, models, length), tally, linked=linked)
+    del llm  # vLLM keeps this frame alive; its engine must go when ours closes
+    return engine
 
 
 def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) -> dict[str, Any]:
