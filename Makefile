@@ -32,6 +32,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.step --size small --out benchmarks/results/step-small.json
 	$(BIN)/python -m benchmarks.step --size medium --rounds 5 --steps 16 --out benchmarks/results/step-medium.json
 	$(BIN)/python -m benchmarks.kernels --rounds 31 --out benchmarks/results/kernels-cpu
+	$(BIN)/python -m benchmarks.training_loss --out benchmarks/results/training-loss
 	$(BIN)/python -m benchmarks.serve --rounds 2 --out benchmarks/results/serve-small.json
 
 bench-vllm: $(VLLM_VENV)/installed

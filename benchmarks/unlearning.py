@@ -11,6 +11,7 @@ model. The counterfactual assistant has nothing to choose: its weight is 1.
 
 Theory: an assistant of n of the target's N layers costs n/N of a step's forward and backward pass through the layers
 (the head and its softmax are whole), plus, through the composition, forward passes of the target without gradient.
+Training times are seconds of one core, not of the wall clock.
 """
 
 from __future__ import annotations

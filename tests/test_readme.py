@@ -12,6 +12,8 @@ import yaml
 from motet.composers.spec import parse_composition, strategy_names
 from motet.server.config import Settings
 from motet.server.schemas import ChatCompletionRequest
+from motet.training.objectives import OBJECTIVES
+from motet.training.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -49,11 +51,21 @@ def test_python_examples_compile_and_name_real_fields() -> None:
                 assert parse_composition(ast.literal_eval(node.value)["composition"])
 
 
-def test_the_operator_file_is_valid() -> None:
-    for block in blocks("yaml"):
-        settings = Settings.model_validate(yaml.safe_load(block))
-        for composition in settings.compositions.values():
+def test_the_operator_file_and_the_recipe_are_valid() -> None:
+    recipes = [content for block in blocks("yaml") if "objective" in (content := yaml.safe_load(block))]
+    files = [content for block in blocks("yaml") if "models" in (content := yaml.safe_load(block))]
+    assert len(recipes) + len(files) == len(blocks("yaml"))
+    for content in recipes:
+        Recipe.model_validate(content)
+    for content in files:
+        for composition in Settings.model_validate(content).compositions.values():
             parse_composition(composition)
+
+
+def test_the_objectives_are_those_there_are() -> None:
+    table = README.split("| `objective` |")[1].split("\n\n")[0]
+    named = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split(" | ")[0])]
+    assert sorted(named) == sorted(OBJECTIVES)
 
 
 def test_curl_examples_are_requests() -> None:

@@ -113,8 +113,10 @@ class Discriminator:
 
 @dataclass(frozen=True, slots=True)
 class Dynamic:
-    """`z = L_0 + α Σ_{k≥1} w_k L_k` with α in [0, `alpha_max`] per token such that `KL(p_α‖p_0) = KL(p_1‖p_2)` (On
-    Giant's Shoulders: Dynamic Logits Fusion, Fan et al. 2024); `symmetric`: the least squares of both directions."""
+    """`z = L_0 + Σ_i w_i α_i (L_2i−1 − L_2i)` with each α_i in [0, `alpha_max`] per token such that
+    `KL(p_αi‖p_0) = KL(p_2i−1‖p_2i)`, `p_αi` being the base shifted by pair i alone (On Giant's Shoulders: Dynamic
+    Logits Fusion, Fan et al. 2024); `symmetric`: the least squares of both directions. The streams after the base are
+    pairs of expert and anti-expert, of weights w_i and −w_i."""
 
     alpha_max: float = 2.0
     symmetric: bool = False
@@ -167,6 +169,10 @@ class Plan:
             raise ValueError(f"{name} needs {needed} streams, got {len(self.streams)}")
         if any(stream.temperature != 1.0 or stream.inside is not None for stream in self.streams):
             raise ValueError(f"{name}: streams of this rule have no temperature and no gate")
+        if isinstance(self.rule, Dynamic):
+            experts, antis = ([stream.weight for stream in self.streams[k::2]] for k in (1, 2))
+            if experts != [-weight for weight in antis]:
+                raise ValueError(f"{name} needs pairs of streams of weights w and −w, got {experts} and {antis}")
         if isinstance(self.rule, Mixture):
             weights = [stream.weight for stream in self.streams]
             if min(weights) < 0 or max(weights) == 0:

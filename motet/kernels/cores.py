@@ -19,7 +19,7 @@ STATE_WIDTH = 3  # columns of a rule's state, see `rule_scores`
 
 
 def rule_scores(rule: RuleRows, streams: Sequence[Tensor], state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Scores (n, V) of the rows of one rule, and α (n,) where the rule solves for it.
+    """Scores (n, V) of the rows of one rule, and α (n, P) where the rule solves for it.
 
     Args:
         rule: kind and parameters.
@@ -70,7 +70,8 @@ def mixture(streams: Sequence[Tensor], weight: Tensor) -> Tensor:
     ]
     score = parts[0]
     for part in parts[1:]:
-        score = torch.logaddexp(score, part)
+        # row by row: the last elements of a tensor are computed by other instructions, which round differently
+        score = torch.stack([torch.logaddexp(row, other) for row, other in zip(score, part, strict=True)])
     return score
 
 
@@ -107,23 +108,32 @@ def discriminator_logit(wanted: Tensor, unwanted: Tensor, state: Tensor) -> Tens
 
 
 def dynamic(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, symmetric: Tensor) -> tuple[Tensor, Tensor]:
-    """`L_0 + α·Δ`, `Δ = Σ_{k≥1} w_k L_k`, with the α in [0, `alpha_max`] for which `KL(p_α‖p_0) = KL(p_1‖p_2)`.
+    """`L_0 + Σ_i w_i α_i Δ_i` over pairs i of experts, each α_i solved as if its pair were alone and unweighted: with
+    `Δ = L_1 − L_2` the α in [0, `alpha_max`] for which `KL(p_α‖p_0) = KL(p_1‖p_2)`, `p_α = softmax(L_0 + α·Δ)`.
 
     The symmetric form minimises `(KL(p_α‖p_0) − KL(p_1‖p_2))² + (KL(p_0‖p_α) − KL(p_2‖p_1))²`. All divergences are
-    over the tokens that every stream finds possible. α is `alpha_max` where the shift cannot move as far.
+    over the tokens that the base and the pair find possible. α is `alpha_max` where the shift cannot move as far. A
+    pair of weight 0 is solved for and counts nothing.
     """
-    base, delta, possible = _shift(streams, weight)
-    first, second = (_restricted(stream, possible) for stream in streams[1:3])
-    forward, backward = _kl(first, second), _kl(second, first)
-    alpha = solve_alpha(base, delta, alpha_max, forward, torch.where(symmetric, backward, math.nan))
-    return base + alpha[:, None] * delta, alpha
+    score, alphas = streams[0], list[Tensor]()
+    unit = torch.tensor([1.0, 1.0, -1.0], dtype=weight.dtype, device=weight.device).expand(weight.shape[0], 3)
+    for k in range(1, len(streams) - 1, 2):
+        base, delta, possible = _shift((streams[0], *streams[k : k + 2]), unit)
+        first, second = (_restricted(stream, possible) for stream in streams[k : k + 2])
+        forward, backward = _kl(first, second), _kl(second, first)
+        alpha = solve_alpha(base, delta, alpha_max, forward, torch.where(symmetric, backward, math.nan))
+        counts = weight[:, k, None] != 0
+        score = score + torch.where(counts, (weight[:, k] * alpha)[:, None] * delta, 0.0)
+        score = score.masked_fill(counts & ~possible, -math.inf)
+        alphas.append(alpha)
+    return score, torch.stack(alphas, -1)
 
 
 def budget(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
     """`L_0 + α·Δ`, `Δ = Σ_{k≥1} w_k L_k`, with the largest α ≤ `alpha_max` for which `KL(p_α‖p_0) ≤ ε`."""
     base, delta, _ = _shift(streams, weight)
     alpha = solve_alpha(base, delta, alpha_max, epsilon, torch.full_like(epsilon, math.nan))
-    return base + alpha[:, None] * delta, alpha
+    return base + alpha[:, None] * delta, alpha[:, None]
 
 
 def _shift(streams: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

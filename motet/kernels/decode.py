@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from motet.kernels.layout import ComposeRows, SparseEdits
+from motet.kernels.layout import BitMask, ComposeRows, Index, SparseEdits, rows_index
 from motet.kernels.logits import Logits
-from motet.kernels.reference import Composed, penalise, restrict
+from motet.kernels.reference import Composed, kl_divergence, penalise, restrict, shift_rank
 from motet.kernels.sampling import SampleRows
 
 
@@ -24,8 +24,9 @@ class DecodeRows:
     """The R rows of a step.
 
     `forced[r]` is the token that row r scores, −1 where one is drawn. `rules` belong to the composition; `banned`,
-    `allowed` restrict what is drawn and reported; `bias`, `repetition` and `presence` only what is drawn (see
-    `reference.penalise` for the order). `top` alternatives per row are reported.
+    `allowed` and `grammar` restrict what is drawn and reported; `bias`, `repetition` and `presence` only what is drawn
+    (see `reference.penalise` for the order). `top[r]` alternatives of row r are reported (empty: none of any row), and
+    for the rows in `trace` how far the composition has moved the base.
     """
 
     plan: ComposeRows
@@ -36,24 +37,38 @@ class DecodeRows:
     rules: SparseEdits | None = None
     banned: SparseEdits | None = None
     allowed: Sequence[tuple[int, Tensor]] = ()
+    grammar: BitMask | None = None
     bias: SparseEdits | None = None
     repetition: SparseEdits | None = None
     presence: SparseEdits | None = None
-    top: int = 0
-    keep_logprobs: bool = False  # the whole rows are needed, for traces
+    top: Sequence[int] = ()
+    trace: Sequence[int] = ()
 
     @property
     def is_edited(self) -> bool:
-        """Whether single tokens are changed by anything but the composition's own masks."""
+        """Whether single tokens are changed by anything but masks that a kernel reads."""
         edits = (self.rules, self.banned, self.bias, self.repetition, self.presence)
         return bool(self.allowed) or any(edit is not None for edit in edits)
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether the request, not the composition, makes tokens impossible."""
+        return bool(self.allowed) or self.banned is not None or self.grammar is not None
+
+    def topped(self, vocab: int) -> tuple[list[int], int]:
+        """The rows that report alternatives, and how many the greediest of them wants."""
+        wanting = [r for r, count in enumerate(self.top) if count]
+        return wanting, min(vocab, max((self.top[r] for r in wanting), default=0))
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """`token` and `logprob` (R,) of what was forced or drawn, `alpha` (R,) (NaN where the rule has none).
+    """`token` and `logprob` (R,) of what was forced or drawn, `alpha` (R, P) of P expert pairs (NaN where there is
+    none).
 
-    `top_values` and `top_tokens` (R, top), best first. `logprobs` (R, V) where they were kept.
+    `top_values` and `top_tokens` (R, most alternatives of any row), best first; only the rows that asked are written.
+    `kl` (R,) is KL(composed ‖ base) in nats, `base_rank` (R,) int64 the place of the token in the base's order (see
+    `reference.shift_rank`); NaN and −1 in rows without a trace, None where there is no trace at all.
     """
 
     token: Tensor
@@ -61,7 +76,8 @@ class Decoded:
     alpha: Tensor
     top_values: Tensor | None = None
     top_tokens: Tensor | None = None
-    logprobs: Tensor | None = None
+    kl: Tensor | None = None
+    base_rank: Tensor | None = None
 
 
 class Kernels(Protocol):
@@ -70,7 +86,7 @@ class Kernels(Protocol):
     name: str
 
     def compose(self, logits: Logits, plan: ComposeRows, rules: SparseEdits | None, state: Tensor | None) -> Composed:
-        """Composed log-probs (R, V), float32 (float64 for float64 logits), and α (R,)."""
+        """Composed log-probs (R, V), float32 (float64 for float64 logits), and α (R, P)."""
         ...
 
     def sample(self, scores: Tensor, params: SampleRows, uniform: Sequence[float]) -> Tensor:
@@ -87,26 +103,70 @@ class Kernels(Protocol):
 
 
 def decode(kernels: Kernels, logits: Logits, rows: DecodeRows) -> Decoded:
-    """One step over R rows."""
+    """One step over R rows.
+
+    Raises:
+        ValueError: a bit mask of another shape than the rows and the vocabulary have.
+    """
+    if rows.grammar is not None:
+        rows.grammar.check(logits.vocab)
     fused = kernels.fused(logits, rows)
     if fused is not None:
         return fused
-    composed, alpha = kernels.compose(logits, rows.plan, rows.rules, rows.state)
-    if rows.banned is not None or rows.allowed:
-        composed = _restricted(kernels, logits, rows, composed)
+    composed, alpha = compose_restricted(kernels, logits, rows)
     token = _tokens(kernels, composed, rows)
     logprob = composed.gather(-1, token[:, None]).squeeze(-1)
-    values, tokens = kernels.top(composed, min(rows.top, logits.vocab)) if rows.top else (None, None)
-    return Decoded(token, logprob, alpha, values, tokens, composed if rows.keep_logprobs else None)
+    return Decoded(
+        token, logprob, alpha, *_top(kernels, composed, rows, logits.vocab), *_moved(logits, composed, token, rows)
+    )
+
+
+def compose_restricted(kernels: Kernels, logits: Logits, rows: DecodeRows) -> Composed:
+    """Composed log-probs (R, V) after the masks of the requests, and α (R, P): what is drawn from and reported."""
+    composed, alpha = kernels.compose(logits, rows.plan, rows.rules, rows.state)
+    return Composed(_restricted(kernels, logits, rows, composed) if rows.is_restricted else composed, alpha)
+
+
+def _top(kernels: Kernels, composed: Tensor, rows: DecodeRows, vocab: int) -> tuple[Tensor | None, Tensor | None]:
+    """Alternatives (R, most): the rows that ask for none are not looked at."""
+    wanting, most = rows.topped(vocab)
+    if not wanting:
+        return None, None
+    if len(wanting) == composed.shape[0]:
+        return kernels.top(composed, most)
+    found, ids = kernels.top(composed[wanting], most)
+    values = composed.new_full((composed.shape[0], most), math.nan)
+    tokens = torch.full_like(values, -1, dtype=torch.int64)
+    values[wanting], tokens[wanting] = found, ids
+    return values, tokens
+
+
+def _moved(logits: Logits, composed: Tensor, token: Tensor, rows: DecodeRows) -> tuple[Tensor | None, Tensor | None]:
+    """KL from the base and the token's rank under it, of the rows in `trace`."""
+    if not rows.trace:
+        return None, None
+    traced = list(rows.trace)
+    base = logits.logprobs(_chosen(rows.plan.base, traced))
+    kl, rank = torch.full_like(composed[:, 0], math.nan), torch.full_like(token, -1)
+    kl[traced] = kl_divergence(composed[traced], base)
+    rank[traced] = shift_rank(base, token[traced])
+    return kl, rank
+
+
+def _chosen(index: Index, places: Sequence[int]) -> Index:
+    """The rows that `places` of an index name."""
+    if isinstance(index, slice):
+        return rows_index([index.start + place for place in places])
+    return index[list(places)]
 
 
 def _restricted(kernels: Kernels, logits: Logits, rows: DecodeRows, composed: Tensor) -> Tensor:
     """Plausibility gives way to what the request allows: a row that has lost everything is composed without masks."""
-    composed = restrict(composed, rows.banned, rows.allowed)
+    composed = restrict(composed, rows.banned, rows.allowed, rows.grammar)
     empty = (composed == -math.inf).all(-1)
     if bool(empty.any()):
         bare = kernels.compose(logits, replace(rows.plan, masks=()), rows.rules, rows.state).logprobs
-        composed[empty] = restrict(bare, rows.banned, rows.allowed)[empty]
+        composed[empty] = restrict(bare, rows.banned, rows.allowed, rows.grammar)[empty]
     return composed
 
 

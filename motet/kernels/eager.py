@@ -24,9 +24,9 @@ BLOCK = 1 << 18  # elements handled at once: a megabyte of float32 stays in a co
 def compose_logits(
     logits: Logits, plan: ComposeRows, rules: SparseEdits | None = None, state: Tensor | None = None
 ) -> Composed:
-    """Composed log-probs (R, V) and α (R,) from raw logits; arguments as for `reference.composed`."""
+    """Composed log-probs (R, V) and α (R, P) from raw logits; arguments as for `reference.composed`."""
     z = torch.empty(plan.num_rows, logits.vocab, dtype=logits.dtype, device=logits.device)
-    alpha = z.new_full((plan.num_rows,), math.nan)
+    alpha = z.new_full((plan.num_rows, plan.pairs), math.nan)
     covers = bool(plan.terms) and plan.terms[0].rows == slice(0, plan.num_rows)
     if not covers:
         z.zero_()
@@ -36,7 +36,7 @@ def compose_logits(
         streams = [logits.logprobs(source) for source in rule.sources]
         z[rule.rows], solved = rule_scores(rule, streams, None if state is None else state[rule.rows])
         if solved is not None:
-            alpha[rule.rows] = solved
+            alpha[rule.rows, : solved.shape[1]] = solved
     if rules is not None:
         z.index_put_((rules.rows, rules.tokens), rules.values, accumulate=True)
     for mask in plan.masks:

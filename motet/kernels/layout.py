@@ -61,7 +61,8 @@ class RuleRows:
 
     - RELU: α.
     - DISCRIMINATOR: ω, kept mass, kept posterior.
-    - DYNAMIC: largest α, 1 for the symmetric form.
+    - DYNAMIC: largest α, 1 for the symmetric form. Streams 1 and 2, 3 and 4, … are pairs of expert and anti-expert,
+      whose weights are the pair's and its negative.
     - BUDGET: largest α, ε in nats.
     - ROUTED: threshold, negative to mix.
     """
@@ -93,6 +94,12 @@ class ComposeRows:
     masks: tuple[MaskRows, ...] = ()
     rules: tuple[RuleRows, ...] = ()
 
+    @property
+    def pairs(self) -> int:
+        """Strengths that a row may solve for: the most pairs of experts in any row, at least 1."""
+        counts = ((len(rule.sources) - 1) // 2 for rule in self.rules if rule.kind is Kind.DYNAMIC)
+        return max(counts, default=1)
+
 
 @dataclass(frozen=True, slots=True)
 class SparseEdits:
@@ -101,6 +108,22 @@ class SparseEdits:
     rows: Tensor  # (n,) int64
     tokens: Tensor  # (n,) int64
     values: Tensor  # (n,)
+
+
+@dataclass(frozen=True, slots=True)
+class BitMask:
+    """Tokens that single rows may take, packed as grammar engines pack them (llguidance, xgrammar): row `rows[i]` may
+    take token v if bit v mod 32 of `words[i, ⌊v/32⌋]` is set. Rows that are not named may take any."""
+
+    rows: Sequence[int]
+    words: Tensor  # (n, ⌈V/32⌉) int32
+
+    def check(self, vocab: int) -> None:
+        """Raises ValueError unless the words are those of `vocab` tokens, one row of them per row."""
+        wanted = (len(self.rows), (vocab + 31) // 32)
+        if self.words.dtype != torch.int32 or tuple(self.words.shape) != wanted:
+            found = f"{self.words.dtype} {tuple(self.words.shape)}"
+            raise ValueError(f"a mask of {vocab} tokens for {len(self.rows)} rows is int32 {wanted}, got {found}")
 
 
 def rows_index(rows: Sequence[int], device: torch.device | None = None) -> Index:

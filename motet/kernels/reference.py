@@ -23,25 +23,21 @@ import torch
 from torch import Tensor
 
 from motet.kernels.cores import rule_scores
-from motet.kernels.layout import ComposeRows, Index, SetKind, SparseEdits
+from motet.kernels.layout import BitMask, ComposeRows, Index, SetKind, SparseEdits
 
 
 class Composed(NamedTuple):
-    """`logprobs` (R, V); `alpha` (R,), NaN in rows whose rule does not solve for it."""
+    """`logprobs` (R, V); `alpha` (R, P), one per pair of experts, NaN where a row's rule does not solve for it."""
 
     logprobs: Tensor
     alpha: Tensor
 
 
-def token_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
-    """Which tokens a distribution finds plausible: (n, V) bool from (n, V) log-probs; see `composers.plan.TokenSet`."""
-    return outside_set(logprobs, kind, value).logical_not_()
-
-
 def outside_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
-    """The complement of `token_set`. NaN is never outside: a broken stream must show."""
+    """Which tokens a distribution finds implausible: (n, V) bool from (n, V) log-probs; see `composers.plan.TokenSet`.
+    NaN is never outside: a broken stream must show."""
     if kind == "nucleus":
-        return _nucleus(logprobs, value).logical_not_()
+        return _outside_nucleus(logprobs, value)
     threshold = logprobs.amax(-1, keepdim=True) + math.log(value)
     if kind == "rank_or_ratio":
         m = max(1, math.floor(value * logprobs.shape[-1] + 1e-9))  # 0.29 · 100 is 28.999… in floats
@@ -49,15 +45,14 @@ def outside_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
     return logprobs < threshold
 
 
-def _nucleus(logprobs: Tensor, mass: float) -> Tensor:
+def _outside_nucleus(logprobs: Tensor, mass: float) -> Tensor:
     if mass >= 1.0:  # a rounded cumulative sum of 1 must not cut the tail of a filter that is off
-        return torch.ones_like(logprobs, dtype=torch.bool)
+        return torch.zeros_like(logprobs, dtype=torch.bool)
     ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
     probs = ordered.exp()
-    before = probs.cumsum(-1) - probs
-    keep = before < mass
-    keep[:, 0] = True
-    return torch.zeros_like(keep).scatter_(-1, order, keep)
+    drop = probs.cumsum(-1) - probs >= mass
+    drop[:, 0] = False
+    return torch.zeros_like(drop).scatter_(-1, order, drop)
 
 
 def compose(
@@ -82,7 +77,7 @@ def composed(
         rules: values added to z before the masks.
         state: (R, 3), for rules that have one (see `cores.rule_scores`).
     """
-    alpha = logprobs.new_full((plan.num_rows,), math.nan)
+    alpha = logprobs.new_full((plan.num_rows, plan.pairs), math.nan)
     z = _scores(logprobs, plan, state, alpha, guard=False)
     z = _apply(z, logprobs, plan, rules)
     total = z.logsumexp(-1, keepdim=True)
@@ -102,7 +97,7 @@ def _scores(logprobs: Tensor, plan: ComposeRows, state: Tensor | None, alpha: Te
         streams = [logprobs[source] for source in rule.sources]
         z[rule.rows], solved = rule_scores(rule, streams, None if state is None else state[rule.rows])
         if solved is not None:
-            alpha[rule.rows] = solved
+            alpha[rule.rows, : solved.shape[1]] = solved
     return z
 
 
@@ -117,8 +112,8 @@ def _sum_terms(logprobs: Tensor, plan: ComposeRows, *, guard: bool) -> Tensor:
             banned = (source == -math.inf) & (term.weight[:, None] != 0)
             contribution = contribution.masked_fill(source == -math.inf, 0.0).masked_fill(banned, -math.inf)
         if term.inside is not None:
-            inside = token_set(logprobs[term.inside.source], term.inside.kind, term.inside.value)
-            contribution = contribution.masked_fill(~inside, 0.0)
+            outside = outside_set(logprobs[term.inside.source], term.inside.kind, term.inside.value)
+            contribution = contribution.masked_fill(outside, 0.0)
         _add_rows(z, term.rows, contribution)
     return z
 
@@ -135,8 +130,8 @@ def _apply(z: Tensor, logprobs: Tensor, plan: ComposeRows, rules: SparseEdits | 
     if rules is not None:
         z.index_put_((rules.rows, rules.tokens), rules.values, accumulate=True)
     for mask in plan.masks:
-        keep = token_set(logprobs[mask.keep.source], mask.keep.kind, mask.keep.value)
-        z[mask.rows] = z[mask.rows].masked_fill(~keep, -math.inf)
+        outside = outside_set(logprobs[mask.keep.source], mask.keep.kind, mask.keep.value)
+        z[mask.rows] = z[mask.rows].masked_fill(outside, -math.inf)
     return z
 
 
@@ -146,25 +141,40 @@ def _keep_base_argmax(z: Tensor, logprobs: Tensor, plan: ComposeRows) -> None:
     z[empty] = z[empty].scatter(-1, best[empty, None], 0.0)
 
 
-def restrict(logprobs: Tensor, banned: SparseEdits | None, allowed: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """Masks of the request (allowed tokens, bad words, minimum length) and normalisation: (R, V).
+def restrict(
+    logprobs: Tensor,
+    banned: SparseEdits | None,
+    allowed: Sequence[tuple[int, Tensor]],
+    grammar: BitMask | None = None,
+) -> Tensor:
+    """Masks of the request (allowed tokens, grammar, bad words, minimum length) and normalisation: (R, V).
 
     Args:
         logprobs: (R, V) composed; changed in place.
         banned: places that become −inf (values unused).
         allowed: (row, (m,) token ids): every other token of the row becomes −inf.
+        grammar: bits of the tokens that some rows may take; the others become −inf.
     """
-    if banned is None and not allowed:
+    if banned is None and not allowed and grammar is None:
         return logprobs
     for row, ids in allowed:
         kept = logprobs[row, ids]
         logprobs[row] = -math.inf
         logprobs[row, ids] = kept
+    if grammar is not None:
+        for place, row in enumerate(grammar.rows):
+            logprobs[row].masked_fill_(~unpacked(grammar.words[place], logprobs.shape[-1]), -math.inf)
     if banned is not None:
         logprobs[banned.rows, banned.tokens] = -math.inf
     # a row that lost everything stays −inf: the caller reports it, no token is invented
     total = logprobs.logsumexp(-1, keepdim=True)
     return logprobs.sub_(total.masked_fill(total == -math.inf, 0.0))
+
+
+def unpacked(words: Tensor, vocab: int) -> Tensor:
+    """(V,) bool from (⌈V/32⌉,) int32 words: bit v mod 32 of word ⌊v/32⌋ is token v."""
+    bits = torch.arange(32, dtype=torch.int32, device=words.device)
+    return (words[:, None] >> bits & 1).bool().flatten()[:vocab]
 
 
 def penalise(
@@ -189,9 +199,15 @@ def penalise(
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) in nats, (R,), from log-probs (R, V); tokens with p = 0 count nothing."""
-    difference = (p - q).masked_fill(p == -math.inf, 0.0)
-    return (p.exp() * difference).sum(-1)
+    """KL(p ‖ q) in nats, (R,), from log-probs (R, V); tokens with p = 0 count nothing, also where p has underflown."""
+    probs = p.exp()
+    return (probs * (p - q).masked_fill(probs == 0, 0.0)).sum(-1)
+
+
+def shift_rank(base: Tensor, token: Tensor) -> Tensor:
+    """How many tokens the base (R, V) finds likelier than the chosen ones (R,): int64, 0 is unshifted (URIAL, Lin et
+    al. 2023)."""
+    return (base > base.gather(-1, token[:, None])).sum(-1)
 
 
 def warp(scores: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from motet.training.objectives.objective import Loss
 
-REPORT_EVERY = 10  # steps
-
 
 class TrainingDivergedError(Exception):
     """The loss is not finite any more."""
@@ -134,20 +132,3 @@ def finite(loss: float, done: int) -> float:
     if not math.isfinite(loss):
         raise TrainingDivergedError(f"loss {loss} after {done} steps")
     return loss
-
-
-def train(
-    optimizers: Sequence[torch.optim.Optimizer],
-    schedule: Schedule,
-    loss: Callable[[], Tensor],
-    report: Callable[[int, float], None],
-) -> None:
-    """Runs the schedule. `loss` draws its own batch and returns a scalar; `report` gets steps done and the loss.
-
-    Raises:
-        TrainingDivergedError: the loss was not finite at a report (every 10 steps and at the end).
-    """
-    loop = Loop(optimizers, schedule, lambda step, micro: Loss(loss()))
-    for step in loop.steps():
-        if step.done % REPORT_EVERY == 0 or step.done == schedule.steps:
-            report(step.done, finite(step.loss.item(), step.done))

@@ -84,15 +84,13 @@ def adamw(params: Iterable[nn.Parameter], lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
 
 
-def muon_and_adamw(model: nn.Module, muon_lr: float, adamw_lr: float) -> list[torch.optim.Optimizer]:
-    """Muon on the hidden layers' matrices, AdamW on embeddings, head and norms."""
-    return muon_and_adamw_of(dict(model.named_parameters()), muon_lr, adamw_lr)
-
-
-def muon_and_adamw_of(
+def muon_and_adamw(
     parameters: Mapping[str, nn.Parameter], muon_lr: float, adamw_lr: float
 ) -> list[torch.optim.Optimizer]:
-    """The same over parameters by name; an optimiser that would have nothing to do is left out."""
+    """Muon on the hidden layers' matrices, AdamW on embeddings, head and norms.
+
+    Parameters are given by name; an optimiser that would have nothing to do is left out.
+    """
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in parameters.items():

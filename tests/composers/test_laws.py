@@ -310,6 +310,12 @@ IDENTITIES: list[tuple[str, dict[str, Any], str]] = [
         {"strategy": "product", "members": [{"model": "base", "weight": w} for w in (0.25, 0.75)]},
         "base",
     ),
+    ("dynamic expert = antiexpert", {"strategy": "dynamic", "expert": "anti", "antiexpert": "anti"}, "base"),
+    (
+        "dynamic pairs that cancel",
+        {"strategy": "dynamic", "pairs": [{"expert": "expert", "antiexpert": "anti", "weight": w} for w in (2, -2)]},
+        "base",
+    ),
     ("rules of 0", {"strategy": "rules", "repetition": 0, "eos_ramp": {"tokens": 3, "weight": 0}}, "base"),
     (
         "stack that cancels",

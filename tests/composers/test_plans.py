@@ -351,6 +351,26 @@ RULE_PLANS: list[tuple[dict[str, Any], Plan]] = [
         ),
     ),
     (
+        {
+            "strategy": "dynamic",
+            "pairs": [
+                {"expert": "chat", "antiexpert": "small", "weight": 0.5},
+                {"expert": "other", "antiexpert": "small", "weight": -0.25},
+            ],
+        },
+        Plan(
+            (
+                Stream("base", "large"),
+                Stream("expert", "chat", 0.5),
+                Stream("antiexpert", "small", -0.5),
+                Stream("expert_2", "other", -0.25),
+                Stream("antiexpert_2", "small", 0.25),
+            ),
+            strategy="dynamic",
+            rule=Dynamic(),
+        ),
+    ),
+    (
         {"strategy": "budget", "expert": "chat", "antiexpert": "small", "epsilon": 0.1},
         Plan(
             (Stream("base", "large"), Stream("expert", "chat"), Stream("antiexpert", "small", -1.0)),

@@ -122,6 +122,7 @@ def test_every_docstring_has_formula(strategy: str) -> None:
         *(written(strategy, base="large") for strategy in MINIMAL),
         written("eft", beta=2, top_p=0.5),
         {"strategy": "eft", "traits": [{"tuned": "small-chat", "reference": "small", "top_p": 0.9}]},
+        {"strategy": "dynamic", "pairs": [{"expert": "small-chat", "antiexpert": "small", "weight": 0.5}]},
         {"strategy": "contrastive", "amateur": {"model": "small", "last_tokens": 1}, "form": "original"},
         written("unlearn", filter=None),
         written("novelty", alpha=None),
@@ -238,6 +239,21 @@ BAD: list[tuple[object, str, str]] = [
         written("guidance", base="small"),
         "composition.base",
         "composition.base: 'small' is not the request's model 'large': name one base",
+    ),
+    (
+        {"strategy": "dynamic", "expert": "small"},
+        "composition",
+        "composition: needs expert and antiexpert, or pairs",
+    ),
+    (
+        written("dynamic", pairs=[{"expert": "small-chat", "antiexpert": "small"}]),
+        "composition",
+        "composition: give either pairs, or expert and antiexpert of one pair, not both",
+    ),
+    (
+        {"strategy": "dynamic", "pairs": [{"expert": "small-chat", "antiexpert": "smal", "wieght": 2}]},
+        "composition.pairs.0.wieght",
+        "composition.pairs.0.wieght: unknown field; did you mean 'weight'? allowed: antiexpert, expert, weight",
     ),
     (
         {"strategy": "eft", "tuned": "small"},

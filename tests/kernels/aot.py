@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -22,17 +24,29 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from motet.kernels.triton import alpha, decode, discriminator, sets, stats, top, warp
-from motet.kernels.triton.launch import BLOCK, MAX_REGISTERS, SMALL_BLOCK, TOP_CHUNK, resources
+from motet.kernels.triton.launch import (
+    ALL,
+    BLOCK,
+    FILTERED,
+    MAX_REGISTERS,
+    RELAXED,
+    SMALL_BLOCK,
+    STORED,
+    TOP_CHUNK,
+    TOPPED,
+    resources,
+)
 from motet.kernels.triton.noise import TILE
 
 POINTERS = {
-    "buffers": "*i64", "stream": "*i32", "sets": "*i32", "seed": "*i64", "forced": "*i64", "token_out": "*i64",
-    "ids": "*i32", "out_ids": "*i32",
+    "buffers": "*i64", "stream": "*i32", "sets": "*i32", "info": "*i32", "words": "*i32", "draw": "*i64",
+    "token": "*i64", "token_out": "*i64", "rank": "*i64", "ids": "*i32", "out_ids": "*i32",
 }  # fmt: skip
-SCALARS = {"V", "K", "S", "SPLITS", "tiles", "number", "last", "width", "chunk", "PARTS", "COUNT"}
+SCALARS = {"V", "W", "K", "S", "PAIRS", "SPLITS", "tiles", "number", "last", "width", "chunk", "PARTS", "COUNT"}
 TOOLS = Path(nvidia.__file__).parent / "bin"
 EIGHT = {"num_warps": 8}
 DTYPES = (0, 1, 3, 4, 5, 6, 7)  # float32, bfloat16 and mixed unaligned; all of them aligned
+ASKS = [{"BOUND": bound, "TRACES": traces} for bound, traces in ((False, False), (False, True), (True, True))]
 Variant = tuple[str, Any, dict[str, Any], dict[str, int]]
 
 
@@ -49,18 +63,28 @@ def variants() -> Iterator[Variant]:
         (8, 2, 1, 1),
     ]
     for (slots, num_sets, rules, gated), dtype in itertools.product(flags, DTYPES):
-        if (rules or gated) and dtype not in (1, 5, 7):
-            continue  # the richest are slow to compile, and differ by dtype in their loads alone
+        simplest = (slots, num_sets, rules, gated) == (3, 0, 0, 0)
+        if dtype != 5 and not simplest and not (slots == 8 and dtype == 7):
+            continue  # other shapes differ by dtype in their loads alone: one has them all, the richest two of them
         shape = {"K": slots, "S": num_sets, "RULES": bool(rules), "GATED": bool(gated), "TILE": TILE, "DTYPE": dtype}
         options = resources(bool(rules), bool(gated), dtype, slots)
-        for store in (False, True):
-            yield "scan", decode.scan, {**shape, "STORE": store}, options
-        yield "finish", decode.finish, {**shape, "WIDTH": 128}, options
+        for asks in (ASKS if slots == 3 else ASKS[::2]) if dtype == 5 else ASKS[-1:] if dtype == 7 else ASKS[:1]:
+            for store in (True,) if any(asks.values()) else (False, True):
+                yield "scan", decode.scan, {**shape, **asks, "STORE": store, "ONLY": ALL}, options
+            yield "finish", decode.finish, {**shape, **asks, "ONLY": ALL, "WIDTH": 256}, options
+        if num_sets and dtype == 5 and slots != 5:
+            yield "relax", decode.relax, {**shape, "WIDTH": 256}, options
+            yield "scan", decode.scan, {**shape, **ASKS[-1], "STORE": True, "ONLY": RELAXED}, options
     for dtype in DTYPES:
         yield "stats_part", stats.stats_part, {"TILE": TILE, "DTYPE": dtype}, {"num_warps": 4}
-        yield "normalise", decode.normalise, {"TILE": TILE, "DTYPE": dtype}, {"num_warps": 4}
+        yield "base_rank", decode.base_rank, {"TILE": TILE, "DTYPE": dtype}, {"num_warps": 4}
+        for bound, only in ((False, ALL), (True, STORED)):
+            shape = {"BOUND": bound, "ONLY": only, "TILE": TILE, "DTYPE": dtype}
+            yield "normalise", decode.normalise, shape, EIGHT
         yield "set_thresholds", sets.set_thresholds, {"BLOCK": BLOCK, "DTYPE": dtype}, EIGHT
         for slots in (3, 8):
+            if slots == 8 and dtype not in (5, 7):
+                continue
             shape = {"K": slots, "BLOCK": BLOCK, "DTYPE": dtype}
             yield (
                 "discriminator",
@@ -70,14 +94,20 @@ def variants() -> Iterator[Variant]:
             )
             yield "alpha_targets", alpha.alpha_targets, shape, EIGHT
             yield "alpha_pass", alpha.alpha_pass, shape, EIGHT
-    one_part = {"K": 1, "S": 0, "RULES": False, "GATED": False, "TILE": TILE, "DTYPE": 5, "STORE": False}
+    plain = {"RULES": False, "GATED": False, "TILE": TILE, **ASKS[0]}
+    one_part = {"K": 1, "S": 0, **plain, "DTYPE": 5, "STORE": False, "ONLY": ALL}
     yield "scan", decode.scan, {**one_part, "tiles": 1, "SPLITS": 1}, {"num_warps": 4}  # as a 1 is specialised
-    for width in (1, 16, 256):
+    for only, dtype in itertools.product((ALL, FILTERED), (0, 4)):  # draws from composed rows
+        again = {"K": 1, "S": 1, **plain, "DTYPE": dtype, "ONLY": only}
+        yield "scan", decode.scan, {**again, "STORE": False}, {"num_warps": 4}
+        yield "finish", decode.finish, {**again, "WIDTH": 256}, {"num_warps": 4}
+    for width in (1, 16, 256, 512):
         yield "stats_end", stats.stats_end, {"WIDTH": width}, {"num_warps": 4}
-        yield "alpha_narrow", alpha.alpha_narrow, {"WIDTH": width}, {"num_warps": 4}
-    yield "warp", warp.warp_threshold, {"BLOCK": BLOCK}, EIGHT
-    for has_ids in (False, True):
-        yield "top", top.top_tokens, {"HAS_IDS": has_ids, "BLOCK": TOP_CHUNK}, EIGHT
+        yield "alpha_narrow", alpha.alpha_narrow, {"WIDTH": width}, EIGHT
+    for only in (ALL, FILTERED):
+        yield "warp", warp.warp_threshold, {"ONLY": only, "BLOCK": BLOCK}, EIGHT
+    for has_ids, only in itertools.product((False, True), (ALL, TOPPED)):
+        yield "top", top.top_tokens, {"HAS_IDS": has_ids, "ONLY": only, "BLOCK": TOP_CHUNK}, EIGHT
 
 
 def source(kernel: Any, constants: dict[str, Any]) -> ASTSource:
@@ -106,18 +136,24 @@ def usage(cubin: bytes) -> dict[str, int]:
     return {name.lower(): found[name] for name in ("REG", "STACK", "LOCAL", "SHARED")}
 
 
+def report(index: int) -> str:
+    """Compiles one of `variants`; its JSON line."""
+    name, kernel, constants, launch = list(variants())[index]
+    began = time.perf_counter()
+    options = {"enable_fp_fusion": True, **launch}
+    compiled: Any = cast("Any", triton).compile(
+        source(kernel, constants), target=GPUTarget("cuda", 90, 32), options=options
+    )
+    line = {"kernel": name, "constants": constants, "seconds": round(time.perf_counter() - began, 2)}
+    narrow = len(re.findall(r"ld\.global\.b16", compiled.asm["ptx"]))
+    return json.dumps({**line, **usage(compiled.asm["cubin"]), "narrow_loads": narrow})
+
+
 def main(names: Sequence[str]) -> None:
-    for name, kernel, constants, launch in variants():
-        if names and name not in names:
-            continue
-        began = time.perf_counter()
-        options = {"enable_fp_fusion": True, **launch}
-        compiled: Any = cast("Any", triton).compile(
-            source(kernel, constants), target=GPUTarget("cuda", 90, 32), options=options
-        )
-        line = {"kernel": name, "constants": constants, "seconds": round(time.perf_counter() - began, 2)}
-        narrow = len(re.findall(r"ld\.global\.b16", compiled.asm["ptx"]))
-        print(json.dumps({**line, **usage(compiled.asm["cubin"]), "narrow_loads": narrow}), flush=True)
+    chosen = [index for index, (name, *_) in enumerate(variants()) if not names or name in names]
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        for line in pool.imap_unordered(report, chosen):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -19,7 +22,7 @@ from motet.composers.plan import (
     TokenSet,
 )
 
-NUM_STREAMS = 3
+NUM_STREAMS = 5
 STATE = (0.4, 0.3, 2.0)  # as a gate's share, and as sums of log-probs with a count
 
 
@@ -28,7 +31,7 @@ def _plan(rule: Rule, *weights: float, masks: tuple[TokenSet, ...] = ()) -> Plan
 
 
 def plans(vocab: int) -> list[Plan]:
-    """One plan of every rule and kind of set, with one to three streams."""
+    """One plan of every rule and kind of set, with one to five streams."""
     gate = TokenSet(1, "nucleus", 0.7)
     gated = (
         Stream("base", "m"),
@@ -49,10 +52,22 @@ def plans(vocab: int) -> list[Plan]:
         _plan(Discriminator(omega=3.0, mass=1.0), 1.0, 0.0, 0.0),
         _plan(Dynamic(), 1.0, 1.0, -1.0),
         _plan(Dynamic(symmetric=True), 1.0, 1.0, -1.0),
+        _plan(Dynamic(), 1.0, 0.6, -0.6, -0.3, 0.3),
+        _plan(Dynamic(), 1.0, 0.0, 0.0, 1.0, -1.0),
         _plan(Budget(0.2, alpha_max=1.5), 1.0, 1.0, -1.0, masks=(TokenSet(0, "ratio", 1e-3),)),
         _plan(Routed(None), 1.0, 0.0),
         _plan(Routed(0.5), 1.0, 0.0),
     ]
+
+
+def packed(rows: Sequence[Tensor]) -> Tensor:
+    """(n, ⌈V/32⌉) int32 words of n rows of allowed tokens (V,)."""
+    words: list[list[int]] = []
+    for row in rows:
+        bits = "".join("1" if may else "0" for may in cast("list[bool]", row.tolist()))
+        chunks = [bits[start : start + 32] for start in range(0, len(bits), 32)]
+        words.append([int(chunk[::-1], 2) for chunk in chunks])
+    return torch.tensor(words, dtype=torch.int64).to(torch.int32)
 
 
 def logits_of(rows: int, vocab: int, dtype: torch.dtype, seed: int = 0, scale: float = 2.0) -> list[Tensor]:

@@ -124,6 +124,42 @@ def test_dynamic_matches_the_divergences(seed: int, vocab: int, scale: float, al
     np.testing.assert_allclose(got, moved(x[0], delta, high), atol=1e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=SEEDS, vocab=st.sampled_from([2, 31, 257]), weights=st.lists(st.floats(-2, 2), min_size=2, max_size=3))
+def test_dynamic_pairs_are_solved_alone_then_weighted(seed: int, vocab: int, weights: list[float]) -> None:
+    x = np.stack([normalised(row) for row in streams_of(seed, vocab, 1 + 2 * len(weights), scale=1.0)])
+    expected, alphas = x[0], list[float]()
+    for i, w in enumerate(weights):
+        expert, anti = x[1 + 2 * i], x[2 + 2 * i]
+        low, high = 0.0, 2.0
+        for _ in range(80):
+            middle = (low + high) / 2
+            reaches = kl(moved(x[0], expert - anti, middle), x[0]) >= kl(expert, anti)
+            low, high = (low, middle) if reaches else (middle, high)
+        alphas.append(high)
+        expected = expected + w * high * (expert - anti)
+    plan = plan_of(Dynamic(), 1.0, *(sign * w for w in weights for sign in (1, -1)))
+    rows = compose_rows([plan], [range(len(x))], torch.from_numpy(x))
+    got = composed(torch.from_numpy(x), rows)
+    np.testing.assert_allclose(got.logprobs[0].numpy(), normalised(expected), atol=1e-6)
+    np.testing.assert_allclose(got.alpha[0].numpy(), alphas, atol=1e-6)
+
+
+def test_dynamic_identities_of_several_pairs() -> None:
+    """Halves of one pair are the pair; a pair of equals and a pair of weight 0 are nothing, whatever they ban."""
+    x = streams_of(12, 60, 5, scale=1.0)
+    like_base = np.stack([x[0], x[1], x[0]])  # then α is 1
+    np.testing.assert_allclose(run(Dynamic(), like_base, (1, 1, -1)), normalised(x[1]), atol=1e-9)
+    alone = run(Dynamic(), x[:3], (1, 1, -1))
+    pair = x[1:3]
+    np.testing.assert_allclose(run(Dynamic(), np.concatenate([x[:3], pair]), (1, 0.5, -0.5, 0.5, -0.5)), alone)
+    np.testing.assert_allclose(run(Dynamic(), np.stack([*x[:3], x[3], x[3]]), (1, 1, -1, 1, -1)), alone)
+    silent = x.copy()
+    silent[3, 7] = silent[4, 9] = -np.inf
+    np.testing.assert_allclose(run(Dynamic(), silent, (1, 1, -1, 0, 0)), alone)
+    assert run(Dynamic(), silent, (1, 1, -1, 0.1, -0.1))[[7, 9]].tolist() == [-np.inf, -np.inf]
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, scale=st.floats(0.1, 2))
 def test_symmetric_dynamic_is_a_minimum(seed: int, scale: float) -> None:
@@ -163,6 +199,7 @@ RULES: list[tuple[Rule, tuple[float, ...]]] = [
     (Discriminator(), (1.0, 0.0, 0.0)),
     (Dynamic(), (1.0, 1.0, -1.0)),
     (Dynamic(symmetric=True), (1.0, 1.0, -1.0)),
+    (Dynamic(), (1.0, 0.7, -0.7, -0.4, 0.4)),
     (Budget(0.1), (1.0, 1.0, -1.0)),
     (Routed(None), (1.0, 0.0, 0.0)),
     (Routed(0.5), (1.0, 0.0, 0.0)),
@@ -171,9 +208,9 @@ RULES: list[tuple[Rule, tuple[float, ...]]] = [
 
 @pytest.mark.parametrize(("rule", "weights"), RULES)
 def test_a_constant_added_to_one_member_changes_nothing(rule: Rule, weights: tuple[float, ...]) -> None:
-    x = streams_of(7, 40)
+    x = streams_of(7, 40, len(weights))
     expected = run(rule, x, weights, (0.7, 0, 0))
-    for k in range(3):
+    for k in range(len(weights)):
         shifted = x.copy()
         shifted[k] += 11.0
         np.testing.assert_allclose(run(rule, shifted, weights, (0.7, 0, 0)), expected, atol=1e-9)
@@ -182,29 +219,31 @@ def test_a_constant_added_to_one_member_changes_nothing(rule: Rule, weights: tup
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_batch_of_all_rules_gives_each_row_what_it_gets_alone(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(5)
-    logprobs = (2 * torch.randn(3 * len(RULES), 101, generator=generator, dtype=dtype)).log_softmax(-1)
+    logprobs = (2 * torch.randn(3 * len(RULES) + 2, 101, generator=generator, dtype=dtype)).log_softmax(-1)
     plans = [plan_of(rule, *weights) for rule, weights in RULES]
-    stream_rows = [(3 * r, 3 * r + 1, 3 * r + 2) for r in range(len(RULES))]
+    stream_rows = [range(3 * r, 3 * r + len(plan.streams)) for r, plan in enumerate(plans)]
     state = torch.tensor([[0.4, 0.3, 2.0]], dtype=dtype).expand(len(RULES), 3)
     together = composed(logprobs, compose_rows(plans, stream_rows, logprobs), state=state)
     for r, plan in enumerate(plans):
         alone = composed(logprobs, compose_rows([plan], [stream_rows[r]], logprobs), state=state[:1])
         assert torch.equal(alone.logprobs[0], together.logprobs[r])
-        assert torch.equal(alone.alpha[0].nan_to_num(-1), together.alpha[r].nan_to_num(-1))
-        assert alone.alpha[0].isnan().item() == (not isinstance(plan.rule, Dynamic | Budget))
+        assert torch.equal(alone.alpha[0].nan_to_num(-1), together.alpha[r, : alone.alpha.shape[1]].nan_to_num(-1))
+        solves = isinstance(plan.rule, Dynamic | Budget)
+        assert int(together.alpha[r].isfinite().sum()) == ((len(plan.streams) - 1) // 2 if solves else 0)
 
 
 @pytest.mark.parametrize(("rule", "weights"), RULES)
 def test_impossible_tokens_and_broken_members(rule: Rule, weights: tuple[float, ...]) -> None:
     """−inf anywhere gives a distribution without NaN; NaN in a member that is read is not hidden."""
-    x = streams_of(3, 20)
+    x = streams_of(3, 20, len(weights))
     x[0, 3] = x[1, 4] = x[2, 5] = x[0, 6] = x[1, 6] = x[2, 6] = -np.inf
+    x[3:, 6] = -np.inf
     got = run(rule, x, weights, (0.7, 0.0, 0.0))
     assert not np.isnan(got).any()
     assert not (got == np.inf).any()
     assert np.exp(got).sum() == pytest.approx(1.0)
     assert got[6] == -np.inf
-    broken = streams_of(3, 20)
+    broken = streams_of(3, 20, len(weights))
     broken[0] = np.nan
     if rule != Routed(0.5):  # the gate's 0.7 looks at the assistant alone
         assert np.isnan(run(rule, broken, weights, (0.7, 0.0, 0.0))).all()
@@ -212,7 +251,7 @@ def test_impossible_tokens_and_broken_members(rule: Rule, weights: tuple[float, 
 
 @pytest.mark.parametrize(("rule", "weights"), RULES)
 def test_all_impossible_keeps_the_arg_max_of_the_base(rule: Rule, weights: tuple[float, ...]) -> None:
-    x = streams_of(4, 6)
+    x = streams_of(4, 6, len(weights))
     x[0, 2:] = -np.inf
     x[1, :2] = x[2, :2] = -np.inf
     got = run(rule, x, weights)
@@ -237,6 +276,10 @@ def test_identities() -> None:
 def test_a_rule_refuses_streams_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="Dynamic needs 3 streams, got 2"):
         plan_of(Dynamic(), 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"Dynamic needs pairs of streams of weights w and −w, got \[1.0, 0.5\]"):
+        plan_of(Dynamic(), 1.0, 1.0, -1.0, 0.5, -0.4)
+    with pytest.raises(ValueError, match="Dynamic needs pairs"):
+        plan_of(Dynamic(), 1.0, 1.0, -1.0, 0.5)
     with pytest.raises(ValueError, match="Mixture needs weights"):
         plan_of(Mixture(), 1.0, -0.5)
     with pytest.raises(ValueError, match="no temperature"):

@@ -11,8 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.kernels.layout import ComposeRows, MaskRows, SetRows, TermRows, edits, rows_index
-from motet.kernels.reference import compose, inverse_cdf, kl_divergence, penalise, restrict, token_set, warp
+from motet.kernels.layout import BitMask, ComposeRows, MaskRows, SetRows, TermRows, edits, rows_index
+from motet.kernels.reference import (
+    compose,
+    inverse_cdf,
+    kl_divergence,
+    outside_set,
+    penalise,
+    restrict,
+    shift_rank,
+    unpacked,
+    warp,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -83,17 +93,17 @@ def test_masks_come_last_and_intersect() -> None:
 def test_rank_or_ratio_threshold() -> None:
     """min(L_(m), max + ln f): the m most likely tokens stay even where they fall short of the ratio."""
     peaked = torch.tensor([[0.0, -20.0, -21.0, -22.0]], dtype=torch.float64).log_softmax(-1)
-    assert token_set(peaked, "rank_or_ratio", 0.5).tolist() == [[True, True, False, False]]
-    assert token_set(peaked, "ratio", 0.5).tolist() == [[True, False, False, False]]
+    assert outside_set(peaked, "rank_or_ratio", 0.5).tolist() == [[False, False, True, True]]
+    assert outside_set(peaked, "ratio", 0.5).tolist() == [[False, True, True, True]]
     flat = torch.zeros(1, 4, dtype=torch.float64).log_softmax(-1)
-    assert token_set(flat, "rank_or_ratio", 0.5).all()
+    assert not outside_set(flat, "rank_or_ratio", 0.5).any()
 
 
 def test_nucleus_of_one_keeps_the_tail() -> None:
     """A disabled top-p must not cut tokens where the float32 cumulative sum has rounded to 1."""
     logprobs = torch.cat([torch.zeros(1, 1), torch.full((1, 999), -30.0)], -1).log_softmax(-1)
-    assert token_set(logprobs, "nucleus", 1.0).all()
-    assert token_set(logprobs, "nucleus", 1e-9).sum() == 1
+    assert not outside_set(logprobs, "nucleus", 1.0).any()
+    assert outside_set(logprobs, "nucleus", 1e-9).sum() == 999
 
 
 def test_impossible_tokens_never_become_possible() -> None:
@@ -148,6 +158,33 @@ def test_restrict_bans_allows_and_renormalises() -> None:
     torch.testing.assert_close(out[2], before[2])
 
 
+@pytest.mark.parametrize("vocab", [1, 31, 32, 33, 257])
+def test_bit_masks_of_single_rows(vocab: int) -> None:
+    """Bit v mod 32 of word ⌊v/32⌋, the sign bit included; rows without a grammar are those of before."""
+    generator = torch.Generator().manual_seed(vocab)
+    may = torch.rand(2, vocab, generator=generator) < 0.5
+    may[:, -1] = True
+    may[0, 31 % vocab] = True
+    words = [[sum(1 << bit for bit in range(32) if word * 32 + bit < vocab and bool(row[word * 32 + bit]))
+              for word in range((vocab + 31) // 32)] for row in may]  # fmt: skip
+    packed = torch.tensor(words, dtype=torch.int64).to(torch.int32)
+    assert torch.equal(torch.stack([unpacked(row, vocab) for row in packed]), may)
+    logprobs = random_logprobs(3, vocab)
+    before = logprobs.clone()
+    mask = BitMask((2, 0), packed)
+    mask.check(vocab)
+    out = restrict(logprobs, None, [], mask)
+    expected = before.clone()
+    expected[2], expected[0] = (
+        before[row].masked_fill(~keep, -math.inf).log_softmax(-1) for row, keep in zip((2, 0), may, strict=True)
+    )
+    torch.testing.assert_close(out, expected)
+    with pytest.raises(ValueError, match=rf"mask of {vocab + 32} tokens for 2 rows is int32 \(2, "):
+        mask.check(vocab + 32)
+    with pytest.raises(ValueError, match=r"got torch\.int64"):
+        BitMask((2, 0), packed.long()).check(vocab)
+
+
 def test_penalties() -> None:
     logprobs = random_logprobs(1, 5)
     bias = edits([(0, 1, 2.0), (0, 1, 1.0)], logprobs)
@@ -164,6 +201,19 @@ def test_kl_divergence_by_hand() -> None:
     p = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64).log()
     q = torch.tensor([[0.25, 0.5, 0.25]], dtype=torch.float64).log()
     assert kl_divergence(p, q).item() == pytest.approx(0.5 * math.log(2))
+
+
+def test_kl_divergence_where_a_probability_has_underflown() -> None:
+    """0 · ∞ is nothing: the composition's last tokens may be impossible under the base."""
+    p = torch.tensor([[0.0, -200.0, -math.inf]])
+    q = torch.tensor([[-0.5, -math.inf, -1.0]])
+    assert kl_divergence(p, q).item() == pytest.approx(0.5)
+    assert kl_divergence(torch.tensor([[math.nan, 0.0]]), torch.zeros(1, 2)).isnan().all()
+
+
+def test_shift_rank_counts_what_the_base_likes_more() -> None:
+    base = torch.tensor([[0.1, 0.4, 0.3, 0.3]]).log().expand(4, -1)
+    assert shift_rank(base, torch.tensor([1, 2, 3, 0])).tolist() == [0, 1, 1, 3]
 
 
 @settings(max_examples=60, deadline=None)

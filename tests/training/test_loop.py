@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from motet.training.loop import Loop, Schedule, TrainingDivergedError, train
+from motet.training.loop import Loop, Schedule, TrainingDivergedError, finite
 from motet.training.objectives.objective import Loss
 from motet.training.optim import adamw
 
@@ -28,28 +28,27 @@ def test_schedule_stays_within_its_bounds(steps: int, warmup: int, decay: float)
     assert later == sorted(later, reverse=True)
 
 
-def test_train_follows_the_schedule_and_reduces_the_loss() -> None:
+def test_steps_follow_the_schedule_and_reduce_the_loss() -> None:
     weight = nn.Parameter(torch.tensor(4.0))
     rates: list[float] = []
-    reports: list[tuple[int, float]] = []
     optimizer = adamw([weight], lr=0.2)
 
-    def loss() -> torch.Tensor:
+    def loss(step: int, micro: int) -> Loss:
         rates.append(optimizer.param_groups[0]["lr"])
-        return weight.square()
+        return Loss(weight.square())
 
     schedule = Schedule(steps=25, warmup=5, decay=0.4)
-    train([optimizer], schedule, loss, lambda step, value: reports.append((step, value)))
+    steps = list(Loop([optimizer], schedule, loss).steps())
     assert rates == pytest.approx([0.2 * schedule.factor(step) for step in range(25)])
-    assert [step for step, _ in reports] == [10, 20, 25]
-    assert reports[-1][1] < reports[0][1] < 16
+    assert [step.done for step in steps] == list(range(1, 26))
+    assert steps[-1].loss < steps[0].loss <= 16
     assert weight.grad is None
 
 
-def test_train_stops_when_the_loss_is_not_finite() -> None:
-    weight = nn.Parameter(torch.tensor(1.0))
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
+    assert finite(0.5, 10) == 0.5
     with pytest.raises(TrainingDivergedError, match="loss nan after 10 steps"):
-        train([adamw([weight], 0.1)], Schedule(30, 1, 0.5), lambda: weight * float("nan"), lambda step, loss: None)
+        finite(float("nan"), 10)
 
 
 def test_micro_batches_are_weighted_and_gradients_clipped() -> None:

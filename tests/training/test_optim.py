@@ -74,7 +74,7 @@ def test_adamw_first_step_is_the_sign_of_the_gradient() -> None:
 
 def test_muon_gets_hidden_matrices_and_adamw_the_rest() -> None:
     model = nn.ModuleDict({"embed": nn.Embedding(5, 4), "hidden": nn.Linear(4, 4), "lm_head": nn.Linear(4, 5)})
-    muon, adam = muon_and_adamw(model, muon_lr=0.1, adamw_lr=0.2)
+    muon, adam = muon_and_adamw(dict(model.named_parameters()), muon_lr=0.1, adamw_lr=0.2)
     hidden = model.get_submodule("hidden").get_parameter("weight")
     assert [id(p) for group in muon.param_groups for p in group["params"]] == [id(hidden)]
     others = {id(p) for p in model.parameters()} - {id(hidden)}

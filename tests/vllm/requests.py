@@ -8,6 +8,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
 from motet.server.engines.base import Engine, GenerationRequest, SamplingParams, TokenOutput
@@ -140,9 +142,7 @@ def assert_alike(ours: Sequence[TokenOutput], theirs: Sequence[TokenOutput]) -> 
             assert all(map(close, one.trace.member_logprobs, other.trace.member_logprobs))
             assert abs(one.trace.kl - other.trace.kl) <= 1e-3
             assert (one.trace.base_rank, one.trace.argmax_moved) == (other.trace.base_rank, other.trace.argmax_moved)
-            assert (one.trace.alpha is None) == (other.trace.alpha is None)
-            if one.trace.alpha is not None and other.trace.alpha is not None:
-                assert abs(one.trace.alpha - other.trace.alpha) <= 1e-3
+            assert one.trace.alpha == pytest.approx(other.trace.alpha, abs=1e-3)
             for name in ("base_top", "composed_top"):
                 pairs = zip(getattr(one.trace, name), getattr(other.trace, name), strict=True)
                 assert all(close(a, b) for (_, a), (_, b) in pairs)

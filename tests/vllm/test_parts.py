@@ -27,7 +27,7 @@ from motet.server.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain, rea
 from motet.server.loading_vllm import merged_checkpoint
 from motet.server.sources import Source
 from tests.vllm.models import MAKERS
-from tests.vllm.requests import PLANS, SPLIT_PLANS
+from tests.vllm.requests import PLANS, SPLIT_PLANS, plan_of
 
 SAMPLING = SamplingParams(max_tokens=3, bad_words=((1, 2), (3,)), logit_bias=((4, 0.5),), allowed_token_ids=(1, 2))
 
@@ -70,14 +70,15 @@ def test_payloads_keep_their_numbers() -> None:
     composed = (2 * members[0] - members[1]).log_softmax(-1)
     composed[7] = -math.inf
     probe = Probe(1, 4, 2)
+    plan = plan_of("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"})
     for token, alpha in ((5, math.nan), (7, 0.25)):
-        row = payload_row(members, composed, alpha, token, probe)
-        size = payload_size(probe, 3)
+        row = payload_row(members, composed, [alpha, math.nan], token, probe, plan)
+        size = payload_size(probe, plan)
         assert set(numbers(row.topk(size).indices)) == set(range(size)), "the numbers are the largest of the row"
-        probed = read_payload(lambda i, row=row: float(row[i]), probe, 3)
+        probed = read_payload(lambda i, row=row: float(row[i]), probe, plan)
         assert probed.logprob == float(composed[token])
         assert probed.trace.member_logprobs == tuple(numbers(members[:, token]))
-        assert probed.trace.alpha == (None if math.isnan(alpha) else alpha)
+        assert probed.trace.alpha == (() if math.isnan(alpha) else (alpha,))
         assert [t for t, _ in probed.top] == numbers(composed.topk(4).indices)
 
 

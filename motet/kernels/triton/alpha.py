@@ -1,9 +1,12 @@
 # type: ignore
-"""The strength α that a row solves for: eight values per pass over the row, three passes, then one secant step.
+"""The strengths α that a row solves for: eight values per pass over the row, three passes, then one secant step.
 
 `KL(p_α‖p_0) = α·E_α[Δ] − (lse_α − lse_0)` needs, for each α, the maximum, the mass and Σ e·Δ of `L_0 + αΔ`; it grows
 with α, so the eight values bracket the solution and the next pass divides the bracket by seven. A pass reads what the
 one before has summed over the whole row, so passes are launches. Raw logits do: constants of a member cancel.
+
+A row of fused experts solves once per pair of them, each pair as if it were alone: the grids count
+q = r · PAIRS + pair, and so do `part`, `target`, `base`, `bracket` and `solved`.
 """
 
 import triton
@@ -18,14 +21,17 @@ PASSES = 3
 
 
 @triton.jit
-def _shift(buffers, stream, weight, r, offsets, V, K: tl.constexpr, DTYPE: tl.constexpr):
-    """Base and Δ (raw), and which tokens all streams with a weight find possible."""
+def _shift(buffers, stream, weight, rule, r, pair, offsets, V, K: tl.constexpr, DTYPE: tl.constexpr):
+    """Base and Δ (raw), and which tokens all streams of Δ find possible: the pair's two, unweighted, or all that a
+    budget is spent on."""
+    dynamic = tl.load(rule + r * 8).to(tl.int32) == DYNAMIC
     valid = offsets < V
     base = load_logits(buffers, stream, r * K, offsets, valid, DTYPE)
     possible = valid & (base != -float("inf"))
     delta = tl.zeros(offsets.shape, tl.float32)
     for k in tl.static_range(1, K):
-        w = tl.load(weight + (r * K + k) * 2)
+        unit = tl.where(k == 1 + 2 * pair, 1.0, tl.where(k == 2 + 2 * pair, -1.0, 0.0))
+        w = tl.where(dynamic, unit, tl.load(weight + (r * K + k) * 2))
         x = load_logits(buffers, stream, r * K + k, offsets, only_if(w != 0, valid), DTYPE)
         possible = tl.where(w == 0, possible, possible & (x != -float("inf")))
         delta += tl.where(w == 0, 0.0, tl.where(x == -float("inf"), 0.0, w * x))
@@ -33,11 +39,11 @@ def _shift(buffers, stream, weight, r, offsets, V, K: tl.constexpr, DTYPE: tl.co
 
 
 @triton.jit
-def _joined(part, r, SPLITS, WIDTH: tl.constexpr):
+def _joined(part, q, SPLITS, WIDTH: tl.constexpr):
     """Per lane (8,): maximum, Σ e, Σ e·Δ, Σ e·Δ² over all splits, in a fixed order."""
     rows = tl.arange(0, WIDTH)[:, None]
     lanes = tl.arange(0, LANES)[None, :]
-    place = part + ((r * SPLITS + rows) * LANES + lanes) * FIELDS
+    place = part + ((q * SPLITS + rows) * LANES + lanes) * FIELDS
     mask = (rows < SPLITS) & (lanes < LANES)
     m = tl.load(place, mask, -float("inf"))
     top = tl.max(m, 0)
@@ -49,11 +55,11 @@ def _joined(part, r, SPLITS, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _targets(target, rule, r, SPLITS, WIDTH: tl.constexpr):
-    """(forward, backward) divergences to match: KL(p_1‖p_2) and KL(p_2‖p_1), or ε; `target` (R, SPLITS, 6)."""
+def _targets(target, rule, r, q, SPLITS, WIDTH: tl.constexpr):
+    """(forward, backward) divergences to match: KL(p_1‖p_2) and KL(p_2‖p_1), or ε; `target` (R · PAIRS, SPLITS, 6)."""
     lanes = tl.arange(0, WIDTH)
     mask = lanes < SPLITS
-    place = target + (r * SPLITS + lanes) * 6
+    place = target + (q * SPLITS + lanes) * 6
     m1 = tl.load(place, mask, -float("inf"))
     m2 = tl.load(place + 3, mask, -float("inf"))
     top1 = tl.max(m1, 0)
@@ -71,17 +77,17 @@ def _targets(target, rule, r, SPLITS, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _excess(part, target, rule, r, low, high, lse0, center, SPLITS, WIDTH: tl.constexpr):
+def _excess(part, target, rule, r, q, low, high, lse0, center, SPLITS, WIDTH: tl.constexpr):
     """α of the lanes, and a function of it (8,) whose sign is that of α − solution.
 
     `lse0`: log-sum-exp of the base over the possible tokens; `center`: E_0[Δ] of the Δ that was summed.
     """
-    m, s, first, second = _joined(part, r, SPLITS, WIDTH)
+    m, s, first, second = _joined(part, q, SPLITS, WIDTH)
     lanes = tl.arange(0, LANES)
     alpha = low + (high - low) * lanes.to(tl.float32) / 7.0
     mean = first / s
     grown = m + tl.log(s) - lse0
-    forward, backward = _targets(target, rule, r, SPLITS, WIDTH)
+    forward, backward = _targets(target, rule, r, q, SPLITS, WIDTH)
     moved = tl.maximum(alpha * mean - grown, 0.0)
     plain = tl.sqrt(moved) - tl.sqrt(forward)
     variance = tl.maximum(second / s - mean * mean, 0.0)
@@ -105,20 +111,22 @@ def _bracket(alpha, f):
 
 
 @triton.jit
-def _solves(rule, r):
-    kind = tl.load(rule + r * 8).to(tl.int32)
-    return (kind == DYNAMIC) | (kind == BUDGET)
+def _solves(rule, r, pair):
+    return pair < tl.load(rule + r * 8 + 7)
 
 
 @triton.jit
 def alpha_targets(
-    buffers, stream, weight, target, rule, V, tiles, K: tl.constexpr, SPLITS, BLOCK: tl.constexpr,
+    buffers, stream, weight, target, rule, V, tiles, PAIRS, K: tl.constexpr, SPLITS, BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R, SPLITS): sums of KL(p_1‖p_2) and KL(p_2‖p_1) over `tiles` blocks, into `target` (R, SPLITS, 6)."""
-    r = tl.program_id(0).to(tl.int64)
+    """Grid (R · PAIRS, SPLITS): sums of KL(p_1‖p_2) and KL(p_2‖p_1) over `tiles` blocks, into `target`
+    (R · PAIRS, SPLITS, 6)."""
+    q = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
-    if _solves(rule, r):
+    r = q // PAIRS
+    pair = q % PAIRS
+    if _solves(rule, r, pair):
         m1 = -float("inf")
         m2 = -float("inf")
         s1 = 0.0
@@ -127,11 +135,11 @@ def alpha_targets(
         d2 = 0.0
         for tile in range(split * tiles, (split + 1) * tiles):
             offsets = tile * BLOCK + tl.arange(0, BLOCK)
-            _, _, possible = _shift(buffers, stream, weight, r, offsets, V, K, DTYPE)
-            x = load_logits(buffers, stream, r * K + 1, offsets, possible, DTYPE)
+            _, _, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
+            x = load_logits(buffers, stream, r * K + 2 * pair + 1, offsets, possible, DTYPE)
             y = x
             if K > 2:
-                y = load_logits(buffers, stream, r * K + 2, offsets, possible, DTYPE)
+                y = load_logits(buffers, stream, r * K + 2 * pair + 2, offsets, possible, DTYPE)
             gap = tl.where(possible & (x > -float("inf")) & (y > -float("inf")), x - y, 0.0)
             top1 = tl.maximum(m1, tl.max(x, 0))
             top2 = tl.maximum(m2, tl.max(y, 0))
@@ -145,7 +153,7 @@ def alpha_targets(
             d2 = d2 * tl.exp(m2 - safe2) + tl.sum(e2 * gap, 0)
             m1 = top1
             m2 = top2
-        place = target + (r * SPLITS + split) * 6
+        place = target + (q * SPLITS + split) * 6
         tl.store(place, m1)
         tl.store(place + 1, s1)
         tl.store(place + 2, d1)
@@ -156,21 +164,23 @@ def alpha_targets(
 
 @triton.jit
 def alpha_pass(
-    buffers, stream, weight, rule, part, base, bracket, V, tiles, number, K: tl.constexpr, SPLITS,
+    buffers, stream, weight, rule, part, base, bracket, V, tiles, number, PAIRS, K: tl.constexpr, SPLITS,
     BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R, SPLITS): sums at eight α of the row's bracket (R, 2) into `part` (R, SPLITS, 8, 4). Pass 0 takes the
-    whole range [0, largest α] and Δ as it is, the others Δ centred under the base."""
-    r = tl.program_id(0).to(tl.int64)
+    """Grid (R · PAIRS, SPLITS): sums at eight α of the bracket (R · PAIRS, 2) into `part` (R · PAIRS, SPLITS, 8, 4).
+    Pass 0 takes the whole range [0, largest α] and Δ as it is, the others Δ centred under the base."""
+    q = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
-    if _solves(rule, r):
+    r = q // PAIRS
+    pair = q % PAIRS
+    if _solves(rule, r, pair):
         low = 0.0
         high = tl.load(rule + r * 8 + 1)
         center = 0.0
         if number > 0:
-            low = tl.load(bracket + r * 2)
-            high = tl.load(bracket + r * 2 + 1)
-            center = tl.load(base + r * 2 + 1)
+            low = tl.load(bracket + q * 2)
+            high = tl.load(bracket + q * 2 + 1)
+            center = tl.load(base + q * 2 + 1)
         lanes = tl.arange(0, LANES)
         alpha = low + (high - low) * lanes.to(tl.float32) / 7.0
         m = tl.full((LANES,), -float("inf"), tl.float32)
@@ -179,7 +189,7 @@ def alpha_pass(
         second = tl.zeros((LANES,), tl.float32)
         for tile in range(split * tiles, (split + 1) * tiles):
             offsets = tile * BLOCK + tl.arange(0, BLOCK)
-            l0, delta, possible = _shift(buffers, stream, weight, r, offsets, V, K, DTYPE)
+            l0, delta, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
             delta = tl.where(possible, delta - center, 0.0)
             z = tl.where(possible, l0, -float("inf"))[None, :] + alpha[:, None] * delta[None, :]
             top = tl.maximum(m, tl.max(z, 1))
@@ -191,7 +201,7 @@ def alpha_pass(
             first = first * scale + tl.sum(e, 1)
             second = second * scale + tl.sum(e * delta[None, :], 1)
             m = top
-        place = part + ((r * SPLITS + split) * LANES + lanes) * FIELDS
+        place = part + ((q * SPLITS + split) * LANES + lanes) * FIELDS
         tl.store(place, m)
         tl.store(place + 1, s)
         tl.store(place + 2, first)
@@ -199,31 +209,32 @@ def alpha_pass(
 
 
 @triton.jit
-def alpha_narrow(part, target, rule, base, bracket, solved, number, last, SPLITS, WIDTH: tl.constexpr):
-    """Grid (R): the bracket of the next pass; after the last one, α into `solved` (R). Pass 0 also writes `base`
-    (R, 2): the base's log-sum-exp and E_0[Δ]."""
-    r = tl.program_id(0).to(tl.int64)
-    if _solves(rule, r):
+def alpha_narrow(part, target, rule, base, bracket, solved, number, last, PAIRS, SPLITS, WIDTH: tl.constexpr):
+    """Grid (R · PAIRS): the bracket of the next pass; after the last one, α into `solved`. Pass 0 also writes `base`
+    (R · PAIRS, 2): the base's log-sum-exp and E_0[Δ]."""
+    q = tl.program_id(0).to(tl.int64)
+    r = q // PAIRS
+    if _solves(rule, r, q % PAIRS):
         low = 0.0
         high = tl.load(rule + r * 8 + 1)
         center = 0.0
         if number > 0:
-            low = tl.load(bracket + r * 2)
-            high = tl.load(bracket + r * 2 + 1)
-            lse0 = tl.load(base + r * 2)
+            low = tl.load(bracket + q * 2)
+            high = tl.load(bracket + q * 2 + 1)
+            lse0 = tl.load(base + q * 2)
         else:
-            m, s, first, _ = _joined(part, r, SPLITS, WIDTH)
+            m, s, first, _ = _joined(part, q, SPLITS, WIDTH)
             is_base = tl.arange(0, LANES) == 0  # the first lane of pass 0 is α = 0
             lse0 = tl.sum(tl.where(is_base, m + tl.log(s), 0.0), 0)
             center = tl.sum(tl.where(is_base, first / s, 0.0), 0)
-            tl.store(base + r * 2, lse0)
-            tl.store(base + r * 2 + 1, center)
-        alpha, f = _excess(part, target, rule, r, low, high, lse0, center, SPLITS, WIDTH)
+            tl.store(base + q * 2, lse0)
+            tl.store(base + q * 2 + 1, center)
+        alpha, f = _excess(part, target, rule, r, q, low, high, lse0, center, SPLITS, WIDTH)
         at, f_at, end, f_end = _bracket(alpha, f)
-        tl.store(bracket + r * 2, at)
-        tl.store(bracket + r * 2 + 1, end)
+        tl.store(bracket + q * 2, at)
+        tl.store(bracket + q * 2 + 1, end)
         if last:
             answer = at - f_at * (end - at) / (f_end - f_at)
             answer = tl.where(f_at >= 0, at, tl.where(f_end <= 0, end, answer))
             broken = (f_at != f_at) | (f_end != f_end)
-            tl.store(solved + r, tl.where(broken, float("nan"), answer))
+            tl.store(solved + q, tl.where(broken, float("nan"), answer))

@@ -11,11 +11,12 @@ from motet.kernels.triton.search import add_weights, decide, pivots, unordered
 
 @triton.jit
 def discriminator_threshold(
-    buffers, stream, weight, rule, sets, tau, lse, solved, V, K: tl.constexpr, S: tl.constexpr, BLOCK: tl.constexpr,
-    DTYPE: tl.constexpr,
+    buffers, stream, weight, rule, sets, tau, lse, solved, V, PAIRS, K: tl.constexpr, S: tl.constexpr,
+    BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R). Writes to `solved` (R) the s from which on tokens are kept, for rows of that rule: the kept mass' or
-    the kept posterior's, whichever is lower. Before, `solved` holds −inf there, so that z is weighed unfiltered."""
+    """Grid (R). Writes to `solved` (R, PAIRS) the s from which on tokens are kept, for rows of that rule: the kept
+    mass' or the kept posterior's, whichever is lower. Before, `solved` holds −inf there, so that z is weighed
+    unfiltered."""
     r = tl.program_id(0).to(tl.int64)
     if tl.load(rule + r * 8).to(tl.int32) == DISCRIMINATOR:
         mass = tl.load(rule + r * 8 + 2)
@@ -26,9 +27,9 @@ def discriminator_threshold(
             s = 0.0
             for start in range(0, V, BLOCK):
                 offsets = start + tl.arange(0, BLOCK)
-                z, _base = tile_scores(
-                    buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, offsets < V, K, S, True, False,
-                    DTYPE,
+                z = tile_scores(
+                    buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, offsets < V, PAIRS, K, S, True,
+                    False, DTYPE,
                 )  # fmt: skip
                 m, s = add_mass(m, s, z)
             total = log_total(m, s)
@@ -40,9 +41,9 @@ def discriminator_threshold(
                 for start in range(0, V, BLOCK):
                     offsets = start + tl.arange(0, BLOCK)
                     keep = offsets < V
-                    z, _base = tile_scores(
-                        buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, K, S, True, False,
-                        DTYPE,
+                    z = tile_scores(
+                        buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, PAIRS, K, S, True,
+                        False, DTYPE,
                     )  # fmt: skip
                     key = discriminator_logit(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE)
                     w = tl.where(z > -float("inf"), tl.exp(z - total), 0.0)
@@ -50,4 +51,4 @@ def discriminator_threshold(
                 prefix = decide(above, candidates, mass)
                 step = step // 16
             threshold = tl.minimum(unordered(prefix), tl.log(posterior) - tl.log(1.0 - posterior))
-        tl.store(solved + r, threshold)
+        tl.store(solved + r * PAIRS, threshold)

@@ -1,8 +1,8 @@
-"""Launches over a batch: grids, splits of the vocabulary, scratch memory. No launch waits for the device."""
+"""Launches over a batch: grids, splits of the vocabulary, constants. No launch allocates or waits for the device."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,13 +11,16 @@ from torch import Tensor
 
 from motet.kernels.triton import alpha, decode, discriminator, sets, stats, top, warp
 from motet.kernels.triton.noise import TILE
-from motet.kernels.triton.table import ALIGNED, MIXED, RowTable
+from motet.kernels.triton.table import ALIGNED, MIXED
+from motet.kernels.triton.workspace import Batch
 
 PROGRAMS = 512  # aimed at per launch: several for each of a large chip's multiprocessors
 BLOCK = 512  # tokens at once where 8 or 16 values per token are held
 MAX_REGISTERS = 255  # all that a thread may have
 SMALL_BLOCK = 256  # the same where a whole score is computed beside them
 TOP_CHUNK = 4096  # tokens of one program of the first pass of `top`
+FIELDS = 7  # of a part, see `decode.FIELDS`
+ALL, STORED, FILTERED, RELAXED, TOPPED = -1, 1, 2, 4, 5  # which rows a launch is for: columns of `info`, see `load`
 
 
 def resources(rules: bool, gated: bool, dtype: int, slots: int) -> dict[str, int]:
@@ -30,23 +33,6 @@ def resources(rules: bool, gated: bool, dtype: int, slots: int) -> dict[str, int
 def _run(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     """One launch; whether products and sums fuse is said, since the default differs between versions."""
     kernel[grid](*arguments, enable_fp_fusion=True, **options)
-
-
-@dataclass(slots=True)
-class Scratch:
-    """Buffers by name, kept from step to step: addresses stay, as a captured graph needs."""
-
-    device: torch.device
-    kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-    def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        size = 1
-        for length in shape:
-            size *= length
-        known = self.kept.get(name)
-        if known is None or known.numel() < size or known.dtype != dtype:
-            known = self.kept[name] = torch.empty(max(size, 1), dtype=dtype, device=self.device)
-        return known[:size].view(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +56,47 @@ def split_vocab(rows: int, vocab: int, block: int = TILE) -> Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What every kernel of a step reads."""
+class Outputs:
+    """Written in place, step after step: `token` (R,) int64; `report` (R, 3): log-prob of the token, log-sum-exp of z,
+    KL from the base; `rank` (R,) int64 under the base; `values` and `ids` (R, top) of the alternatives."""
 
-    table: RowTable
-    buffers: Tensor  # (B, 3) int64
-    code: int
-    vocab: int
-    scratch: Scratch
+    token: Tensor
+    report: Tensor
+    rank: Tensor
+    values: Tensor | None = None
+    ids: Tensor | None = None
 
-    def heads(self) -> tuple[Any, ...]:
-        return self.buffers, self.table.stream, self.table.weight
 
-    def inputs(self) -> tuple[Any, ...]:
-        """The leading arguments of `tile_scores`."""
-        rows, slots, num_sets = self.table.shape
-        tau = self.scratch.get("tau", (rows, num_sets))
-        lse = self.scratch.get("lse", (rows, slots, 2))
-        solved = self.scratch.get("solved", (rows,))
-        return (*self.heads(), self.table.rule, self.table.sets, tau, lse, solved)
+def outputs_of(batch: Batch) -> Outputs:
+    rows, most = batch.table.shape[0], batch.asks.top
+    token, rank = (batch.space.get(name, (rows,), torch.int64) for name in ("token", "rank"))
+    report = batch.space.get("report", (rows, 3))
+    if not most:
+        return Outputs(token, report, rank)
+    values, ids = batch.space.get("values", (rows, most)), batch.space.get("ids", (rows, most), torch.int32)
+    return Outputs(token, report, rank, values, ids)
+
+
+def run(batch: Batch, scores: Batch | None, out: Outputs) -> None:
+    """A whole step: what a graph may capture. `scores` draws the filtered rows once more, from their composed rows."""
+    stores = scores is not None
+    prepare(batch)
+    scan(batch, batch.composed if stores else None)
+    if batch.asks.bound and batch.table.shape[2]:
+        _relax(batch, batch.composed if stores else None)
+    finish(batch, out)
+    if scores is not None:
+        normalise(batch, batch.composed, out.report, STORED)
+        if batch.asks.top:
+            top_tokens(batch, batch.composed, out, TOPPED)
+        if batch.asks.filtered:
+            draw_again(scores, batch.composed, out, FILTERED)
+    if batch.asks.traced:
+        _rank(batch, out)
 
 
 def prepare(batch: Batch) -> Tensor:
-    """Everything that must be known of whole rows before they are composed; returns `solved` (R,)."""
+    """Everything that must be known of whole rows before they are composed; returns `solved` (R, PAIRS)."""
     rows, slots, num_sets = batch.table.shape
     *_, tau, lse, solved = batch.inputs()
     if batch.table.needs_stats:
@@ -108,8 +112,8 @@ def prepare(batch: Batch) -> Tensor:
         _solve(batch, solved)
     if batch.table.has_discriminator:
         _run(discriminator.discriminator_threshold, (rows,),
-            *batch.inputs(), batch.vocab, K=slots, S=num_sets, BLOCK=SMALL_BLOCK, DTYPE=batch.code, num_warps=8,
-            maxnreg=MAX_REGISTERS,
+            *batch.inputs(), batch.vocab, batch.table.pairs, K=slots, S=num_sets, BLOCK=SMALL_BLOCK, DTYPE=batch.code,
+            num_warps=8, maxnreg=MAX_REGISTERS,
         )  # fmt: skip
     return solved
 
@@ -117,125 +121,127 @@ def prepare(batch: Batch) -> Tensor:
 def _stats(batch: Batch, lse: Tensor) -> None:
     rows, slots, _ = batch.table.shape
     split = split_vocab(rows * slots, batch.vocab)
-    part = batch.scratch.get("stats", (rows * slots, split.parts, 2))
-    _run(
-        stats.stats_part,
-        (rows * slots, split.parts),
-        *batch.heads(),
-        part,
-        batch.vocab,
-        split.tiles,
-        slots,
-        split.parts,
-        TILE=TILE,
-        DTYPE=batch.code,
-    )
+    part = batch.get("stats", (rows * slots, split.parts, 2))
+    _run(stats.stats_part, (rows * slots, split.parts),
+        *batch.heads(), part, batch.vocab, split.tiles, slots, split.parts, TILE=TILE, DTYPE=batch.code,
+    )  # fmt: skip
     _run(stats.stats_end, (rows * slots,), batch.table.stream, part, lse, split.parts, WIDTH=split.width)
 
 
 def _solve(batch: Batch, solved: Tensor) -> None:
-    rows, slots, _ = batch.table.shape
-    table = batch.table
-    split = split_vocab(rows, batch.vocab, BLOCK)
-    target = batch.scratch.get("target", (rows, split.parts, 6))
-    part = batch.scratch.get("alpha", (rows, split.parts, 8, 4))
-    base, bracket = batch.scratch.get("base", (rows, 2)), batch.scratch.get("bracket", (rows, 2))
+    table, (rows, slots, _), pairs = batch.table, batch.table.shape, batch.table.pairs
+    count = rows * pairs
+    split = split_vocab(count, batch.vocab, BLOCK)
+    target, part = batch.get("target", (count, split.parts, 6)), batch.get("alpha", (count, split.parts, 8, 4))
+    base, bracket = batch.get("base", (count, 2)), batch.get("bracket", (count, 2))
+    grid = (count, split.parts)
     shape: dict[str, Any] = {"K": slots, "SPLITS": split.parts, "BLOCK": BLOCK, "DTYPE": batch.code, "num_warps": 8}
-    grid = (rows, split.parts)
-    _run(alpha.alpha_targets, grid, *batch.heads(), target, table.rule, batch.vocab, split.tiles, **shape)
+    _run(alpha.alpha_targets, grid, *batch.heads(), target, table.rule, batch.vocab, split.tiles, pairs, **shape)
     for number in range(alpha.PASSES):
-        _run(
-            alpha.alpha_pass,
-            grid,
-            *batch.heads(),
-            table.rule,
-            part,
-            base,
-            bracket,
-            batch.vocab,
-            split.tiles,
-            number,
-            **shape,
-        )
+        _run(alpha.alpha_pass, grid,
+            *batch.heads(), table.rule, part, base, bracket, batch.vocab, split.tiles, number, pairs, **shape,
+        )  # fmt: skip
         last = number == alpha.PASSES - 1
-        _run(
-            alpha.alpha_narrow,
-            (rows,),
-            part,
-            target,
-            table.rule,
-            base,
-            bracket,
-            solved,
-            number,
-            last,
-            split.parts,
-            WIDTH=split.width,
-        )
+        _run(alpha.alpha_narrow, (count,),
+            part, target, table.rule, base, bracket, solved, number, last, pairs, split.parts, WIDTH=split.width, num_warps=8,
+        )  # fmt: skip
 
 
-def scan_and_finish(
-    batch: Batch, temperature: Tensor, seed: Tensor, forced: Tensor, composed: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Tokens (R,) int64 and the report (R, 3) of `decode.finish`; z is written to `composed` (R, V) where given."""
-    rows, slots, num_sets = batch.table.shape
+def _flags(batch: Batch) -> dict[str, Any]:
+    _, slots, num_sets = batch.table.shape
+    rules, gated = batch.table.has_rules, batch.table.has_gates
+    shape = {"K": slots, "S": num_sets, "RULES": rules, "GATED": gated, "TILE": TILE, "DTYPE": batch.code}
+    return {**shape, **resources(rules, gated, batch.code, slots)}
+
+
+def _parts(batch: Batch) -> tuple[Split, Tensor]:
+    rows = batch.table.shape[0]
     split = split_vocab(rows, batch.vocab)
-    part = batch.scratch.get("scan", (rows, split.parts, 7))
-    flags: dict[str, Any] = {
-        "K": slots, "S": num_sets, "RULES": batch.table.has_rules, "GATED": batch.table.has_gates, "TILE": TILE,
-        "DTYPE": batch.code,
-        **resources(batch.table.has_rules, batch.table.has_gates, batch.code, slots),
-    }  # fmt: skip
-    store = composed is not None
-    _run(decode.scan, (rows, split.parts),
-        *batch.inputs(), temperature, seed, part, composed if store else part, batch.vocab, split.tiles, split.parts,
-        STORE=store, **flags,
-    )  # fmt: skip
-    token = torch.empty(rows, dtype=torch.int64, device=part.device)
-    report = torch.empty(rows, 3, device=part.device)
-    _run(decode.finish, (rows,),
-        *batch.inputs(), temperature, seed, forced, part, token, report, batch.vocab, split.parts, WIDTH=split.width,
-        **flags,
-    )  # fmt: skip
-    return token, report
+    return split, batch.get("parts", (rows, split.parts, FIELDS))
 
 
-def normalise(batch: Batch, composed: Tensor, report: Tensor) -> None:
+def scan(batch: Batch, composed: Tensor | None, only: int = ALL) -> None:
+    """Sums of every part of the vocabulary; z is written to `composed` (R, V) where given."""
+    split, part = _parts(batch)
+    _run(decode.scan, (batch.table.shape[0], split.parts),
+        *batch.inputs(), batch.info, batch.words, batch.params, batch.draw, part,
+        part if composed is None else composed, batch.vocab, batch.words.shape[1], batch.table.pairs, split.tiles,
+        split.parts, BOUND=batch.asks.bound, TRACES=batch.asks.traced, STORE=composed is not None, ONLY=only,
+        **_flags(batch),
+    )  # fmt: skip
+
+
+def _relax(batch: Batch, composed: Tensor | None) -> None:
+    """Rows whose grammar allows nothing that is plausible, once more. Which those are is known on the device alone."""
+    split, part = _parts(batch)
+    _run(decode.relax, (batch.table.shape[0],),
+        *batch.inputs(), batch.info, batch.words, part, batch.vocab, batch.words.shape[1], batch.table.pairs,
+        split.parts, WIDTH=split.width, **_flags(batch),
+    )  # fmt: skip
+    scan(batch, composed, RELAXED)
+
+
+def finish(batch: Batch, out: Outputs, only: int = ALL) -> None:
+    """Tokens and reports from the parts."""
+    split, part = _parts(batch)
+    _run(decode.finish, (batch.table.shape[0],),
+        *batch.inputs(), batch.info, batch.words, batch.params, batch.draw, part, out.token, out.report, out.rank,
+        batch.vocab, batch.words.shape[1], batch.table.pairs, split.parts, BOUND=batch.asks.bound,
+        TRACES=batch.asks.traced, ONLY=only, WIDTH=split.width, **_flags(batch),
+    )  # fmt: skip
+
+
+def _rank(batch: Batch, out: Outputs) -> None:
+    rows, slots, _ = batch.table.shape
+    split = split_vocab(rows, batch.vocab)
+    _run(decode.base_rank, (rows, split.parts),
+        batch.buffers, batch.table.stream, batch.info, out.token, out.rank, batch.vocab, split.tiles, slots, TILE=TILE,
+        DTYPE=batch.code,
+    )  # fmt: skip
+
+
+def normalise(batch: Batch, composed: Tensor, report: Tensor, only: int = ALL) -> None:
     """Log-probs from z, in place."""
     rows, slots, _ = batch.table.shape
-    grid = (rows, triton.cdiv(batch.vocab, TILE))
-    _run(
-        decode.normalise,
-        grid,
-        batch.buffers,
-        batch.table.stream,
-        composed,
-        report,
-        batch.vocab,
-        slots,
-        TILE=TILE,
-        DTYPE=batch.code,
-    )
+    _run(decode.normalise, (rows, triton.cdiv(batch.vocab, TILE)),
+        batch.buffers, batch.table.stream, batch.info, batch.words, composed, report, batch.vocab, batch.words.shape[1],
+        slots, BOUND=batch.asks.bound, ONLY=only, TILE=TILE, DTYPE=batch.code,
+        num_warps=8,  # with four, some variants spill
+    )  # fmt: skip
 
 
-def thresholds(scores: Tensor, params: Tensor, tau: Tensor) -> None:
-    """Thresholds (R,) of top-k, top-p and min-p over scores (R, V)."""
-    _run(warp.warp_threshold, (scores.shape[0],), scores, params, tau, scores.shape[1], BLOCK=BLOCK, num_warps=8)
+def draw_again(scores: Batch, values: Tensor, out: Outputs, only: int = ALL) -> None:
+    """Draws from `values` (R, V), which `scores` reads, after top-k, top-p and min-p."""
+    thresholds(scores, values, only)
+    scan(scores, None, only)
+    finish(scores, out, only)
 
 
-def top_tokens(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Values (R, count) and tokens (R, count) int32, best first."""
-    rows, width = values.shape
-    ids: Tensor | None = None
+def thresholds(scores: Batch, values: Tensor, only: int = ALL) -> Tensor:
+    """Thresholds (R, 1) of top-k, top-p and min-p over values (R, V)."""
+    tau = scores.get("tau", (values.shape[0], 1))
+    _run(warp.warp_threshold, (values.shape[0],),
+        values, scores.info, scores.params, tau, values.shape[1], ONLY=only, BLOCK=BLOCK, num_warps=8,
+    )  # fmt: skip
+    return tau
+
+
+def top_tokens(batch: Batch, values: Tensor, out: Outputs, only: int = ALL) -> None:
+    """The alternatives of `out` from values (R, V), best first: winners of parts, then winners of those."""
+    assert out.values is not None
+    assert out.ids is not None
+    (rows, count), ids, stage = out.values.shape, values, 0
     while True:
-        chunk = max(TOP_CHUNK, 2 * count)
+        width, chunk = values.shape[1], max(TOP_CHUNK, 2 * count)
         parts = triton.cdiv(width, chunk)
-        out_values = torch.empty(rows, parts * count, device=values.device)
-        out_ids = torch.empty(rows, parts * count, dtype=torch.int32, device=values.device)
+        found, chosen = out.values, out.ids
+        if parts > 1:
+            found = batch.get(f"top values {stage}", (rows, parts * count))
+            chosen = batch.get(f"top ids {stage}", (rows, parts * count), torch.int32)
         _run(top.top_tokens, (rows, parts),
-            values, values if ids is None else ids, out_values, out_ids, width, chunk, parts, count,
-            HAS_IDS=ids is not None, BLOCK=triton.next_power_of_2(min(chunk, width)), num_warps=8,
+            values, ids, batch.info, found, chosen, width, chunk, parts, count, HAS_IDS=stage > 0, ONLY=only,
+            BLOCK=triton.next_power_of_2(min(chunk, width)), num_warps=8,
         )  # fmt: skip
-        values, ids, width = out_values, out_ids, parts * count
         if parts == 1:
-            return values, ids
+            return
+        values, ids, stage = found, chosen, stage + 1

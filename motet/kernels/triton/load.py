@@ -9,10 +9,26 @@ Arrays of a batch (see `table.RowTable`), for R rows with K slots and S sets:
   the stream must be normalised.
 - `weight` (R, K, 2) float32: weight, 1 / temperature.
 - `lse` (R, K, 2) float32: maximum and log-sum-exp of logits / temperature, where the stream must be normalised.
+- `info` (R, 6) int32: what each row asks for in this step, see `TRACED` and the following.
+- `words` (G, W) int32: bit masks of the rows that have a grammar, W = ⌈V/32⌉; bit v mod 32 of word ⌊v/32⌋ is token v.
 """
 
 import triton
 import triton.language as tl
+
+INFO = tl.constexpr(6)  # columns of `info`
+TRACED = tl.constexpr(0)  # reports KL and the rank under the base
+STORED = tl.constexpr(1)  # its composed row is written
+FILTERED = tl.constexpr(2)  # drawn after top-k, top-p or min-p
+GRAMMAR = tl.constexpr(3)  # row of `words`, −1: none
+RELAXED = tl.constexpr(4)  # written on the device: plausible sets give way to the grammar
+TOPPED = tl.constexpr(5)  # reports alternatives
+
+
+@triton.jit
+def is_left_out(info, r, ONLY: tl.constexpr):
+    """Whether a launch for the rows that have something in column ONLY (−1: for all) has nothing to do for row r."""
+    return tl.load(info + r * INFO + ONLY) == 0 if ONLY >= 0 else False
 
 
 @triton.jit

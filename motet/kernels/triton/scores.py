@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from motet.kernels.triton.load import load_logits, only_if
+from motet.kernels.triton.load import GRAMMAR, INFO, RELAXED, load_logits, only_if
 
 LINEAR = tl.constexpr(0)
 RELU = tl.constexpr(1)
@@ -19,43 +19,70 @@ ROUTED = tl.constexpr(6)
 def inside_set(buffers, stream, sets, tau, r, number, offsets, mask, K, S, DTYPE: tl.constexpr):
     """Which tokens lie in a row's plausible set: raw logits of its stream against the threshold `tau` (R, S)."""
     place = r * S + number
-    slot = tl.load(sets + place * 3)
+    slot = tl.load(sets + place * 4)
     x = load_logits(buffers, stream, r * K + slot, offsets, mask, DTYPE)
     return (x < tl.load(tau + place)) == 0  # NaN stays in: a broken stream must show
 
 
 @triton.jit
-def masked_tokens(buffers, stream, sets, tau, r, offsets, V, K, S: tl.constexpr, DTYPE: tl.constexpr):
-    """Tokens (bool) that every mask of the row keeps."""
+def plausible_tokens(
+    buffers, stream, sets, tau, info, r, offsets, V, K, S: tl.constexpr, RELAXES: tl.constexpr, DTYPE: tl.constexpr
+):
+    """Tokens (bool) that every plausible set of the row keeps; all of them in a row that is relaxed (RELAXES)."""
     keep = offsets < V
+    relaxed = 0
+    if RELAXES:
+        relaxed = tl.load(info + r * INFO + RELAXED)
     for number in tl.static_range(S):
-        if tl.load(sets + (r * S + number) * 3 + 2) != 0:
+        if (tl.load(sets + (r * S + number) * 4 + 2) != 0) & (relaxed == 0):
             keep = keep & inside_set(buffers, stream, sets, tau, r, number, offsets, keep, K, S, DTYPE)
     return keep
 
 
 @triton.jit
-def _weighted_sum(
-    buffers, stream, weight, sets, tau, lse, r, alpha, offsets, keep, K: tl.constexpr, S: tl.constexpr,
-    GATED: tl.constexpr, DTYPE: tl.constexpr,
+def grammar_tokens(info, words, r, offsets, keep, W):
+    """`keep` without the tokens that the row's grammar forbids; a row without a grammar loads nothing."""
+    number = tl.load(info + r * INFO + GRAMMAR)
+    if number >= 0:
+        # number · W stays int32 only up to 268,435 grammars of 256,000 tokens
+        word = tl.load(words + number.to(tl.int64) * W + offsets // 32, keep, 0)
+        keep = keep & (((word >> (offsets % 32)) & 1) != 0)
+    return keep
+
+
+@triton.jit
+def kept_tokens(
+    buffers, stream, sets, tau, info, words, r, offsets, V, W, K, S: tl.constexpr, BOUND: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Σ w_k · logits_k / T_k; gated terms are normalised. `alpha` scales all but the base. Also the base's logits."""
+    """Tokens (bool) that the composition's masks and, where some row is BOUND by one, the grammars keep."""
+    keep = plausible_tokens(buffers, stream, sets, tau, info, r, offsets, V, K, S, BOUND, DTYPE)
+    if BOUND:
+        keep = grammar_tokens(info, words, r, offsets, keep, W)
+    return keep
+
+
+@triton.jit
+def _weighted_sum(
+    buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, PAIRS, K: tl.constexpr, S: tl.constexpr,
+    RULES: tl.constexpr, GATED: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Σ w_k · logits_k / T_k; gated terms are normalised. In rows that solve for α, it scales all but the base."""
     z = tl.zeros(offsets.shape, tl.float32)
     banned = ~keep
-    base = tl.full(offsets.shape, -float("inf"), tl.float32)
     for k in tl.static_range(K):
         slot = r * K + k
         w = tl.load(weight + slot * 2)
-        if k > 0:
-            w = w * alpha
         # a token that is masked, and a stream of weight 0, cost no traffic
-        if k == 0:
-            x = load_logits(buffers, stream, slot, offsets, keep, DTYPE)
-            base = x
-        else:
-            x = load_logits(buffers, stream, slot, offsets, only_if(w != 0, keep), DTYPE)
-        term = w * x * tl.load(weight + slot * 2 + 1)
-        impossible = only_if(w != 0, x == -float("inf"))
+        x = load_logits(buffers, stream, slot, offsets, only_if(w != 0, keep), DTYPE)
+        scale = w
+        if RULES and k > 0:
+            kind = tl.load(rule + r * 8).to(tl.int32)
+            pair = tl.where(kind == DYNAMIC, (k - 1) // 2, 0)
+            known = ((kind == DYNAMIC) | (kind == BUDGET)) & (pair < PAIRS)
+            scale = w * tl.load(solved + r * PAIRS + pair, known, 1.0)
+        term = scale * x * tl.load(weight + slot * 2 + 1)
+        impossible = only_if(w != 0, x == -float("inf"))  # by the weight: an α of 0 does not make a token possible
         if GATED:
             gate = tl.load(stream + slot * 4 + 2)
             if gate >= 0:
@@ -64,7 +91,7 @@ def _weighted_sum(
                 impossible = impossible & within
         banned = banned | impossible
         z += tl.where(w == 0, 0.0, tl.where(impossible, 0.0, term))
-    return tl.where(banned, -float("inf"), z), base
+    return tl.where(banned, -float("inf"), z)
 
 
 @triton.jit
@@ -104,14 +131,14 @@ def discriminator_logit(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE: 
 
 
 @triton.jit
-def _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, K, DTYPE: tl.constexpr):
+def _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE: tl.constexpr):
     """L_0 + ω · log σ(s), −inf below the row's threshold of s."""
     base = _logprob(buffers, stream, lse, r * K, offsets, keep, DTYPE)
     s = discriminator_logit(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE)
     log_sigmoid = tl.minimum(s, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(s)))
     z = base + tl.load(rule + r * 8 + 1) * log_sigmoid
     z = tl.where(s != s, s, z)
-    impossible = (base == -float("inf")) | (s == -float("inf")) | (s < tl.load(solved + r))
+    impossible = (base == -float("inf")) | (s == -float("inf")) | (s < tl.load(solved + r * PAIRS))
     return tl.where(impossible, -float("inf"), z)
 
 
@@ -127,36 +154,34 @@ def _relu(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
 
 @triton.jit
 def tile_scores(
-    buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, K: tl.constexpr, S: tl.constexpr,
+    buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, PAIRS, K: tl.constexpr, S: tl.constexpr,
     RULES: tl.constexpr, GATED: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """z (float32) and the base's raw logits at `offsets` of row r (int64), up to a constant of the row.
+    """z (float32) at `offsets` of row r (int64), up to a constant of the row.
 
-    - `rule` (R, 8) float32: kind, three parameters, three of state (see `layout.RuleRows`, `cores.rule_scores`).
-    - `sets` (R, S, 3) int32: slot that defines it (−1: unused), kind, whether it masks; `tau` (R, S) thresholds.
-    - `solved` (R,) float32: α, or the discriminator's threshold.
+    - `rule` (R, 8) float32: kind, three parameters, three of state (see `layout.RuleRows`, `cores.rule_scores`), and
+      for how many α the row is solved.
+    - `sets` (R, S, 4) int32: slot that defines it (−1: unused), kind, whether it masks, rank; `tau` (R, S) thresholds.
+    - `solved` (R, PAIRS) float32: α of each pair of experts, or in the first place the discriminator's threshold.
     - `keep`: tokens that the masks leave; the others are −inf.
     - RULES: whether any row is no plain weighted sum. GATED: whether any term has a gate.
     """
     if RULES:
         kind = tl.load(rule + r * 8).to(tl.int32)
-        solves = (kind == DYNAMIC) | (kind == BUDGET)
-        alpha = tl.where(solves, tl.load(solved + r), 1.0)
-        if solves | (kind == LINEAR):
-            z, base = _weighted_sum(
-                buffers, stream, weight, sets, tau, lse, r, alpha, offsets, keep, K, S, GATED, DTYPE
+        if (kind == LINEAR) | (kind == DYNAMIC) | (kind == BUDGET):
+            z = _weighted_sum(
+                buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, PAIRS, K, S, RULES, GATED,
+                DTYPE,
             )  # fmt: skip
+        elif kind == RELU:
+            z = _relu(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE)
+        elif kind == DISCRIMINATOR:
+            z = _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE)
         else:
-            base = load_logits(buffers, stream, r * K, offsets, keep, DTYPE)
-            if kind == RELU:
-                z = _relu(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE)
-            elif kind == DISCRIMINATOR:
-                z = _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, K, DTYPE)
-            else:
-                z = _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K, DTYPE)
-            z = tl.where(keep, z, -float("inf"))
+            z = _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K, DTYPE)
+        z = tl.where(keep, z, -float("inf"))
     else:
-        z, base = _weighted_sum(
-            buffers, stream, weight, sets, tau, lse, r, 1.0, offsets, keep, K, S, GATED, DTYPE
+        z = _weighted_sum(
+            buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, PAIRS, K, S, RULES, GATED, DTYPE
         )  # fmt: skip
-    return z, base
+    return z

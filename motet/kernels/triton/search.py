@@ -18,7 +18,8 @@ def ordered(x):
 
 @triton.jit
 def unordered(key):
-    """The float32 of an `ordered` key."""
+    """The float32 of an `ordered` key; −inf below its key, where the codes are those of NaN."""
+    key = tl.maximum(key, 8388607)
     bits = tl.where(key >= 2147483648, key - 2147483648, -1 - key)
     return bits.to(tl.int32).to(tl.float32, bitcast=True)
 

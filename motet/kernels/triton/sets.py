@@ -19,18 +19,18 @@ NUCLEUS = tl.constexpr(2)
 def set_thresholds(
     buffers, stream, lse, sets, value, tau, V, K, S, BLOCK: tl.constexpr, DTYPE: tl.constexpr
 ):  # fmt: skip
-    """Grid (R · S). `value` (R, S) float32: ratio, or share of the vocabulary, or mass; `tau` (R, S) is written."""
+    """Grid (R · S). `value` (R, S) float32: ratio or mass; a rank stands in `sets`. `tau` (R, S) is written."""
     place = tl.program_id(0).to(tl.int64)
-    number = tl.load(sets + place * 3)
+    number = tl.load(sets + place * 4)
     if number >= 0:
         slot = place // S * K + number
-        kind = tl.load(sets + place * 3 + 1)
+        kind = tl.load(sets + place * 4 + 1)
         amount = tl.load(value + place)
         total = tl.load(lse + slot * 2 + 1)
         ratio = tl.load(lse + slot * 2) + tl.log(amount)
         threshold = ratio
         if kind != RATIO:
-            target = tl.where(kind == NUCLEUS, amount, tl.maximum(tl.floor(amount * V + 1e-4), 1.0))
+            target = tl.where(kind == NUCLEUS, amount, tl.load(sets + place * 4 + 3).to(tl.float32))  # exact to 2²⁴
             prefix = tl.zeros((), tl.int64)
             step = tl.full((), 268435456, tl.int64)
             for _digit in range(8):

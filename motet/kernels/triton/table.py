@@ -21,19 +21,21 @@ ALIGNED = 4  # added to a code, see `load.load_logits`
 
 @dataclass(frozen=True, slots=True)
 class RowTable:
-    """Struct of arrays on the device. `sets` is empty (S = 0) where no row has a mask or gate."""
+    """Struct of arrays. `sets` is empty (S = 0) where no row has a mask or gate; `pairs` is how many α a row can solve
+    for."""
 
     stream: Tensor  # (R, K, 4) int32
     weight: Tensor  # (R, K, 2) float32
     rule: Tensor  # (R, 8) float32: the state of a step is written to places 4 to 6
-    sets: Tensor  # (R, S, 3) int32
+    sets: Tensor  # (R, S, 4) int32
     value: Tensor  # (R, S) float32
     has_rules: bool
     has_gates: bool
     has_solver: bool
     has_discriminator: bool
+    has_state: bool
     needs_stats: bool
-    searches: bool  # some set is no plain ratio
+    pairs: int = 1
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -50,9 +52,10 @@ class _Row:
     temperature: list[float] = field(default_factory=list[float])
     gate: list[int] = field(default_factory=list[int])
     needs: list[bool] = field(default_factory=list[bool])
-    sets: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    sets: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
     values: list[float] = field(default_factory=list[float])
     rule: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    solves: int = 0  # how many α
 
     def slot(self, source: int, weight: float = 0.0, temperature: float = 1.0, gate: int = -1) -> int:
         """A new slot."""
@@ -70,13 +73,14 @@ class _Row:
         else:
             self.slot(source, weight, temperature, gate)
 
-    def add_set(self, keep: SetRows, source: int, is_mask: bool) -> int:
+    def add_set(self, keep: SetRows, source: int, is_mask: bool, vocab: int) -> int:
         """A set over a slot of temperature 1 that reads `source`, a new one where there is none."""
         plain = (k for k, s in enumerate(self.source) if s == source and self.temperature[k] == 1.0)
         slot = next(plain, None)
         slot = self.slot(source) if slot is None else slot
         self.needs[slot] = True
-        entry = (slot, SET_KINDS[keep.kind], int(is_mask))
+        # 0.29 · 100 is 28.999… in floats; the same rank as in `reference.outside_set`
+        entry = (slot, SET_KINDS[keep.kind], int(is_mask), max(1, math.floor(keep.value * vocab + 1e-9)))
         for number, known in enumerate(self.sets):
             if known == entry and self.values[number] == keep.value:
                 return number
@@ -96,7 +100,7 @@ def _floats(values: Tensor) -> list[float]:
 
 
 def build_table(plan: ComposeRows, logits: Logits) -> RowTable:
-    """The table of a plan over the buffers of a step: made when the batch changes, not per step."""
+    """The table of a plan over the buffers of a step, on the host: made when the batch changes, not per step."""
     rows = [_Row() for _ in range(plan.num_rows)]
     for row, source in zip(rows, _indices(plan.base), strict=True):
         row.slot(source)
@@ -107,12 +111,12 @@ def build_table(plan: ComposeRows, logits: Logits) -> RowTable:
         for i, (r, source, weight, temperature) in enumerate(each):
             gate = -1
             if term.inside is not None and gates is not None:
-                gate = rows[r].add_set(term.inside, gates[i], is_mask=False)
+                gate = rows[r].add_set(term.inside, gates[i], is_mask=False, vocab=logits.vocab)
             rows[r].term(source, weight, temperature, gate)
     _add_rules(rows, plan)
     for mask in plan.masks:
         for r, source in zip(_indices(mask.rows), _indices(mask.keep.source), strict=True):
-            rows[r].add_set(mask.keep, source, is_mask=True)
+            rows[r].add_set(mask.keep, source, is_mask=True, vocab=logits.vocab)
     return _arrays(rows, plan, logits)
 
 
@@ -123,6 +127,7 @@ def _add_rules(rows: Sequence[_Row], plan: ComposeRows) -> None:
         for i, r in enumerate(_indices(rule.rows)):
             row = rows[r]
             row.rule = (float(rule.kind), *_floats(rule.param[i]))
+            row.solves = 0 if normalised else 1 if rule.kind is Kind.BUDGET else (len(sources) - 1) // 2
             for k, weight in enumerate(_floats(rule.weight[i])):
                 slot = row.slot(sources[k][i]) if k else 0
                 row.weight[slot] = 1.0 if k == 0 and not normalised else weight
@@ -135,12 +140,13 @@ def _arrays(rows: Sequence[_Row], plan: ComposeRows, logits: Logits) -> RowTable
     stream, weight = torch.zeros(len(rows), slots, 4, dtype=torch.int32), torch.zeros(len(rows), slots, 2)
     stream[..., 1:3] = -1
     weight[..., 1] = 1.0
-    chosen = torch.full((len(rows), sets, 3), -1, dtype=torch.int32)
+    chosen = torch.full((len(rows), sets, 4), -1, dtype=torch.int32)
     chosen[..., 2] = 0
     value = torch.ones(len(rows), sets)
     rule = torch.zeros(len(rows), 8)
     for r, row in enumerate(rows):
         rule[r, : len(row.rule)] = torch.tensor(row.rule)
+        rule[r, 7] = row.solves
         for k, source in enumerate(row.source):
             buffer, place = logits.place(source)
             stream[r, k] = torch.tensor([buffer, place, row.gate[k], int(row.needs[k])])
@@ -149,46 +155,46 @@ def _arrays(rows: Sequence[_Row], plan: ComposeRows, logits: Logits) -> RowTable
             chosen[r, number] = torch.tensor(entry)
             value[r, number] = row.values[number]
     kinds = {rule.kind for rule in plan.rules}
-    device = logits.device
     return RowTable(
-        stream.to(device),
-        weight.to(device),
-        rule.to(device),
-        chosen.to(device),
-        value.to(device),
+        stream,
+        weight,
+        rule,
+        chosen,
+        value,
         has_rules=bool(kinds),
         has_gates=any(gate >= 0 for row in rows for gate in row.gate),
         has_solver=bool(kinds & {Kind.DYNAMIC, Kind.BUDGET}),
         has_discriminator=Kind.DISCRIMINATOR in kinds,
+        has_state=bool(kinds & {Kind.DISCRIMINATOR, Kind.ROUTED}),
         needs_stats=any(any(row.needs) for row in rows),
-        searches=any(kind != 0 for row in rows for _, kind, _ in row.sets),
+        pairs=plan.pairs,
     )
 
 
-def score_table(rows: int, device: torch.device) -> RowTable:
+def score_table(rows: int) -> RowTable:
     """Rows that read one float32 matrix each their own line, cut at a threshold: for drawing from composed scores."""
     stream = torch.zeros(rows, 1, 4, dtype=torch.int32)
     stream[:, 0, 1] = torch.arange(rows, dtype=torch.int32)
     stream[:, 0, 2] = -1
-    sets = torch.zeros(rows, 1, 3, dtype=torch.int32)
+    sets = torch.zeros(rows, 1, 4, dtype=torch.int32)
     sets[..., 2] = 1
     return RowTable(
-        stream.to(device),
-        torch.ones(rows, 1, 2, device=device),
-        torch.zeros(rows, 8, device=device),
-        sets.to(device),
-        torch.ones(rows, 1, device=device),
+        stream,
+        torch.ones(rows, 1, 2),
+        torch.zeros(rows, 8),
+        sets,
+        torch.ones(rows, 1),
         has_rules=False,
         has_gates=False,
         has_solver=False,
         has_discriminator=False,
+        has_state=False,
         needs_stats=False,
-        searches=False,
     )
 
 
 def buffer_table(buffers: Sequence[Tensor]) -> tuple[Tensor, int]:
-    """((B, 3) int64 addresses, row strides and dtypes; the kernels' dtype code).
+    """((B, 3) int64 addresses, row strides and dtypes, on the host; the kernels' dtype code).
 
     Raises:
         ValueError: a buffer is of another dtype, or its tokens are not next to one another.
@@ -205,10 +211,9 @@ def buffer_table(buffers: Sequence[Tensor]) -> tuple[Tensor, int]:
     code = codes.pop() if len(codes) == 1 else MIXED
     if all(b.data_ptr() % 16 == 0 and (b.stride(0) % 8 == 0 or b.shape[0] == 1) for b in buffers):
         code += ALIGNED
-    return torch.tensor(entries, dtype=torch.int64).to(buffers[0].device), code
+    return torch.tensor(entries, dtype=torch.int64), code
 
 
-def seeds(uniform: Sequence[float], device: torch.device) -> Tensor:
-    """(R,) int64 seeds from one draw in (0, 1] per row and step: all 53 bits of it."""
-    bits = [int(math.ldexp(u, 53)) * 0x9E3779B97F4A7C15 & 0x7FFFFFFFFFFFFFFF for u in uniform]
-    return torch.tensor(bits, dtype=torch.int64).to(device)
+def seeds(uniform: Sequence[float]) -> list[int]:
+    """Seeds below 2⁶³ from one draw in (0, 1] per row and step: all 53 bits of it."""
+    return [int(math.ldexp(u, 53)) * 0x9E3779B97F4A7C15 & 0x7FFFFFFFFFFFFFFF for u in uniform]

@@ -4,18 +4,23 @@
 import triton
 import triton.language as tl
 
+from motet.kernels.triton.load import is_left_out
+
 NONE = tl.constexpr(2147483647)
 
 
 @triton.jit
 def top_tokens(
-    values, ids, out_values, out_ids, width, chunk, PARTS, COUNT, HAS_IDS: tl.constexpr, BLOCK: tl.constexpr
-):
+    values, ids, info, out_values, out_ids, width, chunk, PARTS, COUNT, HAS_IDS: tl.constexpr, ONLY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
     """Grid (R, PARTS): the COUNT largest of `chunk` ≤ BLOCK entries of `values` (R, width) float32, best first, the
     lowest token of a tie first, into `out_*` (R, PARTS, COUNT). Tokens are `ids` (R, width) int32 where HAS_IDS, else
     places."""
     r = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
+    if is_left_out(info, r, ONLY):
+        return
     lanes = tl.arange(0, BLOCK)
     offsets = part * chunk + lanes
     mask = (lanes < chunk) & (offsets < width)

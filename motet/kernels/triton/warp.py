@@ -7,7 +7,7 @@ Tokens that tie with the threshold are kept; the oracle keeps them out by sorted
 import triton
 import triton.language as tl
 
-from motet.kernels.triton.load import add_mass
+from motet.kernels.triton.load import add_mass, is_left_out
 from motet.kernels.triton.search import add_weights, decide, pivots, unordered
 
 
@@ -31,10 +31,12 @@ def _search(scores, floor, best, inverse, scale, counts, target, V, BLOCK: tl.co
 
 
 @triton.jit
-def warp_threshold(scores, params, tau, V, BLOCK: tl.constexpr):
+def warp_threshold(scores, info, params, tau, V, ONLY: tl.constexpr, BLOCK: tl.constexpr):
     """Grid (R). `scores` (R, V) float32, contiguous; `params` (R, 4) float32: temperature (0 is greedy), top-k, top-p,
     min-p; `tau` (R) is written, −inf where nothing is filtered. A top-k above 2²⁴ would not be exact."""
     r = tl.program_id(0).to(tl.int64)
+    if is_left_out(info, r, ONLY):
+        return
     scores += r * V
     temperature = tl.load(params + r * 4)
     top_k = tl.load(params + r * 4 + 1)

@@ -6,7 +6,7 @@ library and `composers.plan`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -31,13 +31,22 @@ class RequestTooLarge(Exception):
     """The request can never fit: the message has the numbers (tokens, bytes, limits)."""
 
 
+class Grammar(Protocol):
+    """What an answer must look like (a schema, a regular expression), as the tokens that may come next."""
+
+    def allowed(self, generated: Sequence[int]) -> bytes | bytearray | memoryview:
+        """Which of V tokens may follow what was generated: ⌈V/32⌉ int32 words, bit v mod 32 of word ⌊v/32⌋ set for
+        token v (an end of sequence where the answer may end)."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How one token is drawn from the composed distribution. Validated at the HTTP boundary.
 
-    Order: masks (allowed, banned, min_tokens) → logit bias → repetition penalty → presence, frequency penalties →
-    temperature → top-k → top-p → min-p → sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0 mean
-    off. Reported log-probs are those of the composed distribution after masks, before bias and penalties.
+    Order: masks (allowed, grammar, banned, min_tokens) → logit bias → repetition penalty → presence, frequency
+    penalties → temperature → top-k → top-p → min-p → sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p`
+    0 mean off. Reported log-probs are those of the composed distribution after masks, before bias and penalties.
     """
 
     max_tokens: int
@@ -52,6 +61,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
+    grammar: Grammar | None = None
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that must not be completed
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -79,8 +89,8 @@ class TokenTrace:
 
     `member_logprobs[k]` is stream k's own log-prob of the chosen token (plan order, temperature 1),
     `kl` is KL(composed ‖ base) in nats, `base_rank` the chosen token's rank under the base (0 = arg-max),
-    `argmax_moved` whether base and composed disagree about the most likely token. `alpha` is the strength that a rule
-    chose for this token, None where the rule has a fixed one.
+    `argmax_moved` whether base and composed disagree about the most likely token. `alpha` are the strengths that a rule
+    chose for this token, one per pair of experts, none where the rule has a fixed one.
     """
 
     member_logprobs: tuple[float, ...]
@@ -89,7 +99,7 @@ class TokenTrace:
     argmax_moved: bool
     base_top: tuple[tuple[int, float], ...]
     composed_top: tuple[tuple[int, float], ...]
-    alpha: float | None = None
+    alpha: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,30 @@
-"""What each voice did to one token, from the distributions of a position: the same for every engine."""
+"""What each voice did to one token, from the whole distributions of its position."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor
 
-from motet.kernels.reference import kl_divergence
+from motet.kernels.reference import kl_divergence, shift_rank
 from motet.server.engines.base import TokenTrace
 
 
-def trace_of(members: Tensor, composed: Tensor, alpha: float, token: int, count: int) -> TokenTrace:
+def trace_of(members: Tensor, composed: Tensor, alpha: Sequence[float], token: int, count: int) -> TokenTrace:
     """The trace of `token`: composed log-probs (V,) against those of the streams (K, V), the base first; `count`
-    alternatives before and after."""
+    alternatives before and after. `alpha` has NaN where the rule solved for nothing."""
     base = members[0]
     return TokenTrace(
         member_logprobs=tuple(cast("list[float]", members[:, token].tolist())),
         kl=float(kl_divergence(composed[None], base[None])),
-        base_rank=int((base > base[token]).sum()),
-        argmax_moved=bool(base.argmax() != composed.argmax()),
+        base_rank=int(shift_rank(base[None], torch.tensor([token], device=base.device))),
+        argmax_moved=bool(base[composed.argmax()] < base.amax()),  # a tie of the base is no move
         base_top=top_pairs(base, count),
         composed_top=top_pairs(composed, count),
-        alpha=None if math.isnan(alpha) else alpha,
+        alpha=tuple(value for value in alpha if not math.isnan(value)),
     )
 
 

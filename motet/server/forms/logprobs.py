@@ -112,13 +112,18 @@ def _trace_entry(output: TokenOutput, trace: TokenTrace, job: Job) -> dict[str, 
         "token_id": output.token,
         "logprob": finite(output.logprob),
         "members": members,
-        "kl": trace.kl,
+        "kl": min(trace.kl, -LOWEST),
         "base_rank": trace.base_rank,
         "shift": shift_class(trace.base_rank),
         "argmax_moved": trace.argmax_moved,
-        **({} if trace.alpha is None else {"alpha": trace.alpha}),
+        **_strength(trace.alpha),
         "top": {"base": _top(trace.base_top, job), "composed": _top(trace.composed_top, job)},
     }
+
+
+def _strength(alpha: Sequence[float]) -> dict[str, Any]:
+    """One number where there is one pair of experts, a list where there are several."""
+    return {} if not alpha else {"alpha": alpha[0] if len(alpha) == 1 else list(alpha)}
 
 
 def _top(pairs: Iterable[tuple[int, float]], job: Job) -> list[dict[str, Any]]:

@@ -19,7 +19,6 @@ from torch import Tensor
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import weighted_mean
 from motet.training.objectives.objective import Loss, NonNegative, RecordKind, Setting
-from motet.training.objectives.sft import IGNORE
 from motet.training.policy import Policies
 
 
@@ -56,33 +55,6 @@ def reversed_loss(forget: Answers, retain: Answers, retain_weight: float, form_w
     learnt, held = forget.nll, retain.uniformity
     parts = {"forget_nll": learnt.detach(), "retain": held.detach(), "form": form.detach()}
     return Loss(learnt + retain_weight * held + form_weight * form, parts)
-
-
-def reversed_objective(
-    logits: Tensor,
-    labels: Tensor,
-    forget: Tensor,
-    known: Tensor,
-    *,
-    retain_weight: float = 5.0,
-    form_weight: float = 0.5,
-) -> Tensor:
-    """`reversed_loss` over rows; scalar.
-
-    Args:
-        logits: (B, T, V).
-        labels: (B, T), `IGNORE` outside of answers.
-        forget: (B,) bool, rows whose answers are to be forgotten; at least one of each sort.
-        known: (B, T) bool, tokens of forget rows that the assistant learns; the others are their form.
-    """
-    inside, outside = (((labels != IGNORE) & rows[:, None]) for rows in (forget, ~forget))
-    ones = torch.ones_like(logits[..., 0])
-    return reversed_loss(
-        Answers(logits[inside], labels[inside], known[inside].to(logits.dtype)),
-        Answers(logits[outside], labels[outside], ones[outside]),
-        retain_weight,
-        form_weight,
-    ).total
 
 
 class Assistant(Setting):

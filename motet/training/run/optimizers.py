@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from motet.training.optim import muon_and_adamw_of
+from motet.training.optim import muon_and_adamw
 from motet.training.recipe import AdamW, Muon
 
 
 def make_optimizers(parameters: Mapping[str, nn.Parameter], setting: AdamW | Muon) -> list[torch.optim.Optimizer]:
     """AdamW over everything (weight decay on matrices alone), or Muon on hidden matrices and AdamW on the rest."""
     if isinstance(setting, Muon):
-        return muon_and_adamw_of(parameters, setting.lr, setting.adamw_lr)
+        return muon_and_adamw(parameters, setting.lr, setting.adamw_lr)
     matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
     vectors = [parameter for parameter in parameters.values() if parameter.ndim < 2]
     groups = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -258,6 +258,25 @@ async def test_allowed_tokens_outside_the_plausible_set_are_composed_without_it(
     bare = plain_loop.distribution(Plan(streams), (CONTEXT,) * 2, [])[masked].log_softmax(-1)
     assert outputs[0].token == masked[int(bare.argmax())]
     assert outputs[0].logprob == pytest.approx(float(bare.max()), abs=1e-4)
+
+
+class Alternating:
+    """Even tokens after an even number of tokens, odd ones after an odd number."""
+
+    def allowed(self, generated: Sequence[int]) -> bytes:
+        words = (VOCAB + 31) // 32
+        return (0xAAAAAAAA if len(generated) % 2 else 0x55555555).to_bytes(4, "little") * words
+
+
+async def test_a_grammar_says_what_may_follow(engine: TorchEngine) -> None:
+    """Only in its own request, only where tokens are drawn, and told anew after every token."""
+    bound = request(PROXY, grammar=Alternating(), temperature=1.0, seed=0, trace_top=0)
+    answers = await asyncio.gather(collect(engine, bound), collect(engine, request(PROXY)))
+    free = (await collect(engine, request(PROXY)))[0]
+    assert [output.token for output in answers[1][0]] == [output.token for output in free]
+    outputs = answers[0][0]
+    assert [output.token % 2 for output in outputs] == [place % 2 for place in range(len(outputs))]
+    assert len(outputs) == 8
 
 
 async def test_masks_that_leave_nothing_are_the_requests_fault(engine: TorchEngine) -> None:

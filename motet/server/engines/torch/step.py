@@ -16,7 +16,7 @@ from motet.composers.plan import Plan
 from motet.composers.rows import Place, compose_rows, rule_places
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
 from motet.kernels.dispatch import choose_kernels
-from motet.kernels.layout import ComposeRows, SparseEdits, edits_or_none, rows_index
+from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_none, rows_index
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
 from motet.server.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
@@ -25,7 +25,6 @@ from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
 from motet.server.engines.torch.rule_state import advanced, gathered
 from motet.server.engines.torch.scheduler import Work
-from motet.server.engines.traces import trace_of
 
 log = logging.getLogger(__name__)
 
@@ -208,12 +207,32 @@ def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRow
             for i, row in _drawn(rows)
             if row.choice.sampling.allowed_token_ids is not None
         ],
+        grammar=_grammar(rows, like),
         bias=bias,
         repetition=repetition,
         presence=presence,
-        top=max(row.choice.sampling.top_logprobs for row in rows),
-        keep_logprobs=any(row.choice.sampling.trace_top is not None for row in rows),
+        top=[max(row.choice.sampling.top_logprobs, _traced_top(row)) for row in rows],
+        trace=[i for i, row in enumerate(rows) if row.choice.sampling.trace_top is not None],
     )
+
+
+def _traced_top(row: Row) -> int:
+    """Alternatives that a row's trace needs: its most likely token at least."""
+    count = row.choice.sampling.trace_top
+    return 0 if count is None else max(1, count)
+
+
+def _grammar(rows: Sequence[Row], like: Tensor) -> BitMask | None:
+    """The bit masks of the drawn rows that have a grammar."""
+    words = {
+        index: row.choice.sampling.grammar.allowed(row.choice.generated)
+        for index, row in _drawn(rows)
+        if row.choice.sampling.grammar is not None
+    }
+    if not words:
+        return None
+    packed = torch.stack([torch.frombuffer(bytearray(part), dtype=torch.int32) for part in words.values()])
+    return BitMask(tuple(words), packed.to(like.device))
 
 
 def _drawn(rows: Sequence[Row]) -> list[tuple[int, Row]]:
@@ -259,26 +278,42 @@ def _tops(decoded: Decoded, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, f
     """The most likely tokens of the rows that ask for them."""
     if decoded.top_values is None or decoded.top_tokens is None:
         return {}
-    pairs = zip(rows, decoded.top_tokens, decoded.top_values, strict=True)
     return {
-        index: tuple(zip(_ints(t), _floats(v), strict=True))[: row.choice.sampling.top_logprobs]
-        for index, (row, t, v) in enumerate(pairs)
+        index: _pairs(values, tokens)[: row.choice.sampling.top_logprobs]
+        for index, (row, values, tokens) in enumerate(zip(rows, decoded.top_values, decoded.top_tokens, strict=True))
         if row.choice.sampling.top_logprobs
     }
 
 
 def _traces(logits: Logits, decoded: Decoded, rows: Sequence[Row]) -> dict[int, TokenTrace]:
     """Traces of the rows that ask for them."""
-    if decoded.logprobs is None:
-        return {}
-    each = zip(rows, decoded.logprobs, _floats(decoded.alpha), _ints(decoded.token), strict=True)
-    return {
-        index: trace_of(
-            logits.logprobs(rows_index(row.streams)), composed, alpha, token, row.choice.sampling.trace_top or 0
-        )
-        for index, (row, composed, alpha, token) in enumerate(each)
-        if row.choice.sampling.trace_top is not None
-    }
+    traced = [index for index, row in enumerate(rows) if row.choice.sampling.trace_top is not None]
+    return {index: _trace(logits, decoded, index, rows[index]) for index in traced}
+
+
+def _trace(logits: Logits, decoded: Decoded, index: int, row: Row) -> TokenTrace:
+    """What each voice did to one token: what the step has decoded, beside the row's streams alone."""
+    assert decoded.kl is not None
+    assert decoded.base_rank is not None
+    assert decoded.top_values is not None
+    assert decoded.top_tokens is not None
+    members = logits.logprobs(rows_index(row.streams))
+    count = row.choice.sampling.trace_top or 0
+    base_top = _pairs(*members[0].topk(min(count, logits.vocab)))
+    composed_top = _pairs(decoded.top_values[index], decoded.top_tokens[index])
+    return TokenTrace(
+        member_logprobs=tuple(_floats(members[:, decoded.token[index]])),
+        kl=float(decoded.kl[index]),
+        base_rank=int(decoded.base_rank[index]),
+        argmax_moved=bool(members[0, composed_top[0][0]] < members[0].amax()),  # a tie of the base is no move
+        base_top=base_top,
+        composed_top=composed_top[:count],
+        alpha=tuple(alpha for alpha in _floats(decoded.alpha[index]) if not math.isnan(alpha)),
+    )
+
+
+def _pairs(values: Tensor, tokens: Tensor) -> tuple[tuple[int, float], ...]:
+    return tuple(zip(_ints(tokens), _floats(values), strict=True))
 
 
 def _ints(values: Tensor) -> list[int]:

@@ -6,15 +6,17 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, compose_rows, rule_places
-from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
+from motet.kernels.decode import DecodeRows, Kernels, compose_restricted
 from motet.kernels.layout import ComposeRows, edits_or_none, rows_index
 from motet.kernels.logits import Logits
+from motet.kernels.reference import Composed
 from motet.kernels.sampling import SampleRows
 from motet.server.engines.edits import banned_tokens
 from motet.server.engines.vllm.payload import payload_row
@@ -94,12 +96,11 @@ class Composer:
             return torch.full((1, logits.vocab), math.nan, dtype=logits.dtype, device=logits.device)
 
     def _composed(self, logits: Logits, items: Sequence[Item]) -> Tensor:
-        decoded = decode(self._kernels, logits, _inputs(self._rows(items, logits.like()), logits, items))
-        assert decoded.logprobs is not None
-        composed = decoded.logprobs.masked_fill(decoded.logprobs == -math.inf, IMPOSSIBLE)
+        exact = compose_restricted(self._kernels, logits, _inputs(self._rows(items, logits.like()), logits, items))
+        composed = exact.logprobs.masked_fill(exact.logprobs == -math.inf, IMPOSSIBLE)
         for i, item in enumerate(items):
             if item.row is not None and item.row.is_probed(item.position):
-                composed[i] = _report(logits, decoded, i, item.row, item)
+                composed[i] = _report(logits, exact, i, item.row, item)
         return composed
 
     def _rows(self, items: Sequence[Item], like: Tensor) -> ComposeRows:
@@ -149,7 +150,6 @@ def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item]) -> DecodeR
             for i, row in drawn
             if row.sampling.allowed_token_ids is not None
         ],
-        keep_logprobs=True,
     )
 
 
@@ -167,10 +167,10 @@ def _written(row: Row, position: int) -> list[int]:
     return row.tokens(row.spec.written_from, position + 1)
 
 
-def _report(logits: Logits, decoded: Decoded, number: int, row: Row, item: Item) -> Tensor:
+def _report(logits: Logits, exact: Composed, number: int, row: Row, item: Item) -> Tensor:
     """The row of a probed position: numbers about the token that follows it."""
-    assert decoded.logprobs is not None
     assert row.spec.probe is not None
     members = logits.logprobs(rows_index(item.streams))
-    token, alpha = row.token(item.position + 1), float(decoded.alpha[number])
-    return payload_row(members, decoded.logprobs[number], alpha, token, row.spec.probe)
+    alpha = cast("list[float]", exact.alpha[number].tolist())
+    token = row.token(item.position + 1)
+    return payload_row(members, exact.logprobs[number], alpha, token, row.spec.probe, item.plan)

@@ -94,7 +94,9 @@ class VllmEngine:
                 "its streams read different prompts, for which this engine needs its own scheduler "
                 "(engine_args.scheduler_cls names another)"
             )
-        size = payload_size(_probe(request, 1), len(request.plan.streams))
+        if request.sampling.grammar is not None:
+            raise UnsupportedRequest("structured outputs need the embedded engine")
+        size = payload_size(_probe(request, 1), request.plan)
         width = min(info.vocab_size for info in self._infos.values())
         if size > width:
             raise UnsupportedRequest(
@@ -176,8 +178,7 @@ class VllmEngine:
         """
         probe = _probe(request, len(request.contexts[0]) + skip)
         spec = self._spec(request, probe=probe)
-        streams = len(request.plan.streams)
-        size = payload_size(probe, streams)
+        size = payload_size(probe, request.plan)
         if len(views_of(request)) == 1:
             limits = {"max_tokens": 1, "prompt_logprobs": size}
         else:
@@ -191,7 +192,7 @@ class VllmEngine:
                     rows.extend(answer.outputs[0].logprobs)
                 elif answer.prompt_logprobs:
                     rows = list(answer.prompt_logprobs[probe.start :])
-        return [_read(row, probe, streams) for row in rows[skip if spec.forced else 0 :]]
+        return [_read(row, probe, request.plan) for row in rows[skip if spec.forced else 0 :]]
 
     def _spec(self, request: GenerationRequest, *, key: str = "", probe: Probe | None = None) -> RowSpec:
         """What holds for the context of the base; the others' places follow in `_views`."""
@@ -288,5 +289,5 @@ def _probe(request: GenerationRequest, start: int) -> Probe:
     return Probe(start, request.sampling.top_logprobs, request.sampling.trace_top or 0)
 
 
-def _read(row: Mapping[int, Any], probe: Probe, num_streams: int) -> Probed:
-    return read_payload(lambda token: row[token].logprob, probe, num_streams)
+def _read(row: Mapping[int, Any], probe: Probe, plan: Plan) -> Probed:
+    return read_payload(lambda token: row[token].logprob, probe, plan)

@@ -14,12 +14,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from motet.composers.plan import Budget, Dynamic, Plan
 from motet.server.engines.base import TokenTrace
 from motet.server.engines.traces import top_pairs, trace_of
 from motet.server.engines.vllm.wire import Probe
 
 IMPOSSIBLE, NOT_A_NUMBER = -3e38, -2e38  # −inf and NaN as numbers that a sort leaves in place
-NUM_SCALARS = 5  # log-prob, divergence, rank, whether the arg-max moved, α
+NUM_SCALARS = 4  # log-prob, divergence, rank, whether the arg-max moved; strengths, streams and alternatives follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,21 @@ class Probed:
     trace: TokenTrace
 
 
-def payload_size(probe: Probe, num_streams: int) -> int:
+def num_strengths(plan: Plan) -> int:
+    """How many α the rule solves for."""
+    if isinstance(plan.rule, Dynamic):
+        return (len(plan.streams) - 1) // 2
+    return int(isinstance(plan.rule, Budget))
+
+
+def payload_size(probe: Probe, plan: Plan) -> int:
     """How many numbers a position reports: at most the vocabulary holds."""
-    return NUM_SCALARS + num_streams + 2 * (probe.top + 2 * probe.trace_top)
+    return NUM_SCALARS + num_strengths(plan) + len(plan.streams) + 2 * (probe.top + 2 * probe.trace_top)
 
 
-def payload_row(members: Tensor, composed: Tensor, alpha: float, token: int, probe: Probe) -> Tensor:
+def payload_row(
+    members: Tensor, composed: Tensor, alpha: Sequence[float], token: int, probe: Probe, plan: Plan
+) -> Tensor:
     """(V,) of one position: composed log-probs (V,), those of the streams (K, V), and the token that is scored."""
     trace = trace_of(members, composed, alpha, token, probe.trace_top)
     numbers = [
@@ -44,7 +54,7 @@ def payload_row(members: Tensor, composed: Tensor, alpha: float, token: int, pro
         trace.kl,
         float(trace.base_rank),
         float(trace.argmax_moved),
-        alpha,
+        *alpha[: num_strengths(plan)],
         *trace.member_logprobs,
     ]
     for pairs in (top_pairs(composed, probe.top), trace.base_top, trace.composed_top):
@@ -54,16 +64,16 @@ def payload_row(members: Tensor, composed: Tensor, alpha: float, token: int, pro
     return row
 
 
-def read_payload(number: Callable[[int], float], probe: Probe, num_streams: int) -> Probed:
+def read_payload(number: Callable[[int], float], probe: Probe, plan: Plan) -> Probed:
     """The inverse of `payload_row`; `number(i)` is what stands at token i."""
-    values = [_unsafe(number(i)) for i in range(payload_size(probe, num_streams))]
-    logprob, kl, rank, moved, alpha = values[:NUM_SCALARS]
-    members, rest = values[NUM_SCALARS : NUM_SCALARS + num_streams], values[NUM_SCALARS + num_streams :]
-    cuts = (0, 2 * probe.top, 2 * (probe.top + probe.trace_top), len(rest))
-    top, base_top, composed_top = (_pairs(rest[a:b]) for a, b in pairwise(cuts))
-    trace = TokenTrace(
-        tuple(members), kl, int(rank), bool(moved), base_top, composed_top, None if math.isnan(alpha) else alpha
-    )
+    values = [_unsafe(number(i)) for i in range(payload_size(probe, plan))]
+    logprob, kl, rank, moved = values[:NUM_SCALARS]
+    first = NUM_SCALARS + num_strengths(plan)
+    last = first + len(plan.streams)
+    cuts = (last, last + 2 * probe.top, last + 2 * (probe.top + probe.trace_top), len(values))
+    top, base_top, composed_top = (_pairs(values[a:b]) for a, b in pairwise(cuts))
+    alpha = tuple(value for value in values[NUM_SCALARS:first] if not math.isnan(value))
+    trace = TokenTrace(tuple(values[first:last]), kl, int(rank), bool(moved), base_top, composed_top, alpha)
     return Probed(logprob, top, trace)
 
 
