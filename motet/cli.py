@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Check or show the effective configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+vllm_app = typer.Typer(help="The scale-out engine.", no_args_is_help=True)
+app.add_typer(vllm_app, name="vllm")
 app.add_typer(experts_app, name="experts")
 app.add_typer(data.app, name="data")
 app.command()(audit)
@@ -46,6 +48,7 @@ DeviceFlag = Annotated[str | None, typer.Option("--device", help="auto, cpu or c
 DtypeFlag = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16. [default: auto]")]
 KvCache = Annotated[float | None, typer.Option(help="GiB for keys and values. [default: 1]")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Upper bound on every model's context. [default: its own]")]
+EngineFlag = Annotated[str | None, typer.Option("--engine", help="torch or vllm. [default: torch]")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error. [default: info]")]
 LogFormat = Annotated[str | None, typer.Option(help="plain or json. [default: plain]")]
 Seed = Annotated[int, typer.Option(help="Seed of the demo family.")]
@@ -58,6 +61,7 @@ def serve(
     host: Host = None,
     port: Port = None,
     api_key: ApiKey = None,
+    engine: EngineFlag = None,
     device: DeviceFlag = None,
     dtype: DtypeFlag = None,
     kv_cache_gib: KvCache = None,
@@ -71,7 +75,13 @@ def serve(
     over the file."""
     flags = _flags(
         server={"host": host, "port": port, "api_keys": api_key or None},
-        engine={"device": device, "dtype": dtype, "kv_cache_gib": kv_cache_gib, "max_model_len": max_model_len},
+        engine={
+            "kind": engine,
+            "device": device,
+            "dtype": dtype,
+            "kv_cache_gib": kv_cache_gib,
+            "max_model_len": max_model_len,
+        },
         log={"level": log_level, "format": log_format},
     )
     configuration = _load(_operator_file(file, seed, cache), flags)
@@ -104,6 +114,23 @@ def models(file: File, seed: Seed = 0, cache: Cache = None) -> None:
     from motet.server.listing import print_models
 
     print_models(_load(_operator_file(file, seed, cache), {}))
+
+
+@vllm_app.command()
+def export(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    seed: Seed = 0,
+    cache: Cache = None,
+) -> None:
+    """Write FILE's models as one composite that vLLM's own server serves; prints the command."""
+    from motet.server.operator_file import ConfigError
+    from motet.server.vllm_export import export as write
+
+    try:
+        typer.echo(write(_load(_operator_file(file, seed, cache), {}), out))
+    except ConfigError as error:
+        _refuse(error.problems)
 
 
 @config_app.command()

@@ -70,6 +70,9 @@ def test_the_wheel_holds_one_package_and_one_command(tmp_path: Path) -> None:
         scripts = next(archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"motet"}
-    assert [line for line in scripts.splitlines() if "=" in line] == ["motet = motet.cli:main"]
+    assert [line for line in scripts.splitlines() if "=" in line] == [
+        "motet = motet.cli:main",
+        "motet = motet.server.engines.vllm.plugin:register",
+    ]
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "motet").rglob("*.py")}
     assert modules <= set(names), "every module is in the wheel"

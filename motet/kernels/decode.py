@@ -113,14 +113,18 @@ def decode(kernels: Kernels, logits: Logits, rows: DecodeRows) -> Decoded:
     fused = kernels.fused(logits, rows)
     if fused is not None:
         return fused
-    composed, alpha = kernels.compose(logits, rows.plan, rows.rules, rows.state)
-    if rows.is_restricted:
-        composed = _restricted(kernels, logits, rows, composed)
+    composed, alpha = compose_restricted(kernels, logits, rows)
     token = _tokens(kernels, composed, rows)
     logprob = composed.gather(-1, token[:, None]).squeeze(-1)
     return Decoded(
         token, logprob, alpha, *_top(kernels, composed, rows, logits.vocab), *_moved(logits, composed, token, rows)
     )
+
+
+def compose_restricted(kernels: Kernels, logits: Logits, rows: DecodeRows) -> Composed:
+    """Composed log-probs (R, V) after the masks of the requests, and α (R, P): what is drawn from and reported."""
+    composed, alpha = kernels.compose(logits, rows.plan, rows.rules, rows.state)
+    return Composed(_restricted(kernels, logits, rows, composed) if rows.is_restricted else composed, alpha)
 
 
 def _top(kernels: Kernels, composed: Tensor, rows: DecodeRows, vocab: int) -> tuple[Tensor | None, Tensor | None]:

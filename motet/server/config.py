@@ -55,10 +55,12 @@ class ServerConfig(Section):
 
 
 class EngineConfig(Section):
-    """`kv_cache_gib`: memory for keys and values of all models. `max_running`: choices computed at once.
-    `prefill_chunk`: prompt tokens per step while others decode. `dtype` auto: the checkpoint's own; `device` auto:
-    CUDA where there is one."""
+    """`kind`: the embedded engine, or vLLM with `engine_args` of its own. `kv_cache_gib`: memory for keys and values of
+    all models. `max_running`: choices computed at once. `prefill_chunk`: prompt tokens per step while others decode.
+    `dtype` auto: the checkpoint's own; `device` auto: CUDA where there is one."""
 
+    kind: Literal["torch", "vllm"] = "torch"
+    engine_args: dict[str, Any] = {}
     kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
     max_running: Annotated[int, Field(ge=1)] = 64
     prefill_chunk: Annotated[int, Field(ge=1)] = 128

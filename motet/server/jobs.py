@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from motet.composers.plan import Plan
-from motet.server.engines.base import Engine, GenerationRequest, RequestTooLarge
+from motet.server.engines.base import Engine, GenerationRequest, RequestTooLarge, UnsupportedRequest
 from motet.server.errors import ApiError, invalid
 from motet.server.prompts import RequestPrompt, contexts
 from motet.server.registry import Member
@@ -137,10 +137,16 @@ def checked(job: Job, engine: Engine) -> Job:
         ApiError: 400, the engine does not run this plan, or the request can never fit (RequestTooLarge's numbers).
     """
     if (reason := engine.supports(job.plan)) is not None:
-        raise invalid(f"This engine does not run the composition: {reason}", "composition", "unsupported_composition")
+        raise _unsupported(reason)
     if not job.computes:
         return job
     try:
         return replace(job, kv_bytes=engine.check(job.request))
+    except UnsupportedRequest as refusal:
+        raise _unsupported(str(refusal)) from refusal
     except RequestTooLarge as refusal:
         raise invalid(str(refusal), "max_tokens", "request_too_large") from refusal
+
+
+def _unsupported(reason: str) -> ApiError:
+    return invalid(f"This engine does not run the composition: {reason}", "composition", "unsupported_composition")

@@ -13,7 +13,6 @@ from motet.server.config import ModelConfig
 from motet.server.operator_file import Configuration
 from motet.server.sources import Source, find_source
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PIPE_WIDTH = 300
 HEADINGS = ("model", "parameters", "dtype", "KV bytes / token", "context", "template", "compositions")
 
@@ -37,6 +36,8 @@ def _print(table: Table) -> None:
 def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
     import transformers
 
+    from motet.server.engines.facts import kv_bytes, num_parameters
+
     try:
         source = find_source(model, configuration.folder)
         checkpoint, revision = source.checkpoint, source.checkpoint_revision
@@ -45,7 +46,7 @@ def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
         template = model.template or ("chat" if _has_template(source) else "plain")
         dtype = _dtype(model, configuration, text)
         context = str(getattr(text, "max_position_embeddings", "?"))
-        return [f"{_parameters(config):,}", dtype, f"{_kv_bytes(text, dtype):,}", context, template]
+        return [f"{num_parameters(config):,}", dtype, f"{kv_bytes(text, dtype):,}", context, template]
     except (OSError, ValueError) as error:
         return [str(error).splitlines()[0], "", "", "", ""]
 
@@ -58,23 +59,11 @@ def _has_template(source: Source) -> bool:
 
 def _dtype(model: ModelConfig, configuration: Configuration, text: Any) -> str:
     asked = model.dtype or configuration.settings.engine.dtype
-    own = str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
-    return own if asked == "auto" else asked
+    if asked != "auto":
+        return asked
+    from motet.server.engines.facts import own_dtype
 
-
-def _parameters(config: Any) -> int:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):  # shapes without memory
-        model = cast(Any, AutoModelForCausalLM.from_config(config))
-    return sum(int(parameter.numel()) for parameter in model.parameters())
-
-
-def _kv_bytes(text: Any, dtype: str) -> int:
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * width * DTYPE_BYTES.get(dtype, 4)
+    return own_dtype(text)
 
 
 def _used_by(name: str, configuration: Configuration) -> list[str]:

@@ -28,30 +28,51 @@ Told = Callable[[str], None]
 
 
 def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tuple[Engine, Registry]:
-    """Loads every model of the operator's file.
+    """Loads every model of the operator's file, in the engine that it names.
 
     Raises:
         ConfigError: models that cannot be loaded or are not what their expert.json says; then unlike vocabularies and
             unfit experts in named compositions; all together.
     """
+    if configuration.settings.engine.kind == "vllm":
+        from motet.server.loading_vllm import load_vllm
+
+        return load_vllm(configuration, tell)
+    return _load_torch(configuration, tell)
+
+
+def _load_torch(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
     from motet.server.engines.torch import EngineSettings, TorchEngine
 
     config = configuration.settings.engine
+    if config.engine_args:
+        raise ConfigError(["engine.engine_args: they are vLLM's, but engine.kind is torch."])
     sources = find_sources(configuration)
     tokenizers, loaded = _load_models(configuration, sources, tell)
-    experts = read_experts(sources, tokenizers)
-    members = {
-        name: _member(name, member.info, tokenizers[name], experts[name], configuration)
-        for name, member in loaded.items()
-    }
-    registry = Registry(members, configuration.compositions, created=int(time.time()))
-    check(registry, configuration)
+    infos = {name: member.info for name, member in loaded.items()}
+    registry = registry_of(configuration, sources, tokenizers, infos)
     settings = EngineSettings(
         kv_cache_bytes=int(config.kv_cache_gib * GIB),
         max_running=config.max_running,
         prefill_chunk=config.prefill_chunk,
     )
     return TorchEngine(loaded, settings), registry
+
+
+def registry_of(
+    configuration: Configuration,
+    sources: Mapping[str, Source],
+    tokenizers: Mapping[str, Tokenizer],
+    infos: Mapping[str, ModelInfo],
+) -> Registry:
+    """The names that requests may use. Raises ConfigError, as `read_experts` and `check` do."""
+    experts = read_experts(sources, tokenizers)
+    members = {
+        name: _member(name, info, tokenizers[name], experts[name], configuration) for name, info in infos.items()
+    }
+    registry = Registry(members, configuration.compositions, created=int(time.time()))
+    check(registry, configuration)
+    return registry
 
 
 def find_sources(configuration: Configuration) -> dict[str, Source]:
@@ -83,7 +104,7 @@ def _load_models(
         source = sources[name]
         try:
             tell(f"loading {name}" + (f": the adapter is merged into {source.base}" if source.base else ""))
-            tokenizers[name] = _tokenizer(*source.tokenizer)
+            tokenizers[name] = load_tokenizer(*source.tokenizer)
             loaded[name] = _load(name, source, model, configuration.settings.engine, tokenizers[name])
         except (ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
@@ -92,7 +113,8 @@ def _load_models(
     return tokenizers, loaded
 
 
-def _tokenizer(source: str, revision: str | None) -> Tokenizer:
+def load_tokenizer(source: str, revision: str | None) -> Tokenizer:
+    """Raises ValueError: it cannot be loaded."""
     try:
         return Tokenizer.load(source, revision)
     except Exception as error:  # transformers raises whatever its parsers raise
@@ -105,7 +127,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
     from motet.server.engines.torch import load_member
 
     vocab_size = read_vocabulary(tokenizer.hf, 0).size
-    _check_width(source, vocab_size)
+    check_width(source, vocab_size)
     dtype = model.dtype or config.dtype
     device = model.device or config.device
     if device == "auto":
@@ -122,7 +144,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
     )
 
 
-def _check_width(source: Source, vocab_size: int) -> None:
+def check_width(source: Source, vocab_size: int) -> None:
     """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
     from transformers import AutoConfig
 

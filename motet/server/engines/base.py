@@ -1,6 +1,6 @@
 """What an engine is: the interface between the HTTP server and whatever computes tokens.
 
-Two engines give the same answers: `torch` (embedded) and later others. This module imports only the standard
+Two engines give the same answers: `torch` (embedded) and `vllm` (scale-out). This module imports only the standard
 library and `composers.plan`.
 """
 
@@ -21,6 +21,10 @@ class EngineError(Exception):
 
 class NoTokenPossible(EngineError):
     """The request's own masks exclude each other (its allowed tokens and its composition's, say)."""
+
+
+class UnsupportedRequest(Exception):
+    """This engine does not run the request, though it runs its plan: the message says why."""
 
 
 class RequestTooLarge(Exception):
@@ -186,6 +190,7 @@ class Engine(Protocol):
 
         Raises:
             RequestTooLarge: it can never fit; the message names tokens, bytes and the limit.
+            UnsupportedRequest: contexts or reports that this engine cannot serve.
         """
         ...
 

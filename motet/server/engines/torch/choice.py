@@ -104,6 +104,11 @@ class Choice:
     def generated(self) -> list[int]:
         return self.shared[self.num_forced :]
 
+    @property
+    def seen(self) -> set[int]:
+        """Tokens of the base's context and all that followed."""
+        return {*self.streams[0].context, *self.shared}
+
     def written(self, position: int) -> list[int]:
         """The tokens before `position` that count as written by the composition: not those of a scored prompt."""
         return self.shared[self.group.request.num_prompt_forced : position]

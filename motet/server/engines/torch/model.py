@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motet.server.engines.base import ModelInfo
+from motet.server.engines.facts import max_positions
 from motet.server.engines.torch.attention import ATTENTION_NAME, Segment, ShapeProbe, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
 from motet.server.engines.torch.norms import fuse_norms
@@ -150,7 +151,7 @@ def load_member(
     model = _load(name, path, dtype, revision)
     if adapt is not None:
         model = adapt(model)
-    longest = _max_positions(model)
+    longest = max_positions(model.config)
     limit = min(max_model_len or longest, longest)
     width = vocab_size or int(model.config.get_text_config().vocab_size)
     try:
@@ -218,18 +219,6 @@ def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None)
     if not getattr(model, "_supports_attention_backend", False):
         raise ModelLoadError(f"model {name!r}: the architecture {type(model).__name__} takes no attention function")
     return model.eval().requires_grad_(False)
-
-
-def _max_positions(model: PreTrainedModel) -> int:
-    config = model.config.get_text_config().to_dict()
-    rope = cast("dict[str, Any]", config.get("rope_parameters") or {})
-    if "longrope" in (rope.get("rope_type"), rope.get("type")):
-        # its factors depend on the longest position of the whole batch: beyond this one request would change another
-        original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
-        if original:
-            return min(int(original), int(config["max_position_embeddings"]))
-    known = [config[field] for field in ("max_position_embeddings", "n_positions") if config.get(field)]
-    return int(known[0]) if known else 1 << 20
 
 
 def _self_check_ids(model: PreTrainedModel, longest: int) -> Tensor:

@@ -20,6 +20,7 @@ from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_non
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
 from motet.server.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
+from motet.server.engines.edits import banned_tokens, penalties
 from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
 from motet.server.engines.torch.rule_state import advanced, gathered
@@ -183,7 +184,8 @@ def _rules(rows: Sequence[Row], like: Tensor) -> SparseEdits | None:
 def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRows:
     """Masks and penalties of the requests touch drawn rows only: scored text is reported under the bare composition."""
     like = logits.like()
-    bias, repetition, presence = _penalties(rows, like, logits.vocab)
+    drawn = [(index, row.choice) for index, row in _drawn(rows)]
+    bias, repetition, presence = penalties(drawn, like, logits.vocab)
     sampling = [row.choice.sampling for row in rows]
     return DecodeRows(
         plan=plan,
@@ -235,36 +237,6 @@ def _grammar(rows: Sequence[Row], like: Tensor) -> BitMask | None:
 
 def _drawn(rows: Sequence[Row]) -> list[tuple[int, Row]]:
     return [(index, row) for index, row in enumerate(rows) if not row.is_forced]
-
-
-def banned_tokens(choice: Choice) -> list[int]:
-    """Tokens that may not come next: ends before `min_tokens`, and last tokens of bad words."""
-    sampling = choice.sampling
-    banned: list[int] = []
-    if choice.num_generated < sampling.min_tokens:
-        banned += [*choice.eos_token_ids, *sampling.stop_token_ids]
-    if sampling.bad_words:
-        generated = choice.generated
-        for *start, last in sampling.bad_words:
-            if not start or generated[-len(start) :] == start:
-                banned.append(last)
-    return banned
-
-
-def _penalties(rows: Sequence[Row], like: Tensor, vocab: int) -> tuple[SparseEdits | None, ...]:
-    """(bias, repetition, presence and frequency) edits of the drawn rows."""
-    bias: list[Place] = []
-    multiplied: list[Place] = []
-    presence: list[Place] = []
-    for index, row in _drawn(rows):
-        choice, s = row.choice, row.choice.sampling
-        bias += [(index, token, value) for token, value in s.logit_bias]
-        if s.presence_penalty or s.frequency_penalty:
-            presence += [(index, t, -s.presence_penalty - s.frequency_penalty * n) for t, n in choice.counts.items()]
-        if s.repetition_penalty != 1.0:
-            seen = {*choice.streams[0].context, *choice.shared}
-            multiplied += [(index, token, s.repetition_penalty) for token in seen if token < vocab]
-    return tuple(edits_or_none(places, like) for places in (bias, multiplied, presence))
 
 
 def _report(

@@ -1,0 +1,146 @@
+"""What a composed step costs inside vLLM, over the sum of its members' own vLLM steps, beside the embedded engine.
+
+    python -m benchmarks.vllm --size small --out benchmarks/results/vllm-small.json
+
+Theory: one composite step reads every member's weights once, so its floor is the sum of the steps that vLLM takes for
+each member alone; scheduling, sampling and the hand-over to the front end are paid once instead of three times, so a
+composite may stay below 1. All engines of a mode run in turn in one process (one asks while the others wait); a figure
+is the median over rounds of the mean step of `--steps` steps of streamed requests.
+
+Runs in the environment of `make test-vllm`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # must stand before torch is imported
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+from benchmarks.common import SIZES, environment, make_family, median_of_ratios, report
+from benchmarks.step import PLAN, prompts
+from motet.composers.plan import Plan, single
+from motet.server.engines.base import Engine, GenerationRequest, ModelInfo, SamplingParams
+from motet.server.engines.facts import read_facts
+from motet.server.engines.torch import TorchEngine, load_member
+from motet.server.engines.vllm.internals import check_version
+from motet.server.engines.vllm.loading import Checkpoint, start
+
+LENGTH = 512
+Figures = dict[str, list[float]]
+
+
+def engine_of(names: list[str], paths: Mapping[str, Path], infos: Mapping[str, ModelInfo], *, eager: bool) -> Engine:
+    return start(
+        {name: Checkpoint(str(paths[name])) for name in names},
+        {name: infos[name] for name in names},
+        max_running=16,
+        engine_args={"enforce_eager": eager},
+    )
+
+
+async def step_seconds(engine: Engine, plan: Plan, batch: int, steps: int, vocab: int) -> float:
+    """Mean seconds between the tokens of `batch` streamed requests, from the first token of the last on."""
+    sampling = SamplingParams(max_tokens=steps + 2, temperature=0.0, ignore_eos=True)
+    firsts: list[float] = []
+    lasts: list[float] = []
+
+    async def run(number: int, prompt: list[int]) -> None:
+        contexts = (tuple(prompt),) * len(plan.streams)
+        seen = 0
+        async for _ in engine.generate(GenerationRequest(f"b{number}", plan, contexts, sampling)):
+            seen += 1
+            if seen == 2:
+                firsts.append(time.perf_counter())
+        lasts.append(time.perf_counter())
+
+    await asyncio.gather(*(run(i, prompt) for i, prompt in enumerate(prompts(batch, vocab))))
+    return (max(lasts) - max(firsts)) / steps
+
+
+async def interleaved(variants: Mapping[str, Callable[[], Awaitable[float]]], rounds: int) -> Figures:
+    """As `common.interleave`, for coroutines."""
+    figures: Figures = {name: [] for name in variants}
+    for number in range(rounds + 1):
+        for name, run in variants.items():
+            value = await run()
+            if number:  # the first round warms up
+                figures[name].append(value)
+    return figures
+
+
+async def measure(
+    engines: Mapping[str, tuple[Engine, Plan]], batch: int, steps: int, rounds: int, vocab: int
+) -> dict[str, float]:
+    variants = {
+        name: (lambda engine=engine, plan=plan: step_seconds(engine, plan, batch, steps, vocab))
+        for name, (engine, plan) in engines.items()
+    }
+    figures = await interleaved(variants, rounds)
+    members = [name for name in figures if name.startswith("alone ")]
+    alone: list[float] = [sum(parts, 0.0) for parts in zip(*(figures[name] for name in members), strict=True)]
+    return {
+        "batch": batch,
+        "composite_ms": 1e3 * statistics.median(figures["composite"]),
+        "members_ms": 1e3 * statistics.median(alone),
+        "embedded_ms": 1e3 * statistics.median(figures["embedded"]),
+        "composite_over_members": median_of_ratios(figures["composite"], alone),
+        "embedded_over_composite": median_of_ratios(figures["embedded"], figures["composite"]),
+    }
+
+
+async def measure_mode(
+    mode: str, paths: Mapping[str, Path], infos: Mapping[str, ModelInfo], options: argparse.Namespace
+) -> dict[str, Any]:
+    began = time.perf_counter()
+    engines: dict[str, tuple[Engine, Plan]] = {
+        "composite": (engine_of(list(paths), paths, infos, eager=mode == "eager"), PLAN)
+    }
+    started = time.perf_counter() - began
+    for name in paths:
+        engines[f"alone {name}"] = (engine_of([name], paths, infos, eager=mode == "eager"), single(name))
+    members = {name: load_member(name, str(path)) for name, path in paths.items()}
+    engines["embedded"] = (TorchEngine(members), PLAN)
+    vocab = SIZES[options.size]["base"].vocab
+    results: dict[str, Any] = {"mode": mode, "start_seconds": started, "step": []}
+    for batch in options.batches:
+        results["step"].append(await measure(engines, batch, options.steps, options.rounds, vocab))
+        print(mode, "  ".join(f"{key} {value:.3g}" for key, value in results["step"][-1].items()), flush=True)
+    for engine, _ in engines.values():
+        await engine.close()
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=tuple(SIZES), default="small")
+    parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--folder", type=Path, help="where the random members are kept (a temporary folder otherwise)")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    print(environment())
+    with TemporaryDirectory() as temporary:
+        paths = make_family(options.folder or Path(temporary), options.size)
+        vocab = SIZES[options.size]["base"].vocab
+        infos = {
+            name: read_facts(name, str(path), None, dtype="auto", device="vllm", vocab_size=vocab, max_model_len=LENGTH)
+            for name, path in paths.items()
+        }
+        modes = [asyncio.run(measure_mode(mode, paths, infos, options)) for mode in options.modes]
+    report("vllm", {"size": options.size, "vllm": check_version(), "modes": modes}, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What a checkpoint's configuration says, without its weights: the same for every engine."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
+
+from motet.server.engines.base import ModelInfo
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def read_facts(
+    name: str,
+    source: str,
+    revision: str | None,
+    *,
+    dtype: str,
+    device: str,
+    vocab_size: int,
+    max_model_len: int | None,
+) -> ModelInfo:
+    """What a server may know of a model that an engine of its own process loads.
+
+    Args:
+        source: folder or hub id.
+        dtype: "auto" is the checkpoint's own.
+
+    Raises:
+        OSError, ValueError: the configuration cannot be read.
+    """
+    config = cast(PreTrainedConfig, AutoConfig.from_pretrained(source, revision=revision))
+    text = cast(Any, config.get_text_config())
+    used = own_dtype(text) if dtype == "auto" else dtype
+    longest = max_positions(config)
+    return ModelInfo(
+        name=name,
+        vocab_size=vocab_size,
+        max_model_len=min(max_model_len or longest, longest),
+        kv_bytes_per_token=kv_bytes(text, used),
+        num_parameters=num_parameters(config),
+        dtype=used,
+        device=device,
+        eos_token_ids=tuple(token for token in _ends(source, revision, text) if 0 <= token < vocab_size),
+    )
+
+
+def own_dtype(text: Any) -> str:
+    """The dtype that the checkpoint was saved in."""
+    return str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
+
+
+def num_parameters(config: Any) -> int:
+    with torch.device("meta"):  # shapes without memory
+        model = cast(Any, AutoModelForCausalLM.from_config(config))
+    return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
+def kv_bytes(text: Any, dtype: str) -> int:
+    """Bytes of keys and values per token, all layers."""
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * width * DTYPE_BYTES.get(dtype, 4)
+
+
+def _ends(source: str, revision: str | None, text: Any) -> list[int]:
+    """End-of-sequence ids of the generation configuration, else of the configuration."""
+    try:
+        generation = cast(Any, GenerationConfig).from_pretrained(source, revision=revision or "main")
+        found = generation.eos_token_id
+    except OSError:
+        found = None
+    if found is None:
+        found = getattr(text, "eos_token_id", None)
+    if found is None:
+        return []
+    return list(cast("list[int]", found)) if isinstance(found, list) else [int(found)]
+
+
+def max_positions(config: PreTrainedConfig) -> int:
+    """Tokens that a model's positions reach."""
+    fields = config.get_text_config().to_dict()
+    rope = cast("dict[str, Any]", fields.get("rope_parameters") or {})
+    if "longrope" in (rope.get("rope_type"), rope.get("type")):
+        # its factors depend on the longest position of the whole batch: beyond this one request would change another
+        original = rope.get("original_max_position_embeddings") or fields.get("original_max_position_embeddings")
+        if original:
+            return min(int(original), int(fields["max_position_embeddings"]))
+    known = [fields[field] for field in ("max_position_embeddings", "n_positions") if fields.get(field)]
+    return int(known[0]) if known else 1 << 20

@@ -1,0 +1,293 @@
+"""The server's engine interface over vLLM's AsyncLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from motet.composers.plan import Plan
+from motet.server.engines.base import (
+    EngineError,
+    EngineStats,
+    GenerationRequest,
+    ModelInfo,
+    RequestTooLarge,
+    UnsupportedRequest,
+)
+from motet.server.engines.vllm.gate import Gate
+from motet.server.engines.vllm.generation import VllmGeneration
+from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.payload import Probed, payload_size, read_payload
+from motet.server.engines.vllm.plans import unsupported
+from motet.server.engines.vllm.stats import Tally
+from motet.server.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain
+
+SHUTDOWN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """`tokens`: how many one engine's KV cache holds, each with the keys and values of all members
+    (`bytes_per_token`). `rows`: requests that it computes at once. `engines`: data-parallel copies."""
+
+    max_model_len: int
+    tokens: int
+    bytes_per_token: int
+    rows: int
+    engines: int = 1
+
+
+class VllmEngine:
+    """Composed generation by one vLLM engine that holds all members.
+
+    Args:
+        llm: vLLM's AsyncLLM over the composite.
+        infos: the members by name.
+        capacity: what a request may ask for.
+        tally: what vLLM reports about its steps.
+        linked: whether vLLM runs `scheduler.LinkedScheduler`.
+    """
+
+    def __init__(
+        self, llm: Any, infos: Mapping[str, ModelInfo], capacity: Capacity, tally: Tally, *, linked: bool = True
+    ) -> None:
+        self._llm = llm
+        self._infos = dict(infos)
+        self._capacity = capacity
+        self.tally = tally
+        self._names = itertools.count()
+        self._ranks = itertools.cycle(range(capacity.engines))
+        # of one engine: where the contexts of a choice lie is not chosen by their size
+        self._gate = Gate(capacity.tokens, capacity.rows) if linked else None
+        self._running: set[VllmGeneration] = set()
+        self._closing = False
+
+    @property
+    def models(self) -> Mapping[str, ModelInfo]:
+        return self._infos
+
+    @property
+    def is_alive(self) -> bool:
+        return self._llm is not None and not self._closing and not self._llm.errored
+
+    def supports(self, plan: Plan) -> str | None:
+        return unsupported(plan, self._infos)
+
+    def check(self, request: GenerationRequest) -> int:
+        if not request.forced and request.sampling.max_tokens < 1:
+            raise ValueError("a request must score or generate at least one token")
+        if not all(request.contexts):
+            raise ValueError("every stream needs a context of at least one token")
+        self._check_reports(request)
+        return self._reserved(request) * self._capacity.bytes_per_token
+
+    def _check_reports(self, request: GenerationRequest) -> None:
+        """Raises UnsupportedRequest: what the plan alone does not show."""
+        if len(views_of(request)) > 1 and self._gate is None:
+            raise UnsupportedRequest(
+                "its streams read different prompts, for which this engine needs its own scheduler "
+                "(engine_args.scheduler_cls names another)"
+            )
+        if request.sampling.grammar is not None:
+            raise UnsupportedRequest("structured outputs need the embedded engine")
+        size = payload_size(_probe(request, 1), request.plan)
+        width = min(info.vocab_size for info in self._infos.values())
+        if size > width:
+            raise UnsupportedRequest(
+                f"a trace of so many alternatives takes {size} numbers per token, the vocabulary of {width} holds fewer"
+            )
+
+    def _reserved(self, request: GenerationRequest) -> int:
+        """Tokens of one choice; raises RequestTooLarge."""
+        sizes = [len(view) + len(request.forced) + request.sampling.max_tokens for view in views_of(request)]
+        limit = self._capacity.max_model_len
+        # vLLM always draws a token behind what it has scored
+        if max(sizes) + (request.sampling.max_tokens == 0) > limit:
+            raise RequestTooLarge(f"the request takes {max(sizes)} tokens, the engine's longest context is {limit}")
+        if sum(sizes) > self._capacity.tokens:
+            raise RequestTooLarge(
+                f"the request takes {sum(sizes):,} tokens in {len(sizes)} contexts; the engine's KV cache holds "
+                f"{self._capacity.tokens:,}"
+            )
+        if len(sizes) > 1 and self._gate is not None and not self._gate.fits(sum(sizes), len(sizes)):
+            raise RequestTooLarge(
+                f"the request reads {len(sizes)} contexts at once, the engine runs {self._gate.rows} (max_running)"
+            )
+        return sum(sizes)
+
+    def generate(self, request: GenerationRequest) -> VllmGeneration:
+        self.check(request)
+        if not self.is_alive:
+            raise EngineError("the engine is closed")
+        if request.sampling.seed is None and request.sampling.temperature:
+            # every worker of a tensor-parallel group must draw alike
+            request = replace(request, sampling=replace(request.sampling, seed=secrets.randbits(63)))
+        generation = VllmGeneration(self, request)
+        self._running.add(generation)
+        return generation
+
+    def forget(self, generation: VllmGeneration) -> None:
+        self._running.discard(generation)
+
+    def stats(self) -> EngineStats:
+        total = self._capacity.tokens * self._capacity.bytes_per_token * self._capacity.engines
+        return self.tally.stats(total)
+
+    async def close(self) -> None:
+        self._closing = True
+        for generation in self._running:
+            generation.fail(EngineError("the engine was stopped"))
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
+            del llm
+            gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
+
+    def as_engine_error(self, error: Exception) -> EngineError:
+        """What the server knows how to answer."""
+        if isinstance(error, EngineError):
+            return error
+        if isinstance(error, touch("EngineDeadError")):
+            return EngineError("the engine died: see its log")
+        return EngineError(f"the request failed: {error}")
+
+    async def draw(self, request: GenerationRequest, index: int) -> AsyncGenerator[Any]:
+        """vLLM's outputs of one choice; closing the iterator aborts it."""
+        sampling, known = request.sampling, request.forced
+        spec = self._spec(request, key=f"{sampling.seed}/{index}")
+        ends = () if sampling.ignore_eos else spec.ends
+        limits = {
+            "max_tokens": sampling.max_tokens,
+            "stop_token_ids": [*ends, *sampling.stop_token_ids],
+            "logprobs": sampling.top_logprobs,
+        }
+        async with aclosing(self._answers(request, spec, known, limits)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def probe(self, request: GenerationRequest, known: Sequence[int], skip: int = 0) -> list[Probed]:
+        """What is to be reported about the `known` tokens behind the context, but for the first `skip`.
+
+        One context is read at once with its known tokens; several walk over them in step.
+        """
+        probe = _probe(request, len(request.contexts[0]) + skip)
+        spec = self._spec(request, probe=probe)
+        size = payload_size(probe, request.plan)
+        if len(views_of(request)) == 1:
+            limits = {"max_tokens": 1, "prompt_logprobs": size}
+        else:
+            spec = replace(spec, forced=tuple(known))
+            limits = {"max_tokens": len(known), "logprobs": size}
+            known = ()
+        rows: list[Any] = []
+        async with aclosing(self._answers(request, spec, known, limits)) as answers:
+            async for answer in answers:
+                if spec.forced:
+                    rows.extend(answer.outputs[0].logprobs)
+                elif answer.prompt_logprobs:
+                    rows = list(answer.prompt_logprobs[probe.start :])
+        return [_read(row, probe, request.plan) for row in rows[skip if spec.forced else 0 :]]
+
+    def _spec(self, request: GenerationRequest, *, key: str = "", probe: Probe | None = None) -> RowSpec:
+        """What holds for the context of the base; the others' places follow in `_views`."""
+        context = len(request.contexts[0])
+        return RowSpec(
+            plan=request.plan,
+            ends=self._ends(request.plan),
+            written_from=context + request.num_prompt_forced,
+            drawn_from=context + len(request.forced),
+            draw=request.sampling,
+            key=key,
+            probe=probe,
+        )
+
+    async def _answers(
+        self, request: GenerationRequest, spec: RowSpec, known: Sequence[int], limits: Mapping[str, Any]
+    ) -> AsyncGenerator[Any]:
+        """vLLM's outputs of the base's context, with the other contexts running beside it."""
+        prompts = [(*view, *known) for view in views_of(request)]
+        name = f"{request.request_id}#{next(self._names)}"
+        if len(prompts) == 1 or self._gate is None:
+            async for answer in self._one(prompts[0], spec, limits, name, None):
+                yield answer
+            return
+        specs = _linked(spec, request, name)
+        rank = next(self._ranks) if self._capacity.engines > 1 else None
+        async with self._gate.room(self._reserved(request), len(prompts)):
+            others = [
+                asyncio.create_task(_drained(self._one(prompt, other, limits, f"{name}.{view}", rank)))
+                for view, (prompt, other) in enumerate(zip(prompts[1:], specs[1:], strict=True), 1)
+            ]
+            try:
+                async for answer in self._one(prompts[0], specs[0], limits, name, rank):
+                    yield answer
+            finally:
+                for other in others:
+                    other.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
+
+    async def _one(
+        self, prompt: Sequence[int], spec: RowSpec, limits: Mapping[str, Any], name: str, rank: int | None
+    ) -> AsyncGenerator[Any]:
+        """One vLLM request. Its sampler takes the arg-max, which the carrier sets."""
+        if self._llm is None:
+            raise EngineError("the engine is closed")
+        params = touch("SamplingParams")(
+            temperature=0.0,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=touch("RequestOutputKind").DELTA,
+            extra_args={KEY: plain(spec)},
+            **limits,
+        )
+        tokens = {"prompt_token_ids": list(prompt)}
+        async for answer in self._llm.generate(tokens, params, name, data_parallel_rank=rank):
+            yield answer
+
+    def _ends(self, plan: Plan) -> tuple[int, ...]:
+        """End-of-sequence ids of the base and of every stream that the composition is drawn to."""
+        drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
+        return tuple(dict.fromkeys(token for model in drawn for token in self._infos[model].eos_token_ids))
+
+
+def views_of(request: GenerationRequest) -> list[tuple[int, ...]]:
+    """The distinct contexts, the base's first."""
+    return list(dict.fromkeys(request.contexts))
+
+
+async def _drained(answers: AsyncGenerator[Any]) -> None:
+    async for _ in answers:
+        pass
+
+
+def _linked(spec: RowSpec, request: GenerationRequest, group: str) -> list[RowSpec]:
+    """The rows of all contexts: the same, but for where their tokens lie."""
+    views = views_of(request)
+    reads = tuple(views.index(context) for context in request.contexts)
+    specs: list[RowSpec] = []
+    for number, view in enumerate(views):
+        shift = len(view) - len(views[0])
+        specs.append(
+            replace(
+                spec,
+                written_from=spec.written_from + shift,
+                drawn_from=spec.drawn_from + shift,
+                probe=spec.probe and replace(spec.probe, start=spec.probe.start + shift),
+                link=Link(group, number, len(views), reads),
+            )
+        )
+    return specs
+
+
+def _probe(request: GenerationRequest, start: int) -> Probe:
+    return Probe(start, request.sampling.top_logprobs, request.sampling.trace_top or 0)
+
+
+def _read(row: Mapping[int, Any], probe: Probe, plan: Plan) -> Probed:
+    return read_payload(lambda token: row[token].logprob, probe, plan)

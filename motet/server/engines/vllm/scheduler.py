@@ -1,0 +1,48 @@
+"""Linked requests in lockstep: the contexts of one choice advance together or not at all.
+
+A choice whose streams read different contexts is one vLLM request per context. In a step in which not all of them
+could compute their next token (one is still reading its prompt, waits for memory, was preempted), the tokens of the
+others are taken back: they compute the same position again in the next step. vLLM's runner takes such corrections
+since it makes them itself after a failed transfer of keys and values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.wire import KEY
+
+_Scheduler: Any = touch("Scheduler")
+
+
+class LinkedScheduler(_Scheduler):
+    """Named in vLLM's `scheduler_cls`; without linked requests it is vLLM's own."""
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        groups: dict[str, list[Any]] = {}
+        for name in scheduler_output.num_scheduled_tokens:
+            request = self.requests.get(name)
+            link = None if request is None or request.is_finished() else _link_of(request)
+            if link is not None:
+                groups.setdefault(link["group"], []).append(request)
+        for members in groups.values():
+            _keep_in_step(members, model_runner_output)
+        return _Scheduler.update_from_output(self, scheduler_output, model_runner_output)
+
+
+def _link_of(request: Any) -> dict[str, Any] | None:
+    extra = getattr(request.sampling_params, "extra_args", None)
+    return extra[KEY]["link"] if extra and KEY in extra else None
+
+
+def _keep_in_step(members: list[Any], output: Any) -> None:
+    """Takes back the tokens of one group's members, unless all have one at the same place."""
+    drawn = [request for request in members if output.sampled_token_ids[output.req_id_to_index[request.request_id]]]
+    link = _link_of(members[0])
+    assert link is not None
+    if len(drawn) == link["size"] and len({request.num_output_tokens for request in drawn}) == 1:
+        return
+    for request in drawn:
+        output.sampled_token_ids[output.req_id_to_index[request.request_id]] = []
+        request.num_computed_tokens -= 1

@@ -1,0 +1,132 @@
+"""What is expected of vLLM's internals, one test each: a new vLLM that breaks one of them names it here."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+
+from motet.server.engines.vllm import internals
+from motet.server.engines.vllm.internals import TOUCHED, VllmUnavailable, check_version, touch
+
+
+def parameters(name: str, method: str | None = None) -> list[str]:
+    target = touch(name) if method is None else getattr(touch(name), method)
+    return list(inspect.signature(target).parameters)
+
+
+def source(name: str, method: str) -> str:
+    return inspect.getsource(getattr(touch(name), method))
+
+
+@pytest.mark.parametrize("name", TOUCHED)
+def test_everything_is_where_it_is_expected(name: str) -> None:
+    assert touch(name) is not None
+
+
+def test_the_installed_version_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_version()
+    for installed, message in ((None, "none is there"), ("0.31.9", "0.31.9 is installed"), ("strange", "strange")):
+        found = dict.fromkeys(internals.DISTRIBUTIONS, installed)
+        monkeypatch.setattr(internals, "_version", found.get)
+        with pytest.raises(VllmUnavailable, match=message):
+            check_version()
+
+
+def test_a_missing_name_says_what_was_expected_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOUCHED, "Gone", internals.Touched("vllm.nowhere", "Gone", "to be there"))
+    with pytest.raises(VllmUnavailable, match=r"vllm.nowhere.Gone.*to be there"):
+        touch("Gone")
+
+
+def test_engine_options() -> None:
+    known = {field.name for field in dataclasses.fields(touch("AsyncEngineArgs"))}
+    assert known >= {
+        "model",
+        "skip_tokenizer_init",
+        "logits_processors",
+        "scheduler_cls",
+        "logprobs_mode",
+        "max_logprobs",
+        "async_scheduling",
+        "disable_hybrid_kv_cache_manager",
+        "max_num_seqs",
+        "tensor_parallel_size",
+        "data_parallel_size",
+        "pipeline_parallel_size",
+        "speculative_config",
+        "enable_lora",
+    }
+
+
+def test_async_llm() -> None:
+    assert {"prompt", "sampling_params", "request_id", "data_parallel_rank"} <= set(parameters("AsyncLLM", "generate"))
+    assert {"engine_args", "stat_loggers"} <= set(parameters("AsyncLLM", "from_engine_args"))
+    assert "timeout" in parameters("AsyncLLM", "shutdown")
+    assert "abort" in source("AsyncLLM", "generate"), "closing the iterator ends the request"
+
+
+def test_sampling_params_carry_our_data() -> None:
+    data = {"motet": {"type": "RowSpec", "plan": [1, 2.5, None, "x"]}}
+    params = touch("SamplingParams")(temperature=0.0, extra_args=data, prompt_logprobs=40, logprobs=0)
+    assert params.extra_args == data
+    assert params.skip_reading_prefix_cache, "a prompt that is scored is computed as a whole"
+    assert touch("RequestOutputKind").DELTA is not touch("RequestOutputKind").CUMULATIVE
+
+
+def test_the_carrier_is_told_before_each_forward() -> None:
+    fields = {field.name for field in dataclasses.fields(touch("BatchUpdate"))}
+    assert fields == {"batch_size", "removed", "added", "moved"}
+    assert "update_state(batch_update)" in source("InputBatch", "refresh_metadata")
+    assert {"SWAP", "UNIDIRECTIONAL"} == {member.name for member in touch("MoveDirectionality")}
+    assert {"validate_params", "apply", "update_state", "is_argmax_invariant"} <= set(dir(touch("LogitsProcessor")))
+
+
+def test_raw_logits_are_noted_before_the_carrier_draws() -> None:
+    """What is reported is composed, what is taken was drawn: the sampler's order makes it so."""
+    text = source("Sampler", "forward")
+    noted, processed = text.index("logits.clone()"), text.index("self.apply_logits_processors(")
+    assert noted < processed < text.index("self.sample(")
+
+
+def test_prompt_scores_are_raw_too() -> None:
+    text = source("GPUModelRunner", "_get_prompt_logprobs_dict")
+    assert '"raw_logits"' in text
+    assert "self.model.compute_logits(prompt_hidden_states)" in text
+
+
+def test_the_runner_takes_tokens_back() -> None:
+    """Linked requests rely on it: fewer output tokens than the runner has seen means that the last ones are void."""
+    text = source("GPUModelRunner", "_update_states")
+    assert "num_output_tokens < len(req_state.output_token_ids)" in text
+    assert "del req_state.output_token_ids[num_output_tokens:]" in text
+
+
+def test_the_scheduler_reads_what_the_runner_hands_over() -> None:
+    assert parameters("Scheduler", "update_from_output") == ["self", "scheduler_output", "model_runner_output"]
+    text = source("Scheduler", "update_from_output")
+    assert "model_runner_output.sampled_token_ids" in text
+    assert "model_runner_output.req_id_to_index[req_id]" in text
+
+
+def test_members_are_built_and_loaded_apart() -> None:
+    assert {"vllm_config", "prefix", "hf_config", "architectures"} <= set(parameters("init_vllm_registered_model"))
+    loader = touch("DefaultModelLoader")
+    assert {"model_or_path", "revision"} <= {field.name for field in dataclasses.fields(loader.Source)}
+    assert list(inspect.signature(loader._get_weights_iterator).parameters) == ["self", "source"]
+    assert {"trust_remote_code", "revision"} <= set(parameters("get_config"))
+
+
+def test_rows_of_tokens_are_known_in_a_forward() -> None:
+    assert "query_start_loc" in {field.name for field in dataclasses.fields(touch("CPUAttentionMetadata"))}
+    assert callable(touch("get_forward_context"))
+
+
+def test_stat_loggers() -> None:
+    assert parameters("StatLoggerBase", "record")[:3] == ["self", "scheduler_stats", "iteration_stats"]
+    stats: Any = touch("SchedulerStats")()
+    assert (stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage) == (0, 0, 0.0)
+    assert (stats.prefix_cache_stats.queries, stats.prefix_cache_stats.hits) == (0, 0)
+    assert touch("IterationStats")().num_preempted_reqs == 0
