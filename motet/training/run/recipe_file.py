@@ -1,6 +1,6 @@
 """A recipe as the user names it: a file or a packaged recipe's name, with overrides on top.
 
-recipe, folder = read_recipe("sft", ["optimizer.lr=1e-3", "data.train.files=[mine.jsonl]"])
+recipe, folder = read_recipe("small-chat", ["optimizer.lr=1e-3", "data.train.files=[mine.jsonl]"])
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]
     Raises:
         RecipeError: everything that is wrong with file and overrides.
     """
-    tree, problems = _read(name)
-    problems += _apply(tree, overrides)
+    tree, unread = _read(name)
+    problems = unread + _apply(tree, overrides)
     file = Path(name)
     folder = file.resolve().parent if file.is_file() else Path.cwd()
-    recipe, invalid = _validated(tree) if tree else (None, [])
+    recipe, invalid = (None, []) if unread else _validated(tree)
     if recipe is None or problems:
-        sound = recipe or _without_faults(tree)
+        sound = None if unread else recipe or _without_faults(tree)
         raise RecipeError(problems + invalid, None if sound is None else (sound, folder))
     return recipe, folder
 

@@ -142,6 +142,8 @@ def test_packaged_recipes_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
     recipe, folder = read_recipe("small-chat", ["seed=4"])
     assert (recipe.seed, folder) == (4, Path.cwd())
     assert problems("smal-chat") == ["recipe 'smal-chat': neither a file nor a packaged recipe; nearest: small-chat"]
+    assert len(problems("smal-chat", "schedule.steps=3")) == 1  # not what the overrides alone lack to be a recipe
+    assert len(problems("smal-chat", "schedule.steps")) == 2
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "", "seed: 1\nseed: 2"])
