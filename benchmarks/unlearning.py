@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -81,16 +82,19 @@ def measure(lab: Lab, limit: int) -> dict[str, dict[str, float]]:
     subjects = {name: subject for group in methods.values() for name, subject in group.items()}
     ignorance = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
     chosen = lab.evaluate(subjects, [{**ignorance, "ignorant": "large-chat"}], limit).measures
-    picked = {
-        method: min(group, key=lambda name: chosen[name]["ignorance distance"] or 0.0)
-        for method, group in methods.items()
-    }
+    picked = {method: min(group, key=lambda name: _distance(chosen[name])) for method, group in methods.items()}
     tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": SPLITS, "reference": "retain-only"}
     choices = {"choices": ["held-out people", "world facts"], "max_tokens": 24}
     tested = {name: subjects[name] for name in picked.values()}
     measures = lab.evaluate(tested, [{**tofu, **choices}], limit).measures
     before = measures["large-chat"]["model utility"] or 1.0
     return {method: _row(name, measures[name], before, lab.seconds) for method, name in picked.items()}
+
+
+def _distance(row: Mapping[str, float | None]) -> float:
+    """From ignorance; what could not be measured is never chosen before what could."""
+    distance = row["ignorance distance"]
+    return math.inf if distance is None else distance
 
 
 def _row(
