@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from motet.training.run.recipe_file import read_recipe
+from motet.training.run.recipe_file import packaged_recipes, read_recipe
 from motet.training.run.train import train
 
 
@@ -30,7 +30,8 @@ def main() -> None:
 
 
 def _train(member: str, overrides: Mapping[str, Any]) -> None:
-    recipe, folder = read_recipe(member, [f"{name}={json.dumps(value)}" for name, value in overrides.items()])
+    packaged = str(packaged_recipes()[member])  # a file of the member's name in the working directory is not meant
+    recipe, folder = read_recipe(packaged, [f"{name}={json.dumps(value)}" for name, value in overrides.items()])
     train(recipe, folder, progress=lambda metrics: _tell(member=member, step=metrics.step, loss=metrics.loss))
 
 
