@@ -2,10 +2,11 @@
 
     python -m benchmarks.experts --seeds 0 1 2 --out benchmarks/results/experts.json
 
-Exact match on held-out questions. The plain expert and the one trained through the composition have the same data,
-steps and size; α = 1 for both. They are composed in two ways: every member reads the same chat prompt, or the expert
-alone does. *Baked* is the larger base, trained on the composition's own distributions over the tuned questions (the
-composition of the plain expert where the expert alone reads the question); it costs one model's forward pass.
+Exact match on held-out questions. The plain experts and the one trained through the composition have the same data,
+steps and size; α = 1 for all. The demo's own plain expert weighs facts by 0.1, the other ones do not. They are composed
+in two ways: every member reads the same chat prompt, or the expert alone does. *Baked* is the larger base, trained on
+the composition's own distributions over the tuned questions (the composition of the plain expert where the expert alone
+reads the question); it costs one model's forward pass.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ SUBJECTS: dict[str, Any] = {
     "larger model tuned directly": "large-chat",
     "plain expert alone": "small-chat",
     "plain expert, one prompt for all": proxy("small-chat", template="chat"),
+    "the same, facts weighed as the rest": proxy("plain", template="chat"),
     "trained through it, one prompt for all": proxy("through-one", template="chat"),
     "plain expert, prompt to the expert": proxy("small-chat", prompt=""),
+    "the same, facts weighed as the rest, prompt to the expert": proxy("plain", prompt=""),
     "trained through it, prompt to the expert": proxy("through-expert", prompt=""),
     "composition baked into one model": "bake",
 }
@@ -51,6 +54,7 @@ def run_seed(family: Path, folder: Path, limit: int) -> dict[str, float | None]:
     lab = Lab(family, folder)
     one = [f"through.{role}={{model: {model}, template: chat}}" for role, model in
            (("base", "large"), ("antiexpert", "small"))]  # fmt: skip
+    lab.train("plain", "small-chat", "data.train.span_weights={}")
     lab.train("through-one", "through-expert", *one)
     lab.train("through-expert", "through-expert")
     lab.train("bake", "bake")
