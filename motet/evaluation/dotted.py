@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, cast
 
-import yaml
-
 Tree = dict[str, Any]
-
-
-class Loader(yaml.SafeLoader):
-    """Numbers as in YAML 1.2: `1e-3` is one."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 def set_value(tree: Tree, name: str, value: object) -> None:

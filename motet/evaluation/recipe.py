@@ -20,12 +20,13 @@ from typing import Annotated, Any, cast
 import yaml
 from pydantic import Field, model_validator
 
-from motet.evaluation.dotted import Loader, Tree, set_value
+from motet.evaluation.dotted import Tree, set_value
 from motet.evaluation.merge import Merge
 from motet.evaluation.settings import RecipeError, Setting, nearest, validated
 from motet.evaluation.subject import AnySubject
 from motet.evaluation.sweep_settings import Sweep
 from motet.evaluation.tasks import AnyTask
+from motet.training.yaml_numbers import Loader
 
 PACKAGED = Path(__file__).parent / "recipes"
 

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from motet.composers.errors import explain, show
 from motet.training.recipe import Recipe
 from motet.training.run.errors import RunError, nearest
+from motet.training.yaml_numbers import Loader
 
 PACKAGED = Path(__file__).parent.parent / "recipes"
 
@@ -33,8 +34,8 @@ class RecipeError(RunError):
         self.rest = rest
 
 
-class _Loader(yaml.SafeLoader):
-    """Numbers as in YAML 1.2 (`1e-3` is one), and a name that is given twice is an error."""
+class _Loader(Loader):
+    """A name that is given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -43,13 +44,6 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
 
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
