@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -215,6 +216,31 @@ def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
     assert "the models of the file" in text
     assert "Did you mean tensor_parallel_size?" in text
     assert "pipeline stages" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}, None),
+        ({"model": "llama-b", "num_speculative_tokens": 3}, None),
+        ("ngram", "a mapping of method"),
+        ({"model": "lama-b", "num_speculative_tokens": 3}, "Did you mean llama-b?"),
+        ({"model": "/etc/weights", "num_speculative_tokens": 3}, "none of the file's models"),
+        ({"method": "ngram", "model": "llama", "num_speculative_tokens": 3}, "takes no model"),
+        ({"method": "eagle", "model": "llama", "num_speculative_tokens": 3}, "'eagle' is not taken"),
+        ({"method": "ngram", "num_speculative_tokens": 0}, "from 1 on is expected, got 0"),
+        ({"method": "ngram"}, "got None"),
+        ({"method": "ngram", "num_speculative_token": 2}, "Did you mean num_speculative_tokens?"),
+    ],
+    ids=str,
+)
+def test_drafters_come_from_the_file(config: Any, message: str | None) -> None:
+    given = {"speculative_config": config}
+    if message is None:
+        check_engine_args(given, MAKERS)
+        return
+    with pytest.raises(EngineArgsError, match=re.escape(message)):
+        check_engine_args(given, MAKERS)
 
 
 def test_facts_are_those_of_the_loaded_models(infos: dict[str, ModelInfo], paths: dict[str, Path]) -> None:
