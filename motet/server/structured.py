@@ -1,0 +1,108 @@
+"""Structured outputs: the request's fields that say what an answer must look like → one grammar."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from motet.composers.plan import Plan
+from motet.server.engines.base import Grammar
+from motet.server.engines.grammars import GrammarError
+from motet.server.errors import ApiError, invalid
+from motet.server.formats import JsonObjectFormat, JsonSchemaFormat, Schema, StructuredFields, StructuredOutputs
+from motet.server.registry import Member
+
+OWN = "structured_outputs"
+TEMPERED_RULE = re.compile(r"^\s*\??\w+\s*\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
+
+
+def compiled_grammar(body: StructuredFields, plan: Plan, members: Mapping[str, Member]) -> Grammar | None:
+    """The grammar that a request asks for, in the tokens of the plan's base.
+
+    Raises:
+        ApiError: 400, several are asked for, or one that cannot be: named by its field, with the library's reason.
+    """
+    asked = _asked(body)
+    if len(asked) > 1:
+        raise invalid(f"{' and '.join(map(repr, asked))} exclude each other: one at most.", next(iter(asked)))
+    if not asked:
+        if body.structured_outputs is not None and body.structured_outputs.options():
+            raise invalid("structured_outputs: one of json, json_object, regex, choice, grammar is missing.", OWN)
+        return None
+    (field, written), *_ = asked.items()
+    try:
+        grammar = members[plan.streams[0].model].grammars.compile(written())
+    except (GrammarError, ValueError) as error:
+        raise invalid(f"{field}: {error}", field, "invalid_grammar") from error
+    if not _has_end(plan, members):
+        raise _endless(field, plan)
+    return grammar
+
+
+def _asked(body: StructuredFields) -> dict[str, Callable[[], str]]:
+    """Field → what writes its grammar, of the fields that ask for one."""
+    own = body.structured_outputs or StructuredOutputs()
+    kinds: dict[str, tuple[Callable[[Any, dict[str, Any]], str], Any]] = {
+        "structured_outputs.json": (_from_schema, own.json_),
+        "structured_outputs.json_object": (_from_schema, {"type": "object"} if own.json_object else None),
+        "structured_outputs.regex": (_from_regex, own.regex),
+        "structured_outputs.choice": (_from_choice, own.choice),
+        "structured_outputs.grammar": (_from_grammar, own.grammar),
+        "guided_json": (_from_schema, body.guided_json),
+        "guided_regex": (_from_regex, body.guided_regex),
+        "guided_choice": (_from_choice, body.guided_choice),
+        "guided_grammar": (_from_grammar, body.guided_grammar),
+    }
+    match body.response_format:
+        case JsonObjectFormat():
+            kinds["response_format"] = (_from_schema, {"type": "object"})
+        case JsonSchemaFormat(json_schema=named):
+            kinds["response_format.json_schema.schema"] = (_from_schema, named.schema_)
+        case _:
+            pass
+    return {
+        field: lambda write=write, value=value: write(value, own.options())
+        for field, (write, value) in kinds.items()
+        if value is not None
+    }
+
+
+def _from_schema(schema: Schema | str, options: dict[str, Any]) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_json_schema(schema, overrides=options or None)  # type: ignore[arg-type]
+
+
+def _from_regex(regex: str, _: dict[str, Any]) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(regex)
+
+
+def _from_choice(choices: list[str], _: dict[str, Any]) -> str:
+    """JSON's strings are Lark's."""
+    from llguidance import LLMatcher
+
+    written = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(choices))
+    return LLMatcher.grammar_from_lark(f"start: {written}")
+
+
+def _from_grammar(grammar: str, _: dict[str, Any]) -> str:
+    """Lark as llguidance knows it, or GBNF as llama.cpp does."""
+    from llguidance import grammar_from
+
+    if TEMPERED_RULE.search(grammar):
+        raise ValueError("a rule's own temperature is not followed; set the request's")
+    return grammar_from("grammar", grammar)
+
+
+def _has_end(plan: Plan, members: Mapping[str, Member]) -> bool:
+    """Whether some stream that the composition is drawn to knows an end of sequence."""
+    drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
+    return any(members[model].info.eos_token_ids for model in drawn)
+
+
+def _endless(field: str, plan: Plan) -> ApiError:
+    return invalid(f"{field}: model {plan.streams[0].model!r} has no end-of-sequence token to end with.", field)
