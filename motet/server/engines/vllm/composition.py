@@ -18,7 +18,8 @@ from motet.kernels.layout import ComposeRows, edits_or_none, rows_index
 from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed
 from motet.kernels.sampling import SampleRows
-from motet.server.engines.edits import banned_tokens
+from motet.server.engines.edits import banned_tokens, grammar_mask
+from motet.server.engines.vllm.matchers import Matchers
 from motet.server.engines.vllm.payload import payload_row
 from motet.server.engines.vllm.table import Drawn, Row, Table
 
@@ -39,8 +40,9 @@ class Item:
 class Composer:
     """Composes with the project's kernels; keeps the layout of the last step, which seldom changes while decoding."""
 
-    def __init__(self, table: Table, kernels: Kernels) -> None:
+    def __init__(self, table: Table, kernels: Kernels, matchers: Matchers | None = None) -> None:
         self._table = table
+        self._matchers = matchers or Matchers()
         self._kernels = kernels
         self._layout: tuple[list[tuple[Plan, tuple[int, ...]]], ComposeRows] | None = None
 
@@ -96,7 +98,8 @@ class Composer:
             return torch.full((1, logits.vocab), math.nan, dtype=logits.dtype, device=logits.device)
 
     def _composed(self, logits: Logits, items: Sequence[Item]) -> Tensor:
-        exact = compose_restricted(self._kernels, logits, _inputs(self._rows(items, logits.like()), logits, items))
+        inputs = _inputs(self._rows(items, logits.like()), logits, items, self._matchers)
+        exact = compose_restricted(self._kernels, logits, inputs)
         composed = exact.logprobs.masked_fill(exact.logprobs == -math.inf, IMPOSSIBLE)
         for i, item in enumerate(items):
             if item.row is not None and item.row.is_probed(item.position):
@@ -129,7 +132,7 @@ def _complete_groups(rows: Sequence[Row | None], positions: Sequence[int]) -> di
     }
 
 
-def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item]) -> DecodeRows:
+def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item], matchers: Matchers) -> DecodeRows:
     """Nothing is drawn here. The request's own masks hold for what it draws, not for the prompt that it scores."""
     like = logits.like()
     count = len(items)
@@ -150,6 +153,9 @@ def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item]) -> DecodeR
             for i, row in drawn
             if row.sampling.allowed_token_ids is not None
         ],
+        grammar=grammar_mask(
+            [(i, m, row.generated) for i, row in drawn if (m := matchers.of(row.row)) is not None], like
+        ),
     )
 
 
