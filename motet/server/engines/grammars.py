@@ -70,8 +70,9 @@ class Grammars:
         hf = cast(Any, self._tokenizer.hf)
         specials = sorted(self._tokenizer.special_ids)
         end = hf.eos_token_id if hf.eos_token_id is not None else specials[0] if specials else self._vocab_size - 1
+        size = max(self._vocab_size, 1 + max(self._tokenizer.backend.get_vocab().values(), default=0))
         try:
-            return from_tokenizer(hf, n_vocab=self._vocab_size, eos_token=end)
+            return from_tokenizer(hf, n_vocab=size, eos_token=end)
         except ValueError as error:
             raise GrammarError(f"the model's tokenizer cannot be read by grammars: {_shown(str(error))}") from error
 
@@ -99,9 +100,9 @@ class GrammarMatcher:
     def __init__(self, fresh: LLMatcher, ends: Sequence[int], end: int, vocab_size: int) -> None:
         self._fresh = fresh
         self._matcher = fresh.deep_copy()
-        self._ends = frozenset(ends)
-        self._no_text = self._ends | {end}
         self._num_bytes = (vocab_size + 31) // 32 * 4
+        self._ends = frozenset(token for token in ends if token < vocab_size)
+        self._no_text = {*self._ends, *({end} if end < vocab_size else ()), *range(vocab_size, self._num_bytes * 8)}
         self._taken: list[int] = []
 
     def allowed(self, generated: Sequence[int]) -> bytearray:

@@ -9,7 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from motet.server.engines.base import EngineError, FinishReason, GenerationRequest, NoTokenPossible, TokenOutput
+from motet.server.engines.base import (
+    EngineError,
+    FinishReason,
+    GenerationRequest,
+    GrammarFailed,
+    NoTokenPossible,
+    TokenOutput,
+)
 from motet.server.engines.vllm.composition import IMPOSSIBLE
 from motet.server.engines.vllm.payload import Probed
 
@@ -118,11 +125,11 @@ class VllmGeneration:
     def _check(self, outputs: Sequence[TokenOutput]) -> None:
         position = next((i for i, output in enumerate(outputs) if math.isnan(output.logprob)), None)
         if position is not None:
-            raise EngineError(f"the request failed at token {position}: its composed distribution is not a number")
+            raise _not_a_number(position)
 
     async def _drawn(self, index: int) -> AsyncIterator[TokenOutput]:
         """Tokens as vLLM hands them out."""
-        count = len(self._request.forced)
+        count, said = len(self._request.forced), list[int]()
         async for answer in self._engine.draw(self._request, index):
             self._note_start()
             self.cached_tokens = max(self.cached_tokens, answer.num_cached_tokens or 0)
@@ -130,15 +137,16 @@ class VllmGeneration:
             finish = _finish(part.finish_reason)
             for number, (token, entries) in enumerate(zip(part.token_ids, part.logprobs, strict=True), 1):
                 is_last = number == len(part.token_ids)
+                if math.isnan(_value(entries[token].logprob)):
+                    raise self._no_number(count, said)
                 yield self._output(index, token, entries, count, finish if is_last else None)
+                said.append(token)
                 count += 1
 
     def _output(
         self, index: int, token: int, entries: dict[int, Any], position: int, finish: FinishReason | None
     ) -> TokenOutput:
         logprob = _value(entries[token].logprob)
-        if math.isnan(logprob):
-            raise EngineError(f"the request failed at token {position}: its composed distribution is not a number")
         if logprob == -math.inf:
             raise NoTokenPossible(
                 f"no token is possible at position {position}: the masks of the request exclude each other"
@@ -146,6 +154,16 @@ class VllmGeneration:
         ranked = sorted(((other, _value(entry.logprob)) for other, entry in entries.items()), key=lambda pair: -pair[1])
         top = tuple(ranked[: self._request.sampling.top_logprobs])
         return TokenOutput(index, token, logprob, False, top, finish=finish)
+
+    def _no_number(self, position: int, said: Sequence[int]) -> EngineError:
+        """Workers can say nothing but numbers: whether a grammar failed there is found out by following it here."""
+        grammar = self._request.sampling.grammar
+        try:
+            if grammar is not None:
+                grammar.start(self._engine.ends(self._request.plan)).allowed(said)
+        except GrammarFailed as failure:
+            return failure
+        return _not_a_number(position)
 
     async def _traced(self, index: int) -> list[TokenOutput]:
         """The whole answer, then its trace in one pass over what was drawn."""
@@ -156,6 +174,10 @@ class VllmGeneration:
 
     def _note_start(self) -> None:
         self._started = self._started or time.perf_counter()
+
+
+def _not_a_number(position: int) -> EngineError:
+    return EngineError(f"the request failed at token {position}: its composed distribution is not a number")
 
 
 def _value(logprob: float) -> float:
