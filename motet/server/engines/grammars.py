@@ -53,13 +53,13 @@ class Grammars:
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._environment, text, log_level=0, limits=_limits())
-        if not matcher.is_error():
-            matcher.deep_copy().compute_bitmask()  # what breaks at the first token breaks here
         if reason := matcher.get_error():
             raise GrammarError(_shown(reason))
         grammar = CompiledGrammar(text, matcher, self._vocab_size, self._environment.eos_token)
-        if not grammar.can_begin():
-            raise GrammarError("no token of the vocabulary can begin such an answer")
+        try:
+            grammar.start(()).allowed(())
+        except GrammarFailed as failure:  # what breaks at the first token breaks here
+            raise GrammarError(str(failure)) from failure
         return grammar
 
     @cached_property
@@ -89,13 +89,13 @@ class CompiledGrammar:
     def start(self, ends: Sequence[int]) -> GrammarMatcher:
         return GrammarMatcher(self._matcher, ends, self._end, self._vocab_size)
 
-    def can_begin(self) -> bool:
-        """Whether the answer may be empty or has a first token."""
-        return self._matcher.is_accepting() or any(self.start(()).allowed(()))
-
 
 class GrammarMatcher:
-    """See `base.Matcher`. It follows one answer, and goes back where the answer was taken back."""
+    """See `base.Matcher`. It follows one answer, and goes back where the answer was taken back.
+
+    Every allowed token keeps the answer completable. Where the next bytes are certain, llguidance allows only the token
+    with which the tokenizer itself would write them; elsewhere every token that can be completed.
+    """
 
     def __init__(self, fresh: LLMatcher, ends: Sequence[int], end: int, vocab_size: int) -> None:
         self._fresh = fresh
@@ -144,8 +144,11 @@ class GrammarMatcher:
         return mask
 
     def _check(self) -> None:
-        if reason := self._matcher.get_error():
-            raise GrammarFailed(f"the grammar could not be followed further: {_shown(reason)}")
+        if self._matcher.is_error():
+            reason = _shown(self._matcher.get_error())
+            if reason.startswith("NoExtensionBias"):
+                reason = "no token of the vocabulary can come next"
+            raise GrammarFailed(f"the grammar cannot be followed behind token {len(self._taken)}: {reason}")
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
