@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from motet.composers.plan import Plan
 from motet.server.engines.base import Grammar
@@ -72,7 +72,22 @@ def _asked(body: StructuredFields) -> dict[str, Callable[[], str]]:
 def _from_schema(schema: Schema | str, options: dict[str, Any]) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_json_schema(schema, overrides=options or None)  # type: ignore[arg-type]
+    if isinstance(schema, str):
+        schema = _parsed(schema)
+    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options or None)  # type: ignore[arg-type]
+
+
+def _parsed(text: str) -> Schema:
+    """Raises ValueError: the text is no JSON object."""
+    try:
+        schema: Any = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("the schema is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"the schema is no JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise ValueError("a schema is a JSON object")
+    return cast(Schema, schema)
 
 
 def _from_regex(regex: str, _: dict[str, Any]) -> str:
@@ -82,11 +97,11 @@ def _from_regex(regex: str, _: dict[str, Any]) -> str:
 
 
 def _from_choice(choices: list[str], _: dict[str, Any]) -> str:
-    """JSON's strings are Lark's."""
+    """One terminal: as a rule of so many alternatives it would soon be too large. JSON's strings are Lark's."""
     from llguidance import LLMatcher
 
     written = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(choices))
-    return LLMatcher.grammar_from_lark(f"start: {written}")
+    return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {written}")
 
 
 def _from_grammar(grammar: str, _: dict[str, Any]) -> str:

@@ -149,7 +149,9 @@ def test_drawn_json_keeps_to_its_schema(seed: int, number: int, steps: int) -> N
     while BYTE_END not in answer:
         allowed = tokens_of(matcher.allowed(answer), BYTES.size)
         closing = [token for token in BYTES.encode('"}],') if token in allowed]
-        answer.append(BYTE_END if BYTE_END in allowed else closing[0] if closing else min(allowed & PRINTABLE or allowed))
+        answer.append(
+            BYTE_END if BYTE_END in allowed else closing[0] if closing else min(allowed & PRINTABLE or allowed)
+        )
         assert len(answer) < steps + 200
     assert jsonschema_rs.is_valid(SCHEMAS[number], json.loads(BYTES.decode(answer[:-1])))
 
