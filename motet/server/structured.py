@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from motet.composers.plan import Plan
@@ -15,6 +15,7 @@ from motet.server.formats import JsonObjectFormat, JsonSchemaFormat, Schema, Str
 from motet.server.registry import Member
 
 OWN = "structured_outputs"
+SPACING = "x-guidance"  # llguidance reads its options inside of the schema
 TEMPERED_RULE = re.compile(r"^\s*\??\w+\s*\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
 
 
@@ -44,7 +45,7 @@ def compiled_grammar(body: StructuredFields, plan: Plan, members: Mapping[str, M
 def _asked(body: StructuredFields) -> dict[str, Callable[[], str]]:
     """Field → what writes its grammar, of the fields that ask for one."""
     own = body.structured_outputs or StructuredOutputs()
-    kinds: dict[str, tuple[Callable[[Any, dict[str, Any]], str], Any]] = {
+    kinds: dict[str, tuple[Callable[[Any, Mapping[str, Any]], str], Any]] = {
         "structured_outputs.json": (_from_schema, own.json_),
         "structured_outputs.json_object": (_from_schema, {"type": "object"} if own.json_object else None),
         "structured_outputs.regex": (_from_regex, own.regex),
@@ -69,12 +70,13 @@ def _asked(body: StructuredFields) -> dict[str, Callable[[], str]]:
     }
 
 
-def _from_schema(schema: Schema | str, options: dict[str, Any]) -> str:
-    from llguidance import LLMatcher
-
+def _from_schema(schema: Schema | str, options: Mapping[str, Any]) -> str:
     if isinstance(schema, str):
         schema = _parsed(schema)
-    return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options or None)  # type: ignore[arg-type]
+    own = schema.get(SPACING, {})
+    if not isinstance(own, dict):
+        raise ValueError(f"{SPACING} is an object")
+    return f"start: %json {json.dumps({**schema, SPACING: {**own, **options}})}"
 
 
 def _parsed(text: str) -> Schema:
@@ -90,27 +92,30 @@ def _parsed(text: str) -> Schema:
     return cast(Schema, schema)
 
 
-def _from_regex(regex: str, _: dict[str, Any]) -> str:
-    from llguidance import LLMatcher
+def _from_regex(regex: str, _: Mapping[str, Any]) -> str:
+    from llguidance import regex_to_lark
 
-    return LLMatcher.grammar_from_regex(regex)
+    if (len(regex) - len(regex.rstrip("\\"))) % 2:
+        raise ValueError("the regex ends inside of an escape")
+    return f"start: /{regex_to_lark(regex, use_ascii='')}/"
 
 
-def _from_choice(choices: list[str], _: dict[str, Any]) -> str:
+def _from_choice(choices: Sequence[str], _: Mapping[str, Any]) -> str:
     """One terminal: as a rule of so many alternatives it would soon be too large. JSON's strings are Lark's."""
-    from llguidance import LLMatcher
-
     written = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(choices))
-    return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {written}")
+    return f"start: CHOICE\nCHOICE: {written}"
 
 
-def _from_grammar(grammar: str, _: dict[str, Any]) -> str:
+def _from_grammar(grammar: str, _: Mapping[str, Any]) -> str:
     """Lark as llguidance knows it, or GBNF as llama.cpp does."""
-    from llguidance import grammar_from
+    from llguidance.gbnf_to_lark import any_to_lark
 
     if TEMPERED_RULE.search(grammar):
         raise ValueError("a rule's own temperature is not followed; set the request's")
-    return grammar_from("grammar", grammar)
+    try:
+        return any_to_lark(grammar)
+    except Exception as error:  # its parser raises whatever its parts raise
+        raise ValueError(f"the grammar is neither Lark nor GBNF: {error}") from error
 
 
 def _has_end(plan: Plan, members: Mapping[str, Member]) -> bool:

@@ -144,10 +144,11 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     ({"structured_outputs": {"json": "[]"}}, "structured_outputs.json", "JSON object"),
     ({"structured_outputs": {"regex": "a(b"}}, "structured_outputs.regex", "unclosed group"),
     ({"structured_outputs": {"regex": "a(?=b)"}}, "structured_outputs.regex", "look-around"),
+    ({"structured_outputs": {"regex": "a\\"}}, "structured_outputs.regex", "inside of an escape"),
     ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "at least 1"),
     ({"structured_outputs": {"choice": "yes"}}, "structured_outputs.choice", "valid list"),
     ({"structured_outputs": {"grammar": "start: nothing"}}, "structured_outputs.grammar", "unknown name"),
-    ({"structured_outputs": {"grammar": 'root ::= ("a"'}}, "structured_outputs.grammar", "GBNF"),
+    ({"structured_outputs": {"grammar": 'root ::= ("a"'}}, "structured_outputs.grammar", "neither Lark nor GBNF"),
     ({"structured_outputs": {"grammar": ""}}, "structured_outputs.grammar", "No 'root' rule"),
     (
         {"structured_outputs": {"grammar": "start: a\na[temperature=0.5]: /.*/"}},

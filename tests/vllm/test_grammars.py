@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher
 
 from motet.composers.plan import Plan, single
 from motet.server.engines.base import Grammar, GrammarFailed, NoTokenPossible, TokenOutput
@@ -34,11 +33,11 @@ SCHEMA = {
 
 
 def of_regex(regex: str) -> Grammar:
-    return GRAMMARS.compile(LLMatcher.grammar_from_regex(regex))
+    return GRAMMARS.compile(f"start: /{regex}/")
 
 
 def of_schema(schema: dict[str, Any]) -> Grammar:
-    return GRAMMARS.compile(LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False}))
+    return GRAMMARS.compile(f"start: %json {json.dumps(schema | {'x-guidance': {'whitespace_flexible': False}})}")
 
 
 def said(outputs: Sequence[TokenOutput], choice: int = 0) -> str:

@@ -1,10 +1,11 @@
 """What an answer must look like → the tokens that may come next, by llguidance (imported when a request first asks).
 
-A grammar is one text in llguidance's own notation, so that it can travel to other processes and mean the same there.
+A grammar is one text in llguidance's Lark, so that it can travel to other processes and mean the same there.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from motet.server.tokenizer import Tokenizer
 
 REMEMBERED = 32  # compiled grammars per tokenizer
+# Where the next bytes are certain, llguidance would allow only the token that the tokenizer writes them with by itself:
+# a wrong one where the tokenizer puts a space before every text. A mask means all tokens that can be completed.
+NOT_FORCED = '\n%llguidance {"no_forcing": true}\n'
+EXCERPT = re.compile(r"^\s*\d+ \| ", re.MULTILINE)
 MAX_REASON = 500  # characters of the library's reason
 
 
@@ -52,7 +57,7 @@ class Grammars:
     def _new(self, text: str) -> CompiledGrammar:
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(self._environment, text, log_level=0, limits=_limits())
+        matcher = LLMatcher(self._environment, text + NOT_FORCED, log_level=0, limits=_limits())
         if reason := matcher.get_error():
             raise GrammarError(_shown(reason))
         grammar = CompiledGrammar(text, matcher, self._vocab_size, self._environment.eos_token)
@@ -91,11 +96,7 @@ class CompiledGrammar:
 
 
 class GrammarMatcher:
-    """See `base.Matcher`. It follows one answer, and goes back where the answer was taken back.
-
-    Every allowed token keeps the answer completable. Where the next bytes are certain, llguidance allows only the token
-    with which the tokenizer itself would write them; elsewhere every token that can be completed.
-    """
+    """See `base.Matcher`. It follows one answer, and goes back where the answer was taken back."""
 
     def __init__(self, fresh: LLMatcher, ends: Sequence[int], end: int, vocab_size: int) -> None:
         self._fresh = fresh
@@ -167,4 +168,5 @@ def _limits() -> LLParserLimits:
 
 
 def _shown(reason: str) -> str:
-    return " ".join(reason.split())[:MAX_REASON]
+    """Without the excerpt of the grammar that may follow."""
+    return " ".join(EXCERPT.split(reason)[0].split())[:MAX_REASON]
