@@ -15,6 +15,7 @@ from motet.server.formats import JsonObjectFormat, JsonSchemaFormat, Schema, Str
 from motet.server.registry import Member
 
 OWN = "structured_outputs"
+PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
 SPACING = "x-guidance"  # llguidance reads its options inside of the schema
 TEMPERED_RULE = re.compile(r"^\s*\??\w+\s*\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
 
@@ -36,7 +37,8 @@ def compiled_grammar(body: StructuredFields, plan: Plan, members: Mapping[str, M
     try:
         grammar = members[plan.streams[0].model].grammars.compile(written())
     except (GrammarError, ValueError) as error:
-        raise invalid(f"{field}: {error}", field, "invalid_grammar") from error
+        reason = str(error) if field.endswith("grammar") else PLACE.sub("", str(error))
+        raise invalid(f"{field}: {reason}", field, "invalid_grammar") from error
     if not _has_end(plan, members):
         raise _endless(field, plan)
     return grammar

@@ -136,7 +136,7 @@ BAD: list[tuple[dict[str, Any], str | None, str]] = [
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "objct"}}}},
         "response_format.json_schema.schema",
-        "Invalid type: objct",
+        "schema: Invalid type: objct",
     ),
     ({"structured_outputs": {"json": {"uniqueItems": True}}}, "structured_outputs.json", "Unimplemented keys"),
     ({"structured_outputs": {"json": {"$ref": "file:///etc/passwd"}}}, "structured_outputs.json", "not present"),
