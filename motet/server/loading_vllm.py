@@ -67,7 +67,8 @@ def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoi
             found[name] = Checkpoint(source.path, source.revision)
         else:
             tell(f"merging the adapter of {name} into {source.base}")
-            found[name] = Checkpoint(str(merged_checkpoint(source, CACHE.expanduser())))
+            merged = merged_checkpoint(source, CACHE.expanduser())
+            found[name] = Checkpoint(str(merged), tokenizer=source.tokenizer)
     return found
 
 

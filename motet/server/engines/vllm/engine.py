@@ -94,8 +94,6 @@ class VllmEngine:
                 "its streams read different prompts, for which this engine needs its own scheduler "
                 "(engine_args.scheduler_cls names another)"
             )
-        if request.sampling.grammar is not None:
-            raise UnsupportedRequest("structured outputs need the embedded engine")
         size = payload_size(_probe(request, 1), request.plan)
         width = min(info.vocab_size for info in self._infos.values())
         if size > width:
@@ -206,15 +204,16 @@ class VllmEngine:
 
     def _spec(self, request: GenerationRequest, *, key: str = "", probe: Probe | None = None) -> RowSpec:
         """What holds for the context of the base; the others' places follow in `_views`."""
-        context = len(request.contexts[0])
+        context, grammar = len(request.contexts[0]), request.sampling.grammar
         return RowSpec(
             plan=request.plan,
-            ends=self._ends(request.plan),
+            ends=self.ends(request.plan),
             written_from=context + request.num_prompt_forced,
             drawn_from=context + len(request.forced),
-            draw=request.sampling,
+            draw=replace(request.sampling, grammar=None),
             key=key,
             probe=probe,
+            grammar="" if grammar is None else grammar.text,
         )
 
     async def _answers(
@@ -260,7 +259,7 @@ class VllmEngine:
         async for answer in self._llm.generate(tokens, params, name, data_parallel_rank=rank):
             yield answer
 
-    def _ends(self, plan: Plan) -> tuple[int, ...]:
+    def ends(self, plan: Plan) -> tuple[int, ...]:
         """End-of-sequence ids of the base and of every stream that the composition is drawn to."""
         drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
         return tuple(dict.fromkeys(token for model in drawn for token in self._infos[model].eos_token_ids))

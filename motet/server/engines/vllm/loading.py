@@ -52,10 +52,12 @@ class EngineArgsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model of the operator's file: `path` is a folder or a hub id."""
+    """A model of the operator's file: `path` is a folder or a hub id. `tokenizer` is where its tokenizer lies, if not
+    there: (path, revision)."""
 
     path: str
     revision: str | None = None
+    tokenizer: tuple[str, str | None] | None = None
 
 
 def start(
@@ -117,7 +119,10 @@ def start(
 def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) -> dict[str, Any]:
     """The composite's configuration."""
     return composite_data(
-        {name: {"path": source.path, "revision": source.revision} for name, source in models.items()},
+        {
+            name: {"path": source.path, "revision": source.revision, "tokenizer": source.tokenizer}
+            for name, source in models.items()
+        },
         vocab_size=min(info.vocab_size for info in infos.values()),
         max_model_len=min(info.max_model_len for info in infos.values()),
         ends=sorted({token for info in infos.values() for token in info.eos_token_ids}),
