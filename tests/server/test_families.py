@@ -125,7 +125,8 @@ def test_shares_are_parts_of_the_whole(entries: list[tuple[int, float | None]]) 
     others = [family.name for family in families if family.memory is None]
     if others:
         assert sum(parts.values()) == pytest.approx(1)
-        assert len({round(parts[name] / costs[name] * sum(costs.values()), 6) for name in others}) == 1
+        for name in others:
+            assert parts[name] * costs[others[0]] == pytest.approx(parts[others[0]] * costs[name])
 
 
 def test_weights_with_two_names_cost_once() -> None:
