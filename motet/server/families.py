@@ -97,9 +97,16 @@ def _misfits(family: Family, vocabularies: Mapping[str, Vocabulary], infos: Mapp
     return problems
 
 
-def per_family(families: Sequence[Family], sources: Mapping[str, Hashable], costs: Mapping[str, int]) -> dict[str, int]:
-    """What the models of each family cost together; a model of another's source costs nothing more."""
-    return {family.name: sum({sources[model]: costs[model] for model in family.models}.values()) for family in families}
+def per_family(
+    families: Sequence[Family], sources: Mapping[str, Hashable], costs: Mapping[str, int], draft: str | None = None
+) -> dict[str, int]:
+    """What the models of each family cost together; a model of another's source costs nothing more, `draft`, the model
+    that vLLM drafts with, is there twice."""
+    return {
+        family.name: sum({sources[model]: costs[model] for model in family.models}.values())
+        + (costs[draft] if draft in family.models else 0)
+        for family in families
+    }
 
 
 def shares(families: Sequence[Family], costs: Mapping[str, int]) -> dict[str, float]:

@@ -34,6 +34,7 @@ def _families(configuration: Configuration) -> Table:
     Raises:
         ConfigError: models that cannot be read or do not fit together.
     """
+    from motet.server.engines.vllm.speculation import draft_of
     from motet.server.families import per_family
     from motet.server.loading import find_sources
     from motet.server.loading_vllm import inspect
@@ -41,7 +42,8 @@ def _families(configuration: Configuration) -> Table:
     table = Table(*FAMILY_HEADINGS, show_edge=False, box=SIMPLE_HEAD)
     sources = find_sources(configuration)
     _, infos, families = inspect(configuration, sources)
-    costs = per_family(families, sources, {name: info.kv_bytes_per_token for name, info in infos.items()})
+    draft = draft_of(configuration.settings.engine.engine_args)
+    costs = per_family(families, sources, {name: info.kv_bytes_per_token for name, info in infos.items()}, draft)
     for family in families:
         table.add_row(family.name, ", ".join(family.models), family.dtype, f"{costs[family.name]:,}")
     return table

@@ -14,6 +14,7 @@ from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
 from motet.server.engines.vllm.families import Families, Family, crossing
+from motet.server.engines.vllm.speculation import draft_of, for_models
 from motet.server.families import group, per_family, shares
 from motet.server.loading import Told, check_width, find_sources, load_tokenizer, registry_of
 from motet.server.operator_file import ConfigError, Configuration
@@ -39,7 +40,8 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
     tokenizers, infos, families = inspect(configuration, sources)
     registry = registry_of(configuration, sources, tokenizers, infos)
     _check_crossings(registry, families)
-    costs = per_family(families, sources, {name: memory.cost(info) for name, info in infos.items()})
+    draft = draft_of(configuration.settings.engine.engine_args)
+    costs = per_family(families, sources, {name: memory.cost(info) for name, info in infos.items()}, draft)
     parts = {name: memory.part(share) for name, share in shares(families, costs).items()}
     return _start_all(configuration, families, checkpoints(sources, tell), infos, parts, tell), registry
 
@@ -54,7 +56,7 @@ def _checked_options(configuration: Configuration) -> KvCache | Utilization:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
         check_version()
-        check_engine_args(config.engine_args)
+        check_engine_args(config.engine_args, configuration.settings.models)
         return memory_of(config.engine_args, config.kv_cache_gib, given="kv_cache_gib" in config.model_fields_set)
     except VllmUnavailable as error:
         raise ConfigError([f"engine.kind: {error}."]) from error
@@ -100,7 +102,7 @@ def _start_all(
                     {name: found[name] for name in family.models},
                     {name: infos[name] for name in family.models},
                     max_running=config.max_running,
-                    engine_args=config.engine_args,
+                    engine_args=for_models(config.engine_args, family.models),
                     memory=memory[family.name],
                 )
             except (RuntimeError, ValueError) as error:  # its own reasons stand in its log, which its processes write

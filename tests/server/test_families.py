@@ -16,6 +16,7 @@ from motet.composers.spec import build_plan, parse_composition
 from motet.server.config import ServerConfig
 from motet.server.engines.base import EngineError, GenerationRequest, SamplingParams, UnsupportedRequest
 from motet.server.engines.vllm.families import Families, Family
+from motet.server.engines.vllm.speculation import for_models
 from motet.server.families import per_family, shares
 from motet.server.listing import print_models
 from motet.server.loading import find_sources
@@ -130,8 +131,18 @@ def test_shares_are_parts_of_the_whole(entries: list[tuple[int, float | None]]) 
 
 
 def test_weights_with_two_names_cost_once() -> None:
-    families = [Family("f", ("a", "b", "c"), "v", "float32")]
-    assert per_family(families, {"a": "x", "b": "y", "c": "x"}, {"a": 5, "b": 7, "c": 5}) == {"f": 12}
+    families = [Family("f", ("a", "b", "c"), "v", "float32"), Family("g", ("d",), "w", "float32")]
+    sources, costs = {"a": "x", "b": "y", "c": "x", "d": "z"}, {"a": 5, "b": 7, "c": 5, "d": 2}
+    assert per_family(families, sources, costs) == {"f": 12, "g": 2}
+    assert per_family(families, sources, costs, draft="b") == {"f": 19, "g": 2}, "a draft is loaded beside its family"
+
+
+def test_a_model_drafts_for_its_own_family() -> None:
+    options: dict[str, Any] = {"enforce_eager": True, "speculative_config": {"model": "small"}}
+    assert for_models(options, ("large", "small")) == options
+    assert for_models(options, ("other",)) == {"enforce_eager": True}
+    repeated = {"speculative_config": {"method": "ngram"}}
+    assert for_models(repeated, ("other",)) == repeated
 
 
 def test_the_listing_says_what_a_token_costs_in_each_engine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
