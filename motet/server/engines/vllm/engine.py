@@ -73,6 +73,10 @@ class VllmEngine:
         return self._infos
 
     @property
+    def capacity(self) -> Capacity:
+        return self._capacity
+
+    @property
     def is_alive(self) -> bool:
         return self._llm is not None and not self._closing and not self._llm.errored
 
@@ -141,13 +145,16 @@ class VllmEngine:
         self._closing = True
         for generation in self._running:
             generation.fail(EngineError("the engine was stopped"))
+        if self._llm is not None and self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # else it logs the end that we ask for as a failure
+        await asyncio.to_thread(self.shutdown)
+        gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
+
+    def shutdown(self) -> None:
+        """Ends vLLM's processes, also of an engine that no event loop ever ran."""
         llm, self._llm = self._llm, None
         if llm is not None:
-            if llm.output_handler is not None:
-                llm.output_handler.cancel()  # else it logs the end that we ask for as a failure
-            await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
-            del llm
-            gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
+            llm.shutdown(SHUTDOWN_SECONDS)
 
     def as_engine_error(self, error: Exception) -> EngineError:
         """What the server knows how to answer."""

@@ -34,6 +34,7 @@ OWNED = {
     "disable_hybrid_kv_cache_manager": "members with and without windows share one block table",
     "dtype": "engine.dtype",
     "max_model_len": "engine.max_model_len",
+    "kv_cache_memory_bytes": "engine.kv_cache_gib",
 }
 REFUSED = {
     "pipeline_parallel_size": "the composite's members cannot be cut into pipeline stages; use tensor parallelism",
@@ -64,9 +65,9 @@ def start(
     models: Mapping[str, Checkpoint],
     infos: Mapping[str, ModelInfo],
     *,
-    kv_cache_gib: float = 1.0,
     max_running: int = 64,
     engine_args: Mapping[str, Any] | None = None,
+    memory: Mapping[str, Any] | None = None,
     cache: Path = CACHE,
 ) -> VllmEngine:
     """One vLLM engine over all models, which share a vocabulary.
@@ -75,6 +76,7 @@ def start(
         models: name → checkpoint; the first stands for the composite where vLLM asks for shapes.
         infos: what is known of them (see `inspection`).
         engine_args: vLLM's own AsyncEngineArgs.
+        memory: those that size its KV cache (see `memory`); they go over `engine_args`.
         cache: where the composite's configuration is written.
 
     Raises:
@@ -90,7 +92,6 @@ def start(
     folder = cached_composite(data, cache.expanduser())
     # the second model runner is told about its requests in another way
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(kv_cache_gib))))
     own: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,
@@ -107,7 +108,7 @@ def start(
         "disable_log_stats": True,
     }
     tally = Tally()
-    args = touch("AsyncEngineArgs")(**own | given)
+    args = touch("AsyncEngineArgs")(**own | given | dict(memory or {}))
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
     linked = own["scheduler_cls"] == (own | given)["scheduler_cls"]
     capacity = _capacity(llm, infos, models, length, draft_of(named))
