@@ -17,14 +17,16 @@ from motet.server.engines.vllm.plugin import register
 from motet.server.engines.vllm.stats import Tally
 
 CACHE = Path("~/.cache/motet")
-CARRIER = "motet.server.engines.vllm.carrier:Carrier"
+CHECK = "motet.server.engines.vllm.check:Check"
+WORKER = "motet.server.engines.vllm.worker.ComposedWorker"
 SCHEDULER = "motet.server.engines.vllm.scheduler.LinkedScheduler"
 # what the engine itself decides; an operator who sets one of them is told
 OWNED = {
     "model": "the models of the file",
     "tokenizer": "the models' own",
     "skip_tokenizer_init": "texts are tokenized by the server",
-    "logits_processors": "the carrier of the rows' parameters",
+    "logits_processors": "drawing is the server's own",
+    "worker_cls": "the worker that draws from compositions",
     "logprobs_mode": "the composed log-probs are reported",
     "max_logprobs": "traces are handed out as log-probs",
     "async_scheduling": "rules and penalties read the last token before the next step begins",
@@ -35,7 +37,6 @@ OWNED = {
 REFUSED = {
     "pipeline_parallel_size": "the composite's members cannot be cut into pipeline stages; use tensor parallelism",
     "enable_lora": "adapters of experts are merged into their weights when they are loaded",
-    "speculative_config": "drafts are not verified against compositions by this version's carrier",
     "hf_overrides": "they would change the composite, not its members",
 }
 
@@ -83,13 +84,13 @@ def start(
     data = composite(models, infos)
     length = data["max_position_embeddings"]
     folder = cached_composite(data, cache.expanduser())
-    # vLLM's second model runner takes no logits processors, and the carrier is one
+    # the second model runner is told about its requests in another way
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(kv_cache_gib))))
     own: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,
-        "logits_processors": [CARRIER],
+        "worker_cls": WORKER,
         "scheduler_cls": SCHEDULER,
         "logprobs_mode": "raw_logits",
         "max_logprobs": -1,
