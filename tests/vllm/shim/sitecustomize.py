@@ -6,6 +6,8 @@ Python imports this by itself from a folder on PYTHONPATH, in vLLM's processes t
 import os
 
 if os.environ.get("TRITON_INTERPRET") == "1":
+    from typing import Any, cast
+
     import triton.backends
 
     class _Driver:
@@ -19,4 +21,4 @@ if os.environ.get("TRITON_INTERPRET") == "1":
         driver = _Driver
         compiler = None
 
-    triton.backends.backends["cpu"] = _Backend
+    cast("dict[str, Any]", triton.backends.backends)["cpu"] = _Backend

@@ -56,6 +56,14 @@ TOUCHED: dict[str, Touched] = {
         Touched("vllm.v1.worker.gpu_worker", "Worker", "load_model, model_runner"),
         Touched("vllm.v1.outputs", "SamplerOutput", "tokens (B, S) with −1 behind the last, log-probs of B · S"),
         Touched("vllm.v1.outputs", "LogprobsTensors", "the drawn token's first"),
+        Touched("vllm.v1.worker.gpu.model_states.default", "DefaultModelState", "the hooks of the second runner"),
+        Touched("vllm.v1.worker.gpu.sample.output", "SamplerOutput", "how many got, how many void", "SamplerOutputV2"),
+        Touched(
+            "vllm.v1.worker.gpu.spec_decode.rejection_sampler",
+            "RejectionSampler",
+            "made from a sampler and the speculative configuration",
+            "RejectionSamplerV2",
+        ),
         Touched("vllm.v1.core.sched.scheduler", "Scheduler", "update_from_output, which `scheduler` overrides"),
         # not called from here, but what they do is relied upon
         Touched("vllm.v1.worker.gpu_input_batch", "InputBatch", "req_ids in the order of the batch"),

@@ -57,7 +57,7 @@ def row_or_fault(
     that cannot be composed, whose answer ends at once."""
     try:
         return row_of(extra_args, prompt, output, members, ends)
-    except ValueError as error:
+    except Exception as error:
         log.error("a request that was not checked has reached the engine: %s", error)
         return Row(RowSpec(single("")), prompt, output)
 

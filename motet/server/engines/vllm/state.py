@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from motet.server.engines.vllm.internals import touch
-from motet.server.engines.vllm.requests import row_of
+from motet.server.engines.vllm.requests import row_or_fault
 from motet.server.engines.vllm.slot_sampler import SlotSampler
 from motet.server.engines.vllm.slots import Slots
 from motet.server.engines.vllm.table import table_of
@@ -35,7 +35,7 @@ class CompositeState(_DefaultModelState):
         known: list[int] = new_req_data.prefill_token_ids
         prompt, output = known[: new_req_data.prompt_len], known[new_req_data.prompt_len :]
         params = new_req_data.sampling_params
-        row = params and row_of(params.extra_args, prompt, output, list(self._table.members), self._table.ends)
+        row = params and row_or_fault(params.extra_args, prompt, output, list(self._table.members), self._table.ends)
         self._slots.add(new_req_data.req_id, req_index, row, output)
 
     def remove_request(self, req_id: str) -> None:
