@@ -26,7 +26,7 @@ def export(configuration: Configuration, out: Path) -> str:
     write_composite(out, composite(checkpoints(sources, lambda _: None), infos))
     next(iter(tokenizers.values())).hf.save_pretrained(str(out))
     return (
-        f"VLLM_USE_V2_MODEL_RUNNER=0 python -m vllm.entrypoints.openai.api_server --model {out} "
+        f"python -m vllm.entrypoints.openai.api_server --model {out} "
         f"--worker-cls {WORKER} --logits-processors {CHECK} --dtype {next(iter(infos.values())).dtype} "
         "--no-async-scheduling --disable-hybrid-kv-cache-manager"
     )
