@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -21,9 +23,11 @@ from motet.server.engines.base import ModelInfo, SamplingParams
 from motet.server.engines.traces import top_of, trace_of
 from motet.server.engines.vllm.composition import IMPOSSIBLE, Composer
 from motet.server.engines.vllm.gate import Gate
+from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args
 from motet.server.engines.vllm.payload import Probed, payload_size, read_payload, write_payload
 from motet.server.engines.vllm.requests import row_of, row_or_fault
+from motet.server.engines.vllm.sampler import StepSampler, StepVerifier
 from motet.server.engines.vllm.table import Row, Step, Table, Uniforms
 from motet.server.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain, read_spec
 from motet.server.loading_vllm import merged_checkpoint
@@ -182,6 +186,45 @@ def test_drafts_count_as_what_came_before() -> None:
         assert torch.allclose(step.logprobs[0], verified.logprobs[count], atol=1e-6)
 
 
+class Theirs:
+    """vLLM's sampler: token 7 everywhere, with two alternatives."""
+
+    logprobs_mode = "raw_logits"
+
+    def __call__(self, *parts: Any) -> Any:
+        # the sampler gets the logits first, the rejection sampler third
+        logits, count = (parts[0], 1) if len(parts) == 2 else (parts[2], 2)
+        requests = logits.shape[0] // count
+        ids = torch.tensor([[7, 6, 5]] * requests * count, dtype=torch.int32)
+        ranks = torch.ones(requests * count, dtype=torch.int32)
+        logprobs = touch("LogprobsTensors")(ids, torch.full(ids.shape, -0.5), ranks)
+        return touch("SamplerOutput")(torch.full((requests, count), 7, dtype=torch.int32), logprobs)
+
+
+def test_samplers_hand_over_what_was_drawn() -> None:
+    """Requests that name no composition are drawn by vLLM, the others are not; a step is used once."""
+    table = Table(step=Step(torch.tensor([[3, 2], [0, 0], [4, 1]]), torch.tensor([[-1.0, -2], [0, 0], [-3, -4]]), (1,)))
+    sampler = StepSampler(Theirs(), table)
+    logits = torch.zeros(3, 8)
+    out = sampler(logits, None)
+    assert out.sampled_token_ids.tolist() == [[3], [7], [4]]
+    assert out.logprobs_tensors.logprob_token_ids.tolist() == [[3, 2, 0], [7, 6, 5], [4, 1, 0]]
+    assert out.logprobs_tensors.logprobs[:, 0].tolist() == [-1.0, -0.5, -3.0]
+    assert sampler(logits, None).sampled_token_ids.tolist() == [[7]] * 3
+    assert sampler.logprobs_mode == "raw_logits"
+
+
+def test_verifiers_hand_over_what_was_accepted() -> None:
+    """Two requests with a draft each, the second one vLLM's own."""
+    drawn = torch.tensor([[3, 2], [4, 1], [0, 0], [0, 0]])
+    for draft, tokens in ((3, [3, 4]), (5, [3, -1])):
+        table = Table(step=Step(drawn, -drawn.float(), (2, 3)))
+        metadata = SimpleNamespace(num_draft_tokens=[1, 1], draft_token_ids=torch.tensor([draft, 5]), max_spec_len=1)
+        out = StepVerifier(Theirs(), table)(metadata, None, torch.zeros(4, 8), None)
+        assert out.sampled_token_ids.tolist() == [tokens, [7, 7]]
+        assert out.logprobs_tensors.logprob_token_ids.tolist() == [[3, 2, 0], [4, 1, 0], [7, 6, 5], [7, 6, 5]]
+
+
 async def test_the_gate_lets_in_by_turns() -> None:
     gate = Gate(10, 4)
     assert gate.fits(10, 4)
@@ -215,6 +258,31 @@ def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
     assert "the models of the file" in text
     assert "Did you mean tensor_parallel_size?" in text
     assert "pipeline stages" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}, None),
+        ({"model": "llama-b", "num_speculative_tokens": 3}, None),
+        ("ngram", "a mapping of method"),
+        ({"model": "lama-b", "num_speculative_tokens": 3}, "Did you mean llama-b?"),
+        ({"model": "/etc/weights", "num_speculative_tokens": 3}, "none of the file's models"),
+        ({"method": "ngram", "model": "llama", "num_speculative_tokens": 3}, "takes no model"),
+        ({"method": "eagle", "model": "llama", "num_speculative_tokens": 3}, "'eagle' is not taken"),
+        ({"method": "ngram", "num_speculative_tokens": 0}, "from 1 on is expected, got 0"),
+        ({"method": "ngram"}, "got None"),
+        ({"method": "ngram", "num_speculative_token": 2}, "Did you mean num_speculative_tokens?"),
+    ],
+    ids=str,
+)
+def test_drafters_come_from_the_file(config: Any, message: str | None) -> None:
+    given = {"speculative_config": config}
+    if message is None:
+        check_engine_args(given, MAKERS)
+        return
+    with pytest.raises(EngineArgsError, match=re.escape(message)):
+        check_engine_args(given, MAKERS)
 
 
 def test_facts_are_those_of_the_loaded_models(infos: dict[str, ModelInfo], paths: dict[str, Path]) -> None:

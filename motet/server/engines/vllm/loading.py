@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from motet.server.engines.vllm.config import cached_composite, composite_data
 from motet.server.engines.vllm.engine import Capacity, VllmEngine
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.plugin import register
+from motet.server.engines.vllm.speculation import draft_of, problems_of, with_path
 from motet.server.engines.vllm.stats import Tally
 
 CACHE = Path("~/.cache/motet")
@@ -79,8 +80,9 @@ def start(
         EngineArgsError: options that this engine decides, refuses, or that vLLM does not know.
     """
     register()
-    given = dict(engine_args or {})
-    check_engine_args(given)
+    named = dict(engine_args or {})
+    check_engine_args(named, models)
+    given = with_path(named, {name: source.path for name, source in models.items()})
     data = composite(models, infos)
     length = data["max_position_embeddings"]
     folder = cached_composite(data, cache.expanduser())
@@ -104,7 +106,8 @@ def start(
     args = touch("AsyncEngineArgs")(**own | given)
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
     linked = own["scheduler_cls"] == (own | given)["scheduler_cls"]
-    engine = VllmEngine(llm, infos, _capacity(llm, infos, models, length), tally, linked=linked)
+    capacity = _capacity(llm, infos, models, length, draft_of(named))
+    engine = VllmEngine(llm, infos, capacity, tally, linked=linked)
     del llm  # vLLM keeps this frame alive; its engine must go when ours closes
     return engine
 
@@ -120,10 +123,10 @@ def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) 
     )
 
 
-def check_engine_args(given: Mapping[str, Any]) -> None:
-    """Raises EngineArgsError: every option that cannot be taken, with the reason."""
+def check_engine_args(given: Mapping[str, Any], models: Collection[str] = ()) -> None:
+    """Raises EngineArgsError: every option that cannot be taken, with the reason. `models`: names in the file."""
     known = {field.name for field in fields(touch("AsyncEngineArgs"))}
-    problems: list[str] = []
+    problems = problems_of(given, models)
     for name, value in given.items():
         if name in OWNED:
             problems.append(f"engine_args.{name}: not taken, {OWNED[name]}.")
@@ -137,14 +140,16 @@ def check_engine_args(given: Mapping[str, Any]) -> None:
         raise EngineArgsError(problems)
 
 
-def _capacity(llm: Any, infos: Mapping[str, ModelInfo], models: Mapping[str, Checkpoint], length: int) -> Capacity:
-    """What vLLM's cache holds: every token has keys and values of each distinct checkpoint."""
+def _capacity(
+    llm: Any, infos: Mapping[str, ModelInfo], models: Mapping[str, Checkpoint], length: int, draft: str | None
+) -> Capacity:
+    """What vLLM's cache holds: every token has keys and values of each distinct checkpoint, and of the draft's own."""
     cache = llm.vllm_config.cache_config
     distinct = {source: infos[name].kv_bytes_per_token for name, source in models.items()}
     return Capacity(
         max_model_len=length,
         tokens=cache.num_gpu_blocks * cache.block_size,
-        bytes_per_token=sum(distinct.values()),
+        bytes_per_token=sum(distinct.values()) + (infos[draft].kv_bytes_per_token if draft else 0),
         rows=llm.vllm_config.scheduler_config.max_num_seqs,
         engines=llm.vllm_config.parallel_config.data_parallel_size,
     )

@@ -34,6 +34,14 @@ class LinkedScheduler(_Scheduler):
                 _keep_in_step(members, model_runner_output)
         return _Scheduler.update_from_output(self, scheduler_output, model_runner_output)
 
+    def update_draft_token_ids(self, draft_token_ids: Any) -> None:
+        """Linked requests get no drafts: their contexts would not be equally far."""
+        _Scheduler.update_draft_token_ids(self, draft_token_ids)
+        for name in draft_token_ids.req_ids:
+            request = self.requests.get(name)
+            if request is not None and _link_of(request) is not None:
+                request.spec_token_ids = []
+
 
 def _link_of(request: Any) -> dict[str, Any] | None:
     """Never raises: what nobody has checked before must not end the engine."""
