@@ -15,7 +15,7 @@ from motet.server.engines.base import ModelInfo
 from motet.server.engines.torch import TorchEngine
 from motet.server.engines.vllm.engine import VllmEngine
 from motet.server.engines.vllm.internals import touch
-from tests.vllm.conftest import start_engine
+from tests.vllm.conftest import SMALL, start_engine
 from tests.vllm.models import EOS
 from tests.vllm.requests import (
     COMPOSITIONS,
@@ -42,22 +42,24 @@ MALFORMED: list[dict[str, Any]] = [
 ]
 
 
+def llm_of(engine: VllmEngine) -> Any:
+    return engine._llm  # pyright: ignore[reportPrivateUsage]
+
+
 async def ask(engine: VllmEngine, name: str, context: tuple[int, ...], extra: dict[str, Any], count: int = 10) -> Any:
     """The answer of vLLM itself, whose own sampler draws."""
-    assert engine._llm is not None
     params = touch("SamplingParams")(
         temperature=0.0, max_tokens=count, ignore_eos=True, detokenize=False, logprobs=2, extra_args=extra
     )
     last = None
-    async for out in engine._llm.generate({"prompt_token_ids": list(context)}, params, name):
+    async for out in llm_of(engine).generate({"prompt_token_ids": list(context)}, params, name):
         last = out
     assert last is not None
     return last.outputs[0]
 
 
 async def test_it_is_the_second_runner(engine: VllmEngine) -> None:
-    assert engine._llm is not None
-    assert engine._llm.vllm_config.use_v2_model_runner
+    assert llm_of(engine).vllm_config.use_v2_model_runner
 
 
 async def test_vllm_draws_where_a_client_of_its_own_asks(engine: VllmEngine, embedded: TorchEngine) -> None:
@@ -97,25 +99,28 @@ async def test_what_nobody_has_checked_ends_alone(engine: VllmEngine, embedded: 
 
 
 @pytest.mark.timeout(280)
-async def test_preempted_requests_and_groups_come_back(
+async def test_preempted_requests_groups_and_drafts_come_back(
     paths: dict[str, Path], infos: dict[str, ModelInfo], cache: Path, embedded: TorchEngine
 ) -> None:
-    """Far more than fit at once: slots are lost and given again, with what was drawn before."""
+    """Far more than fit at once: slots are lost and given again, with what was drawn before, while a model drafts."""
     rng = random.Random(3)
     few = {name: infos[name] for name in ("llama", "llama-b", "llama-c", "mistral")}
     plans = [plan for plan in PLANS if {stream.model for stream in plan.streams} <= set(few)]
-    small = {"enforce_eager": True, "block_size": 32, "max_num_batched_tokens": 64, "num_gpu_blocks_override": 18}
-    requests = [
-        request_for(plan, rng, context=tokens(rng, 30), max_tokens=50, temperature=0.9, seed=4) for plan in plans
-    ]
-    requests += [request_for(plan, rng, context=tokens(rng, 40), max_tokens=30) for plan in SPLIT_PLANS]
-    requests += [request_for(single("llama"), rng, context=tokens(rng, 20), max_tokens=60) for _ in range(4)]
+    small = SMALL | {
+        "num_gpu_blocks_override": 24,
+        "speculative_config": {"model": "llama-b", "num_speculative_tokens": 2},
+    }
+    wishes: dict[str, Any] = {"max_tokens": 40, "temperature": 0.9, "seed": 4}
+    requests = [request_for(plan, rng, context=tokens(rng, 30), **wishes) for plan in plans]
+    requests += [request_for(plan, rng, context=tokens(rng, 40), max_tokens=24) for plan in SPLIT_PLANS]
+    requests += [request_for(single("llama-b"), rng, context=tokens(rng, 20), max_tokens=48) for _ in range(4)]
     engine = await asyncio.to_thread(start_engine, paths, few, cache, **small)
     try:
         ours = await asyncio.wait_for(answers(engine, requests), 100)
-        preempted = engine.tally.preemptions
+        preempted, accepted = engine.tally.preemptions, engine.stats().accepted_tokens
     finally:
         await engine.close()
     for one, other in zip(ours, await answers(embedded, requests), strict=True):
         assert_alike(one, other)
     assert preempted > 0
+    assert accepted > 0

@@ -39,6 +39,12 @@ REFUSED = {
     "pipeline_parallel_size": "the composite's members cannot be cut into pipeline stages; use tensor parallelism",
     "enable_lora": "adapters of experts are merged into their weights when they are loaded",
     "hf_overrides": "they would change the composite, not its members",
+    "enable_dbo": "the second runner would give every microbatch the rows of the first",
+    "prefill_context_parallel_size": "where prompts are split over workers, whose tokens they are is not known",
+    "watermark_config": "drawing is the server's own",
+    "enable_trace_replay": "drawing is the server's own",
+    "return_sampling_mask": "drawing is the server's own",
+    "enable_batch_sharded_sampling": "every worker draws every row, so that all of them know all tokens",
 }
 
 
@@ -130,7 +136,7 @@ def check_engine_args(given: Mapping[str, Any], models: Collection[str] = ()) ->
     for name, value in given.items():
         if name in OWNED:
             problems.append(f"engine_args.{name}: not taken, {OWNED[name]}.")
-        elif name in REFUSED and value not in (None, False, 1):
+        elif name in REFUSED and (value is True or value not in (None, False, 1)):
             problems.append(f"engine_args.{name}: {REFUSED[name]}.")
         elif name not in known:
             near = difflib.get_close_matches(name, sorted(known), 1)
