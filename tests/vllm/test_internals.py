@@ -70,6 +70,7 @@ def test_async_llm() -> None:
     assert {"prompt", "sampling_params", "request_id", "data_parallel_rank"} <= set(parameters("AsyncLLM", "generate"))
     assert {"engine_args", "stat_loggers"} <= set(parameters("AsyncLLM", "from_engine_args"))
     assert "timeout" in parameters("AsyncLLM", "shutdown")
+    assert "self.output_handler = asyncio.create_task(" in inspect.getsource(touch("AsyncLLM"))
     assert "abort" in source("AsyncLLM", "generate"), "closing the iterator ends the request"
 
 

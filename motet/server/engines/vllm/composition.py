@@ -22,6 +22,7 @@ from motet.server.engines.edits import banned_tokens, penalties
 from motet.server.engines.traces import top_of, trace_of, traced_top
 from motet.server.engines.vllm.payload import NOT_A_NUMBER, Probed, payload_size, write_payload
 from motet.server.engines.vllm.table import Point, Step, Table
+from motet.server.engines.vllm.wire import Probe
 
 log = logging.getLogger(__name__)
 IMPOSSIBLE = -1e30  # finite, so that what vLLM itself masks stays the stronger; its exponential is 0
@@ -31,17 +32,22 @@ IMPOSSIBLE = -1e30  # finite, so that what vLLM itself masks stays the stronger;
 class Item:
     """One distribution: `reads[k]` is the place, among the step's positions, of the one that stream k reads.
 
-    `point` None is a request that names no composition.
+    `point` None is a request that names no composition. `is_next`: the runner takes a token here; `is_reported`: it is
+    drawn or scored by this engine; `probe`: what is reported beyond log-probs.
     """
 
     point: Point | None
     plan: Plan
     reads: tuple[int, ...]
+    is_next: bool = False
+    is_reported: bool = False
+    probe: Probe | None = None
 
-    @property
-    def is_reported(self) -> bool:
-        """Whether its token is drawn or scored by this engine."""
-        return self.point is not None and (self.point.is_next or self.point.is_probed)
+    @classmethod
+    def at(cls, point: Point | None, plan: Plan, reads: Sequence[int]) -> Item:
+        if point is None:
+            return cls(None, plan, tuple(reads))
+        return cls(point, plan, tuple(reads), point.is_next, point.is_next or point.is_probed, point.report)
 
     @property
     def is_idle(self) -> bool:
@@ -52,23 +58,19 @@ class Item:
     def top(self) -> int:
         """How many alternatives are decoded."""
         assert self.point is not None
-        probe = self.point.report
-        if probe is None:
+        if self.probe is None:
             return self.point.sampling.top_logprobs
-        return max(probe.top, traced_top(probe.trace_top))
+        return max(self.probe.top, traced_top(self.probe.trace_top))
 
     @property
     def size(self) -> int:
         """How many numbers stand beside the token's log-prob."""
         assert self.point is not None
-        probe = self.point.report
-        return self.point.sampling.top_logprobs if probe is None else payload_size(probe, self.plan)
+        return self.point.sampling.top_logprobs if self.probe is None else payload_size(self.probe, self.plan)
 
     @property
     def is_traced(self) -> bool:
-        assert self.point is not None
-        probe = self.point.report
-        return probe is not None and probe.trace_top is not None
+        return self.probe is not None and self.probe.trace_top is not None
 
 
 class Layout:
@@ -127,7 +129,7 @@ class Composer:
         reported = [i for i, item in enumerate(items) if item.is_reported]
         told, values = self._told(joined, [items[i] for i in reported], len(rows))
         self._table.step = self._step(items, order, reported, told, values)
-        scored = [(n, i) for n, i in enumerate(reported) if not _is_next(items[i])]
+        scored = [(n, i) for n, i in enumerate(reported) if not items[i].is_next]
         plain = [i for i, item in enumerate(items) if not item.is_reported and not item.is_idle]
         if not scored and not plain:
             return logits[0]
@@ -175,7 +177,7 @@ class Composer:
     def _item(self, point: Point | None, reads: Sequence[int]) -> Item:
         """`reads`: the place of each stream's context, or the one that all streams read."""
         plan = self._table.default if point is None else point.row.spec.plan
-        return Item(point, plan, tuple(reads if len(reads) > 1 else [*reads] * len(plan.streams)))
+        return Item.at(point, plan, reads if len(reads) > 1 else [*reads] * len(plan.streams))
 
     def _told(self, logits: Logits, items: Sequence[Item], count: int) -> tuple[Tensor, Tensor]:
         """Tokens and numbers (I, 1 + A). If that fails, each item alone: the guilty one's log-prob is no number."""
@@ -208,8 +210,7 @@ class Composer:
 
     def _payload(self, logits: Logits, decoded: Decoded, number: int, item: Item, count: int) -> list[float]:
         """The numbers of an item that reports more than log-probs."""
-        assert item.point is not None
-        probe = item.point.report
+        probe = item.probe
         if probe is None:
             return []
         trace = None
@@ -224,7 +225,7 @@ class Composer:
         self, items: Sequence[Item], order: Sequence[int], reported: Sequence[int], tokens: Tensor, values: Tensor
     ) -> Step | None:
         """None where nothing was drawn."""
-        if not any(_is_next(item) for item in items):
+        if not any(item.is_next for item in items):
             return None
         places = {i: n for n, i in enumerate(reported)}
         index = torch.tensor([places.get(i, 0) for i in order], device=tokens.device)
@@ -244,10 +245,6 @@ class Composer:
             ended = torch.full((1, logits.vocab), IMPOSSIBLE, device=logits.device)
             ended[0, list(self._table.ends)] = 0.0
             return ended
-
-
-def _is_next(item: Item) -> bool:
-    return item.point is not None and item.point.is_next
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -145,6 +145,8 @@ class VllmEngine:
             generation.fail(EngineError("the engine was stopped"))
         llm, self._llm = self._llm, None
         if llm is not None:
+            if llm.output_handler is not None:
+                llm.output_handler.cancel()  # else it logs the end that we ask for as a failure
             await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
             del llm
             gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
