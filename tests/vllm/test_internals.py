@@ -144,6 +144,15 @@ def test_the_second_runner_asks_the_model_for_its_state() -> None:
     )
 
 
+def test_the_environment_chooses_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, chosen in (("1", True), ("0", False), (None, None)):
+        monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+        if value is not None:
+            monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", value)
+        assert touch("envs").VLLM_USE_V2_MODEL_RUNNER is chosen
+    assert isinstance(touch("HAS_TRITON"), bool)
+
+
 def test_the_second_runner_says_who_comes_and_goes() -> None:
     """A preempted request leaves, and comes back as a new one with what it had drawn."""
     text = source("GPUModelRunnerV2", "add_requests")

@@ -52,6 +52,8 @@ TOUCHED: dict[str, Touched] = {
             "LogitsProcessorV2",
         ),
         Touched("vllm.platforms", "current_platform", "is_cpu"),
+        Touched("vllm", "envs", "VLLM_USE_V2_MODEL_RUNNER: True, False, or None where vLLM chooses"),
+        Touched("vllm.triton_utils", "HAS_TRITON", "whether the second runner's kernels run"),
         Touched("vllm.v1.worker.cpu_worker", "CPUWorker", "load_model, model_runner"),
         Touched("vllm.v1.worker.gpu_worker", "Worker", "load_model, model_runner"),
         Touched("vllm.v1.outputs", "SamplerOutput", "tokens (B, S) with −1 behind the last, log-probs of B · S"),

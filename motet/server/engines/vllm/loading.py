@@ -12,7 +12,7 @@ from typing import Any
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.vllm.config import cached_composite, composite_data
 from motet.server.engines.vllm.engine import Capacity, VllmEngine
-from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.internals import VllmUnavailable, touch
 from motet.server.engines.vllm.plugin import register
 from motet.server.engines.vllm.speculation import draft_of, problems_of, with_path
 from motet.server.engines.vllm.stats import Tally
@@ -82,10 +82,11 @@ def start(
         cache: where the composite's configuration is written.
 
     Raises:
-        VllmUnavailable: vLLM is missing or of an unsupported version.
+        VllmUnavailable: vLLM is missing, of an unsupported version, or asked for a runner that cannot run here.
         EngineArgsError: options that this engine decides, refuses, or that vLLM does not know.
     """
     register()
+    check_runner()
     named = dict(engine_args or {})
     check_engine_args(named, models)
     given = with_path(named, {name: source.path for name, source in models.items()})
@@ -127,6 +128,19 @@ def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) 
         ends=sorted({token for info in infos.values() for token in info.eos_token_ids}),
         dtype=next(iter(infos.values())).dtype,
     )
+
+
+def check_runner() -> None:
+    """The operator's environment decides which of vLLM's two model runners serves, else vLLM by itself.
+
+    Raises:
+        VllmUnavailable: the second one is asked for where it would fail at its first step.
+    """
+    if touch("envs").VLLM_USE_V2_MODEL_RUNNER and not touch("HAS_TRITON"):
+        raise VllmUnavailable(
+            "VLLM_USE_V2_MODEL_RUNNER=1 asks for vLLM's Model Runner V2, which needs Triton for this device, and none "
+            "is there: unset it, or set it to 0"
+        )
 
 
 def check_engine_args(given: Mapping[str, Any], models: Collection[str] = ()) -> None:
