@@ -105,15 +105,15 @@ async def test_preempted_requests_groups_and_drafts_come_back(
     """Far more than fit at once: slots are lost and given again, with what was drawn before, while a model drafts."""
     rng = random.Random(3)
     few = {name: infos[name] for name in ("llama", "llama-b", "llama-c", "mistral")}
-    plans = [plan for plan in PLANS if {stream.model for stream in plan.streams} <= set(few)]
+    plans = [plan for plan in PLANS if {stream.model for stream in plan.streams} <= set(few)][1::2]
     small = SMALL | {
-        "num_gpu_blocks_override": 24,
+        "num_gpu_blocks_override": 19,
         "speculative_config": {"model": "llama-b", "num_speculative_tokens": 2},
     }
-    wishes: dict[str, Any] = {"max_tokens": 40, "temperature": 0.9, "seed": 4}
+    wishes: dict[str, Any] = {"max_tokens": 36, "temperature": 0.9, "seed": 4}
     requests = [request_for(plan, rng, context=tokens(rng, 30), **wishes) for plan in plans]
     requests += [request_for(plan, rng, context=tokens(rng, 40), max_tokens=24) for plan in SPLIT_PLANS]
-    requests += [request_for(single("llama-b"), rng, context=tokens(rng, 20), max_tokens=48) for _ in range(4)]
+    requests += [request_for(single("llama-b"), rng, context=tokens(rng, 20), max_tokens=40) for _ in range(4)]
     engine = await asyncio.to_thread(start_engine, paths, few, cache, **small)
     try:
         ours = await asyncio.wait_for(answers(engine, requests), 100)
