@@ -59,7 +59,7 @@ def _command(folder: Path, dtype: str) -> str:
     from motet.server.engines.vllm.loading import CHECK, WORKER
 
     return (
-        f"VLLM_USE_V2_MODEL_RUNNER=0 python -m vllm.entrypoints.openai.api_server --model {shlex.quote(str(folder))} "
+        f"python -m vllm.entrypoints.openai.api_server --model {shlex.quote(str(folder))} "
         f"--worker-cls {WORKER} --logits-processors {CHECK} --dtype {dtype} "
         "--no-async-scheduling --disable-hybrid-kv-cache-manager"
     )

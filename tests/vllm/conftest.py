@@ -17,7 +17,8 @@ from motet.server.engines.vllm.engine import VllmEngine
 from motet.server.engines.vllm.loading import Checkpoint, start
 from tests.vllm.models import VOCAB, save_all
 
-os.environ.pop("TRITON_INTERPRET", None)  # a switch of the kernels' own tests, which vLLM reads too
+if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") != "1":  # see test_runner_v2
+    os.environ.pop("TRITON_INTERPRET", None)  # a switch of the kernels' own tests, which vLLM reads too
 os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
 os.environ["VLLM_LOGGING_LEVEL"] = "WARNING"
 

@@ -20,6 +20,7 @@ from motet.server.engines.torch import TorchEngine
 from tests.vllm.models import TOKENIZER
 from tests.vllm.requests import answer, plan_of
 from tests.vllm.test_launches import MEMBERS, wait_ready
+from tests.vllm.test_runner_v2 import environment
 
 PROMPT = "Where was she born? " * 3
 COMPOSITIONS: list[dict[str, Any]] = [
@@ -29,22 +30,21 @@ COMPOSITIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def url(paths: dict[str, Path], tmp_path: Path) -> Generator[str]:
-    """vLLM's own server over what `motet vllm export` wrote, started as that says."""
+@pytest.fixture(params=["first", "second"])
+def url(request: pytest.FixtureRequest, paths: dict[str, Path], tmp_path: Path) -> Generator[str]:
+    """vLLM's own server over what `motet vllm export` wrote, started as that says, on each of vLLM's runners."""
     file, out = tmp_path / "models.yaml", tmp_path / "composite"
     models = {name: {"path": str(paths[name])} for name in MEMBERS}
     file.write_text(yaml.safe_dump({"models": models, "engine": {"dtype": "float32"}}))
     export = [sys.executable, "-m", "motet.cli", "vllm", "export", str(file), str(out)]
     told = subprocess.run(export, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
     assert not list(out.glob("*.safetensors")), "no weights are copied"
-    start = told.index("python")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     process = subprocess.Popen(
-        [sys.executable, *told[start + 1 :], "--enforce-eager", "--port", str(port), "--host", "127.0.0.1"],
-        env={**os.environ, **dict(entry.split("=") for entry in told[:start])},
+        [sys.executable, *told[1:], "--enforce-eager", "--port", str(port), "--host", "127.0.0.1"],
+        env=environment() if request.param == "second" else dict(os.environ),
     )
     try:
         wait_ready(f"http://127.0.0.1:{port}", process, "/health")

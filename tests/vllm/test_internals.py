@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from typing import Any
 
 import pytest
@@ -19,6 +20,10 @@ def parameters(name: str, method: str | None = None) -> list[str]:
 
 def source(name: str, method: str) -> str:
     return inspect.getsource(getattr(touch(name), method))
+
+
+def module_source(name: str) -> str:
+    return inspect.getsource(sys.modules[touch(name).__module__])
 
 
 @pytest.mark.parametrize("name", TOUCHED)
@@ -130,10 +135,83 @@ def test_samplers_are_called_as_ours_are() -> None:
     assert touch("LogprobsTensors")._fields[:3] == ("logprob_token_ids", "logprobs", "selected_token_ranks")
 
 
+def test_the_second_runner_asks_the_model_for_its_state() -> None:
+    text = inspect.getsource(touch("resolve_model_state_cls"))
+    assert 'hasattr(model, "get_model_state_cls")' in text
+    state = touch("DefaultModelState")
+    assert parameters("DefaultModelState")[0:] == ["vllm_config", "model", "encoder_cache", "device"]
+    assert list(inspect.signature(state.add_request).parameters) == ["self", "req_index", "new_req_data"]
+    assert list(inspect.signature(state.prepare_inputs).parameters) == ["self", "input_batch", "req_states"]
+    assert list(inspect.signature(state.prepare_dummy_inputs).parameters) == ["self", "num_reqs", "num_tokens"]
+    assert {"remove_request", "custom_sampler"} <= set(dir(state))
+    text = source("GPUModelRunnerV2", "execute_model")
+    assert "**self.model_state.prepare_inputs(input_batch, self.req_states)" in text
+    assert "**model_state.prepare_dummy_inputs(num_reqs, num_tokens)" in inspect.getsource(
+        touch("ModelCudaGraphManager")
+    )
+
+
+def test_the_environment_chooses_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, chosen in (("1", True), ("0", False), (None, None)):
+        monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+        if value is not None:
+            monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", value)
+        assert touch("envs").VLLM_USE_V2_MODEL_RUNNER is chosen
+    assert isinstance(touch("HAS_TRITON"), bool)
+
+
+def test_the_second_runner_says_who_comes_and_goes() -> None:
+    """A preempted request leaves, and comes back as a new one with what it had drawn."""
+    text = source("GPUModelRunnerV2", "add_requests")
+    assert "self.model_state.add_request(req_index, new_req_data)" in text
+    assert "self.model_state.remove_request(req_id)" in source("GPUModelRunnerV2", "_remove_request")
+    assert "finished_req_ids.union(preempted_req_ids)" in source("GPUModelRunnerV2", "finish_requests")
+    fields = {field.name for field in dataclasses.fields(touch("NewRequestData"))}
+    assert {"req_id", "sampling_params", "prefill_token_ids"} <= fields
+    assert isinstance(touch("NewRequestData").prompt_len, property)
+    assert "scheduled_new_reqs.extend(scheduled_resumed_reqs)" in source("Scheduler", "schedule")
+    assert "req._all_token_ids," in source("Scheduler", "schedule")
+
+
+def test_the_second_runner_takes_the_samplers_word() -> None:
+    """How many tokens a request got, and how many of the computed ones are void."""
+    assert "custom = self.model_state.custom_sampler(self.sampler)" in source("GPUModelRunnerV2", "load_model")
+    text = source("GPUModelRunnerV2", "sample")
+    assert text.index("self.model.compute_logits(sample_hidden_states)") < text.index(
+        "self.sampler(logits, input_batch)"
+    )
+    assert "sampler_output.num_sampled, sampler_output.num_rejected" in text
+    fields = {field.name for field in dataclasses.fields(touch("SamplerOutputV2"))}
+    assert fields >= {"sampled_token_ids", "logprobs_tensors", "num_nans", "num_sampled", "num_rejected"}
+    fields = {field.name for field in dataclasses.fields(touch("InputBatchV2"))}
+    assert fields >= {
+        "num_reqs",
+        "idx_mapping_np",
+        "cu_num_logits_np",
+        "num_computed_tokens_np",
+        "num_scheduled_tokens",
+        "prefill_len_np",
+        "num_draft_tokens",
+        "input_ids",
+        "logits_indices",
+        "query_start_loc",
+        "num_tokens_after_padding",
+    }
+    assert parameters("RejectionSamplerV2")[:3] == ["sampler", "spec_config", "device"]
+    assert touch("LogprobsTensors")._fields[3] == "cu_num_generated_tokens"
+    assert "computed_delta = query_len - num_rejected" in inspect.getsource(
+        inspect.getmodule(touch("InputBatchV2")) or int
+    )
+    assert "self.use_v2_model_runner = " in source("Scheduler", "__init__")
+
+
 def test_prompt_scores_are_raw_too() -> None:
     text = source("GPUModelRunner", "_get_prompt_logprobs_dict")
     assert '"raw_logits"' in text
     assert "self.model.compute_logits(prompt_hidden_states)" in text
+    text = source("GPUModelRunnerV2", "sample_tokens")
+    assert text.index("self.sample(") < text.index("self.prompt_logprobs_worker.compute_prompt_logprobs(")
+    assert '"raw_logits"' in module_source("PromptLogprobsWorker")
 
 
 def test_the_runner_takes_tokens_back() -> None:

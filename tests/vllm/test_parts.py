@@ -23,8 +23,8 @@ from motet.server.engines.base import ModelInfo, SamplingParams
 from motet.server.engines.traces import top_of, trace_of
 from motet.server.engines.vllm.composition import IMPOSSIBLE, Composer
 from motet.server.engines.vllm.gate import Gate
-from motet.server.engines.vllm.internals import touch
-from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args
+from motet.server.engines.vllm.internals import VllmUnavailable, touch
+from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args, check_runner
 from motet.server.engines.vllm.matchers import Matchers
 from motet.server.engines.vllm.payload import Probed, payload_size, read_payload, write_payload
 from motet.server.engines.vllm.requests import row_of, row_or_fault
@@ -251,14 +251,24 @@ async def test_the_gate_lets_in_by_turns() -> None:
         pass
 
 
+def test_a_runner_that_cannot_run_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a GPU has no Triton for its device."""
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    check_runner()
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    with pytest.raises(VllmUnavailable, match="Triton"):
+        check_runner()
+
+
 def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
     check_engine_args({"tensor_parallel_size": 2, "pipeline_parallel_size": 1, "enforce_eager": True})
     with pytest.raises(EngineArgsError) as refusal:
-        check_engine_args({"model": "x", "tensor_paralel_size": 2, "pipeline_parallel_size": 2})
+        check_engine_args({"model": "x", "tensor_paralel_size": 2, "pipeline_parallel_size": 2, "enable_dbo": True})
     text = "\n".join(refusal.value.problems)
     assert "the models of the file" in text
     assert "Did you mean tensor_parallel_size?" in text
     assert "pipeline stages" in text
+    assert "enable_dbo" in text, "true is not the 1 that switches a size off"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.vllm.config import cached_composite, composite_data
 from motet.server.engines.vllm.engine import Capacity, VllmEngine
-from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.internals import VllmUnavailable, touch
 from motet.server.engines.vllm.plugin import register
 from motet.server.engines.vllm.speculation import draft_of, problems_of, with_path
 from motet.server.engines.vllm.stats import Tally
@@ -40,6 +39,12 @@ REFUSED = {
     "pipeline_parallel_size": "the composite's members cannot be cut into pipeline stages; use tensor parallelism",
     "enable_lora": "adapters of experts are merged into their weights when they are loaded",
     "hf_overrides": "they would change the composite, not its members",
+    "enable_dbo": "the second runner would give every microbatch the rows of the first",
+    "prefill_context_parallel_size": "where prompts are split over workers, whose tokens they are is not known",
+    "watermark_config": "drawing is the server's own",
+    "enable_trace_replay": "drawing is the server's own",
+    "return_sampling_mask": "drawing is the server's own",
+    "enable_batch_sharded_sampling": "every worker draws every row, so that all of them know all tokens",
 }
 
 
@@ -80,18 +85,17 @@ def start(
         cache: where the composite's configuration is written.
 
     Raises:
-        VllmUnavailable: vLLM is missing or of an unsupported version.
+        VllmUnavailable: vLLM is missing, of an unsupported version, or asked for a runner that cannot run here.
         EngineArgsError: options that this engine decides, refuses, or that vLLM does not know.
     """
     register()
+    check_runner()
     named = dict(engine_args or {})
     check_engine_args(named, models)
     given = with_path(named, {name: source.path for name, source in models.items()})
     data = composite(models, infos)
     length = data["max_position_embeddings"]
     folder = cached_composite(data, cache.expanduser())
-    # the second model runner is told about its requests in another way
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     own: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,
@@ -131,6 +135,19 @@ def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) 
     )
 
 
+def check_runner() -> None:
+    """The operator's environment decides which of vLLM's two model runners serves, else vLLM by itself.
+
+    Raises:
+        VllmUnavailable: the second one is asked for where it would fail at its first step.
+    """
+    if touch("envs").VLLM_USE_V2_MODEL_RUNNER and not touch("HAS_TRITON"):
+        raise VllmUnavailable(
+            "VLLM_USE_V2_MODEL_RUNNER=1 asks for vLLM's Model Runner V2, which needs Triton for this device, and none "
+            "is there: unset it, or set it to 0"
+        )
+
+
 def check_engine_args(given: Mapping[str, Any], models: Collection[str] = ()) -> None:
     """Raises EngineArgsError: every option that cannot be taken, with the reason. `models`: names in the file."""
     known = {field.name for field in fields(touch("AsyncEngineArgs"))}
@@ -138,7 +155,7 @@ def check_engine_args(given: Mapping[str, Any], models: Collection[str] = ()) ->
     for name, value in given.items():
         if name in OWNED:
             problems.append(f"engine_args.{name}: not taken, {OWNED[name]}.")
-        elif name in REFUSED and value not in (None, False, 1):
+        elif name in REFUSED and (value is True or value not in (None, False, 1)):
             problems.append(f"engine_args.{name}: {REFUSED[name]}.")
         elif name not in known:
             near = difflib.get_close_matches(name, sorted(known), 1)

@@ -59,6 +59,13 @@ class MotetCompositeForCausalLM(nn.Module):
                 own, prefix=f"members.m{number}", hf_config=hf_config, architectures=hf_config.architectures
             )
 
+    @staticmethod
+    def get_model_state_cls() -> type:
+        """What Model Runner V2 tells about its batch."""
+        from motet.server.engines.vllm.state import CompositeState
+
+        return CompositeState
+
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         return cast(Any, self.members["m0"]).embed_input_ids(input_ids)
 
@@ -68,11 +75,13 @@ class MotetCompositeForCausalLM(nn.Module):
         positions: Tensor,
         intermediate_tensors: Any = None,
         inputs_embeds: Tensor | None = None,
+        rows: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
-        """(n, Σ widths + columns) of n tokens."""
+        """(n, Σ widths + columns) of n tokens; `rows` (n,) from a runner that tells them (`state`)."""
         hidden = [member(input_ids, positions, None, None) for member in self.members.values()]
-        places = torch.stack([_rows_of_tokens(positions), positions, input_ids], -1).to(torch.int32)
+        told = _rows_of_tokens(positions) if rows is None else rows
+        places = torch.stack([told, positions, input_ids], -1).to(torch.int32)
         return torch.cat([*hidden, places.view(self._dtype)], -1)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:

@@ -57,7 +57,7 @@ def row_or_fault(
     that cannot be composed, whose answer ends at once."""
     try:
         return row_of(extra_args, prompt, output, members, ends)
-    except ValueError as error:
+    except Exception as error:
         log.error("a request that was not checked has reached the engine: %s", error)
         return Row(RowSpec(single("")), prompt, output)
 
@@ -73,7 +73,10 @@ def _composition(text: Any, members: Sequence[str]) -> Plan:
     except ValueError as error:
         raise ValueError(f"vllm_xargs.{COMPOSITION} is no JSON: {error}") from error
     try:
-        plan = build_plan(parse_composition(written), members[0], known=list(members), token_id=lambda _: None)
+        composition = parse_composition(written)
+        # a client's `model` is the whole composite here: the first member is the base unless the composition names one
+        base = None if composition.own_base(None) is not None else members[0]
+        plan = build_plan(composition, base, known=list(members), token_id=lambda _: None)
     except CompositionError as error:
         raise ValueError(error.message) from error
     if any(stream.prompt is not None for stream in plan.streams):

@@ -2,13 +2,14 @@
 
 A choice whose streams read different contexts is one vLLM request per context. In a step in which not all of them
 could compute their next token (one is still reading its prompt, waits for memory, was preempted), the tokens of the
-others are taken back: they compute the same position again in the next step. vLLM's runner takes such corrections
-since it makes them itself after a failed transfer of keys and values.
+others are taken back: they compute the same position again in the next step. vLLM's first runner takes such
+corrections since it makes them itself after a failed transfer of keys and values. The second takes none: there the
+workers decide (`slot_sampler`), and this follows.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.wire import KEY
@@ -27,7 +28,10 @@ class LinkedScheduler(_Scheduler):
             if link is not None:
                 groups.setdefault(link["group"], []).append(request)
         for members in groups.values():
-            _keep_in_step(members, model_runner_output)
+            if self.use_v2_model_runner:
+                _follow(members, model_runner_output)
+            else:
+                _keep_in_step(members, model_runner_output)
         return _Scheduler.update_from_output(self, scheduler_output, model_runner_output)
 
     def update_draft_token_ids(self, draft_token_ids: Any) -> None:
@@ -40,8 +44,26 @@ class LinkedScheduler(_Scheduler):
 
 
 def _link_of(request: Any) -> dict[str, Any] | None:
-    extra = getattr(request.sampling_params, "extra_args", None)
-    return extra[KEY]["link"] if extra and KEY in extra else None
+    """Never raises: what nobody has checked before must not end the engine."""
+    extra: dict[str, Any] = getattr(request.sampling_params, "extra_args", None) or {}
+    spec = _entries(extra.get(KEY))
+    link = _entries(spec.get("link"))
+    return link if {"group", "size"} <= link.keys() else None
+
+
+def _entries(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _follow(members: list[Any], output: Any) -> None:
+    """Whom the second runner gave no token computes its last one again, unless it is still reading its prompt.
+
+    No decision of our own: it could differ, when a member was aborted while the step ran, and the runner would then
+    be one position ahead of the memory that it was given.
+    """
+    for request in members:
+        if not output.sampled_token_ids[output.req_id_to_index[request.request_id]]:
+            request.num_computed_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
 
 
 def _keep_in_step(members: list[Any], output: Any) -> None:
