@@ -26,7 +26,7 @@ from tests.vllm.requests import SPLIT_PLANS, answers, assert_alike, plan_of, req
 pytestmark = pytest.mark.timeout(280)
 MEMBERS = ("llama", "llama-b", "llama-c")
 START_SECONDS = 240.0
-PARALLEL: list[dict[str, Any]] = [{"tensor_parallel_size": 2}, {"data_parallel_size": 2}]
+PARALLEL: list[dict[str, Any]] = [{"tensor_parallel_size": 2}, {"data_parallel_size": 2}, {"pipeline_parallel_size": 2}]
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -45,6 +45,9 @@ TOUCHED: dict[str, Touched] = {
         Touched("vllm.transformers_utils.config", "get_config", "the configuration of a member's checkpoint"),
         Touched("vllm.v1.sample.logits_processor", "LogitsProcessor", "update_state before each forward, apply after"),
         Touched("vllm.v1.sample.logits_processor", "MoveDirectionality", "SWAP or a move to an empty row"),
+        Touched("vllm.sequence", "IntermediateTensors", "what a pipeline stage hands to the next, tensors by name"),
+        Touched("vllm.distributed.parallel_state", "get_pp_group", "which pipeline stage this worker is"),
+        Touched("vllm.v1.worker.cpu_worker", "CPUWorker", "leaves the warm-up out in eager mode, see `stages.prepare`"),
         Touched("vllm.v1.core.sched.scheduler", "Scheduler", "update_from_output, which `scheduler` overrides"),
         # not called from here, but what they do is relied upon
         Touched("vllm.v1.sample.logits_processor", "BatchUpdate", "removed, then added, then moved rows"),

@@ -33,7 +33,6 @@ OWNED = {
     "max_model_len": "engine.max_model_len",
 }
 REFUSED = {
-    "pipeline_parallel_size": "the composite's members cannot be cut into pipeline stages; use tensor parallelism",
     "enable_lora": "adapters of experts are merged into their weights when they are loaded",
     "speculative_config": "drafts are not verified against compositions by this version's carrier",
     "hf_overrides": "they would change the composite, not its members",
@@ -101,6 +100,8 @@ def start(
         "disable_hybrid_kv_cache_manager": True,
         "disable_log_stats": True,
     }
+    if given.get("pipeline_parallel_size", 1) > 1:
+        own["worker_cls"] = "motet.server.engines.vllm.worker.StageWorker"
     tally = Tally()
     args = touch("AsyncEngineArgs")(**own | given)
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])

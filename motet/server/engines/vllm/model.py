@@ -18,6 +18,7 @@ from motet.kernels.dispatch import choose_kernels
 from motet.server.engines.vllm.composition import Composer
 from motet.server.engines.vllm.config import CompositeConfig, distinct
 from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.stages import cut, joined
 from motet.server.engines.vllm.table import table_of
 
 NUM_COLUMNS = 2  # int32: row of the batch, position
@@ -25,6 +26,8 @@ NUM_COLUMNS = 2  # int32: row of the batch, position
 
 class MotetCompositeForCausalLM(nn.Module):
     """See vLLM's interface of models: `forward` → hidden states, `compute_logits` → what is sampled."""
+
+    supports_pp = True
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__()
@@ -41,7 +44,6 @@ class MotetCompositeForCausalLM(nn.Module):
         self._table = table_of(vllm_config.compilation_config.static_forward_context)
         self._table.configure(numbers, config.ends)
         self._composer = Composer(self._table, choose_kernels(torch.device(vllm_config.device_config.device)))
-        self.make_empty_intermediate_tensors = None
 
     def _member(self, vllm_config: Any, number: int, path: str, revision: str | None) -> nn.Module:
         """One model under a prefix of its own. vLLM wants exactly one integer in a layer's name: "m0", not "0"."""
@@ -67,11 +69,21 @@ class MotetCompositeForCausalLM(nn.Module):
         intermediate_tensors: Any = None,
         inputs_embeds: Tensor | None = None,
         **_: Any,
-    ) -> Tensor:
-        """(n, Σ widths + columns) of n tokens."""
-        hidden = [member(input_ids, positions, None, None) for member in self.members.values()]
+    ) -> Any:
+        """(n, Σ widths + columns) of n tokens; on a stage that is not the last what the next one needs of them."""
+        parts = cut(intermediate_tensors, self.members)
+        hidden = [member(input_ids, positions, parts[name], None) for name, member in self.members.items()]
+        if isinstance(hidden[0], touch("IntermediateTensors")):
+            return joined(zip(self.members, hidden, strict=True))
         places = torch.stack([_rows_of_tokens(positions).to(torch.int32), positions.to(torch.int32)], -1)
         return torch.cat([*hidden, places.view(self._dtype)], -1)
+
+    def make_empty_intermediate_tensors(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> Any:
+        """What a stage that is not the first is warmed up with."""
+        return joined(
+            (name, cast(Any, member).make_empty_intermediate_tensors(batch_size=batch_size, dtype=dtype, device=device))
+            for name, member in self.members.items()
+        )
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Composed log-probs (n, V), float32; None where this worker holds no logits."""
