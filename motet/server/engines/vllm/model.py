@@ -18,7 +18,7 @@ from motet.kernels.dispatch import choose_kernels
 from motet.server.engines.vllm.composition import Composer
 from motet.server.engines.vllm.config import CompositeConfig, distinct
 from motet.server.engines.vllm.internals import touch
-from motet.server.engines.vllm.stages import cut, joined
+from motet.server.engines.vllm.stages import Handover
 from motet.server.engines.vllm.table import table_of
 
 NUM_COLUMNS = 2  # int32: row of the batch, position
@@ -41,6 +41,7 @@ class MotetCompositeForCausalLM(nn.Module):
         self.members = nn.ModuleDict()
         for number, source in enumerate(self._sources):
             self.members[f"m{number}"] = self._member(vllm_config, number, *source)
+        self._handover = Handover(dict(self.members.items()), self._dtype)
         self._table = table_of(vllm_config.compilation_config.static_forward_context)
         self._table.configure(numbers, config.ends)
         self._composer = Composer(self._table, choose_kernels(torch.device(vllm_config.device_config.device)))
@@ -71,19 +72,16 @@ class MotetCompositeForCausalLM(nn.Module):
         **_: Any,
     ) -> Any:
         """(n, Σ widths + columns) of n tokens; on a stage that is not the last what the next one needs of them."""
-        parts = cut(intermediate_tensors, self.members)
-        hidden = [member(input_ids, positions, parts[name], None) for name, member in self.members.items()]
-        if isinstance(hidden[0], touch("IntermediateTensors")):
-            return joined(zip(self.members, hidden, strict=True))
+        parts = self._handover.cut(intermediate_tensors)
+        hidden = {name: member(input_ids, positions, parts[name], None) for name, member in self.members.items()}
+        if isinstance(next(iter(hidden.values())), touch("IntermediateTensors")):
+            return self._handover.join(hidden)
         places = torch.stack([_rows_of_tokens(positions).to(torch.int32), positions.to(torch.int32)], -1)
-        return torch.cat([*hidden, places.view(self._dtype)], -1)
+        return torch.cat([*hidden.values(), places.view(self._dtype)], -1)
 
     def make_empty_intermediate_tensors(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> Any:
         """What a stage that is not the first is warmed up with."""
-        return joined(
-            (name, cast(Any, member).make_empty_intermediate_tensors(batch_size=batch_size, dtype=dtype, device=device))
-            for name, member in self.members.items()
-        )
+        return self._handover.empty(batch_size, device)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Composed log-probs (n, V), float32; None where this worker holds no logits."""
