@@ -45,10 +45,13 @@ TOUCHED: dict[str, Touched] = {
         Touched("vllm.transformers_utils.config", "get_config", "the configuration of a member's checkpoint"),
         Touched("vllm.v1.sample.logits_processor", "LogitsProcessor", "update_state before each forward, apply after"),
         Touched("vllm.v1.sample.logits_processor", "MoveDirectionality", "SWAP or a move to an empty row"),
+        Touched("vllm.model_executor.layers.quantization", "QUANTIZATION_METHODS", "names that a checkpoint may say"),
+        Touched("vllm.model_executor.layers.quantization", "get_quantization_config", "from_config, dtypes"),
         Touched("vllm.sequence", "IntermediateTensors", "what a pipeline stage hands to the next, tensors by name"),
         Touched("vllm.distributed.parallel_state", "get_pp_group", "which pipeline stage this worker is"),
         Touched("vllm.v1.worker.cpu_worker", "CPUWorker", "leaves the warm-up out in eager mode, see `stages.prepare`"),
         Touched("vllm.v1.core.sched.scheduler", "Scheduler", "update_from_output, which `scheduler` overrides"),
+        Touched("vllm.platforms", "current_platform", "is_cpu"),
         # not called from here, but what they do is relied upon
         Touched("vllm.v1.sample.logits_processor", "BatchUpdate", "removed, then added, then moved rows"),
         Touched("vllm.v1.worker.gpu_input_batch", "InputBatch", "tells the carrier about the batch"),

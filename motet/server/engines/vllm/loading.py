@@ -12,12 +12,16 @@ from typing import Any
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.vllm.config import cached_composite, composite_data
 from motet.server.engines.vllm.engine import Capacity, VllmEngine
+from motet.server.engines.vllm.fit import unfit_members
 from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.options import unfit_options
 from motet.server.engines.vllm.plugin import register
+from motet.server.engines.vllm.quantization import unfit_quantization
 from motet.server.engines.vllm.stats import Tally
 
 CACHE = Path("~/.cache/motet")
 CARRIER = "motet.server.engines.vllm.carrier:Carrier"
+STAGE_WORKER = "motet.server.engines.vllm.worker.StageWorker"
 SCHEDULER = "motet.server.engines.vllm.scheduler.LinkedScheduler"
 # what the engine itself decides; an operator who sets one of them is told
 OWNED = {
@@ -74,11 +78,13 @@ def start(
 
     Raises:
         VllmUnavailable: vLLM is missing or of an unsupported version.
-        EngineArgsError: options that this engine decides, refuses, or that vLLM does not know.
+        EngineArgsError: options that this engine decides, refuses, or that vLLM does not know; models that they
+            do not fit.
     """
     register()
     given = dict(engine_args or {})
     check_engine_args(given)
+    check_models(models, infos, given)
     data = composite(models, infos)
     length = data["max_position_embeddings"]
     folder = cached_composite(data, cache.expanduser())
@@ -100,8 +106,8 @@ def start(
         "disable_hybrid_kv_cache_manager": True,
         "disable_log_stats": True,
     }
-    if given.get("pipeline_parallel_size", 1) > 1:
-        own["worker_cls"] = "motet.server.engines.vllm.worker.StageWorker"
+    if int(given.get("pipeline_parallel_size") or 1) > 1 and touch("current_platform").is_cpu():
+        own["worker_cls"] = STAGE_WORKER
     tally = Tally()
     args = touch("AsyncEngineArgs")(**own | given)
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
@@ -124,8 +130,9 @@ def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) 
 
 def check_engine_args(given: Mapping[str, Any]) -> None:
     """Raises EngineArgsError: every option that cannot be taken, with the reason."""
-    known = {field.name for field in fields(touch("AsyncEngineArgs"))}
-    problems: list[str] = []
+    options = fields(touch("AsyncEngineArgs"))
+    known = {field.name for field in options if not field.name.startswith("_")}
+    problems = unfit_options(given, options)
     for name, value in given.items():
         if name in OWNED:
             problems.append(f"engine_args.{name}: not taken, {OWNED[name]}.")
@@ -135,6 +142,18 @@ def check_engine_args(given: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(name, sorted(known), 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             problems.append(f"engine_args.{name}: vLLM has no such option.{hint}")
+    if problems:
+        raise EngineArgsError(problems)
+
+
+def check_models(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo], given: Mapping[str, Any]) -> None:
+    """Raises EngineArgsError: every model that vLLM could not load under these options, with the reason."""
+    configs = {
+        name: touch("get_config")(source.path, trust_remote_code=False, revision=source.revision)
+        for name, source in models.items()
+    }
+    dtype = next(iter(infos.values())).dtype
+    problems = unfit_members(configs, given) + unfit_quantization(configs, given, dtype)
     if problems:
         raise EngineArgsError(problems)
 

@@ -18,6 +18,7 @@ from motet.kernels.dispatch import choose_kernels
 from motet.server.engines.vllm.composition import Composer
 from motet.server.engines.vllm.config import CompositeConfig, distinct
 from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.quantization import quant_config
 from motet.server.engines.vllm.stages import Handover
 from motet.server.engines.vllm.table import table_of
 
@@ -54,6 +55,7 @@ class MotetCompositeForCausalLM(nn.Module):
         # the window lies in a cache configuration that members would share: a member would silently lose its own
         own.cache_config = copy.copy(vllm_config.cache_config)
         own.cache_config.sliding_window = _window(text)
+        own.quant_config = quant_config(own, hf_config, path, revision)
         self._widths.append(int(text.hidden_size))
         with touch("set_model_tag")(f"motet_m{number}"):
             return touch("init_vllm_registered_model")(
