@@ -159,11 +159,11 @@ async def test_the_gate_lets_in_by_turns() -> None:
 def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
     check_engine_args({"tensor_parallel_size": 2, "pipeline_parallel_size": 1, "enforce_eager": True})
     with pytest.raises(EngineArgsError) as refusal:
-        check_engine_args({"model": "x", "tensor_paralel_size": 2, "pipeline_parallel_size": 2})
+        check_engine_args({"model": "x", "tensor_paralel_size": 2, "enable_lora": True})
     text = "\n".join(refusal.value.problems)
     assert "the models of the file" in text
     assert "Did you mean tensor_parallel_size?" in text
-    assert "pipeline stages" in text
+    assert "adapters of experts are merged" in text
 
 
 def test_facts_are_those_of_the_loaded_models(infos: dict[str, ModelInfo], paths: dict[str, Path]) -> None:

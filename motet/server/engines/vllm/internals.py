@@ -53,6 +53,8 @@ TOUCHED: dict[str, Touched] = {
         Touched("vllm.v1.core.sched.scheduler", "Scheduler", "update_from_output, which `scheduler` overrides"),
         Touched("vllm.platforms", "current_platform", "is_cpu"),
         # not called from here, but what they do is relied upon
+        Touched("vllm.config", "ModelConfig", "_verify_quantization finds a checkpoint's own"),
+        Touched("vllm.config", "VllmConfig", "with_hf_config and get_quantization_config of a member"),
         Touched("vllm.v1.sample.logits_processor", "BatchUpdate", "removed, then added, then moved rows"),
         Touched("vllm.v1.worker.gpu_input_batch", "InputBatch", "tells the carrier about the batch"),
         Touched("vllm.v1.sample.sampler", "Sampler", "notes raw logits, then lets the carrier draw, then samples"),

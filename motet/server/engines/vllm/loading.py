@@ -136,7 +136,7 @@ def check_engine_args(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name in OWNED:
             problems.append(f"engine_args.{name}: not taken, {OWNED[name]}.")
-        elif name in REFUSED and value not in (None, False, 1):
+        elif name in REFUSED and value:
             problems.append(f"engine_args.{name}: {REFUSED[name]}.")
         elif name not in known:
             near = difflib.get_close_matches(name, sorted(known), 1)

@@ -57,7 +57,7 @@ def unfit_quantization(configs: Mapping[str, Any], given: Mapping[str, Any], dty
 
 def _unknown(name: str, written: dict[str, Any], dtype: str) -> list[str]:
     method = str(written["quant_method"]).lower()
-    known = touch("QUANTIZATION_METHODS")
+    known: list[str] = list(touch("QUANTIZATION_METHODS"))
     if method not in known:
         near = difflib.get_close_matches(method, known, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -67,6 +67,14 @@ def _unknown(name: str, written: dict[str, Any], dtype: str) -> list[str]:
     except (ValueError, KeyError, NotImplementedError) as error:
         return [f"models.{name}: vLLM cannot read its quantisation ({method}): {error}."]
     allowed = [str(one).removeprefix("torch.") for one in taken]
+    if _is_weight_only(written):
+        allowed = [one for one in allowed if one != "float32"]
     if dtype in allowed:
         return []
     return [f"engine.dtype: '{name}' is quantised with {method}, which runs in {' or '.join(allowed)}, not in {dtype}."]
+
+
+def _is_weight_only(written: Mapping[str, Any]) -> bool:
+    """Whether compressed tensors keep their activations whole: vLLM takes float32 there, its kernels do not."""
+    groups: Mapping[str, Mapping[str, Any]] = written.get("config_groups") or {}
+    return any(not group.get("input_activations") for group in groups.values())
