@@ -55,6 +55,9 @@ def test_members_that_cannot_be_cut_are_named(monkeypatch: pytest.MonkeyPatch) -
     assert unfit_members(configs, {"data_parallel_size": 2}) == []
     [heads] = unfit_members(configs, {"tensor_parallel_size": 2})
     assert "2 does not divide the 3 attention heads of 'large'" in heads
+    narrow = LlamaConfig(**shape(hidden_size=96, num_attention_heads=6, num_key_value_heads=3))
+    [shared] = unfit_members({"narrow": narrow}, {"tensor_parallel_size": 2})
+    assert "2 does not fit the 3 heads of keys and values of 'narrow'" in shared
     monkeypatch.setenv(PARTITION, "2,3")
     [layers] = unfit_members(configs, {"pipeline_parallel_size": 2})
     assert "'small' has 1 layers, fewer than 2 stages" in layers

@@ -30,10 +30,17 @@ def unfit_members(configs: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 
 
 def _heads(name: str, text: Any, ranks: int) -> list[str]:
+    """Heads are dealt out evenly; keys and values too, or each is kept by equally many ranks."""
     heads = getattr(text, "num_attention_heads", None)
-    if heads is None or heads % ranks == 0:
-        return []
-    return [f"engine_args.tensor_parallel_size: {ranks} does not divide the {heads} attention heads of '{name}'."]
+    shared = getattr(text, "num_key_value_heads", None) or heads
+    if not isinstance(heads, int) or not isinstance(shared, int):
+        return []  # a model whose layers differ checks itself
+    option = "engine_args.tensor_parallel_size"
+    if heads % ranks:
+        return [f"{option}: {ranks} does not divide the {heads} attention heads of '{name}'."]
+    if max(shared, ranks) % min(shared, ranks):
+        return [f"{option}: {ranks} does not fit the {shared} heads of keys and values of '{name}'."]
+    return []
 
 
 def _stages(name: str, config: Any, stages: int) -> list[str]:
