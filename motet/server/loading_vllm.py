@@ -52,6 +52,8 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
             max_running=config.max_running,
             engine_args=config.engine_args,
         )
+    except EngineArgsError as error:
+        raise ConfigError(error.problems) from error
     except (RuntimeError, ValueError) as error:  # its own reasons stand in its log, which its processes write
         raise ConfigError([f"vLLM did not start: {error}"]) from error
     return engine, registry

@@ -35,7 +35,7 @@ def _heads(name: str, text: Any, ranks: int) -> list[str]:
     shared = getattr(text, "num_key_value_heads", None) or heads
     if not isinstance(heads, int) or not isinstance(shared, int):
         return []  # a model whose layers differ checks itself
-    option = "engine_args.tensor_parallel_size"
+    option = "engine.engine_args.tensor_parallel_size"
     if heads % ranks:
         return [f"{option}: {ranks} does not divide the {heads} attention heads of '{name}'."]
     if max(shared, ranks) % min(shared, ranks):
@@ -44,7 +44,7 @@ def _heads(name: str, text: Any, ranks: int) -> list[str]:
 
 
 def _stages(name: str, config: Any, stages: int) -> list[str]:
-    option = "engine_args.pipeline_parallel_size"
+    option = "engine.engine_args.pipeline_parallel_size"
     layers = int(config.get_text_config().num_hidden_layers)
     given = os.environ.get(PARTITION)
     problems: list[str] = []

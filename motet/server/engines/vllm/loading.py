@@ -147,7 +147,7 @@ def check_engine_args(given: Mapping[str, Any]) -> None:
 
 
 def check_models(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo], given: Mapping[str, Any]) -> None:
-    """Raises EngineArgsError: every model that vLLM could not load under these options, with the reason."""
+    """Raises EngineArgsError: every model that vLLM could not load under these options, by its place in the file."""
     configs = {
         name: touch("get_config")(source.path, trust_remote_code=False, revision=source.revision)
         for name, source in models.items()
