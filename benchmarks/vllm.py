@@ -4,8 +4,9 @@
 
 Theory: one composite step reads every member's weights once, so its floor is the sum of the steps that vLLM takes for
 each member alone; scheduling, sampling and the hand-over to the front end are paid once instead of three times, so a
-composite may stay below 1. All engines of a mode run in turn in one process (one asks while the others wait); a figure
-is the median over rounds of the mean step of `--steps` steps of streamed requests.
+composite may stay below 1. The members alone run in vLLM as it comes, with its own sampler and defaults. All engines of
+a mode run in turn in one process (one asks while the others wait); a figure is the median over rounds of the mean step
+of `--steps` steps of streamed requests.
 
 Runs in the environment of `make test-vllm`.
 """
@@ -14,10 +15,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import itertools
 import os
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,36 +32,71 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from benchmarks.common import SIZES, environment, make_family, median_of_ratios, report
 from benchmarks.step import PLAN, prompts
-from motet.composers.plan import Plan, single
+from motet.composers.plan import Plan
 from motet.server.engines.base import Engine, GenerationRequest, ModelInfo, SamplingParams
 from motet.server.engines.facts import read_facts
 from motet.server.engines.torch import TorchEngine, load_member
-from motet.server.engines.vllm.internals import check_version
+from motet.server.engines.vllm.engine import SHUTDOWN_SECONDS
+from motet.server.engines.vllm.internals import check_version, touch
 from motet.server.engines.vllm.loading import Checkpoint, start
 
 LENGTH = 512
+NAMES = itertools.count()
 Figures = dict[str, list[float]]
 
 
-def engine_of(names: list[str], paths: Mapping[str, Path], infos: Mapping[str, ModelInfo], *, eager: bool) -> Engine:
-    return start(
-        {name: Checkpoint(str(paths[name])) for name in names},
-        {name: infos[name] for name in names},
-        max_running=16,
-        engine_args={"enforce_eager": eager},
-    )
+# the prompt's number and tokens → one item per token
+Stream = Callable[[int, list[int]], AsyncIterator[Any]]
 
 
-async def step_seconds(engine: Engine, plan: Plan, batch: int, steps: int, vocab: int) -> float:
-    """Mean seconds between the tokens of `batch` streamed requests, from the first token of the last on."""
+def composed(engine: Engine, plan: Plan, steps: int) -> Stream:
     sampling = SamplingParams(max_tokens=steps + 2, temperature=0.0, ignore_eos=True)
+
+    def stream(number: int, prompt: list[int]) -> AsyncIterator[Any]:
+        contexts = (tuple(prompt),) * len(plan.streams)
+        return engine.generate(GenerationRequest(f"b{number}", plan, contexts, sampling))
+
+    return stream
+
+
+def plain(llm: Any, steps: int) -> Stream:
+    """A checkpoint in vLLM itself."""
+
+    def stream(number: int, prompt: list[int]) -> AsyncIterator[Any]:
+        params = touch("SamplingParams")(
+            max_tokens=steps + 2,
+            temperature=0.0,
+            ignore_eos=True,
+            detokenize=False,
+            logprobs=0,  # as the composite reports them
+            output_kind=touch("RequestOutputKind").DELTA,
+        )
+        return llm.generate({"prompt_token_ids": prompt}, params, f"b{number}-{next(NAMES)}")
+
+    return stream
+
+
+def plain_engine(path: Path, *, eager: bool) -> Any:
+    args = touch("AsyncEngineArgs")(
+        model=str(path),
+        skip_tokenizer_init=True,
+        dtype="bfloat16",
+        max_model_len=LENGTH,
+        max_num_seqs=16,
+        enforce_eager=eager,
+        disable_log_stats=True,
+    )
+    return touch("AsyncLLM").from_engine_args(args)
+
+
+async def step_seconds(stream: Stream, batch: int, steps: int, vocab: int) -> float:
+    """Mean seconds between the tokens of `batch` streamed requests, from the first token of the last on."""
     firsts: list[float] = []
     lasts: list[float] = []
 
     async def run(number: int, prompt: list[int]) -> None:
-        contexts = (tuple(prompt),) * len(plan.streams)
         seen = 0
-        async for _ in engine.generate(GenerationRequest(f"b{number}", plan, contexts, sampling)):
+        async for _ in stream(number, prompt):
             seen += 1
             if seen == 2:
                 firsts.append(time.perf_counter())
@@ -78,13 +117,8 @@ async def interleaved(variants: Mapping[str, Callable[[], Awaitable[float]]], ro
     return figures
 
 
-async def measure(
-    engines: Mapping[str, tuple[Engine, Plan]], batch: int, steps: int, rounds: int, vocab: int
-) -> dict[str, float]:
-    variants = {
-        name: (lambda engine=engine, plan=plan: step_seconds(engine, plan, batch, steps, vocab))
-        for name, (engine, plan) in engines.items()
-    }
+async def measure(streams: Mapping[str, Stream], batch: int, steps: int, rounds: int, vocab: int) -> dict[str, float]:
+    variants = {name: partial(step_seconds, stream, batch, steps, vocab) for name, stream in streams.items()}
     figures = await interleaved(variants, rounds)
     members = [name for name in figures if name.startswith("alone ")]
     alone: list[float] = [sum(parts, 0.0) for parts in zip(*(figures[name] for name in members), strict=True)]
@@ -101,22 +135,27 @@ async def measure(
 async def measure_mode(
     mode: str, paths: Mapping[str, Path], infos: Mapping[str, ModelInfo], options: argparse.Namespace
 ) -> dict[str, Any]:
+    eager = mode == "eager"
     began = time.perf_counter()
-    engines: dict[str, tuple[Engine, Plan]] = {
-        "composite": (engine_of(list(paths), paths, infos, eager=mode == "eager"), PLAN)
-    }
+    checkpoints = {name: Checkpoint(str(path)) for name, path in paths.items()}
+    composite = start(checkpoints, infos, max_running=16, engine_args={"enforce_eager": eager})
     started = time.perf_counter() - began
-    for name in paths:
-        engines[f"alone {name}"] = (engine_of([name], paths, infos, eager=mode == "eager"), single(name))
-    members = {name: load_member(name, str(path)) for name, path in paths.items()}
-    engines["embedded"] = (TorchEngine(members), PLAN)
+    llms = {name: plain_engine(path, eager=eager) for name, path in paths.items()}
+    embedded = TorchEngine({name: load_member(name, str(path)) for name, path in paths.items()})
+    steps = options.steps
+    streams = {"composite": composed(composite, PLAN, steps), "embedded": composed(embedded, PLAN, steps)}
+    streams |= {f"alone {name}": plain(llm, steps) for name, llm in llms.items()}
     vocab = SIZES[options.size]["base"].vocab
     results: dict[str, Any] = {"mode": mode, "start_seconds": started, "step": []}
     for batch in options.batches:
-        results["step"].append(await measure(engines, batch, options.steps, options.rounds, vocab))
+        results["step"].append(await measure(streams, batch, steps, options.rounds, vocab))
         print(mode, "  ".join(f"{key} {value:.3g}" for key, value in results["step"][-1].items()), flush=True)
-    for engine, _ in engines.values():
-        await engine.close()
+    streams.clear()
+    while llms:
+        await asyncio.to_thread(llms.popitem()[1].shutdown, SHUTDOWN_SECONDS)
+    gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
+    await composite.close()
+    await embedded.close()
     return results
 
 

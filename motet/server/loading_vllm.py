@@ -35,7 +35,7 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
         check_version()
-        check_engine_args(config.engine_args)
+        check_engine_args(config.engine_args, configuration.settings.models)
     except VllmUnavailable as error:
         raise ConfigError([f"engine.kind: {error}."]) from error
     except EngineArgsError as error:

@@ -28,6 +28,10 @@ class EngineCollector(Collector):
         yield CounterMetricFamily("motet:prefix_cache_queries", "Prompt tokens looked up.", stats.prefix_queries)
         yield CounterMetricFamily("motet:prefix_cache_hits", "Prompt tokens found.", stats.prefix_hits)
         yield CounterMetricFamily("motet:engine_steps", "Steps of the engine.", stats.steps)
+        yield CounterMetricFamily("motet:spec_decode_num_draft_tokens", "Tokens guessed.", stats.draft_tokens)
+        yield CounterMetricFamily(
+            "motet:spec_decode_num_accepted_tokens", "Guessed tokens that were right.", stats.accepted_tokens
+        )
         seconds = CounterMetricFamily("motet:member_forward_seconds", "Time in a model's forward.", labels=["member"])
         for name, value in stats.forward_seconds.items():
             seconds.add_metric([name], value)

@@ -19,7 +19,7 @@ def export(configuration: Configuration, out: Path) -> str:
         ConfigError: models that cannot be read or do not belong together.
     """
     from motet.server.engines.vllm.config import write_composite
-    from motet.server.engines.vllm.loading import CARRIER, composite
+    from motet.server.engines.vllm.loading import CHECK, WORKER, composite
 
     sources = find_sources(configuration)
     tokenizers, infos = inspect(configuration, sources)
@@ -27,6 +27,6 @@ def export(configuration: Configuration, out: Path) -> str:
     next(iter(tokenizers.values())).hf.save_pretrained(str(out))
     return (
         f"VLLM_USE_V2_MODEL_RUNNER=0 python -m vllm.entrypoints.openai.api_server --model {out} "
-        f"--logits-processors {CARRIER} --dtype {next(iter(infos.values())).dtype} "
+        f"--worker-cls {WORKER} --logits-processors {CHECK} --dtype {next(iter(infos.values())).dtype} "
         "--no-async-scheduling --disable-hybrid-kv-cache-manager"
     )

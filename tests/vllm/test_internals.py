@@ -65,6 +65,7 @@ def test_async_llm() -> None:
     assert {"prompt", "sampling_params", "request_id", "data_parallel_rank"} <= set(parameters("AsyncLLM", "generate"))
     assert {"engine_args", "stat_loggers"} <= set(parameters("AsyncLLM", "from_engine_args"))
     assert "timeout" in parameters("AsyncLLM", "shutdown")
+    assert "self.output_handler = asyncio.create_task(" in inspect.getsource(touch("AsyncLLM"))
     assert "abort" in source("AsyncLLM", "generate"), "closing the iterator ends the request"
 
 
@@ -76,19 +77,50 @@ def test_sampling_params_carry_our_data() -> None:
     assert touch("RequestOutputKind").DELTA is not touch("RequestOutputKind").CUMULATIVE
 
 
-def test_the_carrier_is_told_before_each_forward() -> None:
-    fields = {field.name for field in dataclasses.fields(touch("BatchUpdate"))}
-    assert fields == {"batch_size", "removed", "added", "moved"}
-    assert "update_state(batch_update)" in source("InputBatch", "refresh_metadata")
-    assert {"SWAP", "UNIDIRECTIONAL"} == {member.name for member in touch("MoveDirectionality")}
-    assert {"validate_params", "apply", "update_state", "is_argmax_invariant"} <= set(dir(touch("LogitsProcessor")))
+def test_bad_requests_are_refused_in_the_front_end() -> None:
+    """On both runners, by one class."""
+    for name in ("LogitsProcessor", "LogitsProcessorV2"):
+        assert "validate_params" in dir(touch(name))
+    from motet.server.engines.vllm.check import Check
+
+    assert not inspect.isabstract(Check)
+    assert issubclass(Check, (touch("LogitsProcessor"), touch("LogitsProcessorV2")))
 
 
-def test_raw_logits_are_noted_before_the_carrier_draws() -> None:
-    """What is reported is composed, what is taken was drawn: the sampler's order makes it so."""
-    text = source("Sampler", "forward")
-    noted, processed = text.index("logits.clone()"), text.index("self.apply_logits_processors(")
-    assert noted < processed < text.index("self.sample(")
+def test_the_runner_knows_its_requests() -> None:
+    """The rows of the batch are read from the runner itself."""
+    text = source("GPUModelRunner", "_bookkeeping_sync")
+    assert "req_ids = self.input_batch.req_ids" in text
+    assert "req_state.output_token_ids.extend(sampled_ids)" in text, "the list itself grows"
+    assert "self.requests[req_id]" in text
+    text = source("GPUModelRunner", "_update_states")
+    assert all(word in text for word in ("prompt_token_ids=", "output_token_ids=[]", "sampling_params="))
+    assert "def req_ids" in inspect.getsource(touch("InputBatch"))
+
+
+def test_the_worker_loads_into_its_runner() -> None:
+    for name in ("CPUWorker", "Worker"):
+        assert "load_model" in dir(touch(name))
+    assert "self.model_runner" in inspect.getsource(touch("CPUWorker"))
+    assert "worker_cls" in {field.name for field in dataclasses.fields(touch("AsyncEngineArgs"))}
+    assert callable(touch("current_platform").is_cpu)
+
+
+def test_samplers_are_called_as_ours_are() -> None:
+    assert parameters("Sampler", "forward")[1:3] == ["logits", "sampling_metadata"]
+    assert parameters("RejectionSampler", "forward")[1:] == ["metadata", "draft_probs", "logits", "sampling_metadata"]
+    text = source("GPUModelRunner", "_sample")
+    assert "return self.sampler(" in text
+    assert "self.rejection_sampler(" in text
+    assert {"num_draft_tokens", "draft_token_ids"} <= {
+        field.name for field in dataclasses.fields(touch("SpecDecodeMetadata"))
+    }
+    assert "self.max_spec_len = max(self.num_draft_tokens)" in source("SpecDecodeMetadata", "__post_init__")
+    assert "logprobs_tensors.filter(valid_mask.flatten())" in source("RejectionSampler", "parse_output")
+    assert {"sampled_token_ids", "logprobs_tensors"} <= {
+        field.name for field in dataclasses.fields(touch("SamplerOutput"))
+    }
+    assert touch("LogprobsTensors")._fields[:3] == ("logprob_token_ids", "logprobs", "selected_token_ranks")
 
 
 def test_prompt_scores_are_raw_too() -> None:

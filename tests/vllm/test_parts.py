@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,15 +16,19 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from motet.composers.plan import single
+from motet.kernels.decode import Decoded
 from motet.kernels.dispatch import EagerKernels
+from motet.kernels.reference import kl_divergence, shift_rank
 from motet.server.engines.base import ModelInfo, SamplingParams
-from motet.server.engines.vllm.carrier import draw
+from motet.server.engines.traces import top_of, trace_of
 from motet.server.engines.vllm.composition import IMPOSSIBLE, Composer
 from motet.server.engines.vllm.gate import Gate
+from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args
-from motet.server.engines.vllm.payload import payload_row, payload_size, read_payload
-from motet.server.engines.vllm.requests import row_of
-from motet.server.engines.vllm.table import Row, Table, Uniforms
+from motet.server.engines.vllm.payload import Probed, payload_size, read_payload, write_payload
+from motet.server.engines.vllm.requests import row_of, row_or_fault
+from motet.server.engines.vllm.sampler import StepSampler, StepVerifier
+from motet.server.engines.vllm.table import Row, Step, Table, Uniforms
 from motet.server.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain, read_spec
 from motet.server.loading_vllm import merged_checkpoint
 from motet.server.sources import Source
@@ -64,22 +70,33 @@ def test_malformed_rows_are_refused_in_the_front_end(bad: dict[str, object]) -> 
         row_of(bad, (), [], list(MAKERS))
 
 
-def test_payloads_keep_their_numbers() -> None:
+@pytest.mark.parametrize("trace_top", [None, 0, 2])
+def test_payloads_keep_their_numbers(trace_top: int | None) -> None:
     torch.manual_seed(0)
     members = torch.randn(3, 200).log_softmax(-1)
     composed = (2 * members[0] - members[1]).log_softmax(-1)
     composed[7] = -math.inf
-    probe = Probe(1, 4, 2)
+    probe = Probe(1, 4, trace_top)
     plan = plan_of("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"})
+    values, ids = composed.topk(4)
     for token, alpha in ((5, math.nan), (7, 0.25)):
-        row = payload_row(members, composed, [alpha, math.nan], token, probe, plan)
-        size = payload_size(probe, plan)
-        assert set(numbers(row.topk(size).indices)) == set(range(size)), "the numbers are the largest of the row"
-        probed = read_payload(lambda i, row=row: float(row[i]), probe, plan)
-        assert probed.logprob == float(composed[token])
-        assert probed.trace.member_logprobs == tuple(numbers(members[:, token]))
-        assert probed.trace.alpha == (() if math.isnan(alpha) else (alpha,))
-        assert [t for t, _ in probed.top] == numbers(composed.topk(4).indices)
+        drawn = torch.tensor([token])
+        decoded = Decoded(
+            drawn,
+            composed[drawn],
+            torch.tensor([[alpha]]),
+            values[None],
+            ids[None],
+            kl_divergence(composed[None], members[:1]),
+            shift_rank(members[:1], drawn),
+        )
+        trace = None if trace_top is None else trace_of(members, decoded, 0, trace_top)
+        probed = Probed(float(composed[token]), top_of(decoded, 0, 4), trace)
+        written = write_payload(probed, plan)
+        assert len(written) == payload_size(probe, plan)
+        assert min(written) > -math.inf, "a row's other tokens are -inf: the numbers are its largest"
+        assert read_payload(lambda i, written=written: written[i], probe, plan) == probed
+        assert trace is None or trace.alpha == (() if math.isnan(alpha) else (alpha,))
 
 
 def test_draws_are_the_same_however_often_they_are_asked_for() -> None:
@@ -89,46 +106,123 @@ def test_draws_are_the_same_however_often_they_are_asked_for() -> None:
     assert all(0 < value <= 1 for value in first)
 
 
+class Rows(dict[int, Row]):
+    """A batch for the composer."""
+
+    def row(self, index: int) -> Row | None:
+        return self.get(index)
+
+
+def composer_of(rows: dict[int, Row], members: dict[str, int]) -> tuple[Composer, Table]:
+    table = Table(batch=Rows(rows))
+    table.configure(members, (1,))
+    return Composer(table, EagerKernels()), table
+
+
+def taken(table: Table) -> Step:
+    step = table.take_step()
+    assert step is not None
+    assert table.take_step() is None, "a step is taken once"
+    return step
+
+
 def test_one_row_that_fails_takes_no_other_with_it() -> None:
-    table = Table()
-    table.configure({"a": 0}, ())
-    table.rows = {1: Row(RowSpec(single("nobody")), [1], [])}
-    composer = Composer(table, EagerKernels())
-    with pytest.raises(KeyError):
-        composer([torch.zeros(2, 8)], [0, 1], [0, 0])
-    table.rows = {1: Row(RowSpec(single("a"), draw=SamplingParams(1, allowed_token_ids=(99,))), [1], [])}
-    out = composer([torch.zeros(2, 8)], [0, 1], [0, 0])
+    good, bad = SamplingParams(1, 0.0), SamplingParams(1, 0.0, allowed_token_ids=(99,))
+    rows = {i: Row(RowSpec(single("a"), draw=draw), [1], []) for i, draw in enumerate((good, bad, good))}
+    composer, table = composer_of(rows, {"a": 0})
+    logits = torch.zeros(3, 8)
+    logits[:, 5] = 1.0
+    composer([logits], [0, 1, 2], [0, 0, 0], [1, 1, 1])
+    step = taken(table)
+    assert step.tokens[[0, 2], 0].tolist() == [5, 5]
+    assert step.logprobs[:, 0].isnan().tolist() == [False, True, False]
+
+
+def test_a_row_that_nobody_has_checked_ends_at_once() -> None:
+    fault = row_or_fault({"composition": "{"}, [1], [], ["a"], (1,))
+    assert fault is not None
+    composer, table = composer_of({1: fault}, {"a": 0})
+    out = composer([torch.zeros(2, 8)], [0, 1], [0, 0], [1, 1])
+    assert table.take_step() is None, "vLLM's sampler draws for both"
     assert out[0].exp().sum() == pytest.approx(1)
-    assert out[1].isnan().all()
+    assert torch.equal(out[1], torch.tensor([IMPOSSIBLE, 0.0, *[IMPOSSIBLE] * 6]))
 
 
-def test_linked_rows_share_the_distribution_and_the_token() -> None:
+def test_linked_rows_share_the_token() -> None:
     """Rows of a group in any order, the base's context last; a group that is not complete is left alone."""
     plan = SPLIT_PLANS[1]
-    table = Table()
-    table.configure(dict.fromkeys(MAKERS, 0), ())
-    specs = [RowSpec(plan, draw=SamplingParams(4, 1.0), key="1/0", link=Link("g", view, 2, (0, 1))) for view in (1, 0)]
+    sampling = SamplingParams(4, 1.0, top_logprobs=3)
+    specs = [RowSpec(plan, draw=sampling, key="1/0", link=Link("g", view, 2, (0, 1))) for view in (1, 0)]
     prompts = [[1, 2, 3], [1]]
-    table.rows = {i: Row(spec, prompt, []) for i, (spec, prompt) in enumerate(zip(specs, prompts, strict=True))}
+    rows = {i: Row(spec, prompt, []) for i, (spec, prompt) in enumerate(zip(specs, prompts, strict=True))}
+    composer, table = composer_of(rows, dict.fromkeys(MAKERS, 0))
     logits = torch.randn(2, 16)
-    composer = Composer(table, EagerKernels())
-    together = composer([logits], [0, 1], [2, 0])
-    assert torch.equal(together[0], together[1])
+    composer([logits], [0, 1], [2, 0], [3, 1])
+    together = taken(table)
+    assert torch.equal(together.tokens[0], together.tokens[1])
     scale = 1.7
     expected = (scale * logits[1].log_softmax(-1) + (1 - scale) * logits[0].log_softmax(-1)).log_softmax(-1)
-    assert torch.allclose(together[0], expected, atol=1e-5)
-    apart = composer([logits], [0, 1], [1, 0])
-    assert not torch.allclose(apart[0], expected, atol=1e-2)
-    drawn = draw(EagerKernels(), together, list(table.rows.items()))
-    assert drawn[0] == drawn[1]
+    assert torch.allclose(together.logprobs[0], expected[together.tokens[0]], atol=1e-5)
+    assert set(numbers(together.tokens[0, 1:])) == set(numbers(expected.topk(3).indices))
+    composer([logits], [0, 1], [1, 0], [2, 1])
+    apart = taken(table)
+    assert not torch.allclose(apart.logprobs[1, 0], expected[apart.tokens[1, 0]], atol=1e-2)
 
 
-def test_impossible_tokens_are_finite() -> None:
-    table = Table()
-    table.configure({"a": 0}, ())
-    table.rows = {0: Row(RowSpec(single("a"), draw=SamplingParams(1, allowed_token_ids=(3,))), [1], [])}
-    out = Composer(table, EagerKernels())([torch.zeros(1, 8)], [0], [0])
-    assert torch.equal(out[0], torch.tensor([IMPOSSIBLE] * 3 + [0.0] + [IMPOSSIBLE] * 4))
+def test_drafts_count_as_what_came_before() -> None:
+    """Behind a draft stands what would be drawn had it been drawn: same uniform, same penalties, same bans."""
+    sampling = SamplingParams(9, 1.0, frequency_penalty=1.5, bad_words=((4, 6),))
+    spec = RowSpec(single("a"), drawn_from=2, draw=sampling, key="3/0")
+    logits = torch.randn(3, 8) * 0.1
+    drafts = [4, 5]
+    composer, table = composer_of({0: Row(spec, [1, 2], [])}, {"a": 0})
+    composer([logits], [0, 0, 0], [1, 2, 3], [2, *drafts])
+    verified = taken(table)
+    for count in range(3):
+        composer, table = composer_of({0: Row(spec, [1, 2], drafts[:count])}, {"a": 0})
+        composer([logits[count : count + 1]], [0], [1 + count], [[2, *drafts][count]])
+        step = taken(table)
+        assert torch.equal(step.tokens[0], verified.tokens[count])
+        assert torch.allclose(step.logprobs[0], verified.logprobs[count], atol=1e-6)
+
+
+class Theirs:
+    """vLLM's sampler: token 7 everywhere, with two alternatives."""
+
+    logprobs_mode = "raw_logits"
+
+    def __call__(self, *parts: Any) -> Any:
+        # the sampler gets the logits first, the rejection sampler third
+        logits, count = (parts[0], 1) if len(parts) == 2 else (parts[2], 2)
+        requests = logits.shape[0] // count
+        ids = torch.tensor([[7, 6, 5]] * requests * count, dtype=torch.int32)
+        ranks = torch.ones(requests * count, dtype=torch.int32)
+        logprobs = touch("LogprobsTensors")(ids, torch.full(ids.shape, -0.5), ranks)
+        return touch("SamplerOutput")(torch.full((requests, count), 7, dtype=torch.int32), logprobs)
+
+
+def test_samplers_hand_over_what_was_drawn() -> None:
+    """Requests that name no composition are drawn by vLLM, the others are not; a step is used once."""
+    table = Table(step=Step(torch.tensor([[3, 2], [0, 0], [4, 1]]), torch.tensor([[-1.0, -2], [0, 0], [-3, -4]]), (1,)))
+    sampler = StepSampler(Theirs(), table)
+    logits = torch.zeros(3, 8)
+    out = sampler(logits, None)
+    assert out.sampled_token_ids.tolist() == [[3], [7], [4]]
+    assert out.logprobs_tensors.logprob_token_ids.tolist() == [[3, 2, 0], [7, 6, 5], [4, 1, 0]]
+    assert out.logprobs_tensors.logprobs[:, 0].tolist() == [-1.0, -0.5, -3.0]
+    assert sampler(logits, None).sampled_token_ids.tolist() == [[7]] * 3
+    assert sampler.logprobs_mode == "raw_logits"
+
+
+def test_verifiers_hand_over_what_was_accepted() -> None:
+    """Two requests with a draft each, the second one vLLM's own."""
+    drawn = torch.tensor([[3, 2], [4, 1], [0, 0], [0, 0]])
+    for draft, tokens in ((3, [3, 4]), (5, [3, -1])):
+        table = Table(step=Step(drawn, -drawn.float(), (2, 3)))
+        metadata = SimpleNamespace(num_draft_tokens=[1, 1], draft_token_ids=torch.tensor([draft, 5]), max_spec_len=1)
+        out = StepVerifier(Theirs(), table)(metadata, None, torch.zeros(4, 8), None)
+        assert out.sampled_token_ids.tolist() == [tokens, [7, 7]]
+        assert out.logprobs_tensors.logprob_token_ids.tolist() == [[3, 2, 0], [4, 1, 0], [7, 6, 5], [7, 6, 5]]
 
 
 async def test_the_gate_lets_in_by_turns() -> None:
@@ -164,6 +258,31 @@ def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
     assert "the models of the file" in text
     assert "Did you mean tensor_parallel_size?" in text
     assert "adapters of experts are merged" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}, None),
+        ({"model": "llama-b", "num_speculative_tokens": 3}, None),
+        ("ngram", "a mapping of method"),
+        ({"model": "lama-b", "num_speculative_tokens": 3}, "Did you mean llama-b?"),
+        ({"model": "/etc/weights", "num_speculative_tokens": 3}, "none of the file's models"),
+        ({"method": "ngram", "model": "llama", "num_speculative_tokens": 3}, "takes no model"),
+        ({"method": "eagle", "model": "llama", "num_speculative_tokens": 3}, "'eagle' is not taken"),
+        ({"method": "ngram", "num_speculative_tokens": 0}, "from 1 on is expected, got 0"),
+        ({"method": "ngram"}, "got None"),
+        ({"method": "ngram", "num_speculative_token": 2}, "Did you mean num_speculative_tokens?"),
+    ],
+    ids=str,
+)
+def test_drafters_come_from_the_file(config: Any, message: str | None) -> None:
+    given = {"speculative_config": config}
+    if message is None:
+        check_engine_args(given, MAKERS)
+        return
+    with pytest.raises(EngineArgsError, match=re.escape(message)):
+        check_engine_args(given, MAKERS)
 
 
 def test_facts_are_those_of_the_loaded_models(infos: dict[str, ModelInfo], paths: dict[str, Path]) -> None:

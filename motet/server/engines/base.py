@@ -167,6 +167,8 @@ class EngineStats:
     prefix_queries: int = 0  # tokens looked up in the prefix cache
     prefix_hits: int = 0  # tokens found there
     steps: int = 0
+    draft_tokens: int = 0  # guessed by speculation
+    accepted_tokens: int = 0  # of them right
     forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
 
 

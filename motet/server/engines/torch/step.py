@@ -25,6 +25,7 @@ from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
 from motet.server.engines.torch.rule_state import advanced, gathered
 from motet.server.engines.torch.scheduler import Work
+from motet.server.engines.traces import top_of, trace_of, traced_top
 
 log = logging.getLogger(__name__)
 
@@ -211,15 +212,9 @@ def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRow
         bias=bias,
         repetition=repetition,
         presence=presence,
-        top=[max(row.choice.sampling.top_logprobs, _traced_top(row)) for row in rows],
+        top=[max(row.choice.sampling.top_logprobs, traced_top(row.choice.sampling.trace_top)) for row in rows],
         trace=[i for i, row in enumerate(rows) if row.choice.sampling.trace_top is not None],
     )
-
-
-def _traced_top(row: Row) -> int:
-    """Alternatives that a row's trace needs: its most likely token at least."""
-    count = row.choice.sampling.trace_top
-    return 0 if count is None else max(1, count)
 
 
 def _grammar(rows: Sequence[Row], like: Tensor) -> BitMask | None:
@@ -276,44 +271,17 @@ def _failure(position: int, logprob: float) -> EngineError:
 
 def _tops(decoded: Decoded, rows: Sequence[Row]) -> dict[int, tuple[tuple[int, float], ...]]:
     """The most likely tokens of the rows that ask for them."""
-    if decoded.top_values is None or decoded.top_tokens is None:
-        return {}
-    return {
-        index: _pairs(values, tokens)[: row.choice.sampling.top_logprobs]
-        for index, (row, values, tokens) in enumerate(zip(rows, decoded.top_values, decoded.top_tokens, strict=True))
-        if row.choice.sampling.top_logprobs
-    }
+    return {index: top_of(decoded, index, row.choice.sampling.top_logprobs) for index, row in enumerate(rows)}
 
 
 def _traces(logits: Logits, decoded: Decoded, rows: Sequence[Row]) -> dict[int, TokenTrace]:
     """Traces of the rows that ask for them."""
-    traced = [index for index, row in enumerate(rows) if row.choice.sampling.trace_top is not None]
-    return {index: _trace(logits, decoded, index, rows[index]) for index in traced}
-
-
-def _trace(logits: Logits, decoded: Decoded, index: int, row: Row) -> TokenTrace:
-    """What each voice did to one token: what the step has decoded, beside the row's streams alone."""
-    assert decoded.kl is not None
-    assert decoded.base_rank is not None
-    assert decoded.top_values is not None
-    assert decoded.top_tokens is not None
-    members = logits.logprobs(rows_index(row.streams))
-    count = row.choice.sampling.trace_top or 0
-    base_top = _pairs(*members[0].topk(min(count, logits.vocab)))
-    composed_top = _pairs(decoded.top_values[index], decoded.top_tokens[index])
-    return TokenTrace(
-        member_logprobs=tuple(_floats(members[:, decoded.token[index]])),
-        kl=float(decoded.kl[index]),
-        base_rank=int(decoded.base_rank[index]),
-        argmax_moved=bool(members[0, composed_top[0][0]] < members[0].amax()),  # a tie of the base is no move
-        base_top=base_top,
-        composed_top=composed_top[:count],
-        alpha=tuple(alpha for alpha in _floats(decoded.alpha[index]) if not math.isnan(alpha)),
-    )
-
-
-def _pairs(values: Tensor, tokens: Tensor) -> tuple[tuple[int, float], ...]:
-    return tuple(zip(_ints(tokens), _floats(values), strict=True))
+    wanted = [(index, row, row.choice.sampling.trace_top) for index, row in enumerate(rows)]
+    return {
+        index: trace_of(logits.logprobs(rows_index(row.streams)), decoded, index, count)
+        for index, row, count in wanted
+        if count is not None
+    }
 
 
 def _ints(values: Tensor) -> list[int]:

@@ -1,4 +1,4 @@
-"""The composed distributions of a step, from the members' logits and the rows that the positions belong to."""
+"""What a step does with the members' logits: the positions that they belong to are composed, drawn, and reported."""
 
 from __future__ import annotations
 
@@ -6,121 +6,273 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from itertools import chain
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, compose_rows, rule_places
-from motet.kernels.decode import DecodeRows, Kernels, compose_restricted
+from motet.kernels.decode import Decoded, DecodeRows, Kernels, compose_restricted, decode
 from motet.kernels.layout import ComposeRows, edits_or_none, rows_index
 from motet.kernels.logits import Logits
-from motet.kernels.reference import Composed
 from motet.kernels.sampling import SampleRows
-from motet.server.engines.edits import banned_tokens
-from motet.server.engines.vllm.payload import payload_row
-from motet.server.engines.vllm.table import Drawn, Row, Table
+from motet.server.engines.edits import banned_tokens, penalties
+from motet.server.engines.traces import top_of, trace_of, traced_top
+from motet.server.engines.vllm.payload import NOT_A_NUMBER, Probed, payload_size, write_payload
+from motet.server.engines.vllm.table import Point, Step, Table
+from motet.server.engines.vllm.wire import Probe
 
 log = logging.getLogger(__name__)
-IMPOSSIBLE = -1e30  # finite, so that a grammar's −inf stays the stronger one; its exponential is 0
+IMPOSSIBLE = -1e30  # finite, so that what vLLM itself masks stays the stronger; its exponential is 0
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One position: `streams[k]` is the row of stream k in the members' logits; `row` None is a row of vLLM's own."""
+    """One distribution: `reads[k]` is the place, among the step's positions, of the one that stream k reads.
 
-    row: Row | None
-    position: int
+    `point` None is a request that names no composition. `is_next`: the runner takes a token here; `is_reported`: it is
+    drawn or scored by this engine; `probe`: what is reported beyond log-probs.
+    """
+
+    point: Point | None
     plan: Plan
-    streams: tuple[int, ...]
+    reads: tuple[int, ...]
+    is_next: bool = False
+    is_reported: bool = False
+    probe: Probe | None = None
+
+    @classmethod
+    def at(cls, point: Point | None, plan: Plan, reads: Sequence[int]) -> Item:
+        if point is None:
+            return cls(None, plan, tuple(reads))
+        return cls(point, plan, tuple(reads), point.is_next, point.is_next or point.is_probed, point.report)
+
+    @property
+    def is_idle(self) -> bool:
+        """Inside a prompt that is still being read: nobody looks at it."""
+        return self.point is not None and self.point.row.spec.draw is not None and not self.is_reported
+
+    @property
+    def top(self) -> int:
+        """How many alternatives are decoded."""
+        assert self.point is not None
+        if self.probe is None:
+            return self.point.sampling.top_logprobs
+        return max(self.probe.top, traced_top(self.probe.trace_top))
+
+    @property
+    def size(self) -> int:
+        """How many numbers stand beside the token's log-prob."""
+        assert self.point is not None
+        return self.point.sampling.top_logprobs if self.probe is None else payload_size(self.probe, self.plan)
+
+    @property
+    def is_traced(self) -> bool:
+        return self.probe is not None and self.probe.trace_top is not None
+
+
+class Layout:
+    """The rows of a composition as the kernels read them; kept, since they seldom change while decoding."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._last: tuple[object, ComposeRows] | None = None
+
+    def streams(self, item: Item, count: int) -> tuple[int, ...]:
+        """The row of each stream in the members' joined logits of `count` positions.
+
+        Raises:
+            KeyError: a model that is no member.
+        """
+        pairs = zip(item.plan.streams, item.reads, strict=True)
+        return tuple(self._table.members[stream.model] * count + at for stream, at in pairs)
+
+    def __call__(self, items: Sequence[Item], logits: Logits, count: int) -> ComposeRows:
+        like = logits.like()
+        key = (like.device, like.dtype, count, [(item.plan, item.reads) for item in items])
+        if self._last is None or self._last[0] != key:
+            streams = [self.streams(item, count) for item in items]
+            self._last = (key, compose_rows([item.plan for item in items], streams, like))
+        return self._last[1]
 
 
 class Composer:
-    """Composes with the project's kernels; keeps the layout of the last step, which seldom changes while decoding."""
+    """Composes and draws with the project's kernels.
+
+    Args:
+        table: whose rows the positions are; gets the `Step` of what was drawn.
+    """
 
     def __init__(self, table: Table, kernels: Kernels) -> None:
         self._table = table
         self._kernels = kernels
-        self._layout: tuple[list[tuple[Plan, tuple[int, ...]]], ComposeRows] | None = None
+        self._reported, self._plain = Layout(table), Layout(table)
 
-    def __call__(self, logits: Sequence[Tensor], rows: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """Composed log-probs (R, V), float32.
+    def __call__(
+        self, logits: Sequence[Tensor], rows: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
+    ) -> Tensor:
+        """The distributions behind R positions as vLLM's sampler and scorer read them, (R, V).
+
+        Composed log-probs for requests that vLLM draws itself, payloads for scored tokens; what this engine has drawn
+        is the table's step, and its rows here mean nothing.
 
         Args:
             logits: (R, V) of each distinct member.
             rows: (R,) places in the batch.
-            positions: (R,) of the token behind which each distribution stands.
+            positions: (R,) of the tokens.
+            tokens: (R,) what is read there, drafts included.
         """
         joined = Logits(logits)
-        items, order = self._items(rows, positions)
-        composed = self._contained(joined, items)
-        return composed if order == list(range(len(rows))) else composed[torch.tensor(order, device=composed.device)]
+        items, order = self._items(self._points(rows, positions, tokens), positions)
+        reported = [i for i, item in enumerate(items) if item.is_reported]
+        told, values = self._told(joined, [items[i] for i in reported], len(rows))
+        self._table.step = self._step(items, order, reported, told, values)
+        scored = [(n, i) for n, i in enumerate(reported) if not items[i].is_next]
+        plain = [i for i, item in enumerate(items) if not item.is_reported and not item.is_idle]
+        if not scored and not plain:
+            return logits[0]
+        out = torch.full((len(items), joined.vocab), -math.inf, device=joined.device)
+        for n, i in scored:
+            size = items[i].size
+            out[i, :size] = values[n, 1 : 1 + size]
+        if plain:
+            out[plain] = self._composed(joined, [items[i] for i in plain], len(rows))
+        return out if order == list(range(len(rows))) else out[torch.tensor(order, device=out.device)]
 
-    def _items(self, rows: Sequence[int], positions: Sequence[int]) -> tuple[list[Item], list[int]]:
-        """The distinct distributions, and which of them each of the R rows gets: linked rows share one."""
-        found = [self._table.rows.get(index) for index in rows]
-        groups = _complete_groups(found, positions)
+    def _points(self, rows: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Point | None]:
+        """Whose positions these are. Behind a row's last token stand its drafts, in order."""
+        found: dict[int, list[int]] = {}
+        points: list[Point | None] = []
+        for index, position, token in zip(rows, positions, tokens, strict=True):
+            row = self._table.batch.row(index)
+            if row is None:
+                points.append(None)
+                continue
+            drafts = found.setdefault(index, [])
+            if position > row.last:
+                drafts.append(token)
+            points.append(Point(row, position, tuple(drafts)))
+        return points
+
+    def _items(self, points: Sequence[Point | None], positions: Sequence[int]) -> tuple[list[Item], list[int]]:
+        """The distinct distributions, and which of them each of the R positions gets: linked rows share one."""
+        groups = _complete_groups(points)
         items: list[Item] = []
         order: list[int] = []
         shared: dict[str, int] = {}
-        for number, (row, position) in enumerate(zip(found, positions, strict=True)):
-            link = None if row is None else row.spec.link
+        for number, point in enumerate(points):
+            link = None if point is None else point.row.spec.link
             places = None if link is None else groups.get(link.group)
             if link is None or places is None:
                 order.append(len(items))
-                items.append(self._item(row, position, [number], len(rows)))
+                items.append(self._item(point, [number]))
                 continue
             order.append(shared.setdefault(link.group, len(items)))
             if order[-1] == len(items):  # the group's first row here: composed once, as the base's context sees it
-                base = places[0]
-                reads = [places[view] for view in link.views]
-                items.append(self._item(found[base], positions[base], reads, len(rows)))
+                items.append(self._item(points[places[0]], [places[view] for view in link.views]))
         return items, order
 
-    def _item(self, row: Row | None, position: int, reads: Sequence[int], count: int) -> Item:
-        """`reads`: the place of each stream's context among the `count` rows, or the one that all streams read."""
-        plan = self._table.default if row is None else row.spec.plan
-        places = reads if len(reads) > 1 else [*reads] * len(plan.streams)
-        members = [self._table.members[stream.model] for stream in plan.streams]
-        return Item(row, position, plan, tuple(m * count + at for m, at in zip(members, places, strict=True)))
+    def _item(self, point: Point | None, reads: Sequence[int]) -> Item:
+        """`reads`: the place of each stream's context, or the one that all streams read."""
+        plan = self._table.default if point is None else point.row.spec.plan
+        return Item.at(point, plan, reads if len(reads) > 1 else [*reads] * len(plan.streams))
 
-    def _contained(self, logits: Logits, items: Sequence[Item]) -> Tensor:
-        """All at once; if that fails, each alone, so that only the guilty one is lost: it becomes no number."""
+    def _told(self, logits: Logits, items: Sequence[Item], count: int) -> tuple[Tensor, Tensor]:
+        """Tokens and numbers (I, 1 + A). If that fails, each item alone: the guilty one's log-prob is no number."""
+        if not items:
+            return torch.zeros((0, 1), dtype=torch.int64), torch.zeros((0, 1))
         try:
-            return self._composed(logits, items)
+            return self._report(logits, items, count)
         except Exception:
             if len(items) > 1:
-                return torch.cat([self._contained(logits, [item]) for item in items])
-            log.exception("composing failed")
-            return torch.full((1, logits.vocab), math.nan, dtype=logits.dtype, device=logits.device)
+                return _joined([self._told(logits, [item], count) for item in items])
+            log.exception("composing or drawing failed")
+            return _failed(items[0], logits.device)
 
-    def _composed(self, logits: Logits, items: Sequence[Item]) -> Tensor:
-        exact = compose_restricted(self._kernels, logits, _inputs(self._rows(items, logits.like()), logits, items))
-        composed = exact.logprobs.masked_fill(exact.logprobs == -math.inf, IMPOSSIBLE)
+    def _report(self, logits: Logits, items: Sequence[Item], count: int) -> tuple[Tensor, Tensor]:
+        width = max(item.size for item in items)
+        decoded = decode(self._kernels, logits, _inputs(self._reported(items, logits, count), logits, items))
+        tokens = torch.zeros((len(items), 1 + width), dtype=torch.int64, device=logits.device)
+        values = torch.full(tokens.shape, -math.inf, dtype=torch.float32, device=logits.device)
+        tokens[:, 0], values[:, 0] = decoded.token, decoded.logprob
+        if decoded.top_tokens is not None and decoded.top_values is not None:
+            shown = min(width, decoded.top_tokens.shape[1])
+            tokens[:, 1 : 1 + shown] = decoded.top_tokens[:, :shown]
+            values[:, 1 : 1 + shown] = decoded.top_values[:, :shown]
         for i, item in enumerate(items):
-            if item.row is not None and item.row.is_probed(item.position):
-                composed[i] = _report(logits, exact, i, item.row, item)
-        return composed
+            numbers = self._payload(logits, decoded, i, item, count)
+            if numbers:
+                tokens[i, 1 : 1 + len(numbers)] = torch.arange(len(numbers), device=logits.device)
+                values[i, 1 : 1 + len(numbers)] = values.new_tensor(numbers)
+        return tokens, values
 
-    def _rows(self, items: Sequence[Item], like: Tensor) -> ComposeRows:
-        key = [(item.plan, item.streams) for item in items]
-        if self._layout is None or self._layout[0] != key:
-            rows = compose_rows([item.plan for item in items], [item.streams for item in items], like)
-            self._layout = (key, rows)
-        return self._layout[1]
+    def _payload(self, logits: Logits, decoded: Decoded, number: int, item: Item, count: int) -> list[float]:
+        """The numbers of an item that reports more than log-probs."""
+        probe = item.probe
+        if probe is None:
+            return []
+        trace = None
+        if probe.trace_top is not None:
+            members = logits.logprobs(rows_index(self._reported.streams(item, count)))
+            trace = trace_of(members, decoded, number, probe.trace_top)
+        return write_payload(
+            Probed(float(decoded.logprob[number]), top_of(decoded, number, probe.top), trace), item.plan
+        )
+
+    def _step(
+        self, items: Sequence[Item], order: Sequence[int], reported: Sequence[int], tokens: Tensor, values: Tensor
+    ) -> Step | None:
+        """None where nothing was drawn."""
+        if not any(item.is_next for item in items):
+            return None
+        places = {i: n for n, i in enumerate(reported)}
+        index = torch.tensor([places.get(i, 0) for i in order], device=tokens.device)
+        others = tuple(number for number, i in enumerate(order) if not items[i].is_idle and i not in places)
+        return Step(tokens[index], values[index], others)
+
+    def _composed(self, logits: Logits, items: Sequence[Item], count: int) -> Tensor:
+        """Composed log-probs (I, V); an item that cannot be composed ends its answer."""
+        try:
+            inputs = _neutral(self._plain(items, logits, count), logits, items)
+            composed = compose_restricted(self._kernels, logits, inputs).logprobs
+            return composed.masked_fill(composed == -math.inf, IMPOSSIBLE)
+        except Exception:
+            if len(items) > 1:
+                return torch.cat([self._composed(logits, [item], count) for item in items])
+            log.exception("composing failed")
+            ended = torch.full((1, logits.vocab), IMPOSSIBLE, device=logits.device)
+            ended[0, list(self._table.ends)] = 0.0
+            return ended
 
 
-def _complete_groups(rows: Sequence[Row | None], positions: Sequence[int]) -> dict[str, dict[int, int]]:
-    """group → view → number of its row, of the groups whose contexts are all here and equally far."""
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """One under the other, as wide as the widest."""
+    width = max(tokens.shape[1] for tokens, _ in parts)
+    tokens = [pad(tokens, (0, width - tokens.shape[1])) for tokens, _ in parts]
+    values = [pad(values, (0, width - values.shape[1])) for _, values in parts]
+    return torch.cat(tokens), torch.cat(values)
+
+
+def _failed(item: Item, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Any token, and numbers that are none."""
+    tokens = torch.tensor([[0, *range(item.size)]], device=device)
+    values = torch.full(tokens.shape, NOT_A_NUMBER, device=device)
+    values[:, 0] = math.nan
+    return tokens, values
+
+
+def _complete_groups(points: Sequence[Point | None]) -> dict[str, dict[int, int]]:
+    """group → view → number of its position, of the groups whose contexts are all here and equally far."""
     seen: dict[str, dict[int, int]] = {}
     ages: dict[str, set[int]] = {}
     sizes: dict[str, int] = {}
-    for number, (row, position) in enumerate(zip(rows, positions, strict=True)):
-        if row is not None and row.spec.link is not None:
-            link = row.spec.link
+    for number, point in enumerate(points):
+        if point is not None and point.row.spec.link is not None:
+            link = point.row.spec.link
             seen.setdefault(link.group, {})[link.view] = number
-            ages.setdefault(link.group, set()).add(position - len(row.prompt))
+            ages.setdefault(link.group, set()).add(point.position - len(point.row.prompt))
             sizes[link.group] = link.size
     return {
         group: places
@@ -130,47 +282,51 @@ def _complete_groups(rows: Sequence[Row | None], positions: Sequence[int]) -> di
 
 
 def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item]) -> DecodeRows:
-    """Nothing is drawn here. The request's own masks hold for what it draws, not for the prompt that it scores."""
+    """The request's own masks and penalties hold for what it draws, not for the prompt that it scores."""
     like = logits.like()
-    count = len(items)
-    drawn = [
-        (i, Drawn(item.row, item.position))
-        for i, item in enumerate(items)
-        if item.row is not None and item.row.is_drawn(item.position)
-    ]
+    points = [item.point for item in items if item.point is not None]
+    drawn = [(i, point) for i, point in enumerate(points) if point.is_drawn]
+    bias, repetition, presence = penalties(drawn, like, logits.vocab)
+    sampling = [point.sampling for point in points]
     return DecodeRows(
         plan=rows,
-        forced=[0] * count,
-        sampling=SampleRows([0.0] * count, [0] * count, [1.0] * count, [0.0] * count),
-        uniform=[1.0] * count,
+        forced=[point.forced for point in points],
+        sampling=SampleRows(
+            temperature=[s.temperature for s in sampling],
+            top_k=[s.top_k for s in sampling],
+            top_p=[s.top_p for s in sampling],
+            min_p=[s.min_p for s in sampling],
+        ),
+        uniform=[point.uniform for point in points],
         rules=edits_or_none(_rule_places(items), like),
-        banned=edits_or_none([(i, t, 0.0) for i, row in drawn for t in banned_tokens(row)], like),
+        banned=edits_or_none([(i, t, 0.0) for i, point in drawn for t in banned_tokens(point)], like),
         allowed=[
-            (i, torch.tensor(row.sampling.allowed_token_ids, dtype=torch.int64, device=like.device))
-            for i, row in drawn
-            if row.sampling.allowed_token_ids is not None
+            (i, torch.tensor(point.sampling.allowed_token_ids, dtype=torch.int64, device=like.device))
+            for i, point in drawn
+            if point.sampling.allowed_token_ids is not None
         ],
+        bias=bias,
+        repetition=repetition,
+        presence=presence,
+        top=[item.top for item in items],
+        trace=[i for i, item in enumerate(items) if item.is_traced],
     )
 
 
+def _neutral(rows: ComposeRows, logits: Logits, items: Sequence[Item]) -> DecodeRows:
+    """The composition alone: what is drawn from it is vLLM's."""
+    count = len(items)
+    greedy = SampleRows([0.0] * count, [0] * count, [1.0] * count, [0.0] * count)
+    rules = edits_or_none(_rule_places(items), logits.like())
+    return DecodeRows(plan=rows, forced=[0] * count, sampling=greedy, uniform=[1.0] * count, rules=rules)
+
+
 def _rule_places(items: Sequence[Item]) -> list[Place]:
-    return [
-        place
-        for i, item in enumerate(items)
-        if item.plan.rules is not None and item.row is not None
-        for place in rule_places(i, item.plan.rules, _written(item.row, item.position), item.row.spec.ends)
-    ]
-
-
-def _written(row: Row, position: int) -> list[int]:
-    """Tokens up to and with `position` that count as written by the composition."""
-    return row.tokens(row.spec.written_from, position + 1)
-
-
-def _report(logits: Logits, exact: Composed, number: int, row: Row, item: Item) -> Tensor:
-    """The row of a probed position: numbers about the token that follows it."""
-    assert row.spec.probe is not None
-    members = logits.logprobs(rows_index(item.streams))
-    alpha = cast("list[float]", exact.alpha[number].tolist())
-    token = row.token(item.position + 1)
-    return payload_row(members, exact.logprobs[number], alpha, token, row.spec.probe, item.plan)
+    ruled = [(i, item.point, item.plan.rules) for i, item in enumerate(items)]
+    return list(
+        chain.from_iterable(
+            rule_places(i, rules, point.written, point.row.spec.ends)
+            for i, point, rules in ruled
+            if rules is not None and point is not None
+        )
+    )

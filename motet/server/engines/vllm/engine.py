@@ -145,6 +145,8 @@ class VllmEngine:
             generation.fail(EngineError("the engine was stopped"))
         llm, self._llm = self._llm, None
         if llm is not None:
+            if llm.output_handler is not None:
+                llm.output_handler.cancel()  # else it logs the end that we ask for as a failure
             await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
             del llm
             gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
@@ -165,18 +167,26 @@ class VllmEngine:
         limits = {
             "max_tokens": sampling.max_tokens,
             "stop_token_ids": [*ends, *sampling.stop_token_ids],
-            "logprobs": sampling.top_logprobs,
+            "logprobs": sampling.top_logprobs if sampling.trace_top is None else self.traced(request),
         }
         async with aclosing(self._answers(request, spec, known, limits)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def probe(self, request: GenerationRequest, known: Sequence[int], skip: int = 0) -> list[Probed]:
-        """What is to be reported about the `known` tokens behind the context, but for the first `skip`.
+    def traced(self, request: GenerationRequest) -> int:
+        """How many numbers a token with a trace reports."""
+        return payload_size(_probe(request, 1), request.plan)
+
+    def read(self, entries: Mapping[int, Any], request: GenerationRequest) -> Probed:
+        """The numbers of a token with a trace."""
+        return read_payload(lambda token: entries[token].logprob, _probe(request, 1), request.plan)
+
+    async def probe(self, request: GenerationRequest, known: Sequence[int]) -> list[Probed]:
+        """What is to be reported about the `known` tokens behind the context.
 
         One context is read at once with its known tokens; several walk over them in step.
         """
-        probe = _probe(request, len(request.contexts[0]) + skip)
+        probe = _probe(request, len(request.contexts[0]))
         spec = self._spec(request, probe=probe)
         size = payload_size(probe, request.plan)
         if len(views_of(request)) == 1:
@@ -192,7 +202,7 @@ class VllmEngine:
                     rows.extend(answer.outputs[0].logprobs)
                 elif answer.prompt_logprobs:
                     rows = list(answer.prompt_logprobs[probe.start :])
-        return [_read(row, probe, request.plan) for row in rows[skip if spec.forced else 0 :]]
+        return [self.read(row, request) for row in rows]
 
     def _spec(self, request: GenerationRequest, *, key: str = "", probe: Probe | None = None) -> RowSpec:
         """What holds for the context of the base; the others' places follow in `_views`."""
@@ -286,8 +296,4 @@ def _linked(spec: RowSpec, request: GenerationRequest, group: str) -> list[RowSp
 
 
 def _probe(request: GenerationRequest, start: int) -> Probe:
-    return Probe(start, request.sampling.top_logprobs, request.sampling.trace_top or 0)
-
-
-def _read(row: Mapping[int, Any], probe: Probe, plan: Plan) -> Probed:
-    return read_payload(lambda token: row[token].logprob, probe, plan)
+    return Probe(start, request.sampling.top_logprobs, request.sampling.trace_top)

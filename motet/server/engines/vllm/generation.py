@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from motet.server.engines.base import EngineError, FinishReason, GenerationRequest, NoTokenPossible, TokenOutput
-from motet.server.engines.vllm.composition import IMPOSSIBLE
 from motet.server.engines.vllm.payload import Probed
 
 if TYPE_CHECKING:
@@ -22,8 +21,7 @@ _END = None
 class VllmGeneration:
     """See `base.Generation`. Each choice is read by a task of its own; cancelling it aborts vLLM's request.
 
-    What a token's trace or a scored token's log-prob needs is asked in a second request over the known tokens
-    (`payload`), so a traced answer arrives when it is complete.
+    A scored text is a request of its own, whose prompt it is part of.
     """
 
     def __init__(self, engine: VllmEngine, request: GenerationRequest) -> None:
@@ -99,17 +97,12 @@ class VllmGeneration:
                 yield output
         if ends_scored:
             return
-        if self._request.sampling.trace_top is None:
-            async for output in self._drawn(index):
-                yield output
-        else:
-            for output in await self._traced(index):
-                yield output
+        async for output in self._drawn(index):
+            yield output
 
     def _forced(self, index: int, probed: Sequence[Probed], finish: FinishReason | None) -> list[TokenOutput]:
-        traced = self._request.sampling.trace_top is not None
         outputs = [
-            TokenOutput(index, token, known.logprob, True, known.top, known.trace if traced else None)
+            TokenOutput(index, token, known.logprob, True, known.top, known.trace)
             for token, known in zip(self._request.forced, probed, strict=True)
         ]
         self._check(outputs)
@@ -136,30 +129,27 @@ class VllmGeneration:
     def _output(
         self, index: int, token: int, entries: dict[int, Any], position: int, finish: FinishReason | None
     ) -> TokenOutput:
-        logprob = _value(entries[token].logprob)
-        if math.isnan(logprob):
+        sampling = self._request.sampling
+        if sampling.trace_top is None:
+            probed = Probed(entries[token].logprob, _ranked(entries, sampling.top_logprobs))
+        else:
+            probed = self._engine.read(entries, self._request)
+        if math.isnan(probed.logprob):
             raise EngineError(f"the request failed at token {position}: its composed distribution is not a number")
-        if logprob == -math.inf:
+        if probed.logprob == -math.inf:
             raise NoTokenPossible(
                 f"no token is possible at position {position}: the masks of the request exclude each other"
             )
-        ranked = sorted(((other, _value(entry.logprob)) for other, entry in entries.items()), key=lambda pair: -pair[1])
-        top = tuple(ranked[: self._request.sampling.top_logprobs])
-        return TokenOutput(index, token, logprob, False, top, finish=finish)
-
-    async def _traced(self, index: int) -> list[TokenOutput]:
-        """The whole answer, then its trace in one pass over what was drawn."""
-        outputs = [output async for output in self._drawn(index)]
-        tokens = tuple(output.token for output in outputs)
-        probed = await self._engine.probe(self._request, (*self._request.forced, *tokens), len(self._request.forced))
-        return [replace(output, trace=known.trace) for output, known in zip(outputs, probed, strict=True)]
+        return TokenOutput(index, token, probed.logprob, False, probed.top, probed.trace, finish)
 
     def _note_start(self) -> None:
         self._started = self._started or time.perf_counter()
 
 
-def _value(logprob: float) -> float:
-    return -math.inf if logprob < IMPOSSIBLE / 10 else logprob
+def _ranked(entries: dict[int, Any], count: int) -> tuple[tuple[int, float], ...]:
+    """The most likely of what vLLM hands out, best first; the drawn token is among it in any case."""
+    pairs = ((token, float(entry.logprob)) for token, entry in entries.items())
+    return tuple(sorted(pairs, key=lambda pair: -pair[1])[:count])
 
 
 def _finish(reason: str | None) -> FinishReason | None:

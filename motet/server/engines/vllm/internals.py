@@ -21,15 +21,16 @@ class VllmUnavailable(Exception):
 
 
 class Touched(NamedTuple):
-    """`module`.`name`, and what we rely on."""
+    """`module`.`name`, and what we rely on. `called`: our name for it, where two have the same."""
 
     module: str
     name: str
     expected: str
+    called: str = ""
 
 
 TOUCHED: dict[str, Touched] = {
-    touched.name: touched
+    touched.called or touched.name: touched
     for touched in (
         Touched("vllm.engine.arg_utils", "AsyncEngineArgs", "takes the operator's engine_args as keywords"),
         Touched("vllm.v1.engine.async_llm", "AsyncLLM", "from_engine_args, generate, abort, errored, shutdown"),
@@ -43,22 +44,31 @@ TOUCHED: dict[str, Touched] = {
         Touched("vllm.model_executor.model_loader.default_loader", "DefaultModelLoader", "weights of any checkpoint"),
         Touched("vllm.model_executor.models.utils", "init_vllm_registered_model", "a member under a prefix"),
         Touched("vllm.transformers_utils.config", "get_config", "the configuration of a member's checkpoint"),
-        Touched("vllm.v1.sample.logits_processor", "LogitsProcessor", "update_state before each forward, apply after"),
-        Touched("vllm.v1.sample.logits_processor", "MoveDirectionality", "SWAP or a move to an empty row"),
+        Touched("vllm.v1.sample.logits_processor", "LogitsProcessor", "validate_params in the front end"),
+        Touched(
+            "vllm.v1.worker.gpu.sample.logits_processor.interface",
+            "LogitsProcessor",
+            "the same for the second runner",
+            "LogitsProcessorV2",
+        ),
+        Touched("vllm.platforms", "current_platform", "is_cpu"),
+        Touched("vllm.v1.worker.cpu_worker", "CPUWorker", "load_model, compile_or_warm_up_model"),
+        Touched("vllm.v1.worker.gpu_worker", "Worker", "load_model, compile_or_warm_up_model"),
+        Touched("vllm.v1.outputs", "SamplerOutput", "tokens (B, S) with −1 behind the last, log-probs of B · S"),
+        Touched("vllm.v1.outputs", "LogprobsTensors", "the drawn token's first"),
+        Touched("vllm.v1.core.sched.scheduler", "Scheduler", "update_from_output, which `scheduler` overrides"),
         Touched("vllm.model_executor.layers.quantization", "QUANTIZATION_METHODS", "names that a checkpoint may say"),
         Touched("vllm.model_executor.layers.quantization", "get_quantization_config", "from_config, dtypes"),
         Touched("vllm.sequence", "IntermediateTensors", "what a pipeline stage hands to the next, tensors by name"),
         Touched("vllm.distributed.parallel_state", "get_pp_group", "which pipeline stage this worker is"),
-        Touched("vllm.v1.worker.cpu_worker", "CPUWorker", "leaves the warm-up out in eager mode, see `stages.prepare`"),
-        Touched("vllm.v1.core.sched.scheduler", "Scheduler", "update_from_output, which `scheduler` overrides"),
-        Touched("vllm.platforms", "current_platform", "is_cpu"),
         # not called from here, but what they do is relied upon
         Touched("vllm.config", "ModelConfig", "_verify_quantization finds a checkpoint's own"),
         Touched("vllm.config", "VllmConfig", "with_hf_config and get_quantization_config of a member"),
-        Touched("vllm.v1.sample.logits_processor", "BatchUpdate", "removed, then added, then moved rows"),
-        Touched("vllm.v1.worker.gpu_input_batch", "InputBatch", "tells the carrier about the batch"),
-        Touched("vllm.v1.sample.sampler", "Sampler", "notes raw logits, then lets the carrier draw, then samples"),
-        Touched("vllm.v1.worker.gpu_model_runner", "GPUModelRunner", "scores prompts raw, and takes tokens back"),
+        Touched("vllm.v1.worker.gpu_input_batch", "InputBatch", "req_ids in the order of the batch"),
+        Touched("vllm.v1.sample.sampler", "Sampler", "called with logits and metadata, returns a SamplerOutput"),
+        Touched("vllm.v1.sample.rejection_sampler", "RejectionSampler", "called with metadata, drafts and logits"),
+        Touched("vllm.v1.spec_decode.metadata", "SpecDecodeMetadata", "drafts request by request"),
+        Touched("vllm.v1.worker.gpu_model_runner", "GPUModelRunner", "sampler, requests; scores raw; takes back"),
         Touched("vllm.v1.attention.backends.cpu_attn", "CPUAttentionMetadata", "query_start_loc"),
         Touched("vllm.v1.metrics.stats", "SchedulerStats", "requests, KV usage, prefix cache"),
         Touched("vllm.v1.metrics.stats", "IterationStats", "num_preempted_reqs"),

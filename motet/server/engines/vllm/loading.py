@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,20 @@ from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.options import unfit_options
 from motet.server.engines.vllm.plugin import register
 from motet.server.engines.vllm.quantization import unfit_quantization
+from motet.server.engines.vllm.speculation import draft_of, problems_of, with_path
 from motet.server.engines.vllm.stats import Tally
 
 CACHE = Path("~/.cache/motet")
-CARRIER = "motet.server.engines.vllm.carrier:Carrier"
-STAGE_WORKER = "motet.server.engines.vllm.worker.StageWorker"
+CHECK = "motet.server.engines.vllm.check:Check"
+WORKER = "motet.server.engines.vllm.worker.ComposedWorker"
 SCHEDULER = "motet.server.engines.vllm.scheduler.LinkedScheduler"
 # what the engine itself decides; an operator who sets one of them is told
 OWNED = {
     "model": "the models of the file",
     "tokenizer": "the models' own",
     "skip_tokenizer_init": "texts are tokenized by the server",
-    "logits_processors": "the carrier of the rows' parameters",
+    "logits_processors": "drawing is the server's own",
+    "worker_cls": "the worker that draws from compositions",
     "logprobs_mode": "the composed log-probs are reported",
     "max_logprobs": "traces are handed out as log-probs",
     "async_scheduling": "rules and penalties read the last token before the next step begins",
@@ -38,7 +40,6 @@ OWNED = {
 }
 REFUSED = {
     "enable_lora": "adapters of experts are merged into their weights when they are loaded",
-    "speculative_config": "drafts are not verified against compositions by this version's carrier",
     "hf_overrides": "they would change the composite, not its members",
 }
 
@@ -82,19 +83,20 @@ def start(
             do not fit.
     """
     register()
-    given = dict(engine_args or {})
-    check_engine_args(given)
-    check_models(models, infos, given)
+    named = dict(engine_args or {})
+    check_engine_args(named, models)
+    check_models(models, infos, named)
+    given = with_path(named, {name: source.path for name, source in models.items()})
     data = composite(models, infos)
     length = data["max_position_embeddings"]
     folder = cached_composite(data, cache.expanduser())
-    # vLLM's second model runner takes no logits processors, and the carrier is one
+    # the second model runner is told about its requests in another way
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(kv_cache_gib))))
     own: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,
-        "logits_processors": [CARRIER],
+        "worker_cls": WORKER,
         "scheduler_cls": SCHEDULER,
         "logprobs_mode": "raw_logits",
         "max_logprobs": -1,
@@ -106,13 +108,12 @@ def start(
         "disable_hybrid_kv_cache_manager": True,
         "disable_log_stats": True,
     }
-    if int(given.get("pipeline_parallel_size") or 1) > 1 and touch("current_platform").is_cpu():
-        own["worker_cls"] = STAGE_WORKER
     tally = Tally()
     args = touch("AsyncEngineArgs")(**own | given)
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
     linked = own["scheduler_cls"] == (own | given)["scheduler_cls"]
-    engine = VllmEngine(llm, infos, _capacity(llm, infos, models, length), tally, linked=linked)
+    capacity = _capacity(llm, infos, models, length, draft_of(named))
+    engine = VllmEngine(llm, infos, capacity, tally, linked=linked)
     del llm  # vLLM keeps this frame alive; its engine must go when ours closes
     return engine
 
@@ -128,11 +129,11 @@ def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) 
     )
 
 
-def check_engine_args(given: Mapping[str, Any]) -> None:
-    """Raises EngineArgsError: every option that cannot be taken, with the reason."""
+def check_engine_args(given: Mapping[str, Any], models: Collection[str] = ()) -> None:
+    """Raises EngineArgsError: every option that cannot be taken, with the reason. `models`: names in the file."""
     options = fields(touch("AsyncEngineArgs"))
     known = {field.name for field in options if not field.name.startswith("_")}
-    problems = unfit_options(given, options)
+    problems = problems_of(given, models) + unfit_options(given, options)
     for name, value in given.items():
         if name in OWNED:
             problems.append(f"engine_args.{name}: not taken, {OWNED[name]}.")
@@ -158,14 +159,16 @@ def check_models(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo
         raise EngineArgsError(problems)
 
 
-def _capacity(llm: Any, infos: Mapping[str, ModelInfo], models: Mapping[str, Checkpoint], length: int) -> Capacity:
-    """What vLLM's cache holds: every token has keys and values of each distinct checkpoint."""
+def _capacity(
+    llm: Any, infos: Mapping[str, ModelInfo], models: Mapping[str, Checkpoint], length: int, draft: str | None
+) -> Capacity:
+    """What vLLM's cache holds: every token has keys and values of each distinct checkpoint, and of the draft's own."""
     cache = llm.vllm_config.cache_config
     distinct = {source: infos[name].kv_bytes_per_token for name, source in models.items()}
     return Capacity(
         max_model_len=length,
         tokens=cache.num_gpu_blocks * cache.block_size,
-        bytes_per_token=sum(distinct.values()),
+        bytes_per_token=sum(distinct.values()) + (infos[draft].kv_bytes_per_token if draft else 0),
         rows=llm.vllm_config.scheduler_config.max_num_seqs,
         engines=llm.vllm_config.parallel_config.data_parallel_size,
     )

@@ -1,7 +1,7 @@
 """The composite: one vLLM model per distinct checkpoint, side by side over the same tokens.
 
 Every member's attention layers have their own KV cache under vLLM's one block table. `forward` returns all hidden
-states side by side, and in extra columns which row of the batch and which position they belong to, bit-cast into the
+states side by side, and in extra columns which row of the batch, position and token they belong to, bit-cast into the
 model's dtype: `compute_logits` then needs no state but the table.
 """
 
@@ -22,7 +22,7 @@ from motet.server.engines.vllm.quantization import quant_config
 from motet.server.engines.vllm.stages import Handover
 from motet.server.engines.vllm.table import table_of
 
-NUM_COLUMNS = 2  # int32: row of the batch, position
+NUM_COLUMNS = 3  # int32: row of the batch, position, token
 
 
 class MotetCompositeForCausalLM(nn.Module):
@@ -78,7 +78,7 @@ class MotetCompositeForCausalLM(nn.Module):
         hidden = {name: member(input_ids, positions, parts[name], None) for name, member in self.members.items()}
         if isinstance(next(iter(hidden.values())), touch("IntermediateTensors")):
             return self._handover.join(hidden)
-        places = torch.stack([_rows_of_tokens(positions).to(torch.int32), positions.to(torch.int32)], -1)
+        places = torch.stack([_rows_of_tokens(positions), positions, input_ids], -1).to(torch.int32)
         return torch.cat([*hidden.values(), places.view(self._dtype)], -1)
 
     def make_empty_intermediate_tensors(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> Any:
@@ -86,7 +86,7 @@ class MotetCompositeForCausalLM(nn.Module):
         return self._handover.empty(batch_size, device)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """Composed log-probs (n, V), float32; None where this worker holds no logits."""
+        """The distributions behind n positions (n, V), see `Composer`; None where this worker holds no logits."""
         *hidden, columns = cast("tuple[Tensor, ...]", hidden_states.split([*self._widths, self._columns], -1))
         logits = [
             cast(Any, member).compute_logits(part.contiguous())
@@ -95,10 +95,8 @@ class MotetCompositeForCausalLM(nn.Module):
         if any(part is None for part in logits):
             return None
         places = cast("list[list[int]]", columns.contiguous().view(torch.int32).tolist())
-        width = self._vocab_size
-        return self._composer(
-            [part[:, :width] for part in logits], [row for row, _ in places], [position for _, position in places]
-        )
+        rows, positions, tokens = ([place[i] for place in places] for i in range(NUM_COLUMNS))
+        return self._composer([part[:, : self._vocab_size] for part in logits], rows, positions, tokens)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Each member from its own checkpoint; the composite has none."""

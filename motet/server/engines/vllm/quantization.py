@@ -48,8 +48,9 @@ def unfit_quantization(configs: Mapping[str, Any], given: Mapping[str, Any], dty
             continue
         if given.get("quantization"):
             problems.append(
-                f"engine.engine_args.quantization: '{name}' is quantised in its checkpoint ({written['quant_method']}); "
-                "every model is loaded as its checkpoint says; the option is for files of which none is quantised."
+                f"engine.engine_args.quantization: '{name}' is quantised in its checkpoint "
+                f"({written['quant_method']}), and every model is loaded as its checkpoint says; the option is for "
+                "files of which none is quantised."
             )
         problems += _unknown(name, written, dtype)
     return problems

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from motet.composers.plan import Plan
+from motet.composers.plan import Plan, single
 from motet.server.engines.vllm.plans import unsupported
 from motet.server.engines.vllm.table import Row
 from motet.server.engines.vllm.wire import KEY, RowSpec, read_spec
 
+log = logging.getLogger(__name__)
 COMPOSITION = "composition"  # in vLLM's `vllm_xargs`: JSON text, as the request field of our own server
 
 
@@ -42,6 +44,22 @@ def row_of(
     if reason is not None:
         raise ValueError(reason)
     return Row(spec, prompt, output)
+
+
+def row_or_fault(
+    extra_args: Mapping[str, Any] | None,
+    prompt: Sequence[int],
+    output: Sequence[int],
+    members: Sequence[str],
+    ends: Sequence[int],
+) -> Row | None:
+    """As `row_of`, in a worker, where an exception would end the engine: what nobody has checked before gets a row
+    that cannot be composed, whose answer ends at once."""
+    try:
+        return row_of(extra_args, prompt, output, members, ends)
+    except ValueError as error:
+        log.error("a request that was not checked has reached the engine: %s", error)
+        return Row(RowSpec(single("")), prompt, output)
 
 
 def _composition(text: Any, members: Sequence[str]) -> Plan:

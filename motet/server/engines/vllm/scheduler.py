@@ -52,6 +52,14 @@ class LinkedScheduler(_Scheduler):
                 if request.num_computed_tokens == request.num_tokens:
                     request.num_computed_tokens -= 1
 
+    def update_draft_token_ids(self, draft_token_ids: Any) -> None:
+        """Linked requests get no drafts: their contexts would not be equally far."""
+        _Scheduler.update_draft_token_ids(self, draft_token_ids)
+        for name in draft_token_ids.req_ids:
+            request = self.requests.get(name)
+            if request is not None and _link_of(request) is not None:
+                request.spec_token_ids = []
+
 
 def _link_of(request: Any) -> dict[str, Any] | None:
     extra = getattr(request.sampling_params, "extra_args", None)

@@ -20,6 +20,8 @@ class Tally:
     prefix_hits: int = 0
     steps: int = 0
     preemptions: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
     def add(self, engine: int, stats: Any, iteration: Any) -> None:
         """`stats` and `iteration`: vLLM's SchedulerStats and IterationStats of one step."""
@@ -30,6 +32,10 @@ class Tally:
         self.prefix_queries += stats.prefix_cache_stats.queries
         self.prefix_hits += stats.prefix_cache_stats.hits
         self.steps += 1
+        drafts = stats.spec_decoding_stats
+        if drafts is not None:
+            self.draft_tokens += drafts.num_draft_tokens
+            self.accepted_tokens += drafts.num_accepted_tokens
 
     def stats(self, kv_bytes: int) -> EngineStats:
         usage = sum(self.usage.values()) / max(1, len(self.usage))
@@ -41,6 +47,8 @@ class Tally:
             prefix_queries=self.prefix_queries,
             prefix_hits=self.prefix_hits,
             steps=self.steps,
+            draft_tokens=self.draft_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
 
     def logger(self) -> type:

@@ -29,12 +29,12 @@ KEY = "motet"  # in `extra_args`
 class Probe:
     """The distributions at the request's own tokens are reported, from the token at index `start` on (≥ 1).
 
-    `top` alternatives beside each token, and what each voice did to it with `trace_top` alternatives.
+    `top` alternatives beside each token, and what each voice did to it with `trace_top` alternatives, if any.
     """
 
     start: int
     top: int
-    trace_top: int
+    trace_top: int | None
 
 
 @dataclass(frozen=True, slots=True)
