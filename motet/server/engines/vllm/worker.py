@@ -30,7 +30,7 @@ class ComposedWorker(_Worker):
             bind(runner, table_of(runner.compilation_config.static_forward_context))
 
     def compile_or_warm_up_model(self) -> Any:
-        times: Any = super().compile_or_warm_up_model()
+        times = _Worker.compile_or_warm_up_model(self)
         if isinstance(self.model_runner, touch("GPUModelRunner")):
             prepare(self.model_runner)
         return times
