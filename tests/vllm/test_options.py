@@ -49,6 +49,11 @@ def test_options_without_effect_are_refused_but_not_at_their_defaults() -> None:
         check_engine_args(args)
     assert [problem.split(":")[0] for problem in caught.value.problems] == [f"engine_args.{name}" for name in args]
 
+    drafts = {"method": "ngram", "num_speculative_tokens": 2}
+    check_engine_args({"speculative_config": drafts, "pipeline_parallel_size": 1})
+    with pytest.raises(EngineArgsError, match="no drafter beside pipeline stages"):
+        check_engine_args({"speculative_config": drafts, "pipeline_parallel_size": 2})
+
 
 def test_members_that_cannot_be_cut_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     configs = {"small": SHALLOW, "large": DEEP}

@@ -111,6 +111,8 @@ def unfit_options(given: Mapping[str, Any], fields: Iterable[Field[Any]]) -> lis
             problems.append(f"engine_args.{name}: {value!r} is not one of {', '.join(allowed)}: {reason}.")
         elif name in _REASONS and value and value != defaults.get(name):
             problems.append(f"engine_args.{name}: {_REASONS[name]}.")
+    if given.get("speculative_config") and int(given.get("pipeline_parallel_size") or 1) > 1:
+        problems.append("engine_args.speculative_config: vLLM's runner starts no drafter beside pipeline stages.")
     return problems
 
 
