@@ -87,7 +87,7 @@ def _start_all(
     Raises:
         ConfigError: one did not start; those before it are ended.
     """
-    from motet.server.engines.vllm.loading import start
+    from motet.server.engines.vllm.loading import EngineArgsError, start
     from motet.server.engines.vllm.memory import overriding_environment
 
     config = configuration.settings.engine
@@ -105,6 +105,8 @@ def _start_all(
                     engine_args=for_models(config.engine_args, family.models),
                     memory=memory[family.name],
                 )
+            except EngineArgsError as error:
+                raise ConfigError(error.problems) from error
             except (RuntimeError, ValueError) as error:  # its own reasons stand in its log, which its processes write
                 raise ConfigError([f"vLLM did not start with {', '.join(family.models)}: {error}"]) from error
             started.callback(engine.shutdown)

@@ -52,7 +52,7 @@ def llama() -> PreTrainedModel:
 
 def narrow() -> PreTrainedModel:
     """Fewer, other heads, and another depth than its partners."""
-    return LlamaForCausalLM(LlamaConfig(**shape(hidden_size=64, num_attention_heads=2, num_hidden_layers=1)))
+    return LlamaForCausalLM(LlamaConfig(**shape(hidden_size=64, num_attention_heads=2, num_hidden_layers=3)))
 
 
 def qwen() -> PreTrainedModel:

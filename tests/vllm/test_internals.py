@@ -236,6 +236,38 @@ def test_members_are_built_and_loaded_apart() -> None:
     assert {"trust_remote_code", "revision"} <= set(parameters("get_config"))
 
 
+def test_stages() -> None:
+    """A later stage's buffer, which vLLM allocates in a warm-up that its CPU worker may leave out."""
+    text = source("GPUModelRunner", "_dummy_run")
+    assert "self.model.make_empty_intermediate_tensors(" in text
+    assert "batch_size=self.max_num_tokens" in text
+    assert "if self.intermediate_tensors is None:" in text
+    assert "assert self.intermediate_tensors is not None" in source(
+        "GPUModelRunner", "sync_and_gather_intermediate_tensors"
+    )
+    assert parameters("CPUWorker", "compile_or_warm_up_model") == ["self"]
+    tensors = touch("IntermediateTensors")({"a": 1})
+    assert tensors.tensors == {"a": 1}
+    assert callable(touch("get_pp_group"))
+    assert callable(touch("current_platform").is_cpu)
+    known = touch("ModelRegistry").models
+    assert callable(known["LlamaForCausalLM"].inspect_model_cls)
+
+
+def test_steps_under_way_are_counted() -> None:
+    """Linked requests wait on it, since with stages several steps are under way at once."""
+    assert "request.num_in_flight_tokens += num_scheduled_token" in source("Scheduler", "_update_after_schedule")
+    assert "request.num_in_flight_tokens -= num_tokens_scheduled" in source("Scheduler", "update_from_output")
+
+
+def test_members_are_quantised_one_by_one() -> None:
+    assert "_verify_quantization" in dir(touch("ModelConfig"))
+    assert {"model_config", "load_config"} == set(parameters("VllmConfig", "get_quantization_config"))
+    assert {"hf_config", "architectures"} <= set(parameters("VllmConfig", "with_hf_config"))
+    assert {"awq", "auto_gptq", "compressed-tensors", "fp8"} <= set(touch("QUANTIZATION_METHODS"))
+    assert callable(touch("get_quantization_config")("awq").from_config)
+
+
 def test_rows_of_tokens_are_known_in_a_forward() -> None:
     assert "query_start_loc" in {field.name for field in dataclasses.fields(touch("CPUAttentionMetadata"))}
     assert callable(touch("get_forward_context"))

@@ -26,7 +26,12 @@ from tests.vllm.requests import SPLIT_PLANS, answers, assert_alike, plan_of, req
 pytestmark = pytest.mark.timeout(280)
 MEMBERS = ("llama", "llama-b", "llama-c")
 START_SECONDS = 240.0
-PARALLEL: list[dict[str, Any]] = [{"tensor_parallel_size": 2}, {"data_parallel_size": 2}]
+PARALLEL: list[dict[str, Any]] = [
+    {"tensor_parallel_size": 2},
+    {"data_parallel_size": 2},
+    # prompts in pieces: several steps are under way, and contexts of one choice come in different ones
+    {"pipeline_parallel_size": 2, "max_num_batched_tokens": 64, "block_size": 32},
+]
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -50,6 +55,7 @@ async def test_parallel(
     rng = random.Random(0)
     requests = [request_for(plan, rng, trace_top=1, forced=tokens(rng, 3)) for plan in plans]
     requests += [request_for(plan, rng, temperature=1.0, seed=3, top_p=0.9, n=2) for plan in plans]
+    requests += [request_for(plan, rng, context=tokens(rng, 150)) for plan in SPLIT_PLANS[1:]]
     few = {name: infos[name] for name in MEMBERS}
     engine = await asyncio.to_thread(start_engine, paths, few, cache, enforce_eager=True, **engine_args)
     try:

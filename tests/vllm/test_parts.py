@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -254,21 +255,25 @@ async def test_the_gate_lets_in_by_turns() -> None:
 def test_a_runner_that_cannot_run_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a GPU has no Triton for its device."""
     monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
-    check_runner()
+    check_runner({})
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
     with pytest.raises(VllmUnavailable, match="Triton"):
-        check_runner()
+        check_runner({})
+    with pytest.raises(EngineArgsError, match="first model runner"):
+        check_runner({"pipeline_parallel_size": 2})
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
+    check_runner({"pipeline_parallel_size": 2})
+    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "0", "where vLLM would choose the second one by itself"
 
 
 def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
     check_engine_args({"tensor_parallel_size": 2, "pipeline_parallel_size": 1, "enforce_eager": True})
     with pytest.raises(EngineArgsError) as refusal:
-        check_engine_args({"model": "x", "tensor_paralel_size": 2, "pipeline_parallel_size": 2, "enable_dbo": True})
+        check_engine_args({"model": "x", "tensor_paralel_size": 2, "enable_lora": True})
     text = "\n".join(refusal.value.problems)
     assert "the models of the file" in text
     assert "Did you mean tensor_parallel_size?" in text
-    assert "pipeline stages" in text
-    assert "enable_dbo" in text, "true is not the 1 that switches a size off"
+    assert "adapters of experts are merged" in text
 
 
 @pytest.mark.parametrize(

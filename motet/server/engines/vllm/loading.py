@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.vllm.config import cached_composite, composite_data
 from motet.server.engines.vllm.engine import Capacity, VllmEngine
+from motet.server.engines.vllm.fit import unfit_members
 from motet.server.engines.vllm.internals import VllmUnavailable, touch
+from motet.server.engines.vllm.options import unfit_options
 from motet.server.engines.vllm.plugin import register
+from motet.server.engines.vllm.quantization import unfit_quantization
 from motet.server.engines.vllm.speculation import draft_of, problems_of, with_path
 from motet.server.engines.vllm.stats import Tally
 
@@ -36,15 +40,8 @@ OWNED = {
     "kv_cache_memory_bytes": "engine.kv_cache_gib",
 }
 REFUSED = {
-    "pipeline_parallel_size": "the composite's members cannot be cut into pipeline stages; use tensor parallelism",
     "enable_lora": "adapters of experts are merged into their weights when they are loaded",
     "hf_overrides": "they would change the composite, not its members",
-    "enable_dbo": "the second runner would give every microbatch the rows of the first",
-    "prefill_context_parallel_size": "where prompts are split over workers, whose tokens they are is not known",
-    "watermark_config": "drawing is the server's own",
-    "enable_trace_replay": "drawing is the server's own",
-    "return_sampling_mask": "drawing is the server's own",
-    "enable_batch_sharded_sampling": "every worker draws every row, so that all of them know all tokens",
 }
 
 
@@ -86,12 +83,14 @@ def start(
 
     Raises:
         VllmUnavailable: vLLM is missing, of an unsupported version, or asked for a runner that cannot run here.
-        EngineArgsError: options that this engine decides, refuses, or that vLLM does not know.
+        EngineArgsError: options that this engine decides, refuses, or that vLLM does not know; models that they
+            do not fit.
     """
     register()
-    check_runner()
     named = dict(engine_args or {})
+    check_runner(named)
     check_engine_args(named, models)
+    check_models(models, infos, named)
     given = with_path(named, {name: source.path for name, source in models.items()})
     data = composite(models, infos)
     length = data["max_position_embeddings"]
@@ -135,13 +134,24 @@ def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) 
     )
 
 
-def check_runner() -> None:
+def check_runner(given: Mapping[str, Any]) -> None:
     """The operator's environment decides which of vLLM's two model runners serves, else vLLM by itself.
 
     Raises:
         VllmUnavailable: the second one is asked for where it would fail at its first step.
+        EngineArgsError: it is asked for together with pipeline stages.
     """
-    if touch("envs").VLLM_USE_V2_MODEL_RUNNER and not touch("HAS_TRITON"):
+    wanted = touch("envs").VLLM_USE_V2_MODEL_RUNNER
+    if int(given.get("pipeline_parallel_size") or 1) > 1:
+        if wanted:
+            raise EngineArgsError(
+                [
+                    "engine_args.pipeline_parallel_size: stages of a composite run on vLLM's first model runner; unset "
+                    "VLLM_USE_V2_MODEL_RUNNER, or set it to 0."
+                ]
+            )
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    if wanted and not touch("HAS_TRITON"):
         raise VllmUnavailable(
             "VLLM_USE_V2_MODEL_RUNNER=1 asks for vLLM's Model Runner V2, which needs Triton for this device, and none "
             "is there: unset it, or set it to 0"
@@ -150,17 +160,30 @@ def check_runner() -> None:
 
 def check_engine_args(given: Mapping[str, Any], models: Collection[str] = ()) -> None:
     """Raises EngineArgsError: every option that cannot be taken, with the reason. `models`: names in the file."""
-    known = {field.name for field in fields(touch("AsyncEngineArgs"))}
-    problems = problems_of(given, models)
+    options = fields(touch("AsyncEngineArgs"))
+    known = {field.name for field in options if not field.name.startswith("_")}
+    problems = problems_of(given, models) + unfit_options(given, options)
     for name, value in given.items():
         if name in OWNED:
             problems.append(f"engine_args.{name}: not taken, {OWNED[name]}.")
-        elif name in REFUSED and (value is True or value not in (None, False, 1)):
+        elif name in REFUSED and value:
             problems.append(f"engine_args.{name}: {REFUSED[name]}.")
         elif name not in known:
             near = difflib.get_close_matches(name, sorted(known), 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             problems.append(f"engine_args.{name}: vLLM has no such option.{hint}")
+    if problems:
+        raise EngineArgsError(problems)
+
+
+def check_models(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo], given: Mapping[str, Any]) -> None:
+    """Raises EngineArgsError: every model that vLLM could not load under these options, by its place in the file."""
+    configs = {
+        name: touch("get_config")(source.path, trust_remote_code=False, revision=source.revision)
+        for name, source in models.items()
+    }
+    dtype = next(iter(infos.values())).dtype
+    problems = unfit_members(configs, given) + unfit_quantization(configs, given, dtype)
     if problems:
         raise EngineArgsError(problems)
 

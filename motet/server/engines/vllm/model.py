@@ -19,6 +19,8 @@ from motet.server.engines.vllm.composition import Composer
 from motet.server.engines.vllm.config import CompositeConfig, distinct
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.matchers import Matchers
+from motet.server.engines.vllm.quantization import quant_config
+from motet.server.engines.vllm.stages import Handover
 from motet.server.engines.vllm.table import table_of
 
 NUM_COLUMNS = 3  # int32: row of the batch, position, token
@@ -26,6 +28,8 @@ NUM_COLUMNS = 3  # int32: row of the batch, position, token
 
 class MotetCompositeForCausalLM(nn.Module):
     """See vLLM's interface of models: `forward` → hidden states, `compute_logits` → what is sampled."""
+
+    supports_pp = True
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__()
@@ -39,11 +43,11 @@ class MotetCompositeForCausalLM(nn.Module):
         self.members = nn.ModuleDict()
         for number, source in enumerate(self._sources):
             self.members[f"m{number}"] = self._member(vllm_config, number, *source)
+        self._handover = Handover(dict(self.members.items()), self._dtype)
         self._table = table_of(vllm_config.compilation_config.static_forward_context)
         self._table.configure(numbers, config.ends)
         matchers = Matchers(config.members, self._vocab_size)
         self._composer = Composer(self._table, choose_kernels(torch.device(vllm_config.device_config.device)), matchers)
-        self.make_empty_intermediate_tensors = None
 
     def _member(self, vllm_config: Any, number: int, path: str, revision: str | None) -> nn.Module:
         """One model under a prefix of its own. vLLM wants exactly one integer in a layer's name: "m0", not "0"."""
@@ -53,6 +57,7 @@ class MotetCompositeForCausalLM(nn.Module):
         # the window lies in a cache configuration that members would share: a member would silently lose its own
         own.cache_config = copy.copy(vllm_config.cache_config)
         own.cache_config.sliding_window = _window(text)
+        own.quant_config = quant_config(own, hf_config, path, revision)
         self._widths.append(int(text.hidden_size))
         with touch("set_model_tag")(f"motet_m{number}"):
             return touch("init_vllm_registered_model")(
@@ -77,12 +82,23 @@ class MotetCompositeForCausalLM(nn.Module):
         inputs_embeds: Tensor | None = None,
         rows: Tensor | None = None,
         **_: Any,
-    ) -> Tensor:
-        """(n, Σ widths + columns) of n tokens; `rows` (n,) from a runner that tells them (`state`)."""
-        hidden = [member(input_ids, positions, None, None) for member in self.members.values()]
+    ) -> Any:
+        """(n, Σ widths + columns) of n tokens; on a stage that is not the last what the next one needs of them.
+
+        Args:
+            rows: (n,) from a runner that tells them (`state`).
+        """
+        parts = self._handover.cut(intermediate_tensors)
+        hidden = {name: member(input_ids, positions, parts[name], None) for name, member in self.members.items()}
+        if isinstance(next(iter(hidden.values())), touch("IntermediateTensors")):
+            return self._handover.join(hidden)
         told = _rows_of_tokens(positions) if rows is None else rows
         places = torch.stack([told, positions, input_ids], -1).to(torch.int32)
-        return torch.cat([*hidden, places.view(self._dtype)], -1)
+        return torch.cat([*hidden.values(), places.view(self._dtype)], -1)
+
+    def make_empty_intermediate_tensors(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> Any:
+        """What a stage that is not the first is warmed up with."""
+        return self._handover.empty(batch_size, device)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """The distributions behind n positions (n, V), see `Composer`; None where this worker holds no logits."""

@@ -2,9 +2,12 @@
 
 A choice whose streams read different contexts is one vLLM request per context. In a step in which not all of them
 could compute their next token (one is still reading its prompt, waits for memory, was preempted), the tokens of the
-others are taken back: they compute the same position again in the next step. vLLM's first runner takes such
+others are taken back: they compute the same position again in a later step. vLLM's first runner takes such
 corrections since it makes them itself after a failed transfer of keys and values. The second takes none: there the
 workers decide (`slot_sampler`), and this follows.
+
+With pipeline stages several steps are under way at once. A request whose token was taken back then waits until no
+context of its choice is under way: asked again at once, the contexts could pass each other in alternate steps for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ _Scheduler: Any = touch("Scheduler")
 class LinkedScheduler(_Scheduler):
     """Named in vLLM's `scheduler_cls`; without linked requests it is vLLM's own."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _Scheduler.__init__(self, *args, **kwargs)
+        self._held: dict[str, Any] = {}  # by name: requests whose last token was taken back
+
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         groups: dict[str, list[Any]] = {}
         for name in scheduler_output.num_scheduled_tokens:
@@ -31,8 +38,23 @@ class LinkedScheduler(_Scheduler):
             if self.use_v2_model_runner:
                 _follow(members, model_runner_output)
             else:
-                _keep_in_step(members, model_runner_output)
-        return _Scheduler.update_from_output(self, scheduler_output, model_runner_output)
+                self._held |= _taken_back(members, model_runner_output)
+        outputs = _Scheduler.update_from_output(self, scheduler_output, model_runner_output)
+        if self._held:
+            self._release()
+        return outputs
+
+    def _release(self) -> None:
+        """Held requests of which no partner is under way compute their last position again."""
+        links = [_link_of(request) for request in self.requests.values() if request.num_in_flight_tokens > 0]
+        under_way = {link["group"] for link in links if link is not None}
+        for name, request in list(self._held.items()):
+            link = _link_of(request)
+            if link is None or link["group"] not in under_way:
+                del self._held[name]
+                # a preempted one starts again from its first position
+                if request.num_computed_tokens == request.num_tokens:
+                    request.num_computed_tokens -= 1
 
     def update_draft_token_ids(self, draft_token_ids: Any) -> None:
         """Linked requests get no drafts: their contexts would not be equally far."""
@@ -66,13 +88,13 @@ def _follow(members: list[Any], output: Any) -> None:
             request.num_computed_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
 
 
-def _keep_in_step(members: list[Any], output: Any) -> None:
-    """Takes back the tokens of one group's members, unless all have one at the same place."""
+def _taken_back(members: list[Any], output: Any) -> dict[str, Any]:
+    """Takes the tokens of one group's members back, unless all have one at the same place; → whose, by name."""
     drawn = [request for request in members if output.sampled_token_ids[output.req_id_to_index[request.request_id]]]
     link = _link_of(members[0])
     assert link is not None
     if len(drawn) == link["size"] and len({request.num_output_tokens for request in drawn}) == 1:
-        return
+        return {}
     for request in drawn:
         output.sampled_token_ids[output.req_id_to_index[request.request_id]] = []
-        request.num_computed_tokens -= 1
+    return {request.request_id: request for request in drawn}

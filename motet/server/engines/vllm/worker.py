@@ -1,4 +1,4 @@
-"""vLLM's worker with the project's own sampler in its V1 runner; nothing else of it is changed.
+"""vLLM's worker with the project's own sampler in its V1 runner, ready for pipeline stages; nothing else is changed.
 
 vLLM's sampler draws for requests that name no composition; for ours it would need the arg-max trick, would know
 nothing of linked requests, and would verify drafts against a distribution that a draft has changed. So the composer
@@ -13,6 +13,7 @@ from typing import Any
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.requests import row_or_fault
 from motet.server.engines.vllm.sampler import StepSampler, StepVerifier
+from motet.server.engines.vllm.stages import prepare
 from motet.server.engines.vllm.table import Row, Table, table_of
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,12 @@ class ComposedWorker(_Worker):
         runner = self.model_runner
         if isinstance(runner, touch("GPUModelRunner")):  # the second runner asks the model for its state instead
             bind(runner, table_of(runner.compilation_config.static_forward_context))
+
+    def compile_or_warm_up_model(self) -> Any:
+        times = _Worker.compile_or_warm_up_model(self)
+        if isinstance(self.model_runner, touch("GPUModelRunner")):
+            prepare(self.model_runner)
+        return times
 
 
 def bind(runner: Any, table: Table) -> None:
