@@ -16,6 +16,7 @@ from motet.server.engines.torch import TorchEngine
 from tests.vllm.conftest import SMALL, start_engine
 from tests.vllm.models import EOS
 from tests.vllm.requests import SPLIT_PLANS, answers, assert_alike, plan_of, request_for, tokens
+from tests.vllm.test_grammars import of_regex
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(280)]
 MEMBERS = ("llama", "llama-b", "llama-c")
@@ -44,6 +45,8 @@ def requests() -> list[GenerationRequest]:
         {"repetition_penalty": 1.2, "frequency_penalty": 0.2, "bad_words": ((5,), (6, 7))},
         {"ignore_eos": False, "min_tokens": 6, "logit_bias": ((EOS, 4.0),)},
         {"stop_token_ids": tuple(range(3, 40)), "temperature": 0.5, "seed": 2},
+        {"grammar": of_regex("([a-f]{2,4}[0-9])+"), "temperature": 0.5, "seed": 4},  # guesses that it forbids
+        {"grammar": of_regex("(yes, ){3,9}sir"), "ignore_eos": False, "trace_top": 1},  # guesses that it makes right
     ]
     mixed: list[GenerationRequest] = []
     for plan in plans:
