@@ -90,7 +90,7 @@ class Started:
 
 
 def test_each_engine_gets_its_part(paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By keys and values per token: `llama` has 2 layers, as `llama-b` has, `llama-c` 1 of the same width."""
+    """By keys and values per token: `llama` has 2 layers, as `llama-b` has, `llama-c` 3 of the same width."""
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     started: list[Started] = []
 
@@ -99,12 +99,12 @@ def test_each_engine_gets_its_part(paths: dict[str, Path], tmp_path: Path, monke
         return started[-1]
 
     monkeypatch.setattr(loading, "start", start)
-    engine = {"kind": "vllm", "families": APART, "kv_cache_gib": 5, "max_running": 7, "dtype": "float32"}
+    engine = {"kind": "vllm", "families": APART, "kv_cache_gib": 7, "max_running": 7, "dtype": "float32"}
     told: list[str] = []
     both, _ = load_engine(load(write(paths, tmp_path, engine=engine)), told.append)
     assert list(both.models) == ["llama", "llama-c", "llama-b"]
     assert [one.options["memory"] for one in started] == [
-        {"kv_cache_memory_bytes": 3 << 30},
+        {"kv_cache_memory_bytes": 5 << 30},
         {"kv_cache_memory_bytes": 2 << 30},
     ]
     assert [one.options["max_running"] for one in started] == [7, 7]
