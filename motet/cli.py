@@ -112,8 +112,12 @@ def _serve(configuration: Configuration) -> None:
 def models(file: File, seed: Seed = 0, cache: Cache = None) -> None:
     """List the models of FILE with their sizes, and the compositions that use them."""
     from motet.server.listing import print_models
+    from motet.server.operator_file import ConfigError
 
-    print_models(_load(_operator_file(file, seed, cache), {}))
+    try:
+        print_models(_load(_operator_file(file, seed, cache), {}))
+    except ConfigError as error:
+        _refuse(error.problems)
 
 
 @vllm_app.command()
@@ -123,12 +127,13 @@ def export(
     seed: Seed = 0,
     cache: Cache = None,
 ) -> None:
-    """Write FILE's models as one composite that vLLM's own server serves; prints the command."""
+    """Write FILE's models as one composite per family that vLLM's own server serves; prints the commands."""
     from motet.server.operator_file import ConfigError
     from motet.server.vllm_export import export as write
 
     try:
-        typer.echo(write(_load(_operator_file(file, seed, cache), {}), out))
+        for command in write(_load(_operator_file(file, seed, cache), {}), out):
+            typer.echo(command)
     except ConfigError as error:
         _refuse(error.problems)
 

@@ -166,6 +166,8 @@ class FakeChoice:
         self._engine = engine
         self._request = request
         self._new: list[int] = []
+        grammar = request.sampling.grammar
+        self._matcher = None if grammar is None else grammar.start(self._eos())
         self._random = np.random.default_rng(((request.sampling.seed or 0) % 2**32, index))
 
     def next(self) -> TokenOutput:
@@ -210,6 +212,9 @@ class FakeChoice:
         if sampling.allowed_token_ids is not None:
             others = [i for i in range(len(scores)) if i not in sampling.allowed_token_ids]
             scores[others] = -np.inf
+        if self._matcher is not None:
+            bits = np.frombuffer(self._matcher.allowed(self._new[len(self._request.forced) :]), dtype=np.uint8)
+            scores[np.unpackbits(bits, bitorder="little")[: len(scores)] == 0] = -np.inf
         if sampling.temperature == 0:
             return int(scores.argmax())
         noise = self._random.gumbel(size=len(scores))

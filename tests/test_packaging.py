@@ -44,7 +44,7 @@ def test_engine_plan_and_kernels_need_torch_and_transformers_alone() -> None:
     """A machine without the server's libraries (a GPU box, say) can run the engine and its benchmarks."""
     script = """
 import sys
-for name in ("pydantic", "pydantic_settings", "fastapi", "starlette", "uvicorn", "openai"):
+for name in ("pydantic", "pydantic_settings", "fastapi", "starlette", "uvicorn", "openai", "llguidance"):
     sys.modules[name] = None
 import motet.kernels.reference, motet.kernels.sampling, motet.composers.plan, motet.composers.rows
 import motet.server.engines.base, motet.server.engines.torch

@@ -103,11 +103,13 @@ def tiled_inverse_cdf(probs: Tensor, uniform: float) -> Tensor:
     whole = vocab // TILE * TILE
     masses = torch.cat([probs[:whole].view(-1, TILE).sum(-1), probs[whole:].sum(-1, keepdim=True)]).cumsum(-1)
     target = masses[-1:] * uniform
-    tile = int(torch.searchsorted(masses, target).clamp_max_(masses.shape[0] - 1))
+    # where no token is possible every sum is no number: then the last token, as good as any
+    tile = min(int(torch.searchsorted(masses, target)), (vocab - 1) // TILE)
     inside = probs[tile * TILE : (tile + 1) * TILE].cumsum(-1)
     before = masses[tile - 1] if tile else 0.0
     # sums of a tile round differently by one pass and by the other: never beyond what is in the tile
-    return tile * TILE + torch.searchsorted(inside, torch.minimum(target - before, inside[-1:]))[0]
+    place = torch.searchsorted(inside, torch.minimum(target - before, inside[-1:]))[0]
+    return tile * TILE + place.clamp_max_(inside.shape[0] - 1)
 
 
 def _sample_filtered(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+FamilyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]  # also the name of a folder
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -54,13 +55,30 @@ class ServerConfig(Section):
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
 
 
+def _with_models(value: Any) -> Any:
+    """A family that says nothing but its models."""
+    return {"models": cast("object", value)} if isinstance(value, list | tuple) else value
+
+
+class FamilyConfig(Section):
+    """Models that one vLLM engine holds; a list stands for `models` alone. `memory`: the fraction of the file's memory
+    (`kv_cache_gib`, or vLLM's `gpu_memory_utilization`) that is theirs, by default what suits their sizes."""
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    memory: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+Families = dict[FamilyName, Annotated[FamilyConfig, BeforeValidator(_with_models)]]
+
+
 class EngineConfig(Section):
-    """`kind`: the embedded engine, or vLLM with `engine_args` of its own. `kv_cache_gib`: memory for keys and values of
-    all models. `max_running`: choices computed at once. `prefill_chunk`: prompt tokens per step while others decode.
-    `dtype` auto: the checkpoint's own; `device` auto: CUDA where there is one."""
+    """`kind`: the embedded engine, or vLLM with `engine_args` and `families` of its own. `kv_cache_gib`: memory for
+    keys and values of all models. `max_running`: choices computed at once, by each family. `prefill_chunk`: prompt
+    tokens per step while others decode. `dtype` auto: the checkpoint's own; `device` auto: CUDA where there is one."""
 
     kind: Literal["torch", "vllm"] = "torch"
     engine_args: dict[str, Any] = {}
+    families: Families = {}
     kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
     max_running: Annotated[int, Field(ge=1)] = 64
     prefill_chunk: Annotated[int, Field(ge=1)] = 128

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motet.composers.spec import CompositionError
-from motet.server.engines.base import EngineError, NoTokenPossible, RequestTooLarge
+from motet.server.engines.base import EngineError, GrammarFailed, NoTokenPossible, RequestTooLarge
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,8 @@ def as_api_error(error: Exception) -> ApiError:
             return invalid(str(error), code="request_too_large")
         case NoTokenPossible():
             return invalid(str(error), code="no_token_possible")
+        case GrammarFailed():
+            return invalid(str(error), code="grammar_failed")
         case EngineError():
             return ApiError(500, str(error), code="engine_error")
         case _:

@@ -15,6 +15,7 @@ from motet.server.sources import Source, find_source
 
 PIPE_WIDTH = 300
 HEADINGS = ("model", "parameters", "dtype", "KV bytes / token", "context", "template", "compositions")
+FAMILY_HEADINGS = ("vLLM engine", "models", "dtype", "KV bytes / token")
 
 
 def print_models(configuration: Configuration) -> None:
@@ -23,6 +24,29 @@ def print_models(configuration: Configuration) -> None:
     for name, model in configuration.settings.models.items():
         table.add_row(name, *_facts(model, configuration), ", ".join(_used_by(name, configuration)))
     _print(table)
+    if configuration.settings.engine.kind == "vllm":
+        _print(_families(configuration))
+
+
+def _families(configuration: Configuration) -> Table:
+    """Which models share a vLLM engine, and what a token costs there whatever a request composes.
+
+    Raises:
+        ConfigError: models that cannot be read or do not fit together.
+    """
+    from motet.server.engines.vllm.speculation import draft_of
+    from motet.server.families import per_family
+    from motet.server.loading import find_sources
+    from motet.server.loading_vllm import inspect
+
+    table = Table(*FAMILY_HEADINGS, show_edge=False, box=SIMPLE_HEAD)
+    sources = find_sources(configuration)
+    _, infos, families = inspect(configuration, sources)
+    draft = draft_of(configuration.settings.engine.engine_args)
+    costs = per_family(families, sources, {name: info.kv_bytes_per_token for name, info in infos.items()}, draft)
+    for family in families:
+        table.add_row(family.name, ", ".join(family.models), family.dtype, f"{costs[family.name]:,}")
+    return table
 
 
 def _print(table: Table) -> None:

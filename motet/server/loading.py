@@ -45,8 +45,9 @@ def _load_torch(configuration: Configuration, tell: Told) -> tuple[Engine, Regis
     from motet.server.engines.torch import EngineSettings, TorchEngine
 
     config = configuration.settings.engine
-    if config.engine_args:
-        raise ConfigError(["engine.engine_args: they are vLLM's, but engine.kind is torch."])
+    foreign = [name for name in ("engine_args", "families") if getattr(config, name)]
+    if foreign:
+        raise ConfigError([f"engine.{name}: they are vLLM's, but engine.kind is torch." for name in foreign])
     sources = find_sources(configuration)
     tokenizers, loaded = _load_models(configuration, sources, tell)
     infos = {name: member.info for name, member in loaded.items()}

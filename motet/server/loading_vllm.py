@@ -1,17 +1,21 @@
-"""Settings → a vLLM engine that holds all models of the file, and the registry of their names."""
+"""Settings → a vLLM engine for each family of models of the file, and the registry of their names."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, shared_width
+from motet.composers.vocabulary import read_vocabulary
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
+from motet.server.engines.vllm.families import Families, Family, crossing
+from motet.server.engines.vllm.speculation import draft_of, for_models
+from motet.server.families import group, per_family, shares
 from motet.server.loading import Told, check_width, find_sources, load_tokenizer, registry_of
 from motet.server.operator_file import ConfigError, Configuration
 from motet.server.registry import Registry
@@ -19,42 +23,104 @@ from motet.server.sources import Source
 from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from motet.server.engines.vllm.engine import VllmEngine
     from motet.server.engines.vllm.loading import Checkpoint
+    from motet.server.engines.vllm.memory import KvCache, Utilization
 
 
 def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
-    """What can be known from the configurations is checked first: vLLM takes its time to start.
+    """One engine per family of models. What can be known from the configurations is checked first: vLLM takes its time
+    to start.
 
     Raises:
         ConfigError: vLLM is missing, options that it cannot take, models that do not belong together; all together.
     """
+    memory = _checked_options(configuration)
+    sources = find_sources(configuration)
+    tokenizers, infos, families = inspect(configuration, sources)
+    registry = registry_of(configuration, sources, tokenizers, infos)
+    _check_crossings(registry, families)
+    draft = draft_of(configuration.settings.engine.engine_args)
+    costs = per_family(families, sources, {name: memory.cost(info) for name, info in infos.items()}, draft)
+    parts = {name: memory.part(share) for name, share in shares(families, costs).items()}
+    return _start_all(configuration, families, checkpoints(sources, tell), infos, parts, tell), registry
+
+
+def _checked_options(configuration: Configuration) -> KvCache | Utilization:
+    """What memory all engines have; raises ConfigError: vLLM is missing, or options that it cannot take."""
     from motet.server.engines.vllm.internals import VllmUnavailable, check_version
-    from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args, start
+    from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args
+    from motet.server.engines.vllm.memory import memory_of
 
     config = configuration.settings.engine
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
         check_version()
         check_engine_args(config.engine_args, configuration.settings.models)
+        return memory_of(config.engine_args, config.kv_cache_gib, given="kv_cache_gib" in config.model_fields_set)
     except VllmUnavailable as error:
         raise ConfigError([f"engine.kind: {error}."]) from error
     except EngineArgsError as error:
         raise ConfigError([f"engine.{problem}" for problem in error.problems]) from error
-    sources = find_sources(configuration)
-    tokenizers, infos = inspect(configuration, sources)
-    registry = registry_of(configuration, sources, tokenizers, infos)
-    tell(f"starting vLLM with {', '.join(infos)}")
-    try:
-        engine = start(
-            checkpoints(sources, tell),
-            infos,
-            kv_cache_gib=config.kv_cache_gib,
-            max_running=config.max_running,
-            engine_args=config.engine_args,
-        )
-    except (RuntimeError, ValueError) as error:  # its own reasons stand in its log, which its processes write
-        raise ConfigError([f"vLLM did not start: {error}"]) from error
-    return engine, registry
+    except ValueError as error:
+        raise ConfigError([f"engine.engine_args.gpu_memory_utilization: {error}."]) from error
+
+
+def _check_crossings(registry: Registry, families: Sequence[Family]) -> None:
+    """Raises ConfigError: named compositions whose models no one engine holds."""
+    reasons = {name: crossing(registry.named(name), families) for name in registry.compositions}
+    problems = [f"compositions.{name}: {reason}." for name, reason in reasons.items() if reason is not None]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _start_all(
+    configuration: Configuration,
+    families: Sequence[Family],
+    found: Mapping[str, Checkpoint],
+    infos: Mapping[str, ModelInfo],
+    memory: Mapping[str, Mapping[str, Any]],
+    tell: Told,
+) -> Engine:
+    """One engine after the other: vLLM measures the free memory of a device while it starts.
+
+    Raises:
+        ConfigError: one did not start; those before it are ended.
+    """
+    from motet.server.engines.vllm.loading import start
+    from motet.server.engines.vllm.memory import overriding_environment
+
+    config = configuration.settings.engine
+    engines: dict[str, VllmEngine] = {}
+    if len(families) > 1 and (variable := overriding_environment()) is not None:
+        tell(f"{variable} is set: each of the {len(families)} engines takes that much, whatever the file says")
+    with ExitStack() as started:
+        for family in families:
+            tell(f"starting vLLM with {', '.join(family.models)}")
+            try:
+                engine = start(
+                    {name: found[name] for name in family.models},
+                    {name: infos[name] for name in family.models},
+                    max_running=config.max_running,
+                    engine_args=for_models(config.engine_args, family.models),
+                    memory=memory[family.name],
+                )
+            except (RuntimeError, ValueError) as error:  # its own reasons stand in its log, which its processes write
+                raise ConfigError([f"vLLM did not start with {', '.join(family.models)}: {error}"]) from error
+            started.callback(engine.shutdown)
+            engines[family.name] = engine
+            tell(told(family.models, engine.capacity.bytes_per_token, engine.capacity.tokens))
+        started.pop_all()
+    return engines[families[0].name] if len(families) == 1 else Families(families, engines)
+
+
+def told(models: Sequence[str], bytes_per_token: int, tokens: int) -> str:
+    """What the start-up log says of a family's memory."""
+    whose = "its" if len(models) == 1 else "all of their"
+    return (
+        f"{', '.join(models)}: a token takes {bytes_per_token:,} bytes, {whose} keys and values; "
+        f"the cache holds {tokens:,} tokens"
+    )
 
 
 def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoint]:
@@ -67,7 +133,8 @@ def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoi
             found[name] = Checkpoint(source.path, source.revision)
         else:
             tell(f"merging the adapter of {name} into {source.base}")
-            found[name] = Checkpoint(str(merged_checkpoint(source, CACHE.expanduser())))
+            merged = merged_checkpoint(source, CACHE.expanduser())
+            found[name] = Checkpoint(str(merged), tokenizer=source.tokenizer)
     return found
 
 
@@ -92,11 +159,11 @@ def merged_checkpoint(source: Source, cache: Path) -> Path:
 
 def inspect(
     configuration: Configuration, sources: Mapping[str, Source]
-) -> tuple[dict[str, Tokenizer], dict[str, ModelInfo]]:
-    """Tokenizers and facts of all models; no weights are read.
+) -> tuple[dict[str, Tokenizer], dict[str, ModelInfo], list[Family]]:
+    """Tokenizers and facts of all models, and their families; no weights are read.
 
     Raises:
-        ConfigError: files that cannot be read, settings that one composite cannot hold, unlike vocabularies.
+        ConfigError: files that cannot be read, settings that a composite cannot hold, families that do not fit.
     """
     tokenizers: dict[str, Tokenizer] = {}
     infos: dict[str, ModelInfo] = {}
@@ -107,10 +174,11 @@ def inspect(
             tokenizers[name], infos[name] = _inspect(name, model, sources[name], configuration)
         except (OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
-    problems += _mismatches(tokenizers, infos)
-    if problems:
-        raise ConfigError(problems)
-    return tokenizers, infos
+    vocabularies = {name: read_vocabulary(tokenizers[name].hf, info.vocab_size) for name, info in infos.items()}
+    families, misfits = group(configuration.settings.engine.families, vocabularies, infos)
+    if problems or misfits:
+        raise ConfigError([*problems, *misfits])
+    return tokenizers, infos, families
 
 
 def _inspect(
@@ -138,17 +206,3 @@ def _unfit(name: str, model: ModelConfig, configuration: Configuration) -> list[
     if model.device is None:
         return []
     return [f"models.{name}.device: vLLM places all members of a composite itself."]
-
-
-def _mismatches(tokenizers: dict[str, Tokenizer], infos: dict[str, ModelInfo]) -> list[str]:
-    """One composite has one dtype and one vocabulary."""
-    problems: list[str] = []
-    dtypes = {info.dtype: name for name, info in infos.items()}
-    if len(dtypes) > 1:
-        named = ", ".join(f"{name!r} is {dtype}" for dtype, name in dtypes.items())
-        problems.append(f"engine.dtype: members of one vLLM engine have one dtype, but {named}. Set engine.dtype.")
-    try:
-        shared_width({name: read_vocabulary(tokenizers[name].hf, info.vocab_size) for name, info in infos.items()})
-    except VocabularyMismatch as mismatch:
-        problems.append(f"models: one vLLM engine composes over one vocabulary, but {mismatch}.")
-    return problems

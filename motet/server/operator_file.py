@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import yaml
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from motet.composers.spec import Composition, CompositionError, build_plan, parse_composition
-from motet.server.config import Settings
+from motet.server.config import Families, Settings
 from motet.server.errors import nearest
+from motet.server.families import naming_problems
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 MODEL_FILES = ("config.json", "adapter_config.json")  # one of them makes a folder a model's or an adapter's
@@ -71,7 +72,8 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
     folder = path.resolve().parent
     settings, problems = _validated(merged)
     compositions, composition_problems = _compositions(merged)
-    problems += composition_problems + _collisions(merged) + (_missing_paths(merged, folder) if check_paths else [])
+    problems += composition_problems + _collisions(merged) + _families(merged)
+    problems += _missing_paths(merged, folder) if check_paths else []
     if settings is None or problems:
         raise ConfigError(problems)
     return Configuration(settings, compositions, folder, layers)
@@ -161,6 +163,14 @@ def _collisions(merged: Tree) -> list[str]:
     return [f"compositions.{name}: a model has the same name." for name in both]
 
 
+def _families(merged: Tree) -> list[str]:
+    try:
+        families = TypeAdapter(Families).validate_python(_entries(_entries(merged, "engine"), "families"))
+    except ValidationError:  # told with the other settings
+        return []
+    return naming_problems(families, list(map(str, _entries(merged, "models"))))
+
+
 def _missing_paths(merged: Tree, folder: Path) -> list[str]:
     problems: list[str] = []
     for name, entry in _entries(merged, "models").items():
@@ -203,9 +213,9 @@ def _leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _has(tree: Any, name: str) -> bool:
-    """Whether a layer sets a dotted name; model names may hold dots themselves."""
+    """Whether a layer sets a dotted name; model names may hold dots themselves, a list stands for a whole section."""
     if not isinstance(tree, dict):
-        return False
+        return isinstance(tree, list)
     branches = cast(Tree, tree)
     if name in branches:
         return True

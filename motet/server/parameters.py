@@ -17,12 +17,13 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
+    "response_format": ({"type": "text"},),  # of bodies that draw nothing, and of single candidates
     "structured_outputs": ({},),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
+    "guided_whitespace_pattern": (),
     "modalities": (["text"],),
     "audio": (),
     "reasoning_effort": ("none",),
@@ -45,6 +46,11 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "lora_request": (),
 }
 HINTS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+        "Chat completions and completions take it, and comparisons beside their candidates.",
+    ),
+    "guided_whitespace_pattern": "Write structured_outputs.whitespace_pattern.",
     "chat_template": "A request carries no code: set the template in the model's folder.",
 }
 

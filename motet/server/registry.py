@@ -13,6 +13,7 @@ from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_wi
 from motet.experts.bundle import ExpertBundle
 from motet.experts.fit import Known, misfits
 from motet.server.engines.base import ModelInfo
+from motet.server.engines.grammars import Grammars
 from motet.server.errors import ApiError, invalid, nearest
 from motet.server.schemas import Target
 from motet.server.tokenizer import Tokenizer
@@ -32,6 +33,11 @@ class Member:
     expert: ExpertBundle | None = None  # what its expert.json says
     weights: str | None = None  # the weights' fingerprint, where a bundle asks for it
     check_expert: bool = True  # whether compositions must keep to `expert`
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Structured outputs in this model's tokens."""
+        return Grammars(self.tokenizer, self.info.vocab_size)
 
     @property
     def known(self) -> Known:

@@ -19,6 +19,7 @@ from motet.server.sampling import sampling
 from motet.server.schemas import SamplingFields, StreamOptions
 from motet.server.service import Service
 from motet.server.sse import EventStream
+from motet.server.structured import compiled_grammar
 
 T = TypeVar("T")
 CLIENT_LEFT = 499  # nginx's number; nobody reads it
@@ -90,7 +91,8 @@ def sampled_job(
     members = service.registry.members
     reading = read(plan, prompt, members, score_prompt=score_prompt)
     base = members[plan.streams[0].model]
-    params = sampling(body, show, base, max_new_tokens(reading, members, service.kv_budget, max_tokens))
+    grammar = compiled_grammar(body, plan, members)
+    params = sampling(body, show, base, max_new_tokens(reading, members, service.kv_budget, max_tokens), grammar)
     asked = GenerationRequest(
         request_id,
         plan,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from motet.server.engines.base import SamplingParams
+from motet.server.engines.base import Grammar, SamplingParams
 from motet.server.errors import invalid
 from motet.server.jobs import Display
 from motet.server.prompts import check_tokens
@@ -40,7 +40,9 @@ def trace_top(trace: bool | TraceOptions | None) -> int | None:
     return trace.top if isinstance(trace, TraceOptions) else 0 if trace else None
 
 
-def sampling(body: SamplingFields, shown: Display, member: Member, max_tokens: int) -> SamplingParams:
+def sampling(
+    body: SamplingFields, shown: Display, member: Member, max_tokens: int, grammar: Grammar | None = None
+) -> SamplingParams:
     """The sampling parameters over the vocabulary of the base `member`.
 
     Raises:
@@ -64,6 +66,7 @@ def sampling(body: SamplingFields, shown: Display, member: Member, max_tokens: i
         repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
         logit_bias=_bias(body.logit_bias or {}, member),
         allowed_token_ids=allowed,
+        grammar=grammar,
         bad_words=_bad_words(body.bad_words or [], member),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from motet.server.formats import StructuredFields
+
 MAX_CHOICES = 128
 MAX_STOPS = 16  # OpenAI and the chat endpoint: 4; evaluation harnesses send more to completions
 MAX_TOP_LOGPROBS = 20
@@ -87,7 +89,7 @@ def _empty_to_none(value: Any) -> Any:
     return None if value == [] else value
 
 
-class SamplingFields(Target):
+class SamplingFields(Target, StructuredFields):
     """What chat completions, completions and comparisons share."""
 
     max_tokens: Annotated[int, Field(ge=0)] | None = None

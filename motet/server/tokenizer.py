@@ -115,10 +115,10 @@ class Tokenizer:
 
     def length_of(self, token: int) -> int:
         """Characters that the token takes in a text without special tokens."""
-        return 0 if token in self._special_ids else len(self.text_of(token))
+        return 0 if token in self.special_ids else len(self.text_of(token))
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
+    def special_ids(self) -> frozenset[int]:
         added = self.backend.get_added_tokens_decoder()
         return frozenset(token for token, content in added.items() if content.special)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import httpx
 import openai
@@ -13,6 +13,7 @@ import pytest
 from openai import OpenAI, Stream
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
 
 PROXY: dict[str, Any] = {
     "strategy": "proxy_tuning",
@@ -145,3 +146,24 @@ def test_the_trace_names_every_voice(client: OpenAI) -> None:
     first = extension["trace"][0]
     assert set(first["members"]) == {"base", "expert", "antiexpert"}
     assert first["kl"] >= 0
+
+
+class Birth(BaseModel):
+    town: Literal["Ay", "Bree"]
+    certain: bool
+    century: Literal[18, 19] | None
+
+
+def test_answers_are_parsed_into_the_clients_own_classes(client: OpenAI) -> None:
+    """The SDK's schema of a class, strict, over a composition whose members read different prompts."""
+    for temperature in (0, 1):
+        parsed = client.chat.completions.parse(
+            model="large-proxy",
+            messages=MESSAGES,
+            response_format=Birth,
+            temperature=temperature,
+            max_tokens=100,
+            extra_body={"structured_outputs": {"disable_any_whitespace": True}},
+        )
+        assert parsed.choices[0].finish_reason == "stop"
+        assert isinstance(parsed.choices[0].message.parsed, Birth)

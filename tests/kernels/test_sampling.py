@@ -108,3 +108,14 @@ def test_forbidden_tokens_are_never_drawn() -> None:
         tokens = sample(scores.expand(rows, -1), params(rows, (1.0, 0, 1.0, 0.0)), draws(rows, seed))
         seen |= set(cast("list[int]", tokens.unique().tolist()))
     assert seen == set(range(64)) - {0, 5, 6, 63}
+
+
+@pytest.mark.parametrize("vocab", [7, 1024, 1500, 2048])
+@pytest.mark.parametrize("warping", [(1.0, 0, 1.0, 0.0), (1.0, 3, 1.0, 0.0), (1.0, 0, 0.5, 0.0), (0.0, 0, 1.0, 0.0)])
+def test_a_row_without_a_possible_token_gets_any(vocab: int, warping: tuple[float, int, float, float]) -> None:
+    """Whoever asked learns it from the log-prob; the row beside it is drawn as ever."""
+    scores = torch.full((2, vocab), -math.inf)
+    scores[1, 5] = 0.0
+    tokens = cast("list[int]", sample(scores, params(2, warping), [0.5, 0.5]).tolist())
+    assert 0 <= tokens[0] < vocab
+    assert tokens[1] == 5

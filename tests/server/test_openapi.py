@@ -54,7 +54,8 @@ MODELS = ("large", "large-proxy", "expert")
 CROSS_CHECKED = frozenset({
     "composition", "guidance_scale", "negative_prompt", "logit_bias", "stop_token_ids", "allowed_token_ids",
     "min_tokens", "max_tokens", "max_completion_tokens", "top_logprobs", "truncate_prompt_tokens",
-    "add_generation_prompt", "prompt_logprobs",
+    "add_generation_prompt", "prompt_logprobs", "response_format", "structured_outputs", "guided_json", "guided_regex",
+    "guided_choice", "guided_grammar",
 })  # fmt: skip
 
 

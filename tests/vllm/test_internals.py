@@ -58,12 +58,19 @@ def test_engine_options() -> None:
         "async_scheduling",
         "disable_hybrid_kv_cache_manager",
         "max_num_seqs",
+        "kv_cache_memory_bytes",
+        "gpu_memory_utilization",
         "tensor_parallel_size",
         "data_parallel_size",
         "pipeline_parallel_size",
         "speculative_config",
         "enable_lora",
     }
+
+
+def test_the_platform_says_how_memory_is_taken() -> None:
+    assert isinstance(touch("current_platform").is_cpu(), bool)
+    assert 0 < touch("AsyncEngineArgs").gpu_memory_utilization <= 1
 
 
 def test_async_llm() -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -65,13 +65,13 @@ async def test_parallel(
     assert not engine.is_alive
 
 
-def serve(file: Path, *flags: str) -> tuple[subprocess.Popen[bytes], str]:
-    """`motet serve` on a free port, and its address."""
+def serve(file: Path, *flags: str, log: IO[bytes] | None = None) -> tuple[subprocess.Popen[bytes], str]:
+    """`motet serve` on a free port, and its address; what it says goes to `log`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-m", "motet.cli", "serve", str(file), "--port", str(port), *flags]
-    return subprocess.Popen(command, env=dict(os.environ)), f"http://127.0.0.1:{port}"
+    return subprocess.Popen(command, env=dict(os.environ), stderr=log), f"http://127.0.0.1:{port}"
 
 
 def wait_ready(url: str, process: subprocess.Popen[bytes], path: str = "/ready") -> None:
@@ -124,7 +124,7 @@ def test_options_are_refused_before_anything_starts(paths: dict[str, Path], tmp_
             {
                 "models": {"llama": {"path": str(paths["llama"]), "dtype": "bfloat16", "device": "cpu"}}
                 | {"llama-b": {"path": str(paths["llama-b"]), "dtype": "float32"}},
-                "engine": {"kind": "vllm"},
+                "engine": {"kind": "vllm", "families": {"all": ["llama", "llama-b"]}},
             }
         )
     )

@@ -25,6 +25,7 @@ from motet.server.engines.vllm.composition import IMPOSSIBLE, Composer
 from motet.server.engines.vllm.gate import Gate
 from motet.server.engines.vllm.internals import VllmUnavailable, touch
 from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args, check_runner
+from motet.server.engines.vllm.matchers import Matchers
 from motet.server.engines.vllm.payload import Probed, payload_size, read_payload, write_payload
 from motet.server.engines.vllm.requests import row_of, row_or_fault
 from motet.server.engines.vllm.sampler import StepSampler, StepVerifier
@@ -32,7 +33,7 @@ from motet.server.engines.vllm.table import Row, Step, Table, Uniforms
 from motet.server.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain, read_spec
 from motet.server.loading_vllm import merged_checkpoint
 from motet.server.sources import Source
-from tests.vllm.models import MAKERS
+from tests.vllm.models import EOS, MAKERS, TOKENIZER, VOCAB
 from tests.vllm.requests import PLANS, SPLIT_PLANS, plan_of
 
 SAMPLING = SamplingParams(max_tokens=3, bad_words=((1, 2), (3,)), logit_bias=((4, 0.5),), allowed_token_ids=(1, 2))
@@ -319,3 +320,17 @@ def test_adapters_are_merged_once(paths: dict[str, Path], tmp_path: Path) -> Non
     written = (folder / "config.json").stat().st_mtime_ns
     assert merged_checkpoint(source, tmp_path / "cache") == folder
     assert (folder / "config.json").stat().st_mtime_ns == written
+
+
+def test_matchers_read_the_tokenizer_that_a_member_names(tmp_path: Path) -> None:
+    """Of a merged adapter it does not lie beside the weights. A row keeps its matcher."""
+    TOKENIZER.hf.save_pretrained(str(tmp_path))
+    matchers = Matchers({"a": {"path": "nowhere", "tokenizer": [str(tmp_path), None]}}, VOCAB)
+    row = Row(RowSpec(single("a"), (EOS or 0,), grammar="start: /ab/"), (), [])
+    matcher = matchers.of(row)
+    assert matcher is not None
+    assert matchers.of(row) is matcher
+    first, second = TOKENIZER.encode("ab")
+    for generated, following in (([], first), ([first], second), ([first, second], EOS), ([], first)):
+        assert int.from_bytes(matcher.allowed(generated), "little") == 1 << (following or 0)
+    assert matchers.of(Row(RowSpec(single("a")), (), [])) is None

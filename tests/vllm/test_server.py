@@ -24,6 +24,7 @@ from tests.vllm.models import TOKENIZER, VOCAB
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 Body = dict[str, Any]
+SCHEMA: Body = {"type": "object", "properties": {"town": {"enum": ["Ay", "Bree"]}}, "required": ["town"]}
 NAMED = {"proxy": {"base": "llama", "strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"}}
 MESSAGES = [{"role": "user", "content": "Where was she born?"}]
 
@@ -71,6 +72,31 @@ CASES: list[tuple[str, Body]] = [
     (
         "/v1/compare",
         {"prompt": "She", "candidates": [{"model": "llama"}, {"model": "proxy"}], "max_tokens": 5, "temperature": 0},
+    ),
+    (
+        "/v1/chat/completions",
+        {
+            "model": "proxy",
+            "messages": MESSAGES,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}},
+            "structured_outputs": {"disable_any_whitespace": True},
+            "n": 2,
+            "seed": 2,
+            "logprobs": True,
+            "top_logprobs": 3,
+            "trace": True,
+            "max_tokens": 40,
+        },
+    ),
+    (
+        "/v1/completions",
+        {
+            "model": "llama",
+            "prompt": "She",
+            "guidance_scale": 1.5,
+            "negative_prompt": "no",
+            "guided_choice": ["a", "bc"],
+        },
     ),
 ]
 

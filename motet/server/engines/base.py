@@ -23,6 +23,10 @@ class NoTokenPossible(EngineError):
     """The request's own masks exclude each other (its allowed tokens and its composition's, say)."""
 
 
+class GrammarFailed(EngineError):
+    """The request's grammar cannot be followed further (it grew beyond the limits of its library)."""
+
+
 class UnsupportedRequest(Exception):
     """This engine does not run the request, though it runs its plan: the message says why."""
 
@@ -31,12 +35,30 @@ class RequestTooLarge(Exception):
     """The request can never fit: the message has the numbers (tokens, bytes, limits)."""
 
 
-class Grammar(Protocol):
-    """What an answer must look like (a schema, a regular expression), as the tokens that may come next."""
+class Matcher(Protocol):
+    """Follows one answer through its grammar."""
 
     def allowed(self, generated: Sequence[int]) -> bytes | bytearray | memoryview:
         """Which of V tokens may follow what was generated: ⌈V/32⌉ int32 words, bit v mod 32 of word ⌊v/32⌋ set for
-        token v (an end of sequence where the answer may end)."""
+        token v. `generated` may be any beginning of an answer, also a shorter or another one than before.
+
+        Raises:
+            GrammarFailed: the grammar cannot be followed further.
+        """
+        ...
+
+
+class Grammar(Protocol):
+    """What an answer must look like (a schema, a regular expression), compiled for a tokenizer. It holds for drawn
+    tokens; forced ones are no part of the answer."""
+
+    @property
+    def text(self) -> str:
+        """The grammar itself, for engines that compile it elsewhere."""
+        ...
+
+    def start(self, ends: Sequence[int]) -> Matcher:
+        """A matcher of one answer, which the tokens `ends` may end exactly where the grammar may end."""
         ...
 
 

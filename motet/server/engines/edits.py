@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from motet.composers.rows import Place
-from motet.kernels.layout import SparseEdits, edits_or_none
-from motet.server.engines.base import SamplingParams
+from motet.kernels.layout import BitMask, SparseEdits, edits_or_none
+from motet.server.engines.base import Matcher, SamplingParams
 
 
 class Drawing(Protocol):
@@ -64,3 +65,12 @@ def penalties(choices: Iterable[tuple[int, Drawing]], like: Tensor, vocab: int) 
         if s.repetition_penalty != 1.0:
             multiplied += [(index, token, s.repetition_penalty) for token in choice.seen if token < vocab]
     return tuple(edits_or_none(places, like) for places in (bias, multiplied, presence))
+
+
+def grammar_mask(rows: Iterable[tuple[int, Matcher, Sequence[int]]], like: Tensor) -> BitMask | None:
+    """The bit masks of (row, matcher, tokens generated before it) triples; None where there are none."""
+    words = {index: matcher.allowed(generated) for index, matcher, generated in rows}
+    if not words:
+        return None
+    packed = torch.stack([torch.frombuffer(bytearray(part), dtype=torch.int32) for part in words.values()])
+    return BitMask(tuple(words), packed.to(like.device))

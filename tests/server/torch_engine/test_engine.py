@@ -263,6 +263,11 @@ async def test_allowed_tokens_outside_the_plausible_set_are_composed_without_it(
 class Alternating:
     """Even tokens after an even number of tokens, odd ones after an odd number."""
 
+    text = ""
+
+    def start(self, ends: Sequence[int]) -> Alternating:
+        return self
+
     def allowed(self, generated: Sequence[int]) -> bytes:
         words = (VOCAB + 31) // 32
         return (0xAAAAAAAA if len(generated) % 2 else 0x55555555).to_bytes(4, "little") * words

@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from motet.server.engines.base import FinishReason, GenerationRequest
+from motet.server.engines.base import FinishReason, GenerationRequest, Matcher
 from motet.server.engines.torch.cache import Slot
 from motet.server.engines.torch.model import Member
 
@@ -95,6 +96,12 @@ class Choice:
     def queued_seconds(self) -> float:
         """Between arrival and admission; up to now while it waits."""
         return (self._admitted or time.perf_counter()) - self._created
+
+    @cached_property
+    def matcher(self) -> Matcher | None:
+        """Follows the answer through the request's grammar."""
+        grammar = self.sampling.grammar
+        return None if grammar is None else grammar.start(self.ends)
 
     @property
     def num_generated(self) -> int:

@@ -20,7 +20,7 @@ from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_non
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
 from motet.server.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
-from motet.server.engines.edits import banned_tokens, penalties
+from motet.server.engines.edits import banned_tokens, grammar_mask, penalties
 from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
 from motet.server.engines.torch.rule_state import advanced, gathered
@@ -80,8 +80,7 @@ class StepRunner:
         except Exception as error:
             if len(work) > 1:
                 return [out for item in work for out in self._contained([item], logits, offsets, failed)]
-            log.exception("composing or sampling failed")
-            failed.append((work[0].choice, EngineError(f"the step failed: {type(error).__name__}")))
+            failed.append((work[0].choice, _reason(error)))
             return []
 
     def _forward(
@@ -145,6 +144,14 @@ class StepRunner:
         return self._composition[1]
 
 
+def _reason(error: Exception) -> EngineError:
+    """What the client reads: a request's own fault as it is, a defect by its type, with the rest in the log."""
+    if isinstance(error, EngineError):
+        return error
+    log.error("composing or sampling failed", exc_info=error)
+    return EngineError(f"the step failed: {type(error).__name__}")
+
+
 def _forward_member(member: Member, parts: Sequence[tuple[Work, int]], offsets: dict[tuple[int, int], int]) -> Tensor:
     """One forward; on success the slots know their new tokens."""
     items: list[tuple[ModelWork, Work, int]] = []
@@ -185,6 +192,7 @@ def _rules(rows: Sequence[Row], like: Tensor) -> SparseEdits | None:
 def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRows:
     """Masks and penalties of the requests touch drawn rows only: scored text is reported under the bare composition."""
     like = logits.like()
+    grammar = _grammar(rows, like)  # it may fail: before any choice takes its next random number
     drawn = [(index, row.choice) for index, row in _drawn(rows)]
     bias, repetition, presence = penalties(drawn, like, logits.vocab)
     sampling = [row.choice.sampling for row in rows]
@@ -208,7 +216,7 @@ def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRow
             for i, row in _drawn(rows)
             if row.choice.sampling.allowed_token_ids is not None
         ],
-        grammar=_grammar(rows, like),
+        grammar=grammar,
         bias=bias,
         repetition=repetition,
         presence=presence,
@@ -218,16 +226,8 @@ def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRow
 
 
 def _grammar(rows: Sequence[Row], like: Tensor) -> BitMask | None:
-    """The bit masks of the drawn rows that have a grammar."""
-    words = {
-        index: row.choice.sampling.grammar.allowed(row.choice.generated)
-        for index, row in _drawn(rows)
-        if row.choice.sampling.grammar is not None
-    }
-    if not words:
-        return None
-    packed = torch.stack([torch.frombuffer(bytearray(part), dtype=torch.int32) for part in words.values()])
-    return BitMask(tuple(words), packed.to(like.device))
+    drawn = [(index, row.choice) for index, row in _drawn(rows)]
+    return grammar_mask([(i, choice.matcher, choice.generated) for i, choice in drawn if choice.matcher], like)
 
 
 def _drawn(rows: Sequence[Row]) -> list[tuple[int, Row]]:

@@ -18,9 +18,10 @@ from motet.kernels.decode import Decoded, DecodeRows, Kernels, compose_restricte
 from motet.kernels.layout import ComposeRows, edits_or_none, rows_index
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
-from motet.server.engines.edits import banned_tokens, penalties
+from motet.server.engines.edits import banned_tokens, grammar_mask, penalties
 from motet.server.engines.traces import top_of, trace_of, traced_top
-from motet.server.engines.vllm.payload import NOT_A_NUMBER, Probed, payload_size, write_payload
+from motet.server.engines.vllm.matchers import Matchers
+from motet.server.engines.vllm.payload import Probed, payload_size, write_payload
 from motet.server.engines.vllm.table import Point, Step, Table
 from motet.server.engines.vllm.wire import Probe
 
@@ -103,10 +104,12 @@ class Composer:
 
     Args:
         table: whose rows the positions are; gets the `Step` of what was drawn.
+        matchers: follow the rows' grammars.
     """
 
-    def __init__(self, table: Table, kernels: Kernels) -> None:
+    def __init__(self, table: Table, kernels: Kernels, matchers: Matchers | None = None) -> None:
         self._table = table
+        self._matchers = matchers or Matchers()
         self._kernels = kernels
         self._reported, self._plain = Layout(table), Layout(table)
 
@@ -193,7 +196,8 @@ class Composer:
 
     def _report(self, logits: Logits, items: Sequence[Item], count: int) -> tuple[Tensor, Tensor]:
         width = max(item.size for item in items)
-        decoded = decode(self._kernels, logits, _inputs(self._reported(items, logits, count), logits, items))
+        inputs = _inputs(self._reported(items, logits, count), logits, items, self._matchers)
+        decoded = decode(self._kernels, logits, inputs)
         tokens = torch.zeros((len(items), 1 + width), dtype=torch.int64, device=logits.device)
         values = torch.full(tokens.shape, -math.inf, dtype=torch.float32, device=logits.device)
         tokens[:, 0], values[:, 0] = decoded.token, decoded.logprob
@@ -258,9 +262,7 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def _failed(item: Item, device: torch.device) -> tuple[Tensor, Tensor]:
     """Any token, and numbers that are none."""
     tokens = torch.tensor([[0, *range(item.size)]], device=device)
-    values = torch.full(tokens.shape, NOT_A_NUMBER, device=device)
-    values[:, 0] = math.nan
-    return tokens, values
+    return tokens, torch.full(tokens.shape, math.nan, device=device)
 
 
 def _complete_groups(points: Sequence[Point | None]) -> dict[str, dict[int, int]]:
@@ -281,7 +283,7 @@ def _complete_groups(points: Sequence[Point | None]) -> dict[str, dict[int, int]
     }
 
 
-def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item]) -> DecodeRows:
+def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item], matchers: Matchers) -> DecodeRows:
     """The request's own masks and penalties hold for what it draws, not for the prompt that it scores."""
     like = logits.like()
     points = [item.point for item in items if item.point is not None]
@@ -305,6 +307,7 @@ def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item]) -> DecodeR
             for i, point in drawn
             if point.sampling.allowed_token_ids is not None
         ],
+        grammar=grammar_mask([(i, m, point.generated) for i, point in drawn if (m := matchers.of(point.row))], like),
         bias=bias,
         repetition=repetition,
         presence=presence,

@@ -26,7 +26,8 @@ _known: dict[str, None] = {}
 
 
 class CompositeConfig(PretrainedConfig):
-    """`members`: name → {"path", "revision"}, the first of them the default base; `vocab_size` is the shared width."""
+    """`members`: name → {"path", "revision", "tokenizer" ([path, revision] where it lies elsewhere)}, the first of them
+    the default base; `vocab_size` is the shared width."""
 
     model_type = MODEL_TYPE
 

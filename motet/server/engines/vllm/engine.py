@@ -73,6 +73,10 @@ class VllmEngine:
         return self._infos
 
     @property
+    def capacity(self) -> Capacity:
+        return self._capacity
+
+    @property
     def is_alive(self) -> bool:
         return self._llm is not None and not self._closing and not self._llm.errored
 
@@ -94,8 +98,6 @@ class VllmEngine:
                 "its streams read different prompts, for which this engine needs its own scheduler "
                 "(engine_args.scheduler_cls names another)"
             )
-        if request.sampling.grammar is not None:
-            raise UnsupportedRequest("structured outputs need the embedded engine")
         size = payload_size(_probe(request, 1), request.plan)
         width = min(info.vocab_size for info in self._infos.values())
         if size > width:
@@ -143,13 +145,16 @@ class VllmEngine:
         self._closing = True
         for generation in self._running:
             generation.fail(EngineError("the engine was stopped"))
+        if self._llm is not None and self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # else it logs the end that we ask for as a failure
+        await asyncio.to_thread(self.shutdown)
+        gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
+
+    def shutdown(self) -> None:
+        """Ends vLLM's processes, also of an engine that no event loop ever ran."""
         llm, self._llm = self._llm, None
         if llm is not None:
-            if llm.output_handler is not None:
-                llm.output_handler.cancel()  # else it logs the end that we ask for as a failure
-            await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
-            del llm
-            gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
+            llm.shutdown(SHUTDOWN_SECONDS)
 
     def as_engine_error(self, error: Exception) -> EngineError:
         """What the server knows how to answer."""
@@ -206,15 +211,16 @@ class VllmEngine:
 
     def _spec(self, request: GenerationRequest, *, key: str = "", probe: Probe | None = None) -> RowSpec:
         """What holds for the context of the base; the others' places follow in `_views`."""
-        context = len(request.contexts[0])
+        context, grammar = len(request.contexts[0]), request.sampling.grammar
         return RowSpec(
             plan=request.plan,
-            ends=self._ends(request.plan),
+            ends=self.ends(request.plan),
             written_from=context + request.num_prompt_forced,
             drawn_from=context + len(request.forced),
-            draw=request.sampling,
+            draw=replace(request.sampling, grammar=None),
             key=key,
             probe=probe,
+            grammar="" if grammar is None else grammar.text,
         )
 
     async def _answers(
@@ -260,7 +266,7 @@ class VllmEngine:
         async for answer in self._llm.generate(tokens, params, name, data_parallel_rank=rank):
             yield answer
 
-    def _ends(self, plan: Plan) -> tuple[int, ...]:
+    def ends(self, plan: Plan) -> tuple[int, ...]:
         """End-of-sequence ids of the base and of every stream that the composition is drawn to."""
         drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
         return tuple(dict.fromkeys(token for model in drawn for token in self._infos[model].eos_token_ids))

@@ -9,7 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from motet.server.engines.base import EngineError, FinishReason, GenerationRequest, NoTokenPossible, TokenOutput
+from motet.server.engines.base import (
+    EngineError,
+    FinishReason,
+    GenerationRequest,
+    GrammarFailed,
+    NoTokenPossible,
+    TokenOutput,
+)
 from motet.server.engines.vllm.payload import Probed
 
 if TYPE_CHECKING:
@@ -111,39 +118,56 @@ class VllmGeneration:
     def _check(self, outputs: Sequence[TokenOutput]) -> None:
         position = next((i for i, output in enumerate(outputs) if math.isnan(output.logprob)), None)
         if position is not None:
-            raise EngineError(f"the request failed at token {position}: its composed distribution is not a number")
+            raise _not_a_number(position)
 
     async def _drawn(self, index: int) -> AsyncIterator[TokenOutput]:
         """Tokens as vLLM hands them out."""
-        count = len(self._request.forced)
+        count, said = len(self._request.forced), list[int]()
         async for answer in self._engine.draw(self._request, index):
             self._note_start()
             self.cached_tokens = max(self.cached_tokens, answer.num_cached_tokens or 0)
             part = answer.outputs[0]
             finish = _finish(part.finish_reason)
             for number, (token, entries) in enumerate(zip(part.token_ids, part.logprobs, strict=True), 1):
-                is_last = number == len(part.token_ids)
-                yield self._output(index, token, entries, count, finish if is_last else None)
+                probed = self._probed(token, entries)
+                if math.isnan(probed.logprob):
+                    raise self._no_number(count, said)
+                yield self._output(index, token, probed, count, finish if number == len(part.token_ids) else None)
+                said.append(token)
                 count += 1
 
     def _output(
-        self, index: int, token: int, entries: dict[int, Any], position: int, finish: FinishReason | None
+        self, index: int, token: int, probed: Probed, position: int, finish: FinishReason | None
     ) -> TokenOutput:
-        sampling = self._request.sampling
-        if sampling.trace_top is None:
-            probed = Probed(entries[token].logprob, _ranked(entries, sampling.top_logprobs))
-        else:
-            probed = self._engine.read(entries, self._request)
-        if math.isnan(probed.logprob):
-            raise EngineError(f"the request failed at token {position}: its composed distribution is not a number")
         if probed.logprob == -math.inf:
             raise NoTokenPossible(
                 f"no token is possible at position {position}: the masks of the request exclude each other"
             )
         return TokenOutput(index, token, probed.logprob, False, probed.top, probed.trace, finish)
 
+    def _probed(self, token: int, entries: dict[int, Any]) -> Probed:
+        """What is told of a drawn token."""
+        sampling = self._request.sampling
+        if sampling.trace_top is None:
+            return Probed(entries[token].logprob, _ranked(entries, sampling.top_logprobs))
+        return self._engine.read(entries, self._request)
+
+    def _no_number(self, position: int, said: Sequence[int]) -> EngineError:
+        """Workers can say nothing but numbers: whether a grammar failed there is found out by following it here."""
+        grammar = self._request.sampling.grammar
+        try:
+            if grammar is not None:
+                grammar.start(self._engine.ends(self._request.plan)).allowed(said)
+        except GrammarFailed as failure:
+            return failure
+        return _not_a_number(position)
+
     def _note_start(self) -> None:
         self._started = self._started or time.perf_counter()
+
+
+def _not_a_number(position: int) -> EngineError:
+    return EngineError(f"the request failed at token {position}: its composed distribution is not a number")
 
 
 def _ranked(entries: dict[int, Any], count: int) -> tuple[tuple[int, float], ...]:

@@ -38,6 +38,7 @@ TOUCHED: dict[str, Touched] = {
         Touched("vllm.sampling_params", "RequestOutputKind", "DELTA yields each token once"),
         Touched("vllm.v1.engine.exceptions", "EngineDeadError", "raised by generate once the engine has ended"),
         Touched("vllm.v1.metrics.loggers", "StatLoggerBase", "record(scheduler_stats, iteration_stats) per step"),
+        Touched("vllm.platforms", "current_platform", "is_cpu()"),
         Touched("vllm", "ModelRegistry", "register_model(architecture, 'module:class') of an out-of-tree model"),
         Touched("vllm.compilation.backends", "set_model_tag", "keeps the compiled graphs of members apart"),
         Touched("vllm.forward_context", "get_forward_context", "attn_metadata with query_start_loc per layer"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -34,6 +33,7 @@ OWNED = {
     "disable_hybrid_kv_cache_manager": "members with and without windows share one block table",
     "dtype": "engine.dtype",
     "max_model_len": "engine.max_model_len",
+    "kv_cache_memory_bytes": "engine.kv_cache_gib",
 }
 REFUSED = {
     "pipeline_parallel_size": "the composite's members cannot be cut into pipeline stages; use tensor parallelism",
@@ -58,19 +58,21 @@ class EngineArgsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model of the operator's file: `path` is a folder or a hub id."""
+    """A model of the operator's file: `path` is a folder or a hub id. `tokenizer` is where its tokenizer lies, if not
+    there: (path, revision)."""
 
     path: str
     revision: str | None = None
+    tokenizer: tuple[str, str | None] | None = None
 
 
 def start(
     models: Mapping[str, Checkpoint],
     infos: Mapping[str, ModelInfo],
     *,
-    kv_cache_gib: float = 1.0,
     max_running: int = 64,
     engine_args: Mapping[str, Any] | None = None,
+    memory: Mapping[str, Any] | None = None,
     cache: Path = CACHE,
 ) -> VllmEngine:
     """One vLLM engine over all models, which share a vocabulary.
@@ -79,6 +81,7 @@ def start(
         models: name → checkpoint; the first stands for the composite where vLLM asks for shapes.
         infos: what is known of them (see `inspection`).
         engine_args: vLLM's own AsyncEngineArgs.
+        memory: those that size its KV cache (see `memory`); they go over `engine_args`.
         cache: where the composite's configuration is written.
 
     Raises:
@@ -93,7 +96,6 @@ def start(
     data = composite(models, infos)
     length = data["max_position_embeddings"]
     folder = cached_composite(data, cache.expanduser())
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(kv_cache_gib))))
     own: dict[str, Any] = {
         "model": str(folder),
         "skip_tokenizer_init": True,
@@ -110,7 +112,7 @@ def start(
         "disable_log_stats": True,
     }
     tally = Tally()
-    args = touch("AsyncEngineArgs")(**own | given)
+    args = touch("AsyncEngineArgs")(**own | given | dict(memory or {}))
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
     linked = own["scheduler_cls"] == (own | given)["scheduler_cls"]
     capacity = _capacity(llm, infos, models, length, draft_of(named))
@@ -122,7 +124,10 @@ def start(
 def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) -> dict[str, Any]:
     """The composite's configuration."""
     return composite_data(
-        {name: {"path": source.path, "revision": source.revision} for name, source in models.items()},
+        {
+            name: {"path": source.path, "revision": source.revision, "tokenizer": source.tokenizer}
+            for name, source in models.items()
+        },
         vocab_size=min(info.vocab_size for info in infos.values()),
         max_model_len=min(info.max_model_len for info in infos.values()),
         ends=sorted({token for info in infos.values() for token in info.eos_token_ids}),

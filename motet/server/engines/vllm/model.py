@@ -18,6 +18,7 @@ from motet.kernels.dispatch import choose_kernels
 from motet.server.engines.vllm.composition import Composer
 from motet.server.engines.vllm.config import CompositeConfig, distinct
 from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.matchers import Matchers
 from motet.server.engines.vllm.table import table_of
 
 NUM_COLUMNS = 3  # int32: row of the batch, position, token
@@ -40,7 +41,8 @@ class MotetCompositeForCausalLM(nn.Module):
             self.members[f"m{number}"] = self._member(vllm_config, number, *source)
         self._table = table_of(vllm_config.compilation_config.static_forward_context)
         self._table.configure(numbers, config.ends)
-        self._composer = Composer(self._table, choose_kernels(torch.device(vllm_config.device_config.device)))
+        matchers = Matchers(config.members, self._vocab_size)
+        self._composer = Composer(self._table, choose_kernels(torch.device(vllm_config.device_config.device)), matchers)
         self.make_empty_intermediate_tensors = None
 
     def _member(self, vllm_config: Any, number: int, path: str, revision: str | None) -> nn.Module:

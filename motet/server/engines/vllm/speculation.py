@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 OPTION = "speculative_config"
 MODEL, NGRAM = "draft_model", "ngram"
@@ -17,8 +17,14 @@ KEYS = ("method", "model", "num_speculative_tokens", "prompt_lookup_max", "promp
 
 def draft_of(given: Mapping[str, Any]) -> str | None:
     """The model of the file that drafts, if one does."""
-    config: Mapping[str, Any] = given.get(OPTION) or {}
-    return config.get("model")
+    config: Any = given.get(OPTION)
+    return cast("Mapping[str, Any]", config).get("model") if isinstance(config, Mapping) else None
+
+
+def for_models(given: Mapping[str, Any], models: Collection[str]) -> dict[str, Any]:
+    """The options of an engine that holds these models: a model drafts for those that it shares an engine with."""
+    draft = draft_of(given)
+    return {name: value for name, value in given.items() if name != OPTION or draft is None or draft in models}
 
 
 def problems_of(given: Mapping[str, Any], models: Collection[str]) -> list[str]:

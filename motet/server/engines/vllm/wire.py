@@ -56,7 +56,8 @@ class RowSpec:
 
     `ends` are the tokens that a rule's ramp raises and that `min_tokens` bans. Tokens from index `written_from` on
     count for rules as written by the composition, those from `drawn_from` on are drawn under `draw`, seeded by `key`;
-    without it drawing is vLLM's. `forced` tokens are taken instead of drawn ones, one per step.
+    without it drawing is vLLM's; `grammar` is the text of its grammar, which stands in `draw` where nothing travels.
+    `forced` tokens are taken instead of drawn ones, one per step.
     """
 
     plan: Plan
@@ -68,6 +69,7 @@ class RowSpec:
     probe: Probe | None = None
     link: Link | None = None
     forced: tuple[int, ...] = ()
+    grammar: str = ""
 
 
 CLASSES: dict[str, type] = {

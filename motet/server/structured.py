@@ -1,0 +1,130 @@
+"""Structured outputs: the request's fields that say what an answer must look like → one grammar."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from motet.composers.plan import Plan
+from motet.server.engines.base import Grammar
+from motet.server.engines.grammars import GrammarError
+from motet.server.errors import ApiError, invalid
+from motet.server.formats import JsonObjectFormat, JsonSchemaFormat, Schema, StructuredFields, StructuredOutputs
+from motet.server.registry import Member
+
+OWN = "structured_outputs"
+PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
+SPACING = "x-guidance"  # llguidance reads its options inside of the schema
+TEMPERED_RULE = re.compile(r"^\s*\??\w+\s*\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
+
+
+def compiled_grammar(body: StructuredFields, plan: Plan, members: Mapping[str, Member]) -> Grammar | None:
+    """The grammar that a request asks for, in the tokens of the plan's base.
+
+    Raises:
+        ApiError: 400, several are asked for, or one that cannot be: named by its field, with the library's reason.
+    """
+    asked = _asked(body)
+    if len(asked) > 1:
+        raise invalid(f"{' and '.join(map(repr, asked))} exclude each other: one at most.", next(iter(asked)))
+    if not asked:
+        if body.structured_outputs is not None and body.structured_outputs.options():
+            raise invalid("structured_outputs: one of json, json_object, regex, choice, grammar is missing.", OWN)
+        return None
+    (field, written), *_ = asked.items()
+    try:
+        grammar = members[plan.streams[0].model].grammars.compile(written())
+    except (GrammarError, ValueError) as error:
+        reason = str(error) if field.endswith("grammar") else PLACE.sub("", str(error))
+        raise invalid(f"{field}: {reason}", field, "invalid_grammar") from error
+    if not _has_end(plan, members):
+        raise _endless(field, plan)
+    return grammar
+
+
+def _asked(body: StructuredFields) -> dict[str, Callable[[], str]]:
+    """Field → what writes its grammar, of the fields that ask for one."""
+    own = body.structured_outputs or StructuredOutputs()
+    kinds: dict[str, tuple[Callable[[Any, Mapping[str, Any]], str], Any]] = {
+        "structured_outputs.json": (_from_schema, own.json_),
+        "structured_outputs.json_object": (_from_schema, {"type": "object"} if own.json_object else None),
+        "structured_outputs.regex": (_from_regex, own.regex),
+        "structured_outputs.choice": (_from_choice, own.choice),
+        "structured_outputs.grammar": (_from_grammar, own.grammar),
+        "guided_json": (_from_schema, body.guided_json),
+        "guided_regex": (_from_regex, body.guided_regex),
+        "guided_choice": (_from_choice, body.guided_choice),
+        "guided_grammar": (_from_grammar, body.guided_grammar),
+    }
+    match body.response_format:
+        case JsonObjectFormat():
+            kinds["response_format"] = (_from_schema, {"type": "object"})
+        case JsonSchemaFormat(json_schema=named):
+            kinds["response_format.json_schema.schema"] = (_from_schema, named.schema_)
+        case _:
+            pass
+    return {
+        field: lambda write=write, value=value: write(value, own.options())
+        for field, (write, value) in kinds.items()
+        if value is not None
+    }
+
+
+def _from_schema(schema: Schema | str, options: Mapping[str, Any]) -> str:
+    if isinstance(schema, str):
+        schema = _parsed(schema)
+    own = schema.get(SPACING, {})
+    if not isinstance(own, dict):
+        raise ValueError(f"{SPACING} is an object")
+    return f"start: %json {json.dumps({**schema, SPACING: {**own, **options}})}"
+
+
+def _parsed(text: str) -> Schema:
+    """Raises ValueError: the text is no JSON object."""
+    try:
+        schema: Any = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("the schema is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"the schema is no JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise ValueError("a schema is a JSON object")
+    return cast(Schema, schema)
+
+
+def _from_regex(regex: str, _: Mapping[str, Any]) -> str:
+    from llguidance import regex_to_lark
+
+    if (len(regex) - len(regex.rstrip("\\"))) % 2:
+        raise ValueError("the regex ends inside of an escape")
+    return f"start: /{regex_to_lark(regex, use_ascii='')}/"
+
+
+def _from_choice(choices: Sequence[str], _: Mapping[str, Any]) -> str:
+    """One terminal: as a rule of so many alternatives it would soon be too large. JSON's strings are Lark's."""
+    written = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(choices))
+    return f"start: CHOICE\nCHOICE: {written}"
+
+
+def _from_grammar(grammar: str, _: Mapping[str, Any]) -> str:
+    """Lark as llguidance knows it, or GBNF as llama.cpp does."""
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    if TEMPERED_RULE.search(grammar):
+        raise ValueError("a rule's own temperature is not followed; set the request's")
+    try:
+        return any_to_lark(grammar)
+    except Exception as error:  # its parser raises whatever its parts raise
+        raise ValueError(f"the grammar is neither Lark nor GBNF: {error}") from error
+
+
+def _has_end(plan: Plan, members: Mapping[str, Member]) -> bool:
+    """Whether some stream that the composition is drawn to knows an end of sequence."""
+    drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
+    return any(members[model].info.eos_token_ids for model in drawn)
+
+
+def _endless(field: str, plan: Plan) -> ApiError:
+    return invalid(f"{field}: model {plan.streams[0].model!r} has no end-of-sequence token to end with.", field)

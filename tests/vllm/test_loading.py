@@ -1,0 +1,134 @@
+"""From the operator's file to what vLLM is started with: nothing here starts an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from motet.server.engines.base import ModelInfo
+from motet.server.engines.vllm import loading
+from motet.server.engines.vllm.engine import Capacity
+from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.memory import KvCache, Utilization, memory_of
+from motet.server.loading import load_engine
+from motet.server.operator_file import ConfigError, load
+
+CONTRAST = {"base": "llama", "strategy": "contrastive", "amateur": "llama-b"}
+APART = {"a": ["llama", "llama-c"], "b": ["llama-b"]}
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "given", "memory"),
+    [
+        ({}, False, KvCache(2 << 30)),  # on a CPU
+        ({}, True, KvCache(2 << 30)),
+        ({"gpu_memory_utilization": 0.5}, False, Utilization(0.5)),
+    ],
+)
+def test_memory_is_what_the_file_says(engine_args: dict[str, Any], given: bool, memory: KvCache | Utilization) -> None:
+    assert memory_of(engine_args, 2.0, given=given) == memory
+
+
+def test_on_a_gpu_vllm_takes_its_own_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(touch("current_platform"), "is_cpu", lambda: False)
+    assert memory_of({}, 1.0, given=False) == Utilization(touch("AsyncEngineArgs").gpu_memory_utilization)
+    assert memory_of({}, 1.0, given=True) == KvCache(1 << 30)
+
+
+def test_parts_follow_what_fills_the_memory(infos: dict[str, ModelInfo]) -> None:
+    assert KvCache(1000).part(0.3) == {"kv_cache_memory_bytes": 300}
+    assert Utilization(0.8).part(0.5) == {"gpu_memory_utilization": 0.4}
+    info = infos["llama"]
+    assert KvCache(1).cost(info) == info.kv_bytes_per_token
+    assert Utilization(1).cost(info) == 4 * info.num_parameters
+
+
+def write(paths: Mapping[str, Path], folder: Path, **other: Any) -> Path:
+    models = {name: {"path": str(paths[name])} for name in ("llama", "llama-b", "llama-c")}
+    file = folder / "models.yaml"
+    file.write_text(yaml.safe_dump({"models": models, **other}, sort_keys=False))
+    return file
+
+
+def refused(file: Path) -> list[str]:
+    with pytest.raises(ConfigError) as refusal:
+        load_engine(load(file))
+    return refusal.value.problems
+
+
+def test_two_sizes_of_one_memory(paths: dict[str, Path], tmp_path: Path) -> None:
+    engine = {"kind": "vllm", "kv_cache_gib": 1, "engine_args": {"gpu_memory_utilization": 0.5}}
+    (problem,) = refused(write(paths, tmp_path, engine=engine))
+    assert problem.startswith("engine.engine_args.gpu_memory_utilization: engine.kv_cache_gib sizes")
+    engine = {"kind": "vllm", "engine_args": {"kv_cache_memory_bytes": 5}}
+    assert refused(write(paths, tmp_path, engine=engine)) == [
+        "engine.engine_args.kv_cache_memory_bytes: not taken, engine.kv_cache_gib."
+    ]
+
+
+def test_named_compositions_lie_in_one_family(paths: dict[str, Path], tmp_path: Path) -> None:
+    """Told before anything starts."""
+    file = write(paths, tmp_path, compositions={"c": CONTRAST}, engine={"kind": "vllm", "families": APART})
+    (problem,) = refused(file)
+    assert problem.startswith("compositions.c: models 'llama' and 'llama-b' are in two vLLM engines")
+    assert "engine.families puts them in 'a' and 'b'" in problem
+
+
+class Started:
+    """An engine that is up until it is shut down."""
+
+    def __init__(self, models: Mapping[str, Any], infos: Mapping[str, ModelInfo], **options: Any) -> None:
+        self.models, self.options, self.is_up = infos, options, True
+        self.capacity = Capacity(100, 1000, 8, 4)
+
+    def shutdown(self) -> None:
+        self.is_up = False
+
+
+def test_each_engine_gets_its_part(paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By keys and values per token: `llama` has 2 layers, as `llama-b` has, `llama-c` 1 of the same width."""
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    started: list[Started] = []
+
+    def start(*args: Any, **options: Any) -> Started:
+        started.append(Started(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(loading, "start", start)
+    engine = {"kind": "vllm", "families": APART, "kv_cache_gib": 5, "max_running": 7, "dtype": "float32"}
+    told: list[str] = []
+    both, _ = load_engine(load(write(paths, tmp_path, engine=engine)), told.append)
+    assert list(both.models) == ["llama", "llama-c", "llama-b"]
+    assert [one.options["memory"] for one in started] == [
+        {"kv_cache_memory_bytes": 3 << 30},
+        {"kv_cache_memory_bytes": 2 << 30},
+    ]
+    assert [one.options["max_running"] for one in started] == [7, 7]
+    assert told[:2] == [
+        "starting vLLM with llama, llama-c",
+        "llama, llama-c: a token takes 8 bytes, all of their keys and values; the cache holds 1,000 tokens",
+    ]
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
+    load_engine(load(tmp_path / "models.yaml"), told.append)
+    assert "VLLM_CPU_KVCACHE_SPACE is set: each of the 2 engines takes that much, whatever the file says" in told
+
+
+def test_what_started_is_ended_when_the_next_does_not_start(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Started] = []
+
+    def start(*args: Any, **options: Any) -> Started:
+        if started:
+            raise RuntimeError("no memory")
+        started.append(Started(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(loading, "start", start)
+    file = write(paths, tmp_path, engine={"kind": "vllm", "families": APART})
+    assert refused(file) == ["vLLM did not start with llama-b: no memory"]
+    assert [one.is_up for one in started] == [False]
