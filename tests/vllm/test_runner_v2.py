@@ -15,7 +15,7 @@ import pytest
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
-FILES = ("test_exactness.py", "test_linked.py", "second_runner.py")
+FILES = ("test_exactness.py", "test_linked.py", "test_grammars.py", "second_runner.py")
 # these take their time in an interpreter; second_runner has smaller cases of them
 LEFT_OUT = "memory_pressure or leaving_ends or (drawing and contrastive)"
 
