@@ -28,8 +28,10 @@ def test_the_vllm_figures_are_those_of_the_results() -> None:
 
 
 def test_the_vllm_examples_are_valid() -> None:
-    (options,) = re.findall(r"```yaml\n(.*?)```", VLLM, re.DOTALL)
-    EngineConfig.model_validate(yaml.safe_load(options)["engine"])
+    examples = re.findall(r"```yaml\n(.*?)```", VLLM, re.DOTALL)
+    assert examples
+    for example in examples:
+        EngineConfig.model_validate(yaml.safe_load(example)["engine"])
     (body,) = re.findall(r"-d '(.*?)'", VLLM, re.DOTALL)
     assert parse_composition(json.loads(json.loads(body)["vllm_xargs"]["composition"]))
 
