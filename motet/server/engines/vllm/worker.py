@@ -7,7 +7,6 @@ draws (`composition`), and the sampler objects of the runner hand its step to vL
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from motet.server.engines.vllm.internals import touch
@@ -16,7 +15,6 @@ from motet.server.engines.vllm.sampler import StepSampler, StepVerifier
 from motet.server.engines.vllm.stages import prepare
 from motet.server.engines.vllm.table import Row, Table, table_of
 
-log = logging.getLogger(__name__)
 _Worker: Any = touch("CPUWorker" if touch("current_platform").is_cpu() else "Worker")
 
 
