@@ -16,7 +16,7 @@ from motet.server.engines.base import ModelInfo
 from motet.server.engines.vllm.fit import PARTITION, unfit_members
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.loading import Checkpoint, EngineArgsError, check_engine_args, check_models
-from motet.server.engines.vllm.options import CHOICES, UNFIT, unfit_options
+from motet.server.engines.vllm.options import CHOICES, SIZES, UNFIT, unfit_options
 from motet.server.engines.vllm.quantization import unfit_quantization
 from motet.server.engines.vllm.scheduler import LinkedScheduler
 from motet.server.engines.vllm.stages import Handover
@@ -48,6 +48,10 @@ def test_options_without_effect_are_refused_but_not_at_their_defaults() -> None:
     with pytest.raises(EngineArgsError) as caught:
         check_engine_args(args)
     assert [problem.split(":")[0] for problem in caught.value.problems] == [f"engine_args.{name}" for name in args]
+
+    with pytest.raises(EngineArgsError) as caught:
+        check_engine_args({"tensor_parallel_size": "two", "pipeline_parallel_size": 0, "data_parallel_size": 2})
+    assert [problem.split(":")[0].split(".")[1] for problem in caught.value.problems] == list(SIZES[:2])
 
     drafts = {"method": "ngram", "num_speculative_tokens": 2}
     check_engine_args({"speculative_config": drafts, "pipeline_parallel_size": 1})

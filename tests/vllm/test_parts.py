@@ -272,7 +272,7 @@ def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
         check_engine_args({"model": "x", "tensor_paralel_size": 2, "enable_lora": True})
     text = "\n".join(refusal.value.problems)
     assert "the models of the file" in text
-    assert "Did you mean tensor_parallel_size?" in text
+    assert "Did you mean 'tensor_parallel_size'?" in text
     assert "adapters of experts are merged" in text
 
 
@@ -282,13 +282,13 @@ def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
         ({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}, None),
         ({"model": "llama-b", "num_speculative_tokens": 3}, None),
         ("ngram", "a mapping of method"),
-        ({"model": "lama-b", "num_speculative_tokens": 3}, "Did you mean llama-b?"),
+        ({"model": "lama-b", "num_speculative_tokens": 3}, "Did you mean 'llama-b'?"),
         ({"model": "/etc/weights", "num_speculative_tokens": 3}, "none of the file's models"),
         ({"method": "ngram", "model": "llama", "num_speculative_tokens": 3}, "takes no model"),
         ({"method": "eagle", "model": "llama", "num_speculative_tokens": 3}, "'eagle' is not taken"),
         ({"method": "ngram", "num_speculative_tokens": 0}, "from 1 on is expected, got 0"),
         ({"method": "ngram"}, "got None"),
-        ({"method": "ngram", "num_speculative_token": 2}, "Did you mean num_speculative_tokens?"),
+        ({"method": "ngram", "num_speculative_token": 2}, "Did you mean 'num_speculative_tokens'?"),
     ],
     ids=str,
 )
