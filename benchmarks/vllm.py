@@ -43,8 +43,6 @@ from motet.server.engines.vllm.loading import Checkpoint, start
 LENGTH = 512
 NAMES = itertools.count()
 Figures = dict[str, list[float]]
-
-
 # the prompt's number and tokens → one item per token
 Stream = Callable[[int, list[int]], AsyncIterator[Any]]
 

@@ -43,13 +43,19 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
     draft = draft_of(configuration.settings.engine.engine_args)
     costs = per_family(families, sources, {name: memory.cost(info) for name, info in infos.items()}, draft)
     parts = {name: memory.part(share) for name, share in shares(families, costs).items()}
-    return _start_all(configuration, families, checkpoints(sources, tell), infos, parts, tell), registry
+    found = checkpoints(sources, tell)
+    _check_models(configuration, families, found, infos)
+    return _start_all(configuration, families, found, infos, parts, tell), registry
 
 
 def _checked_options(configuration: Configuration) -> KvCache | Utilization:
-    """What memory all engines have; raises ConfigError: vLLM is missing, or options that it cannot take."""
+    """What memory all engines have.
+
+    Raises:
+        ConfigError: vLLM is missing, asked for a runner that cannot run here, or given options that it cannot take.
+    """
     from motet.server.engines.vllm.internals import VllmUnavailable, check_version
-    from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args
+    from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args, check_runner
     from motet.server.engines.vllm.memory import memory_of
 
     config = configuration.settings.engine
@@ -57,11 +63,13 @@ def _checked_options(configuration: Configuration) -> KvCache | Utilization:
     try:
         check_version()
         check_engine_args(config.engine_args, configuration.settings.models)
-        return memory_of(config.engine_args, config.kv_cache_gib, given="kv_cache_gib" in config.model_fields_set)
+        check_runner(config.engine_args)
     except VllmUnavailable as error:
         raise ConfigError([f"engine.kind: {error}."]) from error
     except EngineArgsError as error:
         raise ConfigError([f"engine.{problem}" for problem in error.problems]) from error
+    try:
+        return memory_of(config.engine_args, config.kv_cache_gib, given="kv_cache_gib" in config.model_fields_set)
     except ValueError as error:
         raise ConfigError([f"engine.engine_args.gpu_memory_utilization: {error}."]) from error
 
@@ -70,6 +78,26 @@ def _check_crossings(registry: Registry, families: Sequence[Family]) -> None:
     """Raises ConfigError: named compositions whose models no one engine holds."""
     reasons = {name: crossing(registry.named(name), families) for name in registry.compositions}
     problems = [f"compositions.{name}: {reason}." for name, reason in reasons.items() if reason is not None]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_models(
+    configuration: Configuration,
+    families: Sequence[Family],
+    found: Mapping[str, Checkpoint],
+    infos: Mapping[str, ModelInfo],
+) -> None:
+    """Raises ConfigError: models of any family that vLLM could not load under the file's options."""
+    from motet.server.engines.vllm.loading import EngineArgsError, check_models
+
+    problems: list[str] = []
+    for family in families:
+        models = {name: found[name] for name in family.models}
+        try:
+            check_models(models, {name: infos[name] for name in models}, configuration.settings.engine.engine_args)
+        except EngineArgsError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
 
@@ -87,7 +115,7 @@ def _start_all(
     Raises:
         ConfigError: one did not start; those before it are ended.
     """
-    from motet.server.engines.vllm.loading import EngineArgsError, start
+    from motet.server.engines.vllm.loading import start
     from motet.server.engines.vllm.memory import overriding_environment
 
     config = configuration.settings.engine
@@ -105,8 +133,6 @@ def _start_all(
                     engine_args=for_models(config.engine_args, family.models),
                     memory=memory[family.name],
                 )
-            except EngineArgsError as error:
-                raise ConfigError(error.problems) from error
             except (RuntimeError, ValueError) as error:  # its own reasons stand in its log, which its processes write
                 raise ConfigError([f"vLLM did not start with {', '.join(family.models)}: {error}"]) from error
             started.callback(engine.shutdown)

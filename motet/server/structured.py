@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from motet.composers.plan import Plan
-from motet.server.engines.base import Grammar
+from motet.server.engines.base import Grammar, ends_of
 from motet.server.engines.grammars import GrammarError
-from motet.server.errors import ApiError, invalid
+from motet.server.errors import invalid
 from motet.server.formats import JsonObjectFormat, JsonSchemaFormat, Schema, StructuredFields, StructuredOutputs
 from motet.server.registry import Member
 
@@ -39,8 +39,9 @@ def compiled_grammar(body: StructuredFields, plan: Plan, members: Mapping[str, M
     except (GrammarError, ValueError) as error:
         reason = str(error) if field.endswith("grammar") else PLACE.sub("", str(error))
         raise invalid(f"{field}: {reason}", field, "invalid_grammar") from error
-    if not _has_end(plan, members):
-        raise _endless(field, plan)
+    if not ends_of(plan, {name: member.info for name, member in members.items()}):
+        model = plan.streams[0].model
+        raise invalid(f"{field}: model {model!r} has no end-of-sequence token to end with.", field)
     return grammar
 
 
@@ -118,13 +119,3 @@ def _from_grammar(grammar: str, _: Mapping[str, Any]) -> str:
         return any_to_lark(grammar)
     except Exception as error:  # its parser raises whatever its parts raise
         raise ValueError(f"the grammar is neither Lark nor GBNF: {error}") from error
-
-
-def _has_end(plan: Plan, members: Mapping[str, Member]) -> bool:
-    """Whether some stream that the composition is drawn to knows an end of sequence."""
-    drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
-    return any(members[model].info.eos_token_ids for model in drawn)
-
-
-def _endless(field: str, plan: Plan) -> ApiError:
-    return invalid(f"{field}: model {plan.streams[0].model!r} has no end-of-sequence token to end with.", field)

@@ -70,6 +70,24 @@ def test_two_sizes_of_one_memory(paths: dict[str, Path], tmp_path: Path) -> None
     ]
 
 
+def test_a_runner_that_cannot_run_is_a_problem_of_the_file(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    (problem,) = refused(write(paths, tmp_path, engine={"kind": "vllm"}))
+    assert problem.startswith("engine.kind: VLLM_USE_V2_MODEL_RUNNER=1 asks for")
+    engine = {"kind": "vllm", "engine_args": {"pipeline_parallel_size": 2}}
+    (problem,) = refused(write(paths, tmp_path, engine=engine))
+    assert problem.startswith("engine.engine_args.pipeline_parallel_size: stages")
+
+
+def test_models_that_do_not_fit_are_told_of_all_families(paths: dict[str, Path], tmp_path: Path) -> None:
+    """Before the first engine starts."""
+    engine = {"kind": "vllm", "families": APART, "engine_args": {"pipeline_parallel_size": 9}}
+    problems = refused(write(paths, tmp_path, engine=engine))
+    assert [problem.split("'")[1] for problem in problems] == ["llama", "llama-c", "llama-b"]
+
+
 def test_named_compositions_lie_in_one_family(paths: dict[str, Path], tmp_path: Path) -> None:
     """Told before anything starts."""
     file = write(paths, tmp_path, compositions={"c": CONTRAST}, engine={"kind": "vllm", "families": APART})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +16,20 @@ from transformers import LlamaConfig
 
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.vllm.fit import PARTITION, unfit_members
-from motet.server.engines.vllm.internals import touch
-from motet.server.engines.vllm.loading import Checkpoint, EngineArgsError, check_engine_args, check_models
-from motet.server.engines.vllm.options import CHOICES, UNFIT, unfit_options
+from motet.server.engines.vllm.internals import VllmUnavailable, touch
+from motet.server.engines.vllm.loading import (
+    Checkpoint,
+    EngineArgsError,
+    check_engine_args,
+    check_models,
+    check_runner,
+)
+from motet.server.engines.vllm.options import CHOICES, SIZES, UNFIT, unfit_options
 from motet.server.engines.vllm.quantization import unfit_quantization
 from motet.server.engines.vllm.scheduler import LinkedScheduler
 from motet.server.engines.vllm.stages import Handover
 from motet.server.engines.vllm.wire import KEY
-from tests.vllm.models import shape
+from tests.vllm.models import MAKERS, shape
 from tests.vllm.quantised import INT4
 
 OPTIONS = dataclasses.fields(touch("AsyncEngineArgs"))
@@ -49,10 +57,63 @@ def test_options_without_effect_are_refused_but_not_at_their_defaults() -> None:
         check_engine_args(args)
     assert [problem.split(":")[0] for problem in caught.value.problems] == [f"engine_args.{name}" for name in args]
 
+    with pytest.raises(EngineArgsError) as caught:
+        check_engine_args({"tensor_parallel_size": "two", "pipeline_parallel_size": 0, "data_parallel_size": 2})
+    assert [problem.split(":")[0].split(".")[1] for problem in caught.value.problems] == list(SIZES[:2])
+
     drafts = {"method": "ngram", "num_speculative_tokens": 2}
     check_engine_args({"speculative_config": drafts, "pipeline_parallel_size": 1})
     with pytest.raises(EngineArgsError, match="no drafter beside pipeline stages"):
         check_engine_args({"speculative_config": drafts, "pipeline_parallel_size": 2})
+
+
+def test_a_runner_that_cannot_run_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a GPU has no Triton for its device."""
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    check_runner({})
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    with pytest.raises(VllmUnavailable, match="Triton"):
+        check_runner({})
+    with pytest.raises(EngineArgsError, match="first model runner"):
+        check_runner({"pipeline_parallel_size": 2})
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
+    check_runner({"pipeline_parallel_size": 2})
+    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "0", "where vLLM would choose the second one by itself"
+
+
+def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
+    check_engine_args({"tensor_parallel_size": 2, "pipeline_parallel_size": 1, "enforce_eager": True})
+    with pytest.raises(EngineArgsError) as refusal:
+        check_engine_args({"model": "x", "tensor_paralel_size": 2, "enable_lora": True})
+    text = "\n".join(refusal.value.problems)
+    assert "the models of the file" in text
+    assert "Did you mean 'tensor_parallel_size'?" in text
+    assert "adapters of experts are merged" in text
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}, None),
+        ({"model": "llama-b", "num_speculative_tokens": 3}, None),
+        ("ngram", "a mapping of method"),
+        ({"model": "lama-b", "num_speculative_tokens": 3}, "Did you mean 'llama-b'?"),
+        ({"model": "/etc/weights", "num_speculative_tokens": 3}, "none of the file's models"),
+        ({"method": "ngram", "model": "llama", "num_speculative_tokens": 3}, "takes no model"),
+        ({"method": "eagle", "model": "llama", "num_speculative_tokens": 3}, "'eagle' is not taken"),
+        ({"method": "ngram", "num_speculative_tokens": 0}, "from 1 on is expected, got 0"),
+        ({"method": "ngram"}, "got None"),
+        ({"method": "ngram", "num_speculative_token": 2}, "Did you mean 'num_speculative_tokens'?"),
+    ],
+    ids=str,
+)
+def test_drafters_come_from_the_file(config: Any, message: str | None) -> None:
+    given = {"speculative_config": config}
+    if message is None:
+        check_engine_args(given, MAKERS)
+        return
+    with pytest.raises(EngineArgsError, match=re.escape(message)):
+        check_engine_args(given, MAKERS)
 
 
 def test_members_that_cannot_be_cut_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,10 @@
-"""The engine's parts that need no vLLM engine: what travels, the rows, the gate, the options."""
+"""The engine's parts that need no vLLM engine: what travels, the rows, the gate."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-import os
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,8 +22,7 @@ from motet.server.engines.base import ModelInfo, SamplingParams
 from motet.server.engines.traces import top_of, trace_of
 from motet.server.engines.vllm.composition import IMPOSSIBLE, Composer
 from motet.server.engines.vllm.gate import Gate
-from motet.server.engines.vllm.internals import VllmUnavailable, touch
-from motet.server.engines.vllm.loading import EngineArgsError, check_engine_args, check_runner
+from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.matchers import Matchers
 from motet.server.engines.vllm.payload import Probed, payload_size, read_payload, write_payload
 from motet.server.engines.vllm.requests import row_of, row_or_fault
@@ -250,55 +247,6 @@ async def test_the_gate_lets_in_by_turns() -> None:
     assert order == ["a", "c", "d"]
     async with asyncio.timeout(1), gate.room(10, 4):
         pass
-
-
-def test_a_runner_that_cannot_run_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without a GPU has no Triton for its device."""
-    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
-    check_runner({})
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
-    with pytest.raises(VllmUnavailable, match="Triton"):
-        check_runner({})
-    with pytest.raises(EngineArgsError, match="first model runner"):
-        check_runner({"pipeline_parallel_size": 2})
-    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER")
-    check_runner({"pipeline_parallel_size": 2})
-    assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == "0", "where vLLM would choose the second one by itself"
-
-
-def test_options_that_cannot_be_taken_are_named_all_at_once() -> None:
-    check_engine_args({"tensor_parallel_size": 2, "pipeline_parallel_size": 1, "enforce_eager": True})
-    with pytest.raises(EngineArgsError) as refusal:
-        check_engine_args({"model": "x", "tensor_paralel_size": 2, "enable_lora": True})
-    text = "\n".join(refusal.value.problems)
-    assert "the models of the file" in text
-    assert "Did you mean tensor_parallel_size?" in text
-    assert "adapters of experts are merged" in text
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}, None),
-        ({"model": "llama-b", "num_speculative_tokens": 3}, None),
-        ("ngram", "a mapping of method"),
-        ({"model": "lama-b", "num_speculative_tokens": 3}, "Did you mean llama-b?"),
-        ({"model": "/etc/weights", "num_speculative_tokens": 3}, "none of the file's models"),
-        ({"method": "ngram", "model": "llama", "num_speculative_tokens": 3}, "takes no model"),
-        ({"method": "eagle", "model": "llama", "num_speculative_tokens": 3}, "'eagle' is not taken"),
-        ({"method": "ngram", "num_speculative_tokens": 0}, "from 1 on is expected, got 0"),
-        ({"method": "ngram"}, "got None"),
-        ({"method": "ngram", "num_speculative_token": 2}, "Did you mean num_speculative_tokens?"),
-    ],
-    ids=str,
-)
-def test_drafters_come_from_the_file(config: Any, message: str | None) -> None:
-    given = {"speculative_config": config}
-    if message is None:
-        check_engine_args(given, MAKERS)
-        return
-    with pytest.raises(EngineArgsError, match=re.escape(message)):
-        check_engine_args(given, MAKERS)
 
 
 def test_facts_are_those_of_the_loaded_models(infos: dict[str, ModelInfo], paths: dict[str, Path]) -> None:

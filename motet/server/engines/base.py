@@ -178,6 +178,13 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...] = ()
 
 
+def ends_of(plan: Plan, infos: Mapping[str, ModelInfo]) -> tuple[int, ...]:
+    """End-of-sequence ids of the base and of every stream that the composition is drawn to: an expert ends its answers
+    in its own way."""
+    drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
+    return tuple(dict.fromkeys(token for model in drawn for token in infos[model].eos_token_ids))
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A snapshot for /metrics."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from motet.server.engines.base import FinishReason, GenerationRequest, Matcher
+from motet.server.engines.base import FinishReason, GenerationRequest, Matcher, ends_of
 from motet.server.engines.torch.cache import Slot
 from motet.server.engines.torch.model import Member
 
@@ -52,14 +52,6 @@ def choices_of(request: GenerationRequest, members: Sequence[Member]) -> ChoiceG
     return group
 
 
-def _ends(request: GenerationRequest, members: Sequence[Member]) -> tuple[int, ...]:
-    """End-of-sequence ids of the base and of every stream that the composition is drawn to: an expert ends its
-    answers in its own way."""
-    streams = zip(request.plan.streams, members, strict=True)
-    drawn = [member for k, (stream, member) in enumerate(streams) if k == 0 or stream.weight > 0]
-    return tuple(dict.fromkeys(token for member in drawn for token in member.info.eos_token_ids))
-
-
 class Choice:
     """One sequence being scored or generated.
 
@@ -76,7 +68,9 @@ class Choice:
         self.streams = [
             StreamState(member, list(context)) for member, context in zip(members, request.contexts, strict=True)
         ]
-        self.ends = _ends(group.request, members)
+        plan = group.request.plan
+        infos = {stream.model: member.info for stream, member in zip(plan.streams, members, strict=True)}
+        self.ends = ends_of(plan, infos)
         self.eos_token_ids = () if request.sampling.ignore_eos else self.ends
         self.shared = list(request.forced)
         self.num_forced = len(request.forced)

@@ -5,73 +5,26 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from motet.composers.plan import Plan
 from motet.composers.rows import Place, compose_rows, rule_places
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, compose_restricted, decode
 from motet.kernels.layout import ComposeRows, edits_or_none, rows_index
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
 from motet.server.engines.edits import banned_tokens, grammar_mask, penalties
-from motet.server.engines.traces import top_of, trace_of, traced_top
+from motet.server.engines.traces import top_of, trace_of
+from motet.server.engines.vllm.items import Item, items_of, points_of
 from motet.server.engines.vllm.matchers import Matchers
-from motet.server.engines.vllm.payload import Probed, payload_size, write_payload
-from motet.server.engines.vllm.table import Point, Step, Table
-from motet.server.engines.vllm.wire import Probe
+from motet.server.engines.vllm.payload import Probed, write_payload
+from motet.server.engines.vllm.table import Step, Table
 
 log = logging.getLogger(__name__)
 IMPOSSIBLE = -1e30  # finite, so that what vLLM itself masks stays the stronger; its exponential is 0
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One distribution: `reads[k]` is the place, among the step's positions, of the one that stream k reads.
-
-    `point` None is a request that names no composition. `is_next`: the runner takes a token here; `is_reported`: it is
-    drawn or scored by this engine; `probe`: what is reported beyond log-probs.
-    """
-
-    point: Point | None
-    plan: Plan
-    reads: tuple[int, ...]
-    is_next: bool = False
-    is_reported: bool = False
-    probe: Probe | None = None
-
-    @classmethod
-    def at(cls, point: Point | None, plan: Plan, reads: Sequence[int]) -> Item:
-        if point is None:
-            return cls(None, plan, tuple(reads))
-        return cls(point, plan, tuple(reads), point.is_next, point.is_next or point.is_probed, point.report)
-
-    @property
-    def is_idle(self) -> bool:
-        """Inside a prompt that is still being read: nobody looks at it."""
-        return self.point is not None and self.point.row.spec.draw is not None and not self.is_reported
-
-    @property
-    def top(self) -> int:
-        """How many alternatives are decoded."""
-        assert self.point is not None
-        if self.probe is None:
-            return self.point.sampling.top_logprobs
-        return max(self.probe.top, traced_top(self.probe.trace_top))
-
-    @property
-    def size(self) -> int:
-        """How many numbers stand beside the token's log-prob."""
-        assert self.point is not None
-        return self.point.sampling.top_logprobs if self.probe is None else payload_size(self.probe, self.plan)
-
-    @property
-    def is_traced(self) -> bool:
-        return self.probe is not None and self.probe.trace_top is not None
 
 
 class Layout:
@@ -128,7 +81,7 @@ class Composer:
             tokens: (R,) what is read there, drafts included.
         """
         joined = Logits(logits)
-        items, order = self._items(self._points(rows, positions, tokens), positions)
+        items, order = items_of(points_of(self._table.batch, rows, positions, tokens), self._table.default)
         reported = [i for i, item in enumerate(items) if item.is_reported]
         told, values = self._told(joined, [items[i] for i in reported], len(rows))
         self._table.step = self._step(items, order, reported, told, values)
@@ -143,44 +96,6 @@ class Composer:
         if plain:
             out[plain] = self._composed(joined, [items[i] for i in plain], len(rows))
         return out if order == list(range(len(rows))) else out[torch.tensor(order, device=out.device)]
-
-    def _points(self, rows: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Point | None]:
-        """Whose positions these are. Behind a row's last token stand its drafts, in order."""
-        found: dict[int, list[int]] = {}
-        points: list[Point | None] = []
-        for index, position, token in zip(rows, positions, tokens, strict=True):
-            row = self._table.batch.row(index)
-            if row is None:
-                points.append(None)
-                continue
-            drafts = found.setdefault(index, [])
-            if position > row.last:
-                drafts.append(token)
-            points.append(Point(row, position, tuple(drafts)))
-        return points
-
-    def _items(self, points: Sequence[Point | None], positions: Sequence[int]) -> tuple[list[Item], list[int]]:
-        """The distinct distributions, and which of them each of the R positions gets: linked rows share one."""
-        groups = _complete_groups(points)
-        items: list[Item] = []
-        order: list[int] = []
-        shared: dict[str, int] = {}
-        for number, point in enumerate(points):
-            link = None if point is None else point.row.spec.link
-            places = None if link is None else groups.get(link.group)
-            if link is None or places is None:
-                order.append(len(items))
-                items.append(self._item(point, [number]))
-                continue
-            order.append(shared.setdefault(link.group, len(items)))
-            if order[-1] == len(items):  # the group's first row here: composed once, as the base's context sees it
-                items.append(self._item(points[places[0]], [places[view] for view in link.views]))
-        return items, order
-
-    def _item(self, point: Point | None, reads: Sequence[int]) -> Item:
-        """`reads`: the place of each stream's context, or the one that all streams read."""
-        plan = self._table.default if point is None else point.row.spec.plan
-        return Item.at(point, plan, reads if len(reads) > 1 else [*reads] * len(plan.streams))
 
     def _told(self, logits: Logits, items: Sequence[Item], count: int) -> tuple[Tensor, Tensor]:
         """Tokens and numbers (I, 1 + A). If that fails, each item alone: the guilty one's log-prob is no number."""
@@ -263,24 +178,6 @@ def _failed(item: Item, device: torch.device) -> tuple[Tensor, Tensor]:
     """Any token, and numbers that are none."""
     tokens = torch.tensor([[0, *range(item.size)]], device=device)
     return tokens, torch.full(tokens.shape, math.nan, device=device)
-
-
-def _complete_groups(points: Sequence[Point | None]) -> dict[str, dict[int, int]]:
-    """group → view → number of its position, of the groups whose contexts are all here and equally far."""
-    seen: dict[str, dict[int, int]] = {}
-    ages: dict[str, set[int]] = {}
-    sizes: dict[str, int] = {}
-    for number, point in enumerate(points):
-        if point is not None and point.row.spec.link is not None:
-            link = point.row.spec.link
-            seen.setdefault(link.group, {})[link.view] = number
-            ages.setdefault(link.group, set()).add(point.position - len(point.row.prompt))
-            sizes[link.group] = link.size
-    return {
-        group: places
-        for group, places in seen.items()
-        if len(places) == sizes[group] and len(ages[group]) == 1 and min(ages[group]) >= -1
-    }
 
 
 def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item], matchers: Matchers) -> DecodeRows:

@@ -19,6 +19,7 @@ from motet.server.engines.base import (
     ModelInfo,
     RequestTooLarge,
     UnsupportedRequest,
+    ends_of,
 )
 from motet.server.engines.vllm.gate import Gate
 from motet.server.engines.vllm.generation import VllmGeneration
@@ -92,13 +93,13 @@ class VllmEngine:
         return self._reserved(request) * self._capacity.bytes_per_token
 
     def _check_reports(self, request: GenerationRequest) -> None:
-        """Raises UnsupportedRequest: what the plan alone does not show."""
+        """Raises UnsupportedRequest: a reason that the plan alone does not show."""
         if len(views_of(request)) > 1 and self._gate is None:
             raise UnsupportedRequest(
                 "its streams read different prompts, for which this engine needs its own scheduler "
                 "(engine_args.scheduler_cls names another)"
             )
-        size = payload_size(_probe(request, 1), request.plan)
+        size = self.report_size(request)
         width = min(info.vocab_size for info in self._infos.values())
         if size > width:
             raise UnsupportedRequest(
@@ -172,14 +173,14 @@ class VllmEngine:
         limits = {
             "max_tokens": sampling.max_tokens,
             "stop_token_ids": [*ends, *sampling.stop_token_ids],
-            "logprobs": sampling.top_logprobs if sampling.trace_top is None else self.traced(request),
+            "logprobs": sampling.top_logprobs if sampling.trace_top is None else self.report_size(request),
         }
         async with aclosing(self._answers(request, spec, known, limits)) as answers:
             async for answer in answers:
                 yield answer
 
-    def traced(self, request: GenerationRequest) -> int:
-        """How many numbers a token with a trace reports."""
+    def report_size(self, request: GenerationRequest) -> int:
+        """How many numbers a token reports that has a payload."""
         return payload_size(_probe(request, 1), request.plan)
 
     def read(self, entries: Mapping[int, Any], request: GenerationRequest) -> Probed:
@@ -214,7 +215,7 @@ class VllmEngine:
         context, grammar = len(request.contexts[0]), request.sampling.grammar
         return RowSpec(
             plan=request.plan,
-            ends=self.ends(request.plan),
+            ends=ends_of(request.plan, self._infos),
             written_from=context + request.num_prompt_forced,
             drawn_from=context + len(request.forced),
             draw=replace(request.sampling, grammar=None),
@@ -251,7 +252,7 @@ class VllmEngine:
     async def _one(
         self, prompt: Sequence[int], spec: RowSpec, limits: Mapping[str, Any], name: str, rank: int | None
     ) -> AsyncGenerator[Any]:
-        """One vLLM request. Its sampler takes the arg-max, which the carrier sets."""
+        """One vLLM request. `spec` says how its tokens are drawn; vLLM, which does not draw them, is told no more."""
         if self._llm is None:
             raise EngineError("the engine is closed")
         params = touch("SamplingParams")(
@@ -265,11 +266,6 @@ class VllmEngine:
         tokens = {"prompt_token_ids": list(prompt)}
         async for answer in self._llm.generate(tokens, params, name, data_parallel_rank=rank):
             yield answer
-
-    def ends(self, plan: Plan) -> tuple[int, ...]:
-        """End-of-sequence ids of the base and of every stream that the composition is drawn to."""
-        drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
-        return tuple(dict.fromkeys(token for model in drawn for token in self._infos[model].eos_token_ids))
 
 
 def views_of(request: GenerationRequest) -> list[tuple[int, ...]]:

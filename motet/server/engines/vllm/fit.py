@@ -16,10 +16,10 @@ def unfit_members(configs: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 
     Args:
         configs: name → configuration of the checkpoint.
-        given: vLLM's AsyncEngineArgs.
+        given: vLLM's AsyncEngineArgs, checked (`options`).
     """
-    stages = int(given.get("pipeline_parallel_size") or 1)
-    ranks = int(given.get("tensor_parallel_size") or 1)
+    stages: int = given.get("pipeline_parallel_size", 1)
+    ranks: int = given.get("tensor_parallel_size", 1)
     problems: list[str] = []
     for name, config in configs.items():
         if ranks > 1:

@@ -16,6 +16,7 @@ from motet.server.engines.base import (
     GrammarFailed,
     NoTokenPossible,
     TokenOutput,
+    ends_of,
 )
 from motet.server.engines.vllm.payload import Probed
 
@@ -157,7 +158,7 @@ class VllmGeneration:
         grammar = self._request.sampling.grammar
         try:
             if grammar is not None:
-                grammar.start(self._engine.ends(self._request.plan)).allowed(said)
+                grammar.start(ends_of(self._request.plan, self._engine.models)).allowed(said)
         except GrammarFailed as failure:
             return failure
         return _not_a_number(position)

@@ -52,7 +52,6 @@ TOUCHED: dict[str, Touched] = {
             "the same for the second runner",
             "LogitsProcessorV2",
         ),
-        Touched("vllm.platforms", "current_platform", "is_cpu"),
         Touched("vllm", "envs", "VLLM_USE_V2_MODEL_RUNNER: True, False, or None where vLLM chooses"),
         Touched("vllm.triton_utils", "HAS_TRITON", "whether the second runner's kernels run"),
         Touched("vllm.v1.worker.cpu_worker", "CPUWorker", "load_model, compile_or_warm_up_model"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
@@ -19,6 +18,7 @@ from motet.server.engines.vllm.plugin import register
 from motet.server.engines.vllm.quantization import unfit_quantization
 from motet.server.engines.vllm.speculation import draft_of, problems_of, with_path
 from motet.server.engines.vllm.stats import Tally
+from motet.server.errors import nearest
 
 CACHE = Path("~/.cache/motet")
 CHECK = "motet.server.engines.vllm.check:Check"
@@ -88,14 +88,24 @@ def start(
     """
     register()
     named = dict(engine_args or {})
-    check_runner(named)
     check_engine_args(named, models)
+    check_runner(named)
     check_models(models, infos, named)
     given = with_path(named, {name: source.path for name, source in models.items()})
     data = composite(models, infos)
-    length = data["max_position_embeddings"]
-    folder = cached_composite(data, cache.expanduser())
-    own: dict[str, Any] = {
+    own = _own_options(data, cached_composite(data, cache.expanduser()), max_running)
+    tally = Tally()
+    args = touch("AsyncEngineArgs")(**own | given | dict(memory or {}))
+    llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
+    capacity = _capacity(llm, infos, models, data["max_position_embeddings"], draft_of(named))
+    engine = VllmEngine(llm, infos, capacity, tally, linked=given.get("scheduler_cls", SCHEDULER) == SCHEDULER)
+    del llm  # vLLM keeps this frame alive; its engine must go when ours closes
+    return engine
+
+
+def _own_options(data: Mapping[str, Any], folder: Path, max_running: int) -> dict[str, Any]:
+    """vLLM's AsyncEngineArgs for the composite that `data` describes and `folder` holds."""
+    return {
         "model": str(folder),
         "skip_tokenizer_init": True,
         "worker_cls": WORKER,
@@ -104,20 +114,12 @@ def start(
         "max_logprobs": -1,
         "async_scheduling": False,
         "dtype": data["dtype"],
-        "max_model_len": length,
+        "max_model_len": data["max_position_embeddings"],
         "max_num_seqs": max_running,
         "enable_prefix_caching": True,
         "disable_hybrid_kv_cache_manager": True,
         "disable_log_stats": True,
     }
-    tally = Tally()
-    args = touch("AsyncEngineArgs")(**own | given | dict(memory or {}))
-    llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
-    linked = own["scheduler_cls"] == (own | given)["scheduler_cls"]
-    capacity = _capacity(llm, infos, models, length, draft_of(named))
-    engine = VllmEngine(llm, infos, capacity, tally, linked=linked)
-    del llm  # vLLM keeps this frame alive; its engine must go when ours closes
-    return engine
 
 
 def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) -> dict[str, Any]:
@@ -135,14 +137,18 @@ def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) 
 
 
 def check_runner(given: Mapping[str, Any]) -> None:
-    """The operator's environment decides which of vLLM's two model runners serves, else vLLM by itself.
+    """The operator's environment decides which of vLLM's two model runners serves, else vLLM by itself; stages run on
+    the first.
+
+    Args:
+        given: vLLM's AsyncEngineArgs, checked (`check_engine_args`).
 
     Raises:
         VllmUnavailable: the second one is asked for where it would fail at its first step.
         EngineArgsError: it is asked for together with pipeline stages.
     """
     wanted = touch("envs").VLLM_USE_V2_MODEL_RUNNER
-    if int(given.get("pipeline_parallel_size") or 1) > 1:
+    if given.get("pipeline_parallel_size", 1) > 1:
         if wanted:
             raise EngineArgsError(
                 [
@@ -169,9 +175,7 @@ def check_engine_args(given: Mapping[str, Any], models: Collection[str] = ()) ->
         elif name in REFUSED and value:
             problems.append(f"engine_args.{name}: {REFUSED[name]}.")
         elif name not in known:
-            near = difflib.get_close_matches(name, sorted(known), 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            problems.append(f"engine_args.{name}: vLLM has no such option.{hint}")
+            problems.append(f"engine_args.{name}: vLLM has no such option.{nearest(name, known)}")
     if problems:
         raise EngineArgsError(problems)
 

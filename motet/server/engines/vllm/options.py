@@ -93,11 +93,12 @@ CHOICES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "offload_backend": (("auto", "uva"), "vLLM's prefetching offloader takes one model"),
 }
+SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 _REASONS = {name: reason for reason, names in UNFIT.items() for name in names}
 
 
 def unfit_options(given: Mapping[str, Any], fields: Iterable[Field[Any]]) -> list[str]:
-    """One sentence for each option that would be without effect, or wrong.
+    """One sentence for each option that would be without effect, or wrong, and for parallel sizes that are none.
 
     Args:
         given: the operator's engine_args.
@@ -111,7 +112,9 @@ def unfit_options(given: Mapping[str, Any], fields: Iterable[Field[Any]]) -> lis
             problems.append(f"engine_args.{name}: {value!r} is not one of {', '.join(allowed)}: {reason}.")
         elif name in _REASONS and value and value != defaults.get(name):
             problems.append(f"engine_args.{name}: {_REASONS[name]}.")
-    if given.get("speculative_config") and int(given.get("pipeline_parallel_size") or 1) > 1:
+        elif name in SIZES and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            problems.append(f"engine_args.{name}: a whole number from 1 on is expected, got {value!r}.")
+    if given.get("speculative_config") and given.get("pipeline_parallel_size", 1) != 1:
         problems.append("engine_args.speculative_config: vLLM's runner starts no drafter beside pipeline stages.")
     return problems
 

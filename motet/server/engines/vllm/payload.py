@@ -16,7 +16,7 @@ from motet.composers.plan import Budget, Dynamic, Plan
 from motet.server.engines.base import TokenTrace
 from motet.server.engines.vllm.wire import Probe
 
-IMPOSSIBLE, NOT_A_NUMBER = -3e38, -2e38  # −inf and NaN as numbers that a sort leaves in place
+MINUS_INFINITY, NOT_A_NUMBER = -3e38, -2e38  # −inf and NaN as numbers that a sort leaves in place
 NUM_SCALARS = 3  # of a trace: divergence, rank, whether the arg-max moved; strengths, streams, alternatives follow
 
 
@@ -85,7 +85,7 @@ def _pairs(numbers: Sequence[float]) -> tuple[tuple[int, float], ...]:
 
 
 def _safe(number: float) -> float:
-    return NOT_A_NUMBER if math.isnan(number) else max(number, IMPOSSIBLE)
+    return NOT_A_NUMBER if math.isnan(number) else max(number, MINUS_INFINITY)
 
 
 def _unsafe(number: float) -> float:

@@ -5,11 +5,11 @@ vLLM knows one quantisation per engine, but builds a draft model under a configu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from motet.server.engines.vllm.internals import touch
+from motet.server.errors import nearest
 
 
 def quant_config(vllm_config: Any, hf_config: Any, path: str, revision: str | None) -> Any:
@@ -60,9 +60,7 @@ def _unknown(name: str, written: dict[str, Any], dtype: str) -> list[str]:
     method = str(written["quant_method"]).lower()
     known: list[str] = list(touch("QUANTIZATION_METHODS"))
     if method not in known:
-        near = difflib.get_close_matches(method, known, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return [f"models.{name}: vLLM has no quantisation '{method}'.{hint}"]
+        return [f"models.{name}: vLLM has no quantisation '{method}'.{nearest(method, known)}"]
     try:
         taken = touch("get_quantization_config")(method).from_config(written).get_supported_act_dtypes()
     except (ValueError, KeyError, NotImplementedError) as error:

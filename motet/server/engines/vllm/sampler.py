@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.table import Step, Table
@@ -72,20 +71,9 @@ def output_of(tokens: Tensor, step: Step, theirs: Any) -> Any:
     others = list(step.others)
     tokens = tokens.to(torch.int32).clone()
     tokens[others] = theirs.sampled_token_ids[others].to(torch.int32)
-    if theirs.logprobs_tensors is None:
-        return touch("SamplerOutput")(tokens, _logprobs(step.tokens, step.logprobs))
     per = tokens.shape[1]
-    flat = torch.tensor([request * per + i for request in others for i in range(per)], device=tokens.device)
-    ids, values = theirs.logprobs_tensors.logprob_token_ids, theirs.logprobs_tensors.logprobs
-    width = max(step.tokens.shape[1], ids.shape[1])
-    ours, numbers = _widened(step.tokens, width), _widened(step.logprobs, width)
-    ours[flat] = _widened(ids, width)[flat].to(torch.int64)
-    numbers[flat] = _widened(values, width)[flat]
-    return touch("SamplerOutput")(tokens, _logprobs(ours, numbers))
-
-
-def _widened(values: Tensor, width: int) -> Tensor:
-    return pad(values, (0, width - values.shape[1])).clone()
+    places = [request * per + i for request in others for i in range(per)]
+    return touch("SamplerOutput")(tokens, _logprobs(*step.reported(theirs.logprobs_tensors, places)))
 
 
 def _logprobs(tokens: Tensor, logprobs: Tensor) -> Any:

@@ -14,16 +14,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.slots import Slots
 from motet.server.engines.vllm.table import Row, Step, Table
 from motet.server.engines.vllm.verification import verify
+from motet.server.engines.vllm.wire import Link
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BatchLayout:
     """A step's batch of B requests, of which R positions give tokens.
 
     `bounds` (B + 1): those of request i are bounds[i] to bounds[i + 1], the last known token and then its drafts.
@@ -78,28 +78,27 @@ def keep_in_step(rows: Sequence[Row | None], taken: Sequence[list[int]]) -> list
 
     A draft of theirs is never kept: each has guessed for itself.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, list[tuple[int, Row, Link]]] = {}
     for number, row in enumerate(rows):
-        if row is not None and row.spec.link is not None:
-            groups.setdefault(row.spec.link.group, []).append(number)
+        link = None if row is None else row.spec.link
+        if row is not None and link is not None:
+            groups.setdefault(link.group, []).append((number, row, link))
     kept = list(taken)
-    for numbers in groups.values():
-        members = [cast(Row, rows[number]) for number in numbers]
-        link = members[0].spec.link
-        assert link is not None
-        ages = {len(row.output) for row in members}
-        together = len(numbers) == link.size and len(ages) == 1 and all(taken[number] for number in numbers)
-        for number in numbers:
+    for members in groups.values():
+        ages = {len(row.output) for _, row, _ in members}
+        is_complete = len(members) == members[0][2].size
+        together = is_complete and len(ages) == 1 and all(taken[number] for number, _, _ in members)
+        for number, _, _ in members:
             kept[number] = taken[number][:1] if together else []
     return kept
 
 
-def _layout(input_batch: Any) -> Layout:
+def _layout(input_batch: Any) -> BatchLayout:
     computed = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
-    return Layout(input_batch.cu_num_logits_np.tolist(), (computed >= input_batch.prefill_len_np).tolist())
+    return BatchLayout(input_batch.cu_num_logits_np.tolist(), (computed >= input_batch.prefill_len_np).tolist())
 
 
-def _taken(step: Step | None, theirs: Any, layout: Layout, input_batch: Any) -> list[list[int]]:
+def _taken(step: Step | None, theirs: Any, layout: BatchLayout, input_batch: Any) -> list[list[int]]:
     """The tokens that each request would get if it were alone."""
     if step is None:
         return _of_vllm(theirs)
@@ -118,7 +117,7 @@ def _of_vllm(theirs: Any) -> list[list[int]]:
     return [tokens[:count] for tokens, count in zip(theirs.sampled_token_ids.tolist(), counts, strict=True)]
 
 
-def _drawn(drawn: Tensor, layout: Layout, input_batch: Any) -> list[list[int]]:
+def _drawn(drawn: Tensor, layout: BatchLayout, input_batch: Any) -> list[list[int]]:
     """The accepted drafts and the token behind them; none while a prompt is being read."""
     counts = torch.tensor(layout.sizes, device=drawn.device) - 1
     drafts = drawn[:0]
@@ -132,7 +131,7 @@ def _drawn(drawn: Tensor, layout: Layout, input_batch: Any) -> list[list[int]]:
     return [row[:count] if reaches else [] for row, count, reaches in zip(tokens, kept, layout.reaches, strict=True)]
 
 
-def _logprobs(step: Step | None, theirs: Any, layout: Layout) -> Any:
+def _logprobs(step: Step | None, theirs: Any, layout: BatchLayout) -> Any:
     """vLLM's LogprobsTensors of the R positions, None if none are reported.
 
     The rank of a token that this engine drew is not told: nobody of ours asks for it.
@@ -140,25 +139,16 @@ def _logprobs(step: Step | None, theirs: Any, layout: Layout) -> Any:
     known = None if theirs is None else theirs.logprobs_tensors
     if step is None:
         return known
-    tokens, values = step.tokens, step.logprobs
+    tokens, values = step.reported(known, step.others)
     ranks = torch.zeros(tokens.shape[0], dtype=torch.int64, device=tokens.device)
     if known is not None:
-        places = torch.tensor(step.others, device=tokens.device)
-        width = max(tokens.shape[1], known.logprob_token_ids.shape[1])
-        tokens, values = _widened(tokens, width), _widened(values, width)
-        tokens[places] = _widened(known.logprob_token_ids, width)[places].to(tokens.dtype)
-        values[places] = _widened(known.logprobs, width)[places]
+        places = list(step.others)
         ranks[places] = known.selected_token_ranks[places].to(ranks.dtype)
     has_drafts = len(layout.reaches) != tokens.shape[0]
     return touch("LogprobsTensors")(tokens, values, ranks, layout.bounds if has_drafts else None)
 
 
-def _widened(values: Tensor, width: int) -> Tensor:
-    """A copy with columns that no request reads."""
-    return pad(values, (0, width - values.shape[1])).clone()
-
-
-def _output(taken: Sequence[list[int]], logprobs: Any, layout: Layout, device: torch.device) -> Any:
+def _output(taken: Sequence[list[int]], logprobs: Any, layout: BatchLayout, device: torch.device) -> Any:
     width = max(layout.sizes)
     void = [
         size - len(tokens) if reaches else 0

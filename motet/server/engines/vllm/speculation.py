@@ -5,9 +5,10 @@ vLLM proposes and schedules them; `verification` decides. Answers stay the same,
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any, cast
+
+from motet.server.errors import nearest
 
 OPTION = "speculative_config"
 MODEL, NGRAM = "draft_model", "ngram"
@@ -39,28 +40,23 @@ def problems_of(given: Mapping[str, Any], models: Collection[str]) -> list[str]:
 
 
 def _problems(where: str, config: Mapping[str, Any], models: Collection[str]) -> list[str]:
-    found = [f"{where}.{key}: not taken; allowed are {', '.join(KEYS)}.{_near(key, KEYS)}" for key in _unknown(config)]
+    found = [
+        f"{where}.{key}: not taken; allowed are {', '.join(KEYS)}.{nearest(key, KEYS)}"
+        for key in config
+        if key not in KEYS
+    ]
     model, method = config.get("model"), config.get("method", MODEL if "model" in config else None)
     if method not in (MODEL, NGRAM):
         found.append(f"{where}.method: {method!r} is not taken; allowed are {MODEL!r} (with a model) and {NGRAM!r}.")
     elif method == MODEL and model not in models:
         known = ", ".join(map(repr, models))
-        found.append(f"{where}.model: {model!r} is none of the file's models {known}.{_near(str(model), models)}")
+        found.append(f"{where}.model: {model!r} is none of the file's models {known}.{nearest(str(model), models)}")
     elif method == NGRAM and model is not None:
         found.append(f"{where}.model: {NGRAM!r} drafts from the text itself and takes no model.")
     count = config.get("num_speculative_tokens")
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         found.append(f"{where}.num_speculative_tokens: a whole number from 1 on is expected, got {count!r}.")
     return found
-
-
-def _unknown(config: Mapping[str, Any]) -> list[str]:
-    return [key for key in config if key not in KEYS]
-
-
-def _near(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f" Did you mean {near[0]}?" if near else ""
 
 
 def with_path(given: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:

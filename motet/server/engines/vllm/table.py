@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from motet.composers.plan import Plan, single
 from motet.server.engines.base import SamplingParams
@@ -171,6 +173,23 @@ class Step:
     tokens: Tensor
     logprobs: Tensor
     others: tuple[int, ...] = ()
+
+    def reported(self, theirs: Any, places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """`tokens` and `logprobs` with vLLM's own at these places, as wide as the wider of both.
+
+        Args:
+            theirs: vLLM's LogprobsTensors of the R positions; None: it reports nothing.
+        """
+        if theirs is None:
+            return self.tokens, self.logprobs
+        width = max(self.tokens.shape[1], theirs.logprob_token_ids.shape[1])
+        tokens, logprobs, ids, values = (
+            pad(part, (0, width - part.shape[1]))  # columns that no request reads
+            for part in (self.tokens, self.logprobs, theirs.logprob_token_ids, theirs.logprobs)
+        )
+        is_theirs = torch.zeros(len(tokens), 1, dtype=torch.bool, device=tokens.device)
+        is_theirs[list(places)] = True
+        return torch.where(is_theirs, ids.to(tokens.dtype), tokens), torch.where(is_theirs, values, logprobs)
 
 
 @dataclass

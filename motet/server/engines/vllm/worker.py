@@ -1,13 +1,12 @@
 """vLLM's worker with the project's own sampler in its V1 runner, ready for pipeline stages; nothing else is changed.
 
-vLLM's sampler draws for requests that name no composition; for ours it would need the arg-max trick, would know
-nothing of linked requests, and would verify drafts against a distribution that a draft has changed. So the composer
-draws (`composition`), and the sampler objects of the runner hand its step to vLLM.
+vLLM's sampler draws for requests that name no composition. For ours it would have to be told the drawn token as the
+only possible one, knows nothing of linked requests, and would verify drafts against a distribution that a draft has
+changed. So the composer draws (`composition`), and the sampler objects of the runner hand its step to vLLM.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from motet.server.engines.vllm.internals import touch
@@ -16,7 +15,6 @@ from motet.server.engines.vllm.sampler import StepSampler, StepVerifier
 from motet.server.engines.vllm.stages import prepare
 from motet.server.engines.vllm.table import Row, Table, table_of
 
-log = logging.getLogger(__name__)
 _Worker: Any = touch("CPUWorker" if touch("current_platform").is_cpu() else "Worker")
 
 
