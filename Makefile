@@ -41,6 +41,7 @@ bench: $(VENV)/installed-dev
 
 bench-vllm: $(VLLM_VENV)/installed
 	$(VLLM_VENV)/bin/python -m benchmarks.vllm --size small --rounds 9 --out benchmarks/results/vllm-small.json
+	$(VLLM_VENV)/bin/python -m benchmarks.speculation --rounds 5 --out benchmarks/results/speculation.json
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV)

@@ -27,6 +27,15 @@ def test_the_vllm_figures_are_those_of_the_results() -> None:
             assert f"| {mode['mode']}, batch {step['batch']} | {' | '.join(figures)} |" in VLLM
 
 
+def test_the_figures_of_drafts_are_those_of_the_results() -> None:
+    runs = json.loads((ROOT / "benchmarks" / "results" / "speculation.json").read_text())["results"]["runs"]
+    assert {run["drafter"] for run in runs} == {"off", "ngram", "expert"}
+    for run in runs:
+        accepted = "" if run["accepted"] is None else f"{100 * run['accepted']:.0f} %"
+        figures = f"{run['tokens_per_step']:.2f} | {accepted} | {run['speed_over_off']:.2f}"
+        assert f"| {run['drafter']}, batch {run['batch']} | {figures} |" in VLLM
+
+
 def test_the_vllm_examples_are_valid() -> None:
     examples = re.findall(r"```yaml\n(.*?)```", VLLM, re.DOTALL)
     assert examples
