@@ -135,10 +135,10 @@ def test_caches_divide_the_memory_of_the_file(vllm: Server) -> None:
     first, second = (tokens for _, tokens in told.values())
     assert abs(first - second) <= 32
     total = sum(cost * tokens for cost, tokens in told.values())
-    assert 0 <= KV_CACHE_GIB * GIB - total <= 2 * 32 * 7 * layer
+    assert 0 <= KV_CACHE_GIB * GIB - total <= 4 * 32 * 7 * layer  # a part of a block, and vLLM's own block, of each
     for model, cost in (("llama", 7 * layer), ("contrast", 5 * layer)):
         answer = post(vllm, "/v1/completions", {"model": model, "prompt": "x" * 9, "max_tokens": 1}).json()
-        assert answer["motet"]["kv_bytes"] == 10 * cost
+        assert answer["motet"]["kv_bytes"] == 32 * cost, "a block"
 
 
 def number(text: str) -> int:

@@ -228,6 +228,30 @@ def test_the_scheduler_reads_what_the_runner_hands_over() -> None:
     assert "model_runner_output.req_id_to_index[req_id]" in text
 
 
+def test_the_scheduler_asks_its_queue_in_order() -> None:
+    """Partners of running contexts are put at its head, which is asked first."""
+    assert parameters("Scheduler", "schedule") == ["self", "throttle_prefills"]
+    text = source("Scheduler", "schedule")
+    assert "request_queue = self.waiting" in text
+    assert "request = request_queue.peek_request()" in text
+    assert "self.running: list[Request]" in source("Scheduler", "__init__")
+    queue = touch("FCFSRequestQueue")("abcd")
+    queue.remove_requests(["b", "d"])
+    queue.prepend_request("d")
+    assert list(queue) == ["d", "a", "c"]
+    assert queue.peek_request() == "d"
+
+
+def test_blocks_are_counted_as_the_scheduler_counts_them() -> None:
+    """One of them holds nothing, drafts reach ahead, and some are kept from requests that wait."""
+    assert "self.null_block = self.free_block_queue.popleft()" in source("BlockPool", "__init__")
+    assert "num_tokens_main_model + num_lookahead_tokens, self.max_model_len" in source(
+        "KVCacheManager", "allocate_slots"
+    )
+    assert "self.watermark_blocks = int(watermark * kv_cache_config.num_blocks)" in source("KVCacheManager", "__init__")
+    assert isinstance(touch("VllmConfig").num_lookahead_tokens, property)
+
+
 def test_members_are_built_and_loaded_apart() -> None:
     assert {"vllm_config", "prefix", "hf_config", "architectures"} <= set(parameters("init_vllm_registered_model"))
     loader = touch("DefaultModelLoader")

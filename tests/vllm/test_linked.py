@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from motet.composers.plan import Plan, single
-from motet.server.engines.base import RequestTooLarge
+from motet.composers.plan import Plan, Prompt, single
+from motet.server.engines.base import GenerationRequest, RequestTooLarge, SamplingParams
 from motet.server.engines.torch import TorchEngine
 from motet.server.engines.vllm.engine import VllmEngine
+from motet.server.engines.vllm.internals import touch
+from motet.server.engines.vllm.scheduler import LinkedScheduler
+from motet.server.engines.vllm.wire import KEY
 from tests.vllm.models import EOS
 from tests.vllm.requests import SPLIT_PLANS, answer, answers, assert_alike, request_for, tokens
 
@@ -76,3 +82,31 @@ async def test_a_group_that_never_fits_is_refused(engine: VllmEngine) -> None:
     plan = SPLIT_PLANS[0]
     with pytest.raises(RequestTooLarge, match="512"):
         engine.check(request_for(plan, rng, context=tokens(rng, 500), max_tokens=100))
+
+
+async def test_blocks_count_not_tokens(engine: VllmEngine) -> None:
+    """Contexts that would fit by their tokens, and never by their blocks: some would wait for the others for ever."""
+    rng = random.Random(5)
+    prompts = [Prompt(str(number)) for number in range(8)]
+    plan = single("llama")
+    plan = replace(plan, streams=tuple(replace(plan.streams[0], prompt=prompt) for prompt in prompts))
+    contexts = tuple(tokens(rng, 420) for _ in prompts)
+    request = GenerationRequest("r", plan, contexts, SamplingParams(max_tokens=40))
+    assert 8 * 460 < engine.capacity.tokens < 8 * 480
+    with pytest.raises(RequestTooLarge, match="whole blocks of 32"):
+        engine.check(request)
+
+
+async def test_partners_of_running_contexts_go_first() -> None:
+    """A long request at the head of the queue could wait for memory that one of them holds."""
+
+    class Request:
+        def __init__(self, group: str | None, size: int = 2) -> None:
+            link = {"link": {"group": group, "size": size}} if group else {}
+            self.group, self.sampling_params = group, SimpleNamespace(extra_args={KEY: link})
+
+    scheduler: Any = object.__new__(LinkedScheduler)
+    scheduler.running = [Request("a"), Request("b"), Request("b"), Request("c", 3), Request(None)]
+    scheduler.waiting = touch("FCFSRequestQueue")(map(Request, [None, "d", "c", "a", "d", "c"]))
+    scheduler._call_partners()
+    assert [waiting.group for waiting in scheduler.waiting] == ["c", "a", "c", None, "d", "d"]

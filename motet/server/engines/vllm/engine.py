@@ -35,13 +35,26 @@ SHUTDOWN_SECONDS = 2.0
 @dataclass(frozen=True, slots=True)
 class Capacity:
     """`tokens`: how many one engine's KV cache holds, each with the keys and values of all members
-    (`bytes_per_token`). `rows`: requests that it computes at once. `engines`: data-parallel copies."""
+    (`bytes_per_token`). `rows`: requests that it computes at once. `engines`: data-parallel copies. A context takes
+    whole blocks of `block` tokens, for `ahead` tokens of drafts too. vLLM keeps `kept_free` tokens from requests that
+    wait: linked ones, of which some run and some wait, must do without them."""
 
     max_model_len: int
     tokens: int
     bytes_per_token: int
     rows: int
     engines: int = 1
+    block: int = 1
+    ahead: int = 0
+    kept_free: int = 0
+
+    def held(self, size: int) -> int:
+        """Tokens that the blocks of a context of `size` tokens hold."""
+        return -(-min(size + self.ahead, self.max_model_len) // self.block) * self.block
+
+    def room(self, num_contexts: int) -> int:
+        """Tokens that the contexts of one choice can hold together."""
+        return self.tokens if num_contexts == 1 else self.tokens - self.kept_free
 
 
 class VllmEngine:
@@ -65,7 +78,7 @@ class VllmEngine:
         self._names = itertools.count()
         self._ranks = itertools.cycle(range(capacity.engines))
         # of one engine: where the contexts of a choice lie is not chosen by their size
-        self._gate = Gate(capacity.tokens, capacity.rows) if linked else None
+        self._gate = Gate(capacity.room(2), capacity.rows) if linked else None
         self._running: set[VllmGeneration] = set()
         self._closing = False
 
@@ -107,22 +120,23 @@ class VllmEngine:
             )
 
     def _reserved(self, request: GenerationRequest) -> int:
-        """Tokens of one choice; raises RequestTooLarge."""
+        """Tokens that the blocks of one choice hold; raises RequestTooLarge."""
         sizes = [len(view) + len(request.forced) + request.sampling.max_tokens for view in views_of(request)]
         limit = self._capacity.max_model_len
         # vLLM always draws a token behind what it has scored
         if max(sizes) + (request.sampling.max_tokens == 0) > limit:
             raise RequestTooLarge(f"the request takes {max(sizes)} tokens, the engine's longest context is {limit}")
-        if sum(sizes) > self._capacity.tokens:
+        held, room = sum(map(self._capacity.held, sizes)), self._capacity.room(len(sizes))
+        if held > room:
             raise RequestTooLarge(
-                f"the request takes {sum(sizes):,} tokens in {len(sizes)} contexts; the engine's KV cache holds "
-                f"{self._capacity.tokens:,}"
+                f"the request takes {held:,} tokens in {len(sizes)} contexts, each of whole blocks of "
+                f"{self._capacity.block}; the engine's KV cache has room for {room:,}"
             )
-        if len(sizes) > 1 and self._gate is not None and not self._gate.fits(sum(sizes), len(sizes)):
+        if len(sizes) > 1 and self._gate is not None and not self._gate.fits(held, len(sizes)):
             raise RequestTooLarge(
                 f"the request reads {len(sizes)} contexts at once, the engine runs {self._gate.rows} (max_running)"
             )
-        return sum(sizes)
+        return held
 
     def generate(self, request: GenerationRequest) -> VllmGeneration:
         self.check(request)

@@ -66,7 +66,7 @@ TOUCHED: dict[str, Touched] = {
             "made from a sampler and the speculative configuration",
             "RejectionSamplerV2",
         ),
-        Touched("vllm.v1.core.sched.scheduler", "Scheduler", "update_from_output, which `scheduler` overrides"),
+        Touched("vllm.v1.core.sched.scheduler", "Scheduler", "schedule and update_from_output, which ours overrides"),
         Touched("vllm.model_executor.layers.quantization", "QUANTIZATION_METHODS", "names that a checkpoint may say"),
         Touched("vllm.model_executor.layers.quantization", "get_quantization_config", "from_config, dtypes"),
         Touched("vllm.sequence", "IntermediateTensors", "what a pipeline stage hands to the next, tensors by name"),
@@ -84,6 +84,11 @@ TOUCHED: dict[str, Touched] = {
         Touched("vllm.v1.worker.gpu.cudagraph_utils", "ModelCudaGraphManager", "captures with its dummy inputs"),
         Touched("vllm.v1.worker.gpu.input_batch", "InputBatch", "the step's layout on the host", "InputBatchV2"),
         Touched("vllm.v1.worker.gpu.sample.prompt_logprob", "PromptLogprobsWorker", "scores prompts raw"),
+        Touched(
+            "vllm.v1.core.sched.request_queue", "FCFSRequestQueue", "who waits, in order; the first is asked first"
+        ),
+        Touched("vllm.v1.core.block_pool", "BlockPool", "one block of the cache holds nothing"),
+        Touched("vllm.v1.core.kv_cache_manager", "KVCacheManager", "how many blocks a request takes"),
         Touched("vllm.v1.core.sched.output", "NewRequestData", "prompt and drawn tokens of who comes or comes back"),
         Touched("vllm.v1.attention.backends.cpu_attn", "CPUAttentionMetadata", "query_start_loc"),
         Touched("vllm.v1.metrics.stats", "SchedulerStats", "requests, KV usage, prefix cache"),

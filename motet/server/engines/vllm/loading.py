@@ -196,12 +196,16 @@ def _capacity(
     llm: Any, infos: Mapping[str, ModelInfo], models: Mapping[str, Checkpoint], length: int, draft: str | None
 ) -> Capacity:
     """What vLLM's cache holds: every token has keys and values of each distinct checkpoint, and of the draft's own."""
-    cache = llm.vllm_config.cache_config
+    config = llm.vllm_config
+    blocks, block = config.cache_config.num_gpu_blocks, config.cache_config.block_size
     distinct = {source: infos[name].kv_bytes_per_token for name, source in models.items()}
     return Capacity(
         max_model_len=length,
-        tokens=cache.num_gpu_blocks * cache.block_size,
+        tokens=(blocks - 1) * block,  # one block is vLLM's own, which holds nothing
         bytes_per_token=sum(distinct.values()) + (infos[draft].kv_bytes_per_token if draft else 0),
-        rows=llm.vllm_config.scheduler_config.max_num_seqs,
-        engines=llm.vllm_config.parallel_config.data_parallel_size,
+        rows=config.scheduler_config.max_num_seqs,
+        engines=config.parallel_config.data_parallel_size,
+        block=block,
+        ahead=config.num_lookahead_tokens,
+        kept_free=int(config.scheduler_config.watermark * blocks) * block,
     )

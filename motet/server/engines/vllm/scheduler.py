@@ -8,10 +8,14 @@ workers decide (`slot_sampler`), and this follows.
 
 With pipeline stages several steps are under way at once. A request whose token was taken back then waits until no
 context of its choice is under way: asked again at once, the contexts could pass each other in alternate steps for ever.
+
+A context that runs keeps its memory until its partners run. They go before whoever else waits: a long request at the
+head of the queue could need that memory, and would keep the partners behind it waiting for ever.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, cast
 
 from motet.server.engines.vllm.internals import touch
@@ -26,6 +30,21 @@ class LinkedScheduler(_Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         _Scheduler.__init__(self, *args, **kwargs)
         self._held: dict[str, Any] = {}  # by name: requests whose last token was taken back
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        if self.waiting:
+            self._call_partners()
+        return _Scheduler.schedule(self, *args, **kwargs)
+
+    def _call_partners(self) -> None:
+        """Waiting contexts of choices that run in part go to the head of the queue."""
+        running = Counter((link["group"], link["size"]) for link in map(_link_of, self.running) if link is not None)
+        apart = {group for (group, size), count in running.items() if count < size}
+        if apart:
+            partners = [request for request in self.waiting if (_link_of(request) or {}).get("group") in apart]
+            self.waiting.remove_requests(partners)
+            for request in reversed(partners):
+                self.waiting.prepend_request(request)
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         groups: dict[str, list[Any]] = {}
