@@ -85,7 +85,7 @@ def items_of(points: Sequence[Point | None], default: Plan) -> tuple[list[Item],
     order: list[int] = []
     shared: dict[str, int] = {}
     for number, point in enumerate(points):
-        link = None if point is None else point.row.spec.link
+        link = None if point is None or point.drafts else point.row.spec.link
         places = None if link is None else groups.get(link.group)
         if link is None or places is None:
             order.append(len(items))
@@ -104,12 +104,15 @@ def _item(point: Point | None, reads: Sequence[int], default: Plan) -> Item:
 
 
 def _complete_groups(points: Sequence[Point | None]) -> dict[str, dict[int, int]]:
-    """group → view → number of its position, of the groups whose contexts are all here and equally far."""
+    """group → view → number of its position, of the groups whose contexts are all here and equally far.
+
+    Guesses are none of theirs: vLLM pads a request of one token with some when drafts are on.
+    """
     seen: dict[str, dict[int, int]] = {}
     ages: dict[str, set[int]] = {}
     sizes: dict[str, int] = {}
     for number, point in enumerate(points):
-        if point is not None and point.row.spec.link is not None:
+        if point is not None and not point.drafts and point.row.spec.link is not None:
             link = point.row.spec.link
             seen.setdefault(link.group, {})[link.view] = number
             ages.setdefault(link.group, set()).add(point.position - len(point.row.prompt))

@@ -71,9 +71,8 @@ class LinkedScheduler(_Scheduler):
             link = _link_of(request)
             if link is None or link["group"] not in under_way:
                 del self._held[name]
-                # a preempted one starts again from its first position
-                if request.num_computed_tokens == request.num_tokens:
-                    request.num_computed_tokens -= 1
+                # a preempted one starts again from its first position; padding was computed beyond the last
+                request.num_computed_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
 
     def update_draft_token_ids(self, draft_token_ids: Any) -> None:
         """Linked requests get no drafts: their contexts would not be equally far."""
@@ -108,11 +107,16 @@ def _follow(members: list[Any], output: Any) -> None:
 
 
 def _taken_back(members: list[Any], output: Any) -> dict[str, Any]:
-    """Takes the tokens of one group's members back, unless all have one at the same place; → whose, by name."""
+    """Takes the tokens of one group's members back, unless all have one at the same place; → whose, by name.
+
+    vLLM pads a new request of one token with guesses: one that came true by chance is not kept, the others have none.
+    """
     drawn = [request for request in members if output.sampled_token_ids[output.req_id_to_index[request.request_id]]]
     link = _link_of(members[0])
     assert link is not None
     if len(drawn) == link["size"] and len({request.num_output_tokens for request in drawn}) == 1:
+        for request in drawn:
+            del output.sampled_token_ids[output.req_id_to_index[request.request_id]][1:]
         return {}
     for request in drawn:
         output.sampled_token_ids[output.req_id_to_index[request.request_id]] = []
