@@ -20,7 +20,9 @@ from motet.kernels.dispatch import EagerKernels
 from motet.kernels.reference import kl_divergence, shift_rank
 from motet.server.engines.base import ModelInfo, SamplingParams
 from motet.server.engines.traces import top_of, trace_of
+from motet.server.engines.vllm.check import Check
 from motet.server.engines.vllm.composition import IMPOSSIBLE, Composer
+from motet.server.engines.vllm.config import CompositeConfig
 from motet.server.engines.vllm.gate import Gate
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.matchers import Matchers
@@ -56,17 +58,28 @@ def test_rows_travel_as_json(plan: object) -> None:
         {KEY: plain(single("llama"))},
         {KEY: plain(RowSpec(single("lama")))},
         {"composition": "{"},
+        {"composition": "[" * 100_000},
+        {"composition": '{"strategy":' * 900 + "1" + "}" * 900},
+        {"composition": '{"strategy": "rules", "token_offsets": {"id:999": 1}}'},
         {"composition": 3},
         {"composition": '{"strategy": "proxy_tuning", "expert": "nobody", "antiexpert": "llama"}'},
         {"composition": '{"strategy": "proxy_tuning", "expert": "llama", "antiexpert": "llama", "alpha": "big"}'},
         {"composition": '{"strategy": "guidance", "scale": 2}'},
         {"composition": '{"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c"}'},
     ],
-    ids=str,
+    ids=lambda bad: str(bad)[:80],
 )
 def test_malformed_rows_are_refused_in_the_front_end(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"[a-z]"):
-        row_of(bad, (), [], list(MAKERS))
+        row_of(bad, (), [], list(MAKERS), vocab_size=VOCAB)
+
+
+def test_the_front_end_knows_how_wide_the_vocabulary_is() -> None:
+    """An id beyond it would end the engine on a GPU."""
+    CompositeConfig({"llama": {"path": "x"}}, vocab_size=VOCAB)
+    params = SimpleNamespace(extra_args={"composition": '{"strategy": "rules", "token_offsets": {"id:99999": 1}}'})
+    with pytest.raises(ValueError, match="99999"):
+        Check.validate_params(params)
 
 
 @pytest.mark.parametrize("trace_top", [None, 0, 2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from motet.server.engines.vllm.config import known_members
+from motet.server.engines.vllm.config import known_members, known_width
 from motet.server.engines.vllm.internals import touch
 from motet.server.engines.vllm.requests import row_of
 
@@ -18,7 +18,7 @@ class Check(_First, _Second):
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
         """Raises ValueError, which vLLM answers with a 400."""
-        row_of(sampling_params.extra_args, (), [], known_members())
+        row_of(sampling_params.extra_args, (), [], known_members(), vocab_size=known_width())
 
     def __init__(self, *_: Any) -> None:
         pass

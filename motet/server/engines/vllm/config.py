@@ -23,6 +23,7 @@ MIRRORED = (
 )
 
 _known: dict[str, None] = {}
+_widths: set[int] = set()
 
 
 class CompositeConfig(PretrainedConfig):
@@ -35,12 +36,19 @@ class CompositeConfig(PretrainedConfig):
         self.members = {name: dict(member) for name, member in (members or {}).items()}
         self.ends = list(ends)
         _known.update(dict.fromkeys(self.members))
+        if "vocab_size" in rest:
+            _widths.add(int(rest["vocab_size"]))
         super().__init__(**rest)
 
 
 def known_members() -> list[str]:
     """Names in the composites that this process has read: what a front end may check a request against."""
     return list(_known)
+
+
+def known_width() -> int | None:
+    """The narrowest vocabulary of these composites; None where none was read."""
+    return min(_widths, default=None)
 
 
 def distinct(members: Mapping[str, Mapping[str, Any]]) -> tuple[list[tuple[str, str | None]], dict[str, int]]:

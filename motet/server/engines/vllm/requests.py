@@ -22,12 +22,14 @@ def row_of(
     output: Sequence[int],
     members: Sequence[str],
     ends: Sequence[int] = (),
+    vocab_size: int | None = None,
 ) -> Row | None:
     """The row of a request; None for one that asks for the first member alone.
 
     Args:
         members: names that a plan may use; the first is the default base.
         ends: end-of-sequence tokens of the members.
+        vocab_size: their shared width, where known: bounds the ids that a composition names.
 
     Raises:
         ValueError: malformed data, an unknown member, or a plan that this engine does not run.
@@ -37,7 +39,9 @@ def row_of(
     if KEY in extra_args:
         spec = read_spec(extra_args[KEY])
     elif COMPOSITION in extra_args:
-        spec = RowSpec(_composition(extra_args[COMPOSITION], members), ends=tuple(ends), written_from=len(prompt))
+        spec = RowSpec(
+            _composition(extra_args[COMPOSITION], members, vocab_size), ends=tuple(ends), written_from=len(prompt)
+        )
     else:
         return None
     reason = unsupported(spec.plan, members)
@@ -62,7 +66,7 @@ def row_or_fault(
         return Row(RowSpec(single("")), prompt, output)
 
 
-def _composition(text: Any, members: Sequence[str]) -> Plan:
+def _composition(text: Any, members: Sequence[str], vocab_size: int | None) -> Plan:
     """Imported here: only clients that speak to vLLM itself need the request's own language."""
     from motet.composers.spec import CompositionError, build_plan, parse_composition
 
@@ -70,13 +74,15 @@ def _composition(text: Any, members: Sequence[str]) -> Plan:
         raise ValueError(f"vllm_xargs.{COMPOSITION} is JSON text, got {type(text).__name__}")
     try:
         written = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"vllm_xargs.{COMPOSITION} is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"vllm_xargs.{COMPOSITION} is no JSON: {error}") from error
     try:
         composition = parse_composition(written)
         # a client's `model` is the whole composite here: the first member is the base unless the composition names one
         base = None if composition.own_base(None) is not None else members[0]
-        plan = build_plan(composition, base, known=list(members), token_id=lambda _: None)
+        plan = build_plan(composition, base, known=list(members), token_id=lambda _: None, vocab_size=vocab_size)
     except CompositionError as error:
         raise ValueError(error.message) from error
     if any(stream.prompt is not None for stream in plan.streams):
