@@ -62,6 +62,7 @@ def test_rows_travel_as_json(plan: object) -> None:
         {"composition": '{"strategy":' * 900 + "1" + "}" * 900},
         {"composition": '{"strategy": "rules", "token_offsets": {"id:999": 1}}'},
         {"composition": 3},
+        {"compositon": '{"strategy": "guidance", "scale": 2}'},
         {"composition": '{"strategy": "proxy_tuning", "expert": "nobody", "antiexpert": "llama"}'},
         {"composition": '{"strategy": "proxy_tuning", "expert": "llama", "antiexpert": "llama", "alpha": "big"}'},
         {"composition": '{"strategy": "guidance", "scale": 2}'},

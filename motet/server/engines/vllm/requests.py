@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -43,11 +44,19 @@ def row_of(
             _composition(extra_args[COMPOSITION], members, vocab_size), ends=tuple(ends), written_from=len(prompt)
         )
     else:
+        _refuse_misspelt(extra_args)
         return None
     reason = unsupported(spec.plan, members)
     if reason is not None:
         raise ValueError(reason)
     return Row(spec, prompt, output)
+
+
+def _refuse_misspelt(extra_args: Mapping[str, Any]) -> None:
+    """Other plugins' arguments are none of ours, but a composition that is ignored in silence would be a wrong answer."""
+    for key in extra_args:
+        if difflib.get_close_matches(key, [COMPOSITION], 1, 0.8):
+            raise ValueError(f"vllm_xargs.{key} is unknown; did you mean {COMPOSITION!r}?")
 
 
 def row_or_fault(
