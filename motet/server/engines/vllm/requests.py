@@ -53,7 +53,7 @@ def row_of(
 
 
 def _refuse_misspelt(extra_args: Mapping[str, Any]) -> None:
-    """Other plugins' arguments are none of ours, but a composition that is ignored in silence would be a wrong answer."""
+    """Other plugins' arguments are none of ours; a composition that is ignored in silence would be a wrong answer."""
     for key in extra_args:
         if difflib.get_close_matches(key, [COMPOSITION], 1, 0.8):
             raise ValueError(f"vllm_xargs.{key} is unknown; did you mean {COMPOSITION!r}?")
