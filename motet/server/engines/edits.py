@@ -10,6 +10,7 @@ from torch import Tensor
 
 from motet.composers.rows import Place
 from motet.kernels.layout import BitMask, SparseEdits, edits_or_none
+from motet.kernels.sampling import SampleRows
 from motet.server.engines.base import Matcher, SamplingParams
 
 
@@ -50,6 +51,22 @@ def banned_tokens(choice: Drawing) -> list[int]:
             if not start or generated[-len(start) :] == start:
                 banned.append(last)
     return banned
+
+
+def sample_rows(params: Sequence[SamplingParams]) -> SampleRows:
+    """How each row is drawn, as the kernels read it."""
+    return SampleRows(
+        temperature=[s.temperature for s in params],
+        top_k=[s.top_k for s in params],
+        top_p=[s.top_p for s in params],
+        min_p=[s.min_p for s in params],
+    )
+
+
+def allowed_tokens(choices: Iterable[tuple[int, Drawing]], like: Tensor) -> list[tuple[int, Tensor]]:
+    """The tokens that may come next, of the (row, choice) pairs that say them."""
+    allowed = ((index, choice.sampling.allowed_token_ids) for index, choice in choices)
+    return [(i, torch.tensor(ids, dtype=torch.int64, device=like.device)) for i, ids in allowed if ids is not None]
 
 
 def penalties(choices: Iterable[tuple[int, Drawing]], like: Tensor, vocab: int) -> tuple[SparseEdits | None, ...]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from motet.composers.plan import Plan
@@ -18,9 +17,8 @@ from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
 from motet.kernels.dispatch import choose_kernels
 from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_none, rows_index
 from motet.kernels.logits import Logits
-from motet.kernels.sampling import SampleRows
 from motet.server.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
-from motet.server.engines.edits import banned_tokens, grammar_mask, penalties
+from motet.server.engines.edits import allowed_tokens, banned_tokens, grammar_mask, penalties, sample_rows
 from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
 from motet.server.engines.torch.rule_state import advanced, gathered
@@ -195,27 +193,17 @@ def _inputs(plan: ComposeRows, logits: Logits, rows: Sequence[Row]) -> DecodeRow
     grammar = _grammar(rows, like)  # it may fail: before any choice takes its next random number
     drawn = [(index, row.choice) for index, row in _drawn(rows)]
     bias, repetition, presence = penalties(drawn, like, logits.vocab)
-    sampling = [row.choice.sampling for row in rows]
     return DecodeRows(
         plan=plan,
         forced=[row.choice.shared[row.position] if row.is_forced else -1 for row in rows],
-        sampling=SampleRows(
-            temperature=[s.temperature for s in sampling],
-            top_k=[s.top_k for s in sampling],
-            top_p=[s.top_p for s in sampling],
-            min_p=[s.min_p for s in sampling],
-        ),
+        sampling=sample_rows([row.choice.sampling for row in rows]),
         uniform=[
             row.choice.uniform() if row.choice.sampling.temperature and not row.is_forced else 1.0 for row in rows
         ],
         state=gathered(logits, rows),
         rules=_rules(rows, like),
         banned=edits_or_none([(i, t, 0.0) for i, row in _drawn(rows) for t in banned_tokens(row.choice)], like),
-        allowed=[
-            (i, torch.tensor(row.choice.sampling.allowed_token_ids, dtype=torch.int64, device=like.device))
-            for i, row in _drawn(rows)
-            if row.choice.sampling.allowed_token_ids is not None
-        ],
+        allowed=allowed_tokens(drawn, like),
         grammar=grammar,
         bias=bias,
         repetition=repetition,

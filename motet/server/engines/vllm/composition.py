@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from motet.composers.rows import Place, compose_rows, rule_places
-from motet.kernels.decode import Decoded, DecodeRows, Kernels, compose_restricted, decode
+from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
 from motet.kernels.layout import ComposeRows, edits_or_none, rows_index
 from motet.kernels.logits import Logits
-from motet.kernels.sampling import SampleRows
-from motet.server.engines.edits import banned_tokens, grammar_mask, penalties
+from motet.server.engines.edits import allowed_tokens, banned_tokens, grammar_mask, penalties, sample_rows
 from motet.server.engines.traces import top_of, trace_of
 from motet.server.engines.vllm.items import Item, items_of, points_of
 from motet.server.engines.vllm.matchers import Matchers
@@ -154,8 +153,8 @@ class Composer:
     def _composed(self, logits: Logits, items: Sequence[Item], count: int) -> Tensor:
         """Composed log-probs (I, V); an item that cannot be composed ends its answer."""
         try:
-            inputs = _neutral(self._plain(items, logits, count), logits, items)
-            composed = compose_restricted(self._kernels, logits, inputs).logprobs
+            rules = edits_or_none(_rule_places(items), logits.like())
+            composed = self._kernels.compose(logits, self._plain(items, logits, count), rules, None).logprobs
             return composed.masked_fill(composed == -math.inf, IMPOSSIBLE)
         except Exception:
             if len(items) > 1:
@@ -186,24 +185,14 @@ def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item], matchers: 
     points = [item.point for item in items if item.point is not None]
     drawn = [(i, point) for i, point in enumerate(points) if point.is_drawn]
     bias, repetition, presence = penalties(drawn, like, logits.vocab)
-    sampling = [point.sampling for point in points]
     return DecodeRows(
         plan=rows,
         forced=[point.forced for point in points],
-        sampling=SampleRows(
-            temperature=[s.temperature for s in sampling],
-            top_k=[s.top_k for s in sampling],
-            top_p=[s.top_p for s in sampling],
-            min_p=[s.min_p for s in sampling],
-        ),
+        sampling=sample_rows([point.sampling for point in points]),
         uniform=[point.uniform for point in points],
         rules=edits_or_none(_rule_places(items), like),
         banned=edits_or_none([(i, t, 0.0) for i, point in drawn for t in banned_tokens(point)], like),
-        allowed=[
-            (i, torch.tensor(point.sampling.allowed_token_ids, dtype=torch.int64, device=like.device))
-            for i, point in drawn
-            if point.sampling.allowed_token_ids is not None
-        ],
+        allowed=allowed_tokens(drawn, like),
         grammar=grammar_mask([(i, m, point.generated) for i, point in drawn if (m := matchers.of(point.row))], like),
         bias=bias,
         repetition=repetition,
@@ -211,14 +200,6 @@ def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item], matchers: 
         top=[item.top for item in items],
         trace=[i for i, item in enumerate(items) if item.is_traced],
     )
-
-
-def _neutral(rows: ComposeRows, logits: Logits, items: Sequence[Item]) -> DecodeRows:
-    """The composition alone: what is drawn from it is vLLM's."""
-    count = len(items)
-    greedy = SampleRows([0.0] * count, [0] * count, [1.0] * count, [0.0] * count)
-    rules = edits_or_none(_rule_places(items), logits.like())
-    return DecodeRows(plan=rows, forced=[0] * count, sampling=greedy, uniform=[1.0] * count, rules=rules)
 
 
 def _rule_places(items: Sequence[Item]) -> list[Place]:
