@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from motet.composers.plan import Plan, Prompt, Stream
-from motet.server.errors import ApiError, invalid
+from motet.server.errors import invalid
 from motet.server.registry import Member
 from motet.server.tokenizer import ChatTemplateError
 

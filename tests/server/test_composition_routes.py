@@ -64,11 +64,12 @@ async def test_a_base_that_reads_its_own_prompt_scores_the_continuation_alone(wo
 
 async def test_an_empty_prompt_begins_a_text(world: World) -> None:
     start = world.service.registry.members["large"].tokenizer.start_id
-    for prompt, count in (("", 1), ([], 1), ([""], 1), ([[]], 1), (["", "ab"], 3)):
+    prompts: list[tuple[object, int]] = [("", 1), ([], 1), ([""], 1), ([[]], 1), (["", "ab"], 3)]
+    for prompt, count in prompts:
         made = await world.post("/v1/completions", model="large", prompt=prompt, max_tokens=1)
         assert made.json()["usage"]["prompt_tokens"] == count
     assert all(request.contexts[0][0] == start for request in world.engine.requests[:4])
-    for prompt in ("", []):
+    for prompt, _ in prompts[:2]:
         scored = await world.post("/v1/score", model="large", prompt=prompt, continuations=["a"])
         assert Scores.model_validate(scored.json()).data[0].tokens == ["a"]
     assert world.engine.requests[-1].contexts == ((start,),)

@@ -92,6 +92,6 @@ def test_tokenizer_endpoints_use_a_compositions_base() -> None:
 
 
 def test_no_model_is_guessed_among_several_vocabularies() -> None:
-    with pytest.raises(ApiError, match="vocabularies differ. Models: large, small, expert") as refusal:
+    with pytest.raises(ApiError, match=r"vocabularies differ\. Models: large, small, expert") as refusal:
         REGISTRY.member(None)
     assert (refusal.value.status_code, refusal.value.code) == (400, "missing_model")

@@ -169,9 +169,7 @@ def load_member(
 
 
 @torch.inference_mode()
-def _prepare(
-    name: str, model: PreTrainedModel, limit: int, width: int, device: str, ends: Collection[int]
-) -> Member:
+def _prepare(name: str, model: PreTrainedModel, limit: int, width: int, device: str, ends: Collection[int]) -> Member:
     """The model behind our attention, packed, and checked against its own plain forward."""
     with _narrow_windows(model):
         ids = _self_check_ids(model, limit)
