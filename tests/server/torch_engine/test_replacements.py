@@ -18,7 +18,8 @@ from motet.server.engines.torch.packing import PackedLinear, ProjectionPart
 from motet.server.engines.torch.recording import record
 from motet.server.engines.torch.replacements import replace_modules, replaceable
 
-IDS = torch.arange(3, 30)[None]
+IDS = list(range(3, 30))
+BATCH = torch.tensor([IDS])
 
 
 def loaded(path: Path) -> PreTrainedModel:
@@ -27,7 +28,7 @@ def loaded(path: Path) -> PreTrainedModel:
 
 @torch.inference_mode()
 def replaced(model: PreTrainedModel) -> PreTrainedModel:
-    recording = record(model, IDS[0].tolist(), replaceable(model))
+    recording = record(model, IDS, replaceable(model))
     model.set_attn_implementation("eager")
     replace_modules(model, recording.inputs)
     return model
@@ -37,8 +38,8 @@ def replaced(model: PreTrainedModel) -> PreTrainedModel:
 def test_logits_stay(name: str, paths: Mapping[str, Path]) -> None:
     model = loaded(paths[name])
     with torch.inference_mode():
-        before = model(input_ids=IDS, use_cache=False).logits
-        after = replaced(model)(input_ids=IDS, use_cache=False).logits
+        before = model(input_ids=BATCH, use_cache=False).logits
+        after = replaced(model)(input_ids=BATCH, use_cache=False).logits
     torch.testing.assert_close(after, before, atol=2e-4, rtol=1e-4)
     assert not any(type(module) is nn.Linear for module in model.modules())
     norms = sum(isinstance(module, FusedRMSNorm) for module in model.modules())
@@ -48,7 +49,7 @@ def test_logits_stay(name: str, paths: Mapping[str, Path]) -> None:
 def test_siblings_are_joined_and_hold_nothing_afterwards(paths: Mapping[str, Path]) -> None:
     model = replaced(loaded(paths["qwen"]))
     with torch.inference_mode():
-        model(input_ids=IDS, use_cache=False)
+        model(input_ids=BATCH, use_cache=False)
     parts = [module for module in model.modules() if isinstance(module, ProjectionPart)]
     assert len(parts) == 2 * 5  # q, k, v, gate, up of two layers
     assert all(part.joint._input is None for part in parts)  # pyright: ignore[reportPrivateUsage]
@@ -164,8 +165,13 @@ def test_a_wrong_joint_projection_is_left_out(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     part = packing.JointProjection.part
-    monkeypatch.setattr(packing.JointProjection, "part", lambda self, x, index: part(self, x, 1 - index))
-    model = nn.ModuleDict({"layers": nn.ModuleList([Mlp()])}).to(dtype)
+
+    def swapped(self: packing.JointProjection, x: torch.Tensor, index: int) -> torch.Tensor:
+        return part(self, x, 1 - index)
+
+    monkeypatch.setattr(packing.JointProjection, "part", swapped)
+    mlp = Mlp().to(dtype)
+    model = nn.ModuleDict({"layers": nn.ModuleList([mlp])})
     x = torch.randn(8, 96).to(dtype)
     with caplog.at_level(logging.WARNING), torch.inference_mode():
         replace_modules(model, {f"layers.0.{name}": x for name in ("gate_proj", "up_proj")})
@@ -174,4 +180,4 @@ def test_a_wrong_joint_projection_is_left_out(
             f"layer 0: {name} stays as transformers has it: packed, it gives other values"
             for name in ("gate_proj", "up_proj")
         ]
-        assert all(isinstance(module, PackedLinear) for module in model["layers"][0].children())
+        assert all(isinstance(module, PackedLinear) for module in mlp.children())

@@ -99,8 +99,10 @@ class SlotRun:
         count = self._span.stop - self._span.start
         handed = (query, key, value)
         recorded = (call.query[:, :, self._span], call.key[:, :, self._span], call.value[:, :, self._span])
-        forced = [torch.cat([mine, free[:, :, count:]], 2) for mine, free in zip(recorded, handed, strict=True)]
-        answer = slot_attention(module, *forced, *rest, **given)
+        query, key, value = (
+            torch.cat([mine, free[:, :, count:]], 2) for mine, free in zip(recorded, handed, strict=True)
+        )
+        answer = slot_attention(module, query, key, value, *rest, **given)
         self.seen.setdefault(layer, []).append((*(tensor[:, :, :count] for tensor in handed), answer[0][:, :count]))
         return answer
 
@@ -146,8 +148,8 @@ def relative_distance(found: Tensor, expected: Tensor) -> Tensor:
     Every channel counts in units of its own size over the N tokens, so that outlier channels do not hide the others.
     """
     size = expected.pow(2).mean(1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-    usual = expected.shape[-1] ** 0.5
-    return ((found - expected) / size).norm(dim=-1) / (expected / size).norm(dim=-1).clamp_min(usual)
+    off, rows = ((found - expected) / size).pow(2).mean(-1), (expected / size).pow(2).mean(-1)
+    return (off / rows.clamp_min(1)).sqrt()
 
 
 def _compare_distributions(found: Tensor, recording: Recording, same: float) -> None:

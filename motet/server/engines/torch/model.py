@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, cast
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motet.server.engines.base import ModelInfo
-from motet.server.engines.facts import max_positions
+from motet.server.engines.facts import end_token_ids, ends_within, max_positions
 from motet.server.engines.torch.attention import STEP, Segment, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
 from motet.server.engines.torch.check import CheckFailed, check
@@ -49,7 +49,13 @@ class Member:
     """
 
     def __init__(
-        self, name: str, model: PreTrainedModel, max_model_len: int, vocab_size: int, shapes: Sequence[LayerShape]
+        self,
+        name: str,
+        model: PreTrainedModel,
+        max_model_len: int,
+        vocab_size: int,
+        shapes: Sequence[LayerShape],
+        ends: Collection[int] = (),
     ) -> None:
         self.name = name
         self.model = model
@@ -68,7 +74,7 @@ class Member:
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
-            eos_token_ids=tuple(token for token in eos_token_ids(model) if 0 <= token < vocab_size),
+            eos_token_ids=ends_within(vocab_size, model_ends(model), ends),
         )
 
     def forward(self, work: Sequence[ModelWork]) -> Tensor:
@@ -117,13 +123,9 @@ class Member:
         return logits[:, : self.vocab_size]
 
 
-def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """End-of-sequence ids of the generation configuration, else of the configuration."""
-    for holder in ("generation_config", "config"):
-        eos = getattr(getattr(model, holder, None), "eos_token_id", None)
-        if eos is not None:
-            return tuple(cast("list[int]", eos)) if isinstance(eos, list) else (int(eos),)
-    return ()
+def model_ends(model: PreTrainedModel) -> tuple[int, ...]:
+    """The ends that a model's own configurations name (see `end_token_ids`)."""
+    return end_token_ids(getattr(model, "generation_config", None), model.config, model.config.get_text_config())
 
 
 def load_member(
@@ -135,6 +137,7 @@ def load_member(
     vocab_size: int | None = None,
     max_model_len: int | None = None,
     revision: str | None = None,
+    ends: Collection[int] = (),
     adapt: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
     sample: Sequence[int] | None = None,
 ) -> Member:
@@ -143,6 +146,7 @@ def load_member(
     Args:
         dtype: None keeps the checkpoint's own.
         vocab_size: the shared width (the tokenizer's); rows of the head beyond it are never produced.
+        ends: of an answer, beside those of the checkpoint's own configurations: the tokenizer's.
         adapt: what becomes of the checkpoint before anything else is done with it: merging an adapter, say.
         max_model_len: upper bound on the context, None for the model's own.
         sample: the ids of some ordinary text, for the load check; its rounding is that of real use then.
@@ -158,7 +162,8 @@ def load_member(
     limit = min(max_model_len or longest, longest)
     width = vocab_size or int(model.config.get_text_config().vocab_size)
     try:
-        member = _prepare(name, model, limit, width, device, sample)
+        model.to(device)  # type: ignore[arg-type]
+        member = _prepare(name, model, limit, width, ends, _check_ids(model, limit, sample))
     except ModelLoadError:
         raise
     except Exception as error:
@@ -169,14 +174,13 @@ def load_member(
 
 @torch.inference_mode()
 def _prepare(
-    name: str, model: PreTrainedModel, limit: int, width: int, device: str, sample: Sequence[int] | None
+    name: str, model: PreTrainedModel, limit: int, width: int, ends: Collection[int], ids: Sequence[int]
 ) -> Member:
     """The model behind our attention, packed, and checked against its own plain forward."""
-    model.to(device)  # type: ignore[arg-type]
     with narrowed(model):
-        recording = _record(name, model, _check_ids(model, limit, sample))
+        recording = _record(name, model, ids)
         shapes = [recording.calls[layer].shape for layer in sorted(recording.calls)]
-        member = Member(name, model, limit, width, shapes)
+        member = Member(name, model, limit, width, shapes, ends)
         if member.device.type == "cpu":
             replace_modules(model, recording.inputs)
         try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 PLAIN_ATTRIBUTES = {*vars(nn.Linear(1, 1)), "_is_hf_initialized"}  # transformers marks what it has loaded
+EMPTY_ATTRIBUTES = [name for name, held in vars(nn.Linear(1, 1)).items() if isinstance(held, dict) and not held]
 CHECKED_OUTPUTS = 256
 
 
@@ -83,12 +84,13 @@ def can_pack(dtype: torch.dtype) -> bool:
 def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """A linear that computes `x Wᵀ + b` and nothing else: no forward of its own, no hooks, no quantised weight and
     nothing that quantises what goes in."""
+    state = vars(module)
     return (
         type(module) is nn.Linear
         and type(module.weight.data) is Tensor
-        and set(vars(module)) <= PLAIN_ATTRIBUTES
-        and set(module._parameters) == {"weight", "bias"}
-        and not (module._buffers or module._modules or module._forward_hooks or module._forward_pre_hooks)
+        and state.keys() <= PLAIN_ATTRIBUTES
+        and not any(state[name] for name in EMPTY_ATTRIBUTES)
+        and {name for name, _ in module.named_parameters()} <= {"weight", "bias"}
     )
 
 

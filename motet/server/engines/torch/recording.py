@@ -11,12 +11,12 @@ import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
 
 from motet.server.engines.torch.cache import LayerShape
 
@@ -133,7 +133,8 @@ def own_attention(module: nn.Module) -> AttentionFunction:
 
 def _logits(model: PreTrainedModel, batch: Tensor, attend: AttentionFunction) -> Tensor:
     AttentionInterface.register(RECORDER_NAME, attend)
-    AttentionMaskInterface.register(RECORDER_NAME, eager_mask)
+    masks: Any = AttentionMaskInterface()
+    masks.register(RECORDER_NAME, masks["eager"])
     model.set_attn_implementation(RECORDER_NAME)
     logits: Tensor = model(input_ids=batch, use_cache=False).logits
     return logits[0].float()
@@ -143,11 +144,9 @@ def wider(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float32 else torch.float32
 
 
-def _widened(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Queries, keys, values and mask; the mask may be None, which stays."""
-    return [
-        tensor.to(dtype) if isinstance(tensor, Tensor) and tensor.is_floating_point() else tensor for tensor in tensors
-    ]
+def _widened(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Tensor]:
+    """Queries, keys, values and a mask, which may be None."""
+    return [cast(Tensor, None if tensor is None else tensor.to(dtype)) for tensor in tensors]
 
 
 def _exact_attention(module: nn.Module, *tensors: Tensor, **given: Any) -> tuple[Tensor, None]:
@@ -175,7 +174,8 @@ def _call(
     magnitude = attend(module, q, k, v.abs(), *rest, **given)[0]
     lost = (output - exact).pow(2).mean(-1, keepdim=True).sqrt()
     scale = abs(given.get("scaling") or q.shape[-1] ** -0.5)
-    reach = scale * q.norm(dim=-1).transpose(1, 2)[..., None] * float(k.norm(dim=-1).max())  # (1, N, H, 1)
+    lengths: list[Tensor] = [rows.pow(2).sum(-1).sqrt() for rows in (q, k)]
+    reach = scale * float(lengths[1].max()) * lengths[0].transpose(1, 2)[..., None]  # (1, N, H, 1)
     relative = 2 * torch.finfo(query.dtype).eps + 8 * torch.finfo(torch.float32).eps * reach
     return AttentionCall(module, hidden, query, key, value, exact, relative * magnitude + 4 * lost)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 
 def replaceable(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that may be replaced, by name."""
-    return {name: module for name, module in model.named_modules() if is_plain(module) or is_norm(module)}
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    return {name: module for name, module in modules if is_plain(module) or is_norm(module)}
 
 
 def replace_modules(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
