@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
 from motet.experts.fit import Known
+from motet.models.checkpoint import read_config
 from motet.server.adapters import merge_adapter
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
@@ -147,9 +148,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
 
 def check_width(source: Source, vocab_size: int) -> None:
     """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
-    from transformers import AutoConfig
-
-    config = cast(Any, AutoConfig.from_pretrained(source.checkpoint, revision=source.checkpoint_revision))
+    config = cast(Any, read_config(source.checkpoint, source.checkpoint_revision))
     width = int(config.get_text_config().vocab_size)
     if width < vocab_size:
         raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")

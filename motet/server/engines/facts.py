@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from motet.models.checkpoint import read_config, read_generation_config
 from motet.server.engines.base import ModelInfo
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -31,7 +32,7 @@ def read_facts(
     Raises:
         OSError, ValueError: the configuration cannot be read.
     """
-    config = cast(PreTrainedConfig, AutoConfig.from_pretrained(source, revision=revision))
+    config = read_config(source, revision)
     text = cast(Any, config.get_text_config())
     used = own_dtype(text) if dtype == "auto" else dtype
     longest = max_positions(config)
@@ -67,11 +68,7 @@ def kv_bytes(text: Any, dtype: str) -> int:
 
 def _ends(source: str, revision: str | None, text: Any) -> list[int]:
     """End-of-sequence ids of the generation configuration, else of the configuration."""
-    try:
-        generation = cast(Any, GenerationConfig).from_pretrained(source, revision=revision or "main")
-        found = generation.eos_token_id
-    except OSError:
-        found = None
+    found: Any = getattr(read_generation_config(source, revision), "eos_token_id", None)
     if found is None:
         found = getattr(text, "eos_token_id", None)
     if found is None:

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from motet.models.checkpoint import load_weights
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.facts import max_positions
 from motet.server.engines.torch.attention import ATTENTION_NAME, Segment, ShapeProbe, StepContext
@@ -202,16 +203,9 @@ def _narrow_windows(model: PreTrainedModel) -> Generator[None]:
 
 def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None) -> PreTrainedModel:
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype or "auto",
-            revision=revision,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
+        model, report = load_weights(path, revision, dtype=dtype or "auto", attn_implementation="eager")
     except Exception as error:
         raise ModelLoadError(f"model {name!r} could not be read from {path!r}: {error}") from error
-    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     lost = sorted(report.get("missing_keys", ())) + [str(key) for key in report.get("mismatched_keys", ())]
     if lost:
         shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
