@@ -64,7 +64,7 @@ def read_config(file: Path) -> Any:
         GgufError: no GGUF file, an architecture that transformers does not read, the package gguf is missing.
     """
     from transformers import AutoConfig
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    from transformers import modeling_gguf_pytorch_utils as reader
 
     metadata = _metadata(file)
     with _alone(file) as folder:
@@ -73,7 +73,7 @@ def read_config(file: Path) -> Any:
         outline = Path(folder, "outline")
         _write_outline(metadata, _tensor_names(file), outline)
         try:
-            fields = cast("dict[str, Any]", cast(Any, load_gguf_checkpoint)(str(outline))["config"])
+            fields = cast("dict[str, Any]", cast(Any, reader).load_gguf_checkpoint(str(outline))["config"])
         except (ValueError, NotImplementedError) as error:
             raise GgufError(f"{file}: {error}") from error
     fields.setdefault("vocab_size", metadata.get("tokenizer.ggml.tokens"))
@@ -95,16 +95,17 @@ def read_tokenizer(file: Path) -> Any:
     It is no instance of the architecture's tokenizer class: some of those add tokens of their own to the vocabulary.
     """
     from transformers import PreTrainedTokenizerFast
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer, get_gguf_tokenizer
+    from transformers.integrations.gguf import gguf_tokenizer_mapping
 
     _metadata(file)
+    mapping = cast(Any, gguf_tokenizer_mapping)
     try:
-        architecture, tables, settings = cast(Any, get_gguf_tokenizer)(str(file))
-        backend, _ = cast(Any, convert_gguf_tokenizer)(architecture, tables)
+        architecture, tables, settings = mapping.get_gguf_tokenizer(str(file))
+        backend, _ = mapping.convert_gguf_tokenizer(architecture, tables)
     except (ValueError, KeyError) as error:
         raise GgufError(f"{file} holds no tokenizer that can be read: {error}") from error
     backend = _without_additions(backend, len(tables["tokens"]))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, name_or_path=str(file), **settings)
+    return cast(Any, PreTrainedTokenizerFast)(tokenizer_object=backend, name_or_path=str(file), **settings)
 
 
 def _without_additions(backend: Any, size: int) -> Any:
@@ -147,10 +148,10 @@ def own_dtype(file: Path) -> str:
 def _metadata(file: Path) -> dict[str, Any]:
     """The file's metadata; instead of an array of strings its length. Raises GgufError: no GGUF file."""
     _require()
-    from transformers.integrations.gguf.reader import read_gguf_metadata
+    from transformers.integrations.gguf import reader
 
     try:
-        return cast("dict[str, Any]", cast(Any, read_gguf_metadata)(str(file))[0])
+        return cast("dict[str, Any]", cast(Any, reader).read_gguf_metadata(str(file))[0])
     except (ValueError, struct.error, IndexError) as error:  # cut off within the header
         raise GgufError(f"{file} is not readable as GGUF: {error}") from error
 
@@ -161,17 +162,17 @@ def _require() -> None:
 
 
 def _tensor_names(file: Path) -> tuple[str, ...]:
-    from transformers.integrations.gguf.reader import read_gguf_metadata
+    from transformers.integrations.gguf import reader
 
-    return cast("tuple[str, ...]", cast(Any, read_gguf_metadata)(str(file))[1])
+    return cast("tuple[str, ...]", cast(Any, reader).read_gguf_metadata(str(file))[1])
 
 
 def _promised_bytes(file: Path) -> int | None:
     """Where the last tensor ends, None where a tensor is of a type whose size transformers does not know."""
-    from transformers.integrations.gguf.reader import GgufHeader
+    from transformers.integrations.gguf import reader
 
     try:
-        header = cast(Any, GgufHeader).from_file(str(file))
+        header = cast(Any, reader).GgufHeader.from_file(str(file))
     except ValueError:
         return None
     return max((header.data_start + tensor.offset + tensor.nbytes for tensor in header.tensors), default=0)
@@ -179,9 +180,9 @@ def _promised_bytes(file: Path) -> int | None:
 
 def _quick_architectures() -> Mapping[str, Any]:
     """Those whose configuration transformers reads without walking through the vocabulary."""
-    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+    from transformers.integrations.gguf import gguf_config_mapping
 
-    return cast("Mapping[str, Any]", GGUF_CONFIG_ARCHS)
+    return cast("Mapping[str, Any]", cast(Any, gguf_config_mapping).GGUF_CONFIG_ARCHS)
 
 
 def _write_outline(metadata: Mapping[str, Any], tensors: tuple[str, ...], target: Path) -> None:
