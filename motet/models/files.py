@@ -40,7 +40,7 @@ def _folder_problems(folder: Path, weights: tuple[str, ...]) -> Iterator[str]:
     if pointers:
         yield pointer(*pointers)
         return
-    for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "generation_config.json"):
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):  # tokenizer.json may be large
         yield from _json_problems(folder / name)
     if weights:
         yield from _weight_problems(folder, weights)

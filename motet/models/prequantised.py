@@ -21,11 +21,11 @@ def problem(config: Any, device: str) -> str | None:
         config: the checkpoint's transformers configuration.
         device: "cpu" or "cuda…", where the model will be.
     """
-    from transformers.quantizers import auto
-
     method, written = method_of(config), _written(config)
     if method is None or written is None:
         return None
+    from transformers.quantizers import auto  # takes a second to import
+
     known = cast("dict[str, Any]", cast(Any, auto).AUTO_QUANTIZATION_CONFIG_MAPPING)
     if method not in known:
         return f"its weights are quantised with {method!r}; transformers reads {', '.join(sorted(known))}"

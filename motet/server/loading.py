@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from motet.composers.spec import CompositionError
-from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
+from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, vocabulary_size
 from motet.experts.fit import Known
 from motet.models.checkpoint import read_config, read_generation_config
 from motet.server.adapters import merge_adapter
@@ -50,13 +50,13 @@ def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tu
 
 
 def _load_torch(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
-    from motet.server.engines.torch import EngineSettings, TorchEngine
-
     config = configuration.settings.engine
     foreign = [name for name in ("engine_args", "families") if getattr(config, name)]
     if foreign:
         raise ConfigError([f"engine.{name}: they are vLLM's, but engine.kind is torch." for name in foreign])
     prepared = prepare(configuration)
+    from motet.server.engines.torch import EngineSettings, TorchEngine  # slow to import: refusals come first
+
     for warning in prepared.warnings:
         tell(f"warning: {warning}")
     loaded = _load_models(configuration, prepared, tell)
@@ -139,7 +139,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
         source.checkpoint,
         dtype=None if dtype == "auto" else getattr(torch, dtype),
         device=device_of(model, config),
-        vocab_size=read_vocabulary(tokenizer.hf, 0).size,
+        vocab_size=vocabulary_size(tokenizer.hf),
         max_model_len=config.max_model_len,
         revision=source.checkpoint_revision,
         ends=own_ends(source, tokenizer),

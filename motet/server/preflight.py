@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motet.composers.vocabulary import read_vocabulary
+from motet.composers.vocabulary import vocabulary_size
 from motet.models import memory, prequantised
 from motet.models.checkpoint import local, read_config
 from motet.models.memory import GIB, gib
@@ -101,7 +101,7 @@ def read_model(
     if unloadable:
         raise ValueError(f"{unloadable}.")
     tokenizer = load_tokenizer(*source.tokenizer)
-    vocab_size = read_vocabulary(tokenizer.hf, 0).size
+    vocab_size = vocabulary_size(tokenizer.hf)
     check_width(source, vocab_size)
     info = read_facts(
         name,
