@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
 from motet.experts.fit import Known
-from motet.server.adapters import merge_adapter
+from motet.server.adapters import merge_adapter, num_tokens
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
 from motet.server.errors import ApiError
@@ -160,6 +160,8 @@ def check_width(source: Source, vocab_size: int) -> None:
 
     config = cast(Any, AutoConfig.from_pretrained(source.checkpoint, revision=source.checkpoint_revision))
     width = int(config.get_text_config().vocab_size)
+    if width < vocab_size and source.base is not None:  # tokens that were added when the adapter was trained
+        width = num_tokens(source) or width
     if width < vocab_size:
         raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from motet.server.engines.vllm.memory import KvCache, Utilization
 
 
+MERGE = 2  # counts the ways in which adapters were merged: what an older one made is not taken from the cache
+
+
 def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
     """One engine per family of models. What can be known from the configurations is checked first: vLLM takes its time
     to start.
@@ -171,7 +174,7 @@ def merged_checkpoint(source: Source, cache: Path) -> Path:
     from transformers import AutoModelForCausalLM
 
     files = sorted(Path(source.path).glob("adapter_*"))
-    digest = hashlib.sha256(f"{source.checkpoint}@{source.checkpoint_revision}".encode())
+    digest = hashlib.sha256(f"{MERGE} {source.checkpoint}@{source.checkpoint_revision}".encode())
     for file in files:
         digest.update(file.read_bytes())
     folder = cache / "merged" / digest.hexdigest()[:16]
