@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 Told = Callable[[str], None]
+# what the load check reads: ordinary text, on which rounding is that of real use
+SAMPLE = (
+    "The cat sat on the mat. In 1876, Alexander Graham Bell made the first telephone call; def add(a, b): return a. "
+    "Water boils at 100 degrees, and the quick brown fox jumps over the lazy dog again and again."
+)
 
 
 def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tuple[Engine, Registry]:
@@ -143,6 +148,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
         revision=source.checkpoint_revision,
         ends=own_ends(source, tokenizer),
         adapt=None if source.base is None else lambda checkpoint: merge_adapter(checkpoint, source),
+        sample=tokenizer.encode(SAMPLE, add_special_tokens=True),
     )
 
 
