@@ -6,7 +6,7 @@ import warnings
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -33,13 +33,14 @@ def merge(adapted: Any) -> PreTrainedModel:
 def _untie(adapted: Any) -> bool:
     """Gives the output embedding weights of its own; false where the two never shared any, or the adapter leaves both
     alone."""
-    ends: tuple[Any, Any] = (adapted.get_input_embeddings(), adapted.get_output_embeddings())
-    weights = [None if module is None else _base(module).weight for module in ends]
-    if None in ends or weights[0] is not weights[1]:
+    ends: list[Any] = [adapted.get_input_embeddings(), adapted.get_output_embeddings()]
+    if any(module is None for module in ends):
         return False
-    if all(module is _base(module) for module in ends):
+    bases = [_base(module) for module in ends]
+    shared: Tensor = bases[1].weight
+    if bases[0].weight is not shared or bases == ends:
         return False
-    _base(ends[1]).weight = nn.Parameter(weights[1].detach().clone(), requires_grad=weights[1].requires_grad)
+    bases[1].weight = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
     return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from motet.experts.merging import merge
@@ -75,8 +75,9 @@ def _num_tokens(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> int | 
 
 def _embeddings(model: PreTrainedModel) -> dict[str, Any]:
     """The input and output embeddings by name."""
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {name: module for name, module in model.named_modules() if any(module is end for end in ends)}
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    modules: Iterable[tuple[str, Any]] = model.named_modules()
+    return {name: module for name, module in modules if any(module is end for end in ends)}
 
 
 def _tensors_of(name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

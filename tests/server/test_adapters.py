@@ -131,8 +131,8 @@ def test_vllms_checkpoint_keeps_both(tmp_path: Path) -> None:
 async def test_added_tokens_are_served(tmp_path: Path) -> None:
     tokenizer = byte_tokenizer()
     size = tokenizer.size
-    config = LlamaConfig(**{**SHAPE, "vocab_size": size}, tie_word_embeddings=True)
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    shape: dict[str, Any] = {**SHAPE, "vocab_size": size}
+    LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True)).save_pretrained(tmp_path / "base")
     base = cast(Any, AutoModelForCausalLM.from_pretrained(tmp_path / "base"))
     base.resize_token_embeddings(size + 1, mean_resizing=False)
     lora = LoraConfig(r=4, task_type="CAUSAL_LM", target_modules=["q_proj"], base_model_name_or_path="base")
