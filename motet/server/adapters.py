@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from motet.experts.merging import merge
+from motet.models.checkpoint import read_config
 from motet.server.sources import Source
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
 def num_tokens(source: Source) -> int | None:
     """The tokens that an adapter was trained with, None where its weights do not tell. Reads no weights of the base."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = cast(Any, AutoConfig.from_pretrained(source.checkpoint, revision=source.checkpoint_revision))
+    config = cast(Any, read_config(source.checkpoint, source.checkpoint_revision))
     with torch.device("meta"):
         return _num_tokens(cast(Any, AutoModelForCausalLM.from_config(config)), _weights(source))
 
@@ -76,7 +77,7 @@ def _num_tokens(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> int | 
 def _embeddings(model: PreTrainedModel) -> dict[str, Any]:
     """The input and output embeddings by name."""
     ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    modules: Iterable[tuple[str, Any]] = model.named_modules()
+    modules: Iterable[tuple[str, Any]] = cast(Any, model).named_modules()
     return {name: module for name, module in modules if any(module is end for end in ends)}
 
 
