@@ -104,4 +104,4 @@ def _damage(file: Path) -> Iterator[str]:
         with safe_open(file, framework="numpy"):
             return
     except (SafetensorError, OSError) as error:
-        yield f"{file} is damaged ({file.stat().st_size:,} bytes): {error}"
+        yield f"{file} is damaged: {error}"
