@@ -90,6 +90,6 @@ def save_all(folder: Path) -> dict[str, Path]:
 
 def save_with(folder: Path, tokenizer: Tokenizer, **config: Any) -> None:
     """A random Llama as wide as the tokenizer, beside it."""
-    settings = {**SHAPE, "vocab_size": tokenizer.size, "max_position_embeddings": 64, **config}
+    settings: dict[str, Any] = {**SHAPE, "vocab_size": tokenizer.size, "max_position_embeddings": 64, **config}
     LlamaForCausalLM(LlamaConfig(**settings)).save_pretrained(folder)
     tokenizer.hf.save_pretrained(folder)

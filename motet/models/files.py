@@ -48,10 +48,10 @@ def _folder_problems(folder: Path, weights: tuple[str, ...]) -> Iterator[str]:
         yield from _damage(file)
 
 
-def pointer(*files: Path) -> str:
+def pointer(first: Path, *others: Path) -> str:
     """The sentence about files that git-lfs would have replaced."""
-    names = ", ".join(file.name for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-    return f"{files[0].parent} holds git-lfs pointers instead of files ({names}): run `git lfs pull` there"
+    more = f" and {len(others)} more" if others else ""
+    return f"{first.parent} holds git-lfs pointers instead of files ({first.name}{more}): run `git lfs pull` there"
 
 
 def _is_pointer(file: Path) -> bool:

@@ -116,7 +116,7 @@ def _without_additions(backend: Any, size: int) -> Any:
         return backend
     tree = json.loads(backend.to_str())
     tree["added_tokens"] = [token for token in tree["added_tokens"] if token["id"] < size]
-    return type(backend).from_str(json.dumps(tree))
+    return cast(Any, type(backend)).from_str(json.dumps(tree))
 
 
 def load_weights(file: Path, **options: Any) -> tuple[Any, dict[str, Any]]:

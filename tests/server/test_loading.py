@@ -87,9 +87,7 @@ def test_everything_that_cannot_be_loaded_is_named(models: Path) -> None:
     )
     lines = message.splitlines()
     assert any(line.startswith("models.broken: ") for line in lines)
-    assert any(
-        line.startswith(f"models.mute: {models / 'mute' / 'tokenizer.json'} is not readable as JSON") for line in lines
-    )
+    assert any(line.startswith("models.mute: the tokenizer of") for line in lines)
     assert "models.narrow: the model has 261 tokens, but its tokenizer has ids up to 262." in lines
     assert "models.one" not in message
 
