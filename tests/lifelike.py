@@ -61,7 +61,7 @@ LLAMA_ROPE: dict[str, Any] = {
     "original_max_position_embeddings": 64,
 }
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
-    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SHAPE, **LAYERS)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SHAPE, **LAYERS, query_pre_attn_scalar=HEAD)),
     "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, **LAYERS, query_pre_attn_scalar=24)),
     "gpt-oss": lambda: GptOssForCausalLM(GptOssConfig(**SHAPE, **LAYERS, num_local_experts=4, num_experts_per_tok=2)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=LLAMA_ROPE)),
@@ -104,6 +104,7 @@ def _norm(module: Any, kind: str, *, shifted: bool) -> None:
     weight.copy_((0.5 * torch.randn(weight.shape)).exp())
     if weight.numel() == HEAD:
         weight[2] = {"q_norm": 0.05, "k_norm": 100.0}[kind]
+        weight[SLOW] = 4.0
     elif kind.startswith("post_") and shifted:  # what it scales is added to the residual stream
         weight[QUIET], weight[MASSIVE] = 0.01, 30.0
     else:

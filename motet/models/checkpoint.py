@@ -94,6 +94,7 @@ def load_weights(path: str, revision: str | None = None, **options: Any) -> tupl
         place = hub.with_weights(path, revision)
     if gguf.is_gguf(place):
         return gguf.load_weights(place, **options)
+    read_config(str(place))  # which refuses what is no text model shortly, before its weights are read
     read = cast(Any, AutoModelForCausalLM).from_pretrained
     loaded = _native(path, read, place, output_loading_info=True, **options)
     return cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
