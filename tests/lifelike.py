@@ -81,8 +81,9 @@ def lifelike(family: str) -> PreTrainedModel:
     """A model of the family, in float32; the same at every call."""
     torch.manual_seed(0)
     model = FAMILIES[family]().eval()
-    for name, module in model.named_modules():
-        kind = name.rpartition(".")[2]
+    modules: Any = model.named_modules()
+    for name, module in modules:
+        kind = str(name).rpartition(".")[2]
         if "norm" in kind:
             _norm(module, kind, shifted=family.startswith("gemma"))
         elif kind in ("o_proj", "down_proj") and isinstance(module, nn.Linear):

@@ -73,7 +73,8 @@ SERVED: dict[str, dict[str, Any]] = {
 
 def saved(config: str, folder: Path) -> str:
     torch.manual_seed(0)
-    made: Any = AutoModelForCausalLM.from_config(getattr(transformers, config)(**{**SHAPE, **SERVED[config]}))
+    auto: Any = AutoModelForCausalLM
+    made: Any = auto.from_config(getattr(transformers, config)(**{**SHAPE, **SERVED[config]}))
     for name, parameter in made.named_parameters():
         if name.endswith("sinks"):  # which nothing initialises
             parameter.data.normal_()
@@ -95,7 +96,7 @@ def test_a_prompt_in_several_chunks(config: str, tmp_path: Path) -> None:
     """Layers that share others' keys and values lost the queries of a second chunk, and the answer was a 500."""
     path = saved(config, tmp_path)
     core = EngineCore({"m": load_member("m", path, dtype=torch.float32)}, EngineSettings(idle_prefill_chunk=40))
-    ids = torch.randint(3, VOCAB, (150,), generator=torch.Generator().manual_seed(1)).tolist()
+    ids: list[int] = torch.randint(3, VOCAB, (150,), generator=torch.Generator().manual_seed(1)).tolist()
     sampling = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
     core.add(core.group(GenerationRequest("r", single("m"), (tuple(ids),), sampling)))
     outputs = [output for result in iter(core.step, None) for _, output in result.outputs]
@@ -104,8 +105,8 @@ def test_a_prompt_in_several_chunks(config: str, tmp_path: Path) -> None:
         batch = torch.tensor([[*ids, *(output.token for output in outputs)]])
         logprobs = model(batch, use_cache=False).logits[0, len(ids) - 1 : -1].log_softmax(-1)
     assert [output.token for output in outputs] == logprobs.argmax(-1).tolist()
-    for output, expected in zip(outputs, logprobs.amax(-1).tolist(), strict=True):
-        assert output.logprob == pytest.approx(expected, abs=1e-4)
+    for output, expected in zip(outputs, logprobs.amax(-1), strict=True):
+        assert output.logprob == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_a_context_that_longrope_cuts_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -51,7 +51,7 @@ def test_the_checkpoints_are_lifelike(family: str) -> None:
     hidden = seen["hidden"][0]
     assert hidden[0, MASSIVE].abs() > 50 * hidden.abs().median()
     assert weights[:, :, 10:, 0].amax() > 0.5, "no head looks at the first token"
-    weight = layer.input_layernorm.weight
+    weight: Tensor = layer.input_layernorm.weight
     assert weight[QUIET] > 100 * weight.abs().median()
 
 
@@ -70,7 +70,10 @@ def formed(change: Callable[[AttentionForm], AttentionForm]) -> Callable[[pytest
     """Our attention function understands a layer wrongly."""
 
     def mutate(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(attention, "AttentionForm", lambda *given: change(AttentionForm(*given)))
+        def form(scaling: float, window: int | None, softcap: float | None, sinks: Tensor | None) -> AttentionForm:
+            return change(AttentionForm(scaling, window, softcap, sinks))
+
+        patch.setattr(attention, "AttentionForm", form)
 
     return mutate
 
@@ -99,19 +102,21 @@ def without(*names: str) -> Callable[[Any], None]:
     return change
 
 
-def lower_frequencies(module: Any) -> None:
-    for name in [name for name in vars(module).get("_buffers", {}) if name.endswith("inv_freq")]:
-        getattr(module, name).div_(8)
+def lower_frequencies(module: nn.Module) -> None:
+    for name, tensor in module.named_buffers(recurse=False):
+        if name.endswith("inv_freq"):
+            tensor.div_(8)
 
 
-def louder_rotation(module: Any) -> None:
-    for name in [name for name in vars(module) if name.endswith("attention_scaling")]:
-        setattr(module, name, 1.2 * getattr(module, name))
+def louder_rotation(module: nn.Module) -> None:
+    for name, value in list(vars(module).items()):
+        if name.endswith("attention_scaling"):
+            setattr(module, name, 1.2 * value)
 
 
 def unshifted(module: Any) -> None:
     if isinstance(module, FusedRMSNorm):
-        module.weight -= 1
+        module.weight.data.sub_(1)
 
 
 def swapped(module: Any) -> None:
@@ -173,15 +178,21 @@ def fused_without_one(patch: pytest.MonkeyPatch) -> None:
 
 
 def heads_not_normed(patch: pytest.MonkeyPatch) -> None:
-    forward = FusedRMSNorm.forward
-    patch.setattr(FusedRMSNorm, "forward", lambda self, x: x if x.shape[-1] == HEAD else forward(self, x))
+    plain = FusedRMSNorm.forward
+
+    def forward(norm: FusedRMSNorm, x: Tensor) -> Tensor:
+        return x if x.shape[-1] == HEAD else plain(norm, x)
+
+    patch.setattr(FusedRMSNorm, "forward", forward)
 
 
 def parts_exchanged(patch: pytest.MonkeyPatch) -> None:
-    part = packing.JointProjection.part
-    patch.setattr(
-        packing.JointProjection, "part", lambda self, x, i: part(self, x, 1 - i if len(self.widths) == 2 else i)
-    )
+    plain = packing.JointProjection.part
+
+    def part(joint: packing.JointProjection, x: Tensor, index: int) -> Tensor:
+        return plain(joint, x, 1 - index if len(joint.widths) == 2 else index)
+
+    patch.setattr(packing.JointProjection, "part", part)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -242,10 +253,18 @@ class Quantising:
         return self.plain((x / scale).round() * scale)
 
 
-def quantised(made: PreTrainedModel) -> PreTrainedModel:
+class QuantisingByBatch(Quantising):
+    """One scale, of 15 levels, for everything that is computed together."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        scale = x.abs().amax() / 7
+        return self.plain((x / scale).round() * scale)
+
+
+def quantised(made: PreTrainedModel, kind: type[Quantising] = Quantising) -> PreTrainedModel:
     for module in made.modules():
         if type(module) is nn.Linear:
-            module.forward = Quantising(module)  # type: ignore[method-assign]
+            module.forward = kind(module)  # type: ignore[method-assign]
     return made
 
 
@@ -259,22 +278,8 @@ def test_quantised_activations_stay(family: str, dtype: torch.dtype, folders: di
 
 
 def test_quantisation_by_the_batch_is_named(folders: dict[str, Path]) -> None:
-    def by_batch(made: PreTrainedModel) -> PreTrainedModel:
-        quantised(made)
-        for module in made.modules():
-            if type(module) is nn.Linear:
-                module.forward.__class__ = ByBatch
-        return made
-
-    class ByBatch(Quantising):
-        """One scale of 7 levels for everything that is computed together."""
-
-        def __call__(self, x: Tensor) -> Tensor:
-            scale = x.abs().amax() / 7
-            return self.plain((x / scale).round() * scale)
-
     with pytest.raises(ModelLoadError, match=r"its layers are quantised \(Linear\)") as refusal:
-        load(folders["qwen2"], torch.float32, adapt=by_batch)
+        load(folders["qwen2"], torch.float32, adapt=lambda made: quantised(made, QuantisingByBatch))
     assert "architecture" not in str(refusal.value)
 
 
@@ -284,5 +289,5 @@ def test_the_check_leaves_no_trace(folders: dict[str, Path]) -> None:
     assert member.num_forwards == 0
     config: Any = member.model.config
     assert (config.sliding_window, config.attn_logit_softcapping) == (20, 50.0)
-    assert not any(module._forward_pre_hooks for module in member.model.modules())  # pyright: ignore[reportPrivateUsage]
+    assert not any(vars(module)["_forward_pre_hooks"] for module in member.model.modules())
     assert FIRST not in member.info.eos_token_ids
