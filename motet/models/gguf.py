@@ -115,7 +115,9 @@ def read_tokenizer(file: Path) -> Any:
     except (ValueError, KeyError) as error:
         raise GgufError(f"{file} holds no tokenizer that can be read: {error}") from error
     backend = _without_additions(backend, len(tables["tokens"]))
-    return cast(Any, PreTrainedTokenizerFast)(tokenizer_object=backend, name_or_path=str(file), **settings)
+    tokenizer = cast(Any, PreTrainedTokenizerFast)(tokenizer_object=backend, **settings)
+    tokenizer.name_or_path = str(file)  # not before: large vocabularies are looked up by their name, on the hub
+    return tokenizer
 
 
 def _without_additions(backend: Any, size: int) -> Any:
