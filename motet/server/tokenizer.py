@@ -13,11 +13,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
+PROBE = "Motet"  # a message that every template must show
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class ChatTemplateError(ValueError):
     """The chat template refused the messages; the message is the template's own."""
+
+
+def template_takes_parts(hf: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template reads contents only as lists of parts, `[{"type": "text", "text": ...}]`: such a
+    template (Llama Guard 3's, say) walks over a plain text letter by letter, and the text vanishes."""
+
+    def shows(content: object) -> bool:
+        try:
+            text = hf.apply_chat_template([{"role": "user", "content": content}], tokenize=False)  # type: ignore[arg-type]
+        except Exception:  # a template is the checkpoint's own program
+            return False
+        return PROBE in str(text)
+
+    return not shows(PROBE) and shows([{"type": "text", "text": PROBE}])
 
 
 @lru_cache(1)

@@ -91,6 +91,7 @@ class Dataset(Setting):
         "text",
         "messages",
         "prompt_completion",
+        "question_answer",
         "preference",
         "labelled",
         "classes",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from motet.training.data.messages import as_chat
 from motet.training.data.records import Answer
 from motet.training.objectives.self_play import SelfPlay
 from motet.training.policies.requirements import as_documents
@@ -223,5 +224,10 @@ def pair_rows(dataset: TokenDataset, answers: Iterable[str]) -> Iterable[Mapping
             yield {"prompt": part.prompt, "chosen": chosen, "rejected": own}
         else:
             sides = {"chosen": chosen, "rejected": own}
-            prompt = [message._asdict() for message in part.messages[:-1]]
-            yield {"prompt": prompt} | {name: [{"role": "assistant", "content": text}] for name, text in sides.items()}
+            prompt = as_chat(part.messages[:-1])
+            tools = {"tools": list(part.tools)} if part.tools else {}
+            yield (
+                {"prompt": prompt}
+                | tools
+                | {name: [{"role": "assistant", "content": text}] for name, text in sides.items()}
+            )
