@@ -142,11 +142,15 @@ class Muon(Setting):
 
 
 class Scheduling(Setting):
-    """Length, linear warm-up, constant rate, linear decay over the last `decay` share down to `floor` of the peak."""
+    """Length, linear warm-up, constant rate, linear decay over the last `decay` share down to `floor` of the peak.
+
+    `epochs` are those of the objective's first dataset, whose rows are read so often and not more. `warmup` is in steps;
+    by default a tenth of them, ten at the most.
+    """
 
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
-    warmup: Annotated[int, Field(ge=0)] = 10
+    warmup: Annotated[int, Field(ge=0)] | None = None
     decay: Share = 0.7
     floor: Share = 0.02
 
@@ -155,6 +159,10 @@ class Scheduling(Setting):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         return self
+
+    def warmup_steps(self, steps: int) -> int:
+        """Of so many steps; a longer warm-up than half of the run is cut there, or its peak would never be reached."""
+        return min(10, steps // 10) if self.warmup is None else min(self.warmup, steps // 2)
 
 
 class Checkpoints(Setting):

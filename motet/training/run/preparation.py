@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +101,55 @@ def prepare(recipe: Recipe, recipe_folder: Path, root: Path | None = None) -> Pr
     if problems or source is None:
         raise RunError(problems)
     classes = class_prompts(recipe, tokenizer)
-    steps = num_steps(recipe, source.steps_per_epoch)
+    steps = recipe.schedule.steps or source.steps or 1
+    return Preparation(recipe, root, tokenizer, datasets, source, plan, teaching, classes, steps)
+
+
+def pad_id(self) -> int:
+        """The token that fills rows up."""
+        return pad_id(self.tokenizer)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Hashes of what decides the weights."""
+        return {
+            "recipe": recipe_hash(self.recipe),
+            "data": data_hash(self.datasets),
+            "models": models_hash(self.recipe, self.root),
+        }
+
+
+def prepare(recipe: Recipe, recipe_folder: Path, root: Path | None = None) -> Preparation:
+    """Checks a recipe, its models' files and its data, and tokenises the data.
+
+    Args:
+        recipe: a valid one.
+        recipe_folder: where a relative `root` starts, and the root where there is none.
+        root: overrides the recipe's.
+
+    Raises:
+        RunError: all problems together.
+    """
+    problems = [*_field_problems(recipe), *objective_problems(recipe)]
+    root = _attempt(problems, lambda: root or resolve_root(recipe.root, recipe_folder))
+    if root is None:
+        raise RunError(problems)
+    if plays_rounds(recipe, root):
+        recipe = as_documents(recipe)
+    problems += _model_problems(recipe, root)
+    tokenizer = _attempt(problems, lambda: _tokenizer(recipe, root)) if _has_tokenizer(recipe, root) else None
+    if tokenizer is None:
+        raise RunError(problems + _reading_problems(recipe, root))
+    plan = _attempt(problems, lambda: _plan(recipe, _token_id(tokenizer)))
+    teaching = _attempt(problems, lambda: teacher_plan(recipe, _token_id(tokenizer)))
+    views = frozenset[PromptForm]().union(*(views_of(each) for each in (plan, teaching) if each is not None))
+    datasets = _datasets(recipe, root, tokenizer, views, problems)
+    problems += class_problems(recipe, datasets)
+    source = None if problems else _attempt(problems, lambda: BatchSource(datasets, recipe, pad_id(tokenizer)))
+    if problems or source is None:
+        raise RunError(problems)
+    classes = class_prompts(recipe, tokenizer)
+    steps = recipe.schedule.steps or source.steps or 1
     return Preparation(recipe, root, tokenizer, datasets, source, plan, teaching, classes, steps)
 
 

@@ -151,7 +151,7 @@ def test_accumulated_micro_batches_are_one_large_batch(root: Path, tmp_path: Pat
         counted = {len(session.data(0, micro)["train"].targets) for micro in range(accumulate)}
         assert accumulate == 1 or len(counted) > 1
         sgd = torch.optim.SGD(session.parameters.values(), lr=1.0)
-        Loop([sgd], Schedule(1, 0, 0), session.loss, accumulate).step(0)
+        Loop([sgd], Schedule(1, 0, 0), session.loss, session.preparation.source.micro_batches).step(0)
         moved.append([parameter.detach() for parameter in session.parameters.values()])
     for other in moved[1:]:
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(moved[0], other, strict=True))
