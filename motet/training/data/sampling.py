@@ -85,7 +85,6 @@ class RowSource:
         return batches_of(self._dataset, self.rows(step, micro, micros), pad_id)
 
 
-
 def batches_of(dataset: TokenDataset, rows: Sequence[Row], pad_id: int) -> dict[str, Batch]:
     """Rows of a dataset as one batch per side, under NAME or NAME.side."""
     return {

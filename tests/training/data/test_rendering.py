@@ -221,9 +221,7 @@ def test_whole_conversations_stay_one_text_where_all_of_it_counts(tmp_path: Path
 
 def test_pairs_of_several_answers_cannot_stand_apart(tmp_path: Path) -> None:
     row = {"prompt": [TALK[0]], "chosen": TALK[1:], "rejected": TALK[1:2]}
-    with pytest.raises(
-        DataError, match="chosen: the chat template renders message 2 otherwise"
-    ):
+    with pytest.raises(DataError, match="chosen: the chat template renders message 2 otherwise"):
         load(tmp_path, [row], "pairs", tokenizer=byte_level(THINKER))
 
 
@@ -237,9 +235,7 @@ def test_an_invitation_that_is_no_part_of_given_answers(tmp_path: Path, answer: 
 
 
 def test_answers_that_the_template_cuts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"writes message 2 neither behind that nor as it"
-    ):
+    with pytest.raises(DataError, match=r"writes message 2 neither behind that nor as it"):
         load(tmp_path, [{"prompt": "a", "completion": "x</think>y"}], tokenizer=byte_level(INVITING))
 
 
