@@ -79,6 +79,10 @@ class Tokenizer:
         """The template's source, or a mapping of named ones."""
         return cast(Any, self.hf).chat_template
 
+    @cached_property
+    def takes_parts(self) -> bool:
+        return template_takes_parts(self.hf)
+
     @property
     def start_id(self) -> int | None:
         """What an empty text begins with: BOS, or EOS for models that have no BOS."""
@@ -107,10 +111,11 @@ class Tokenizer:
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """Raises ChatTemplateError where the template refuses (roles that must alternate, an unknown role)."""
+        """Contents are texts; a template that walks over parts gets them as such. Raises ChatTemplateError where the
+        template refuses (roles that must alternate, an unknown role)."""
         try:
             rendered = self.hf.apply_chat_template(
-                [dict(message) for message in messages],
+                [self._as_read(message) for message in messages],
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -119,6 +124,11 @@ class Tokenizer:
         except Exception as error:  # a template is the checkpoint's own program, run on the client's data
             raise ChatTemplateError(f"the chat template failed: {error}") from error
         return str(rendered)
+
+    def _as_read(self, message: Mapping[str, str]) -> dict[str, Any]:
+        content = message.get("content")
+        in_parts = self.takes_parts and isinstance(content, str)
+        return {**message, "content": [{"type": "text", "text": content}]} if in_parts else dict(message)
 
     @cached_property
     def _anchor(self) -> tuple[list[int], str]:

@@ -53,8 +53,8 @@ class Step:
 class Loop:
     """Steps over a schedule. Everything that a step changes lies in parameters and optimisers.
 
-    `loss` gets a step (from 0) and a micro-batch's number, `micro_batches` says how many a step has. Clipping bounds the norm of the whole gradient;
-    `enter` is told every step before it begins.
+    `loss` gets a step (from 0) and a micro-batch's number, `micro_batches` says how many a step has.
+    Clipping bounds the norm of the whole gradient; `enter` is told every step before it begins.
     """
 
     optimizers: Sequence[torch.optim.Optimizer]

@@ -15,10 +15,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeGuard, cast
+from typing import IO, Any, cast
 
 from motet.training.data.errors import RowError, listing, nearest
-from motet.training.data.json_text import BOM, elements, parse
+from motet.training.data.json_text import BOM, elements, is_list, is_object, parse
 
 # held as JSON text in a CSV cell
 JSON_COLUMNS = frozenset({"messages", "conversations", "spans", "tools", "perturbed_answer"})
@@ -63,16 +63,6 @@ class Bad:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.problem}"
-
-
-def is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether parsed JSON is an object."""
-    return isinstance(value, dict)
-
-
-def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Whether parsed JSON is a list."""
-    return isinstance(value, list)
 
 
 def find_files(patterns: Sequence[str], root: Path) -> tuple[list[Path], list[str]]:

@@ -11,7 +11,8 @@ from itertools import takewhile
 from typing import Any
 
 from motet.training.data.errors import RowError, listing
-from motet.training.data.files import Row, is_list
+from motet.training.data.files import Row
+from motet.training.data.json_text import is_list
 from motet.training.data.messages import Message, Messages, parse_messages, parse_sharegpt, parse_tools
 from motet.training.data.records import Answer, Label, Part, Record, Text
 from motet.training.data.spans import Span, parse_spans
@@ -157,7 +158,7 @@ def _pair(values: Values) -> tuple[Answer, Answer]:
 def _pair_of_messages(values: Values) -> tuple[Answer, Answer]:
     """The prompt is its column; without one, or where both sides repeat it, their common beginning."""
     sides = [parse_messages(values[side], side) for side in PAIR]
-    common = tuple(one for one, other in takewhile(lambda pair: pair[0] == pair[1], zip(*sides, strict=False)))
+    common = tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*sides, strict=False)))
     given = None if values.get("prompt") is None else _prompt(values)
     said = [(message.role, message.content) for message in common]
     if isinstance(given, str) and common and ("user", given) not in said:

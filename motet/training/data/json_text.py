@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from motet.training.data.errors import RowError
 
@@ -17,6 +17,16 @@ BLANKS = re.compile(r"[ \t\r\n]*")  # JSON's own; others stand for themselves
 
 class _Fault(RowError):
     """Valid for Python's reader, not for this one."""
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether parsed JSON is an object."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Whether parsed JSON is a list."""
+    return isinstance(value, list)
 
 
 def parse(line: bytes) -> object:
@@ -117,10 +127,10 @@ def _strings(value: object, place: str) -> Iterator[tuple[str, str]]:
     """Every text with its place, `messages[2].content`; names of fields too."""
     if isinstance(value, str):
         yield place, value
-    elif isinstance(value, list):
-        for number, item in enumerate(value, 1):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    elif is_list(value):
+        for number, item in enumerate(value, 1):
             yield from _strings(item, f"{place}[{number}]")
-    elif isinstance(value, dict):
-        for name, item in value.items():  # pyright: ignore[reportUnknownVariableType]
-            yield place, str(name)  # pyright: ignore[reportUnknownArgumentType]
+    elif is_object(value):
+        for name, item in value.items():
+            yield place, name
             yield from _strings(item, f"{place}.{name}".removeprefix("."))

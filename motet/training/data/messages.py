@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from motet.training.data.errors import RowError, listing, nearest
-from motet.training.data.files import is_list, is_object
-from motet.training.data.json_text import parse
+from motet.training.data.json_text import is_list, is_object, parse
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -94,7 +93,7 @@ def _message(item: object, place: str) -> Message:
     role = _text(values, "role", place)
     if role not in ROLES:
         raise RowError(f"{place}: unknown role {role!r}; allowed: {listing(ROLES)}{nearest(role, ROLES)}")
-    fields = {name: _text(values, name, place) for name in TEXT_FIELDS if name in values}
+    fields: dict[str, Any] = {name: _text(values, name, place) for name in TEXT_FIELDS if name in values}
     if "tool_calls" in values:
         fields["tool_calls"] = _tool_calls(values["tool_calls"], f"{place}.tool_calls")
     content = "" if "content" not in values and "tool_calls" in fields else _content(values, "content", place)
@@ -179,8 +178,8 @@ def _tool_call(call: object, place: str) -> dict[str, Any]:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         arguments = _json_of(arguments, f"{place}.arguments")
-    function = {**function, "arguments": {} if arguments is None else arguments}
-    return {**call, "function": function} if "function" in call else function
+    called: dict[str, Any] = {**function, "arguments": arguments or {}}
+    return {**call, "function": called} if "function" in call else called
 
 
 def _json_of(text: str, place: str) -> object:

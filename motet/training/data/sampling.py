@@ -66,6 +66,10 @@ class RowSource:
             return step * self.per_step, (step + 1) * self.per_step
         return self._total * step // self.steps, self._total * (step + 1) // self.steps
 
+    def epochs(self, steps: int) -> float:
+        """How often so many steps read every row."""
+        return self.bounds(steps - 1)[1] / len(self._rows)
+
     def rows(self, step: int, micro: int = 0, micros: int = 1) -> list[Row]:
         """The rows of one of a step's micro-batches."""
         start, stop = self.bounds(step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -152,34 +152,49 @@ def test_labels_of_two_types_or_of_one_class_are_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("row", "said"),
-    [
-        ({"text": " "}, "text: the text is empty"),
-        ({"text": 3}, "text: expected text, got int"),
-        ({"prompt": 3, "completion": "x"}, "prompt: expected text or messages, got int"),
-        ({"prompt": "Why?", "completion": 3}, "completion: expected a list of messages, got int"),
-        ({"prompt": [USER], "completion": [USER]}, "completion: no message of the assistant"),
-        ({"messages": [USER]}, "messages: no message of the assistant"),
-        ({"messages": []}, "messages: no messages"),
-        ({"messages": "hello"}, "messages: expected a list of messages, got str"),
-        ({"messages": [USER, "x"]}, "messages[2]: expected an object with role and content, got str"),
-        ({"messages": [{"role": "asistant", "content": "x"}]}, "unknown role 'asistant'; allowed: system, developer,"),
-        ({"messages": [{"role": "asistant", "content": "x"}]}, "nearest: assistant"),
-        ({"messages": [USER, {"role": "assistant", "content": " "}]}, "messages[2]: the answer is empty"),
-        ({"messages": [USER, {"role": "assistant", "content": None}]}, "messages[2].content: expected text"),
-        ({"messages": [USER, {**GUIDE, "tool_calls": [1]}]}, "messages[2].tool_calls[1]: expected an object with"),
-        ({"messages": [USER, {**GUIDE, "tool_calls": []}]}, "messages[2].tool_calls: expected a list of calls, got []"),
-        ({"messages": [USER, {**GUIDE, "wieght": 0}]}, "messages[2]: wieght not supported"),
-        ({"messages": [USER, {**GUIDE, "wieght": 0}]}, "nearest: weight"),
-        ({"messages": [USER, {**GUIDE, "weight": -1}]}, "messages[2].weight: -1 is no weight; allowed: 0 (masked), 1"),
-        ({"messages": [USER, {**GUIDE, "weight": True}]}, "messages[2].weight: True is no weight"),
-        ({"messages": [{**USER, "weight": 1}, GUIDE]}, "messages[1].weight: 1 on a message of the user"),
-        ({"messages": [USER, {**GUIDE, "weight": 0}]}, "messages: every answer has weight 0"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, GUIDE]}, "messages[1].content[1]: only parts"),
-        ({"messages": [USER, GUIDE], "tools": "[1"}, "tools: invalid JSON"),
-        ({"messages": [USER, GUIDE], "tools": [1]}, "tools: expected a list of objects"),
-        ({"conversations": [{"from": "humn", "value": "x"}]}, "unknown speaker 'humn'"),
-        ({"instruction": "x", "input": 3, "output": "y"}, "input: expected text, got int"),
-    ],
+    cast(
+        "list[tuple[dict[str, Any], str]]",
+        [
+            ({"text": " "}, "text: the text is empty"),
+            ({"text": 3}, "text: expected text, got int"),
+            ({"prompt": 3, "completion": "x"}, "prompt: expected text or messages, got int"),
+            ({"prompt": "Why?", "completion": 3}, "completion: expected a list of messages, got int"),
+            ({"prompt": [USER], "completion": [USER]}, "completion: no message of the assistant"),
+            ({"messages": [USER]}, "messages: no message of the assistant"),
+            ({"messages": []}, "messages: no messages"),
+            ({"messages": "hello"}, "messages: expected a list of messages, got str"),
+            ({"messages": [USER, "x"]}, "messages[2]: expected an object with role and content, got str"),
+            (
+                {"messages": [{"role": "asistant", "content": "x"}]},
+                "unknown role 'asistant'; allowed: system, developer,",
+            ),
+            ({"messages": [{"role": "asistant", "content": "x"}]}, "nearest: assistant"),
+            ({"messages": [USER, {"role": "assistant", "content": " "}]}, "messages[2]: the answer is empty"),
+            ({"messages": [USER, {"role": "assistant", "content": None}]}, "messages[2].content: expected text"),
+            ({"messages": [USER, {**GUIDE, "tool_calls": [1]}]}, "messages[2].tool_calls[1]: expected an object with"),
+            (
+                {"messages": [USER, {**GUIDE, "tool_calls": []}]},
+                "messages[2].tool_calls: expected a list of calls, got []",
+            ),
+            ({"messages": [USER, {**GUIDE, "wieght": 0}]}, "messages[2]: wieght not supported"),
+            ({"messages": [USER, {**GUIDE, "wieght": 0}]}, "nearest: weight"),
+            (
+                {"messages": [USER, {**GUIDE, "weight": -1}]},
+                "messages[2].weight: -1 is no weight; allowed: 0 (masked), 1",
+            ),
+            ({"messages": [USER, {**GUIDE, "weight": True}]}, "messages[2].weight: True is no weight"),
+            ({"messages": [{**USER, "weight": 1}, GUIDE]}, "messages[1].weight: 1 on a message of the user"),
+            ({"messages": [USER, {**GUIDE, "weight": 0}]}, "messages: every answer has weight 0"),
+            (
+                {"messages": [{"role": "user", "content": [{"type": "image"}]}, GUIDE]},
+                "messages[1].content[1]: only parts",
+            ),
+            ({"messages": [USER, GUIDE], "tools": "[1"}, "tools: invalid JSON"),
+            ({"messages": [USER, GUIDE], "tools": [1]}, "tools: expected a list of objects"),
+            ({"conversations": [{"from": "humn", "value": "x"}]}, "unknown speaker 'humn'"),
+            ({"instruction": "x", "input": 3, "output": "y"}, "input: expected text, got int"),
+        ],
+    ),
 )
 def test_bad_documents_are_named(tmp_path: Path, row: Mapping[str, Any], said: str) -> None:
     problem = refusal(tmp_path, row)
