@@ -8,7 +8,7 @@ from typing import Any, cast
 from motet.training.recipe import Recipe
 from motet.training.run.preparation import Preparation
 
-FEW_STEPS = 20  # below which a run hardly leaves its warm-up
+FEW_STEPS = 20  # below which a learning rate must be well chosen for anything to be learnt
 MANY_EPOCHS = 30  # above which a small dataset is learnt by heart
 
 
@@ -50,7 +50,7 @@ def _doubtful(prepared: Preparation) -> Iterator[str]:
     recipe, leading = prepared.recipe, prepared.source.sources[prepared.source.leading]
     epochs = leading.epochs(prepared.steps)
     if prepared.steps < FEW_STEPS:
-        yield f"{_steps(prepared.steps)} in all: hardly anything is learnt in so few; {_more(prepared)}"
+        yield f"{_steps(prepared.steps)} in all, which is few; {_more(prepared)}"
     if epochs > MANY_EPOCHS:
         yield (
             f"data.{prepared.source.leading} is read {epochs:.0f} times: so small data is learnt by heart; fewer "
@@ -74,7 +74,7 @@ def _more(prepared: Preparation) -> str:
 
 def _unnamed(recipe: Recipe) -> Iterator[str]:
     """Members that are loaded for nothing."""
-    named = set(_texts(recipe.through)) | set(_texts(recipe.objective.model_dump()))
+    named = set(_texts(recipe.model_dump(include={"through", "objective"})))
     for name in sorted(recipe.members.keys() - named):
         yield f"members.{name}: nothing names it, yet it is loaded; name it in through or objective, or leave it out"
 

@@ -64,7 +64,7 @@ def _validated(measured: Sequence[tuple[float, int]]) -> Iterator[str]:
     yield f"validation {first:.4g} → {last:.4g}, best {best:.4g} after {step:,} of {end:,} steps"
     if last >= first:
         yield "warning: the validation got worse: fewer steps, a lower optimizer.lr, or more data"
-    elif last > best + NOTHING_LEARNT * abs(best):
+    elif last > best + NOTHING_LEARNT * abs(first):
         yield f"warning: the validation was better before the end: schedule.steps={step:,}, or more data"
 
 

@@ -14,6 +14,7 @@ import torch
 from motet.training.batch import Batch
 from motet.training.data.dataset import TokenDataset
 from motet.training.data.packing import Row
+from motet.training.data.records import Text
 from motet.training.data.sampling import batches_of, lay_out
 from motet.training.run.answers import generate
 from motet.training.run.checkpoint import write_json
@@ -93,17 +94,24 @@ class Watch:
         return {name: batch.to(self._session.device) for name, batch in batches.items()}
 
     def _answer(self) -> tuple[str, str]:
-        """The prompt of the first record of `validation`, or of the training data, and what the model answers."""
+        """What the first record of `validation`, or of the training data, asks, and what the model answers."""
         prepared = self._session.preparation
-        example = (prepared.validation or prepared.datasets[self._leading]).example(0)
+        dataset = prepared.validation or prepared.datasets[self._leading]
+        example = dataset.example(0)
         first = list(example.counted).index(True)
         ids = list(example.input_ids[: first if first > 1 else TEXT_TOKENS])
-        tokenizer: Any = prepared.tokenizer
         with torch.autocast(self._session.device.type, self._session.dtype, self._session.dtype != torch.float32):
             (answer,) = generate(
-                self._session.model, [ids], pad_id=prepared.pad_id, eos_id=tokenizer.eos_token_id,
-                max_tokens=ANSWER_TOKENS,
-            )  # fmt: skip
-        texts = (cast("str", tokenizer.decode(part, skip_special_tokens=True)) for part in (ids, answer))
-        prompt, said = (text.strip() for text in texts)
-        return prompt, said
+                self._session.model, [ids], pad_id=prepared.pad_id, eos_id=self._eos, max_tokens=ANSWER_TOKENS
+            )
+        part = next(iter(dataset.records[0].sides.values()))
+        asked = self._text(ids) if isinstance(part, Text) else part.messages[part.turns[0] - 1].content
+        return asked, self._text(answer)
+
+    @property
+    def _eos(self) -> int:
+        return cast(int, cast(Any, self._session.preparation.tokenizer).eos_token_id)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        tokenizer: Any = self._session.preparation.tokenizer
+        return cast(str, tokenizer.decode(ids, skip_special_tokens=True)).strip()

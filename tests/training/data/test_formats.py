@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -259,3 +260,12 @@ def test_a_row_without_a_column_shows_its_columns(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path, [{"text": "x"}, {"txt": "y", "id": 1}])
     assert caught.value.problems == [f"{tmp_path}/train.jsonl:2: no column text; columns: txt, id"]
+
+
+def test_the_documented_formats_are_those_there_are() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    rows = re.findall(r"^\| (`.*`.*) \| `(\w+)` \|", page, re.MULTILINE)
+    columns = {name: set(re.findall(r"`(\w+)`", written)) for written, name in rows}
+    assert columns.keys() == FORMATS.keys() - {"counterfactual"}  # our own, made by the demo
+    for name, written in columns.items():
+        assert set(FORMATS[name].columns) <= written <= {*FORMATS[name].columns, *FORMATS[name].optional}

@@ -11,7 +11,7 @@ from motet.training.run.notes import notes
 from motet.training.run.preparation import prepare
 from tests.training.run.workshop import recipe
 
-PACKED = {"rows": 16, "max_length": 64, "packing": "fit", "accumulate": 4}
+PACKED = {"rows": 16, "max_length": 64, "packing": "fit", "accumulate": 8}
 
 
 def said(root: Path, output: Path, **changes: Any) -> list[str]:
@@ -31,9 +31,9 @@ def test_small_data_are_said_to_be_small(root: Path, tmp_path: Path) -> None:
     notes_said = "\n".join(lines[1:])
     for part in (
         "note: batch.rows: 16, but data.train fills ",
-        "note: batch.accumulate: 4, but a step has ",
+        "note: batch.accumulate: 8, but a step has ",
         "note: schedule.warmup: 10 steps are more than half of 2; warming up over 1",
-        "note: 2 steps in all: hardly anything is learnt in so few; batch.packing=none batch.rows=3 ",
+        "note: 2 steps in all, which is few; batch.packing=none batch.rows=3 ",
         "schedule.epochs=10 makes 40",
     ):
         assert part in notes_said, part

@@ -80,7 +80,7 @@ def look(step: int, loss: float, validation: float | None = None) -> Look:
     ],
 )
 def test_verdicts(tmp_path: Path, looks: list[Look], said: str | None) -> None:
-    warnings = [line for line in outcome(recipe(tmp_path), tmp_path, tmp_path, [], looks) if "warning" in line]
+    warnings = [line for line in outcome(recipe(tmp_path), tmp_path, tmp_path, [], looks) if line.startswith("warning")]
     assert len(warnings) == (said is not None)
     assert said is None or said in warnings[0]
 
@@ -88,7 +88,7 @@ def test_verdicts(tmp_path: Path, looks: list[Look], said: str | None) -> None:
 def test_a_resumed_run_remembers_its_beginning(root: Path, tmp_path: Path) -> None:
     chosen = recipe(tmp_path / "run", schedule={"steps": 8})
 
-    def stop(metrics: object) -> None:
+    def stop(metrics: Metrics) -> None:
 
         if metrics.step == 3:
             os.kill(os.getpid(), signal.SIGINT)

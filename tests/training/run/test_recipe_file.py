@@ -99,7 +99,7 @@ def test_all_mistakes_are_told_at_once(file: str) -> None:
         "data.train.fils: unknown field; nearest: files",
         "batch.packing: 'fitt' is not allowed; did you mean 'fit'? allowed: fit, none, wrap",
         "optimizer.lr: must be greater than 0, got -1",
-        "schedule: give either steps or epochs",
+        "schedule: give steps or epochs, not both; schedule={epochs: 3} in an override replaces both",
     ]
 
 
