@@ -101,6 +101,7 @@ def prepare(recipe: Recipe, recipe_folder: Path, root: Path | None = None) -> Pr
     datasets = _datasets(recipe, root, tokenizer, views, problems)
     validation = datasets.pop(VALIDATION, None)
     problems += class_problems(recipe, datasets)
+    problems += _validation_problems(validation, datasets)
     source = None if problems else _attempt(problems, lambda: BatchSource(datasets, recipe, pad_id(tokenizer)))
     if problems or source is None:
         raise RunError(problems)
@@ -133,8 +134,12 @@ def _field_problems(recipe: Recipe) -> Iterator[str]:
         yield f"data.{name}: the objective {recipe.objective.type!r} reads no such dataset{nearest(name, wanted)}"
     for name in wanted.keys() - recipe.data.keys() - recipe.objective.optional - {VALIDATION}:
         yield f"data.{name}: required by the objective {recipe.objective.type!r}"
-    if VALIDATION in recipe.data and recipe.objective.type == "distill":
-        yield f"data.{VALIDATION}: a distillation's teacher is stored for the training data alone"
+    unmeasured = {
+        "distill": "a distillation's teacher is stored for the training data alone",
+        "spin": "self-play makes its own pairs, of the training data alone",
+    }
+    if VALIDATION in recipe.data and recipe.objective.type in unmeasured:
+        yield f"data.{VALIDATION}: {unmeasured[recipe.objective.type]}"
     if TRAINED in recipe.members:
         yield f"members.{TRAINED}: the name belongs to the trained model"
     yield from _tuning_problems(recipe)
@@ -144,6 +149,14 @@ def _kinds(recipe: Recipe) -> Mapping[str, RecordKind]:
     """What the records of each dataset must be; those of `validation` are as the objective's first."""
     kinds = recipe.objective.datasets
     return {**kinds, VALIDATION: next(iter(kinds.values()))}
+
+
+def _validation_problems(validation: TokenDataset | None, datasets: Mapping[str, TokenDataset]) -> Iterator[str]:
+    """Classes are numbered in each dataset by itself."""
+    learnt = next((dataset.classes for dataset in datasets.values() if dataset.classes), ())
+    if validation is not None and validation.classes != learnt:
+        named = ", ".join(map(repr, learnt))
+        yield f"data.{VALIDATION}: its labels must be those of the training data: {named}"
 
 
 def _tuning_problems(recipe: Recipe) -> Iterator[str]:

@@ -12,6 +12,7 @@ import yaml
 
 from motet.server.operator_file import load
 from motet.training.recipe import Recipe
+from motet.training.run.metrics import Metrics
 from motet.training.run.outcome import operator_lines, outcome
 from motet.training.run.train import Interrupted, train
 from motet.training.run.watch import Look
@@ -89,7 +90,6 @@ def test_a_resumed_run_remembers_its_beginning(root: Path, tmp_path: Path) -> No
     chosen = recipe(tmp_path / "run", schedule={"steps": 8})
 
     def stop(metrics: Metrics) -> None:
-
         if metrics.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
