@@ -82,7 +82,7 @@ def _prepare(
         weighed = any(message.role == "assistant" and message.weight != 1 for message in part.messages)
         if tokens.marks_answers and not part.prompt and not spans and not weighed:
             return _marked(tokens, part, span_weights.get(REST, 1.0))
-        if whole:
+        if whole and not spans:  # spans are laid on one answer, which must be found
             text = tokens.trimmed(tokens.render(part.messages[: part.turns[-1] + 1], part.tools, for_answer=False))
             return Chat(part, spans, text, [Piece("", text, 1.0)])
         return Chat(part, spans, *(_single(tokens, part) if len(part.turns) == 1 else _together(tokens, part)))

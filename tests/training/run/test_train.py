@@ -365,7 +365,7 @@ def test_labels_of_the_validation_are_those_of_training(root: Path, tmp_path: Pa
     files = {"train": "learnt", "validation": "held"}
     data = {name: {"files": [str(tmp_path / f"{file}.jsonl")]} for name, file in files.items()}
     chosen = recipe(tmp_path / "run", objective={"type": "gedi", "prompts": ["x", "y"]}, data=data)
-    with pytest.raises(RunError, match="data.validation: its labels must be those of the training data: 'a', 'b'"):
+    with pytest.raises(RunError, match=r"data.validation: its labels must be those of the training data: 'a', 'b'"):
         train(chosen, root=root)
 
 
