@@ -20,7 +20,7 @@ from motet.training.data.messages import as_chat
 from motet.training.data.records import Answer
 from motet.training.objectives.self_play import SelfPlay
 from motet.training.policies.requirements import as_documents
-from motet.training.recipe import Checkpoint, Lora, Recipe
+from motet.training.recipe import VALIDATION, Checkpoint, Lora, Recipe
 from motet.training.run.answers import generate
 from motet.training.run.errors import RunError
 from motet.training.run.models import load_model
@@ -97,6 +97,8 @@ def play(
     Raises:
         RunError: as `train` does; rounds of an earlier run where `existing` is `refuse`.
     """
+    if VALIDATION in recipe.data:
+        raise RunError(f"data.{VALIDATION}: self-play makes its own pairs, of the training data alone")
     root = root or resolve_root(recipe.root, recipe_folder)
     rounds = Rounds(recipe, root, output or recipe.output)
     _open(rounds, existing)
