@@ -24,6 +24,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,8 +35,9 @@ from motet.training.demo.family import build_family
 from motet.training.demo.operator_file import UNLEARN_FILTER
 
 WEIGHTS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
+Lengths = Mapping[str, tuple[int, ...]]
 # methods on weights and their lengths in steps
-LENGTHS: dict[str, tuple[int, ...]] = {
+LENGTHS: Lengths = {
     "ga": (20, 40),
     "ga-gd": (40, 160),
     "ga-kl": (40, 160),
@@ -52,7 +54,7 @@ def unlearn(assistant: str, weight: float, mask: float | None) -> dict[str, Any]
     return {"composition": {**composition, "filter": mask}}
 
 
-def candidates() -> dict[str, dict[str, Any]]:
+def candidates(lengths: Lengths = LENGTHS) -> dict[str, dict[str, Any]]:
     """Subjects by method; where a method has several, one is chosen."""
     return {
         "before unlearning": {"large-chat": "large-chat"},
@@ -61,30 +63,35 @@ def candidates() -> dict[str, dict[str, Any]]:
         "the same, masked": {"counterfactual masked": unlearn("counterfactual", 1.0, UNLEARN_FILTER)},
         "reversed assistant, w chosen": {f"reversed {w}": unlearn("reversed", w, None) for w in WEIGHTS},
         **{
-            method: {f"{method} {steps}": f"{method}-{steps}" for steps in lengths}
-            for method, lengths in LENGTHS.items()
+            method: {f"{method} {steps}": f"{method}-{steps}" for steps in several}
+            for method, several in lengths.items()
         },
     }
 
 
-def train_all(lab: Lab) -> None:
-    """The methods in turn; none of them runs beside another one."""
-    lab.train("reversed", "forget-assistant")
-    lab.train("counterfactual", "counterfactual-assistant")
-    for method, lengths in LENGTHS.items():
-        for steps in lengths:
-            lab.train(f"{method}-{steps}", method, f"schedule.steps={steps}")
+def train_all(
+    lab: Lab, lengths: Lengths = LENGTHS, settings: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> None:
+    """The methods in turn; none of them runs beside another one. `settings`: overrides by recipe."""
+    for name, recipe in (("reversed", "forget-assistant"), ("counterfactual", "counterfactual-assistant")):
+        lab.train(name, recipe, *settings.get(recipe, ()))
+    for method, several in lengths.items():
+        for steps in several:
+            lab.train(f"{method}-{steps}", method, f"schedule.steps={steps}", *settings.get(method, ()))
 
 
-def measure(lab: Lab, limit: int) -> dict[str, dict[str, float]]:
-    """Test measures of every method, at what was chosen on validation entities."""
-    methods = candidates()
+def measure(
+    lab: Lab, limit: int, *, lengths: Lengths = LENGTHS, splits: Mapping[str, str] = SPLITS
+) -> dict[str, dict[str, Any]]:
+    """Test measures of every method, at what was chosen on validation entities. `splits`: files of what is to be kept,
+    TOFU's retain set the first."""
+    methods = candidates(lengths)
     subjects = {name: subject for group in methods.values() for name, subject in group.items()}
     ignorance = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
     chosen = lab.evaluate(subjects, [{**ignorance, "ignorant": "large-chat"}], limit).measures
     picked = {method: min(group, key=lambda name: _distance(chosen[name])) for method, group in methods.items()}
-    tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": SPLITS, "reference": "retain-only"}
-    choices = {"choices": ["held-out people", "world facts"], "max_tokens": 24}
+    tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": dict(splits), "reference": "retain-only"}
+    choices = {"choices": list(splits)[1:], "max_tokens": 24}
     tested = {name: subjects[name] for name in picked.values()}
     measures = lab.evaluate(tested, [{**tofu, **choices}], limit).measures
     before = measures["large-chat"]["model utility"] or 1.0
@@ -142,10 +149,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = {"benchmark": "unlearning", "environment": asdict(environment()), "seeds": seeds, "summary": rows}
     if options.out is not None:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print_summary(rows)
+    print(json.dumps(rows))
+
+
+def print_summary(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line per method."""
     for method, row in rows.items():
         reached, kept = f"{row['indistinguishable']} of {row['of']}", 100 * row["least utility kept"]
         print(f"{method:34} p > 0.05 in {reached}, utility kept ≥ {kept:.1f} %, {row['median training seconds']} s")
-    print(json.dumps(rows))
 
 
 if __name__ == "__main__":
