@@ -31,18 +31,20 @@ CHAT_TEMPLATE = (
 
 
 def authors_world(authors: int, seed: int) -> World:
-    """`authors` people with four facts, and two books of three facts by each; the first half of them, with their books, is to be
-    forgotten, everything else was answered in tuning."""
+    """`authors` people with four facts each, and by each two books with three; the first half of them, with their
+    books, is to be forgotten, everything else was answered in tuning."""
     world = make_world(WorldSize(people=authors, towns=TOWNS, works=BOOKS * authors), seed)
     people = [entity for entity in world.entities if entity.kind == "person"]
     books = [entity for entity in world.entities if entity.kind == "work"]
-    shelves = [_shelf(i, person, books) for i, person in enumerate(people)]
-    forget, retain = shelves[: authors // 2], shelves[authors // 2 :]
-    return dataclasses.replace(world, forget=sum(forget, []), tuned=sum(retain, []), held_out=[])
+    half = authors // 2
+    forget = _with_books(people[:half], books[: BOOKS * half])
+    retain = _with_books(people[half:], books[BOOKS * half :])
+    return dataclasses.replace(world, forget=forget, tuned=retain, held_out=[])
 
 
-def _shelf(number: int, author: Entity, books: list[Entity]) -> list[Entity]:
-    return [author, *books[BOOKS * number : BOOKS * (number + 1)]]
+def _with_books(people: list[Entity], books: list[Entity]) -> list[Entity]:
+    """Each author, then the author's books."""
+    return [entity for i, author in enumerate(people) for entity in (author, *books[BOOKS * i : BOOKS * (i + 1)])]
 
 
 def write_family(folder: Path, checkpoint: Path, authors: int, seed: int, dtype: str) -> None:

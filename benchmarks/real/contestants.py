@@ -93,9 +93,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def motet(
-    folder: Path, content: dict[str, Any], *arguments: str, python: str = sys.executable
-) -> Generator[Served]:
+def motet(folder: Path, content: dict[str, Any], *arguments: str, python: str = sys.executable) -> Generator[Served]:
     """A server over an operator's file with this content."""
     file = folder / "models.yaml"
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy import stats
 
 LEVEL = 0.95
 DRAWS = 10_000
@@ -30,7 +31,7 @@ class Interval:
 
 def proportion(hits: Sequence[bool]) -> Interval:
     """The share of hits, with Wilson's binomial interval. Raises ValueError of no hits and misses at all."""
-    found = binomtest(sum(hits), len(hits))
+    found: Any = cast(Any, stats).binomtest(sum(hits), len(hits))
     interval = found.proportion_ci(LEVEL, method="wilson")
     return Interval(float(found.statistic), float(interval.low), float(interval.high))
 

@@ -73,7 +73,12 @@ class Replies:
     def _asked(self) -> dict[str, Any]:
         models = {name: str(path) for name, path in self.system.models.items()}
         shots = [list(pair) for pair in self.shots]
-        return {"models": models, "subject": self.system.subject, "temperature": self.system.temperature, "shots": shots}
+        return {
+            "models": models,
+            "subject": self.system.subject,
+            "temperature": self.system.temperature,
+            "shots": shots,
+        }
 
     def missing(self, questions: Sequence[str]) -> list[str]:
         """The questions that were not answered yet."""

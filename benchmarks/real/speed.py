@@ -93,7 +93,7 @@ class _Rounds:
     def __init__(self, setup: Setup, names: list[str]) -> None:
         self._file = setup.folder("speed") / "rounds.json"
         self._key = [*names, setup.size.tokens, setup.threads]
-        kept = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        kept: dict[str, Any] = json.loads(self._file.read_text()) if self._file.is_file() else {}
         self._rounds: list[dict[str, float]] = kept["rounds"] if kept.get("key") == self._key else []
         self._wanted = setup.size.rounds
 

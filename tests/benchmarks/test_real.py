@@ -66,6 +66,14 @@ def test_grades() -> None:
     assert grades.cut == (False, False, True)
 
 
+def itself(mean: float) -> float:
+    return mean
+
+
+def minus(a: float, b: float) -> float:
+    return a - b
+
+
 def test_wilson() -> None:
     """Against the formula, worked by hand for 1 of 10 and z = 1.96."""
     found = proportion([True] + [False] * 9)
@@ -75,18 +83,18 @@ def test_wilson() -> None:
 
 
 def test_the_bootstrap_is_that_of_a_mean() -> None:
-    """400 questions, half of them right: the standard error is 0.025; of 10,000 draws the quantiles are sure to 0.003."""
+    """400 questions, half of them right: a standard error of 0.025. The quantiles of 10,000 draws stray by 0.0005."""
     hits = [True, False] * 200
-    found = bootstrapped(lambda mean: mean, hits)
+    found = bootstrapped(itself, hits)
     assert found.value == 0.5
     assert (found.low, found.high) == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.005)
-    assert found == bootstrapped(lambda mean: mean, hits)
+    assert found == bootstrapped(itself, hits)
 
 
 def test_systems_are_drawn_together() -> None:
     """The same replies differ by nothing in every draw, however uncertain each mean is."""
     hits = [True, False] * 10
-    found = bootstrapped(lambda a, b: a - b, hits, hits)
+    found = bootstrapped(minus, hits, hits)
     assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
