@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +58,14 @@ class Lab:
             "limit": limit,
         }
         return evaluate(validated(Recipe, content), self.folder)
+
+    def kept(self, name: str, measured: Callable[[], Any]) -> Any:
+        """What was measured, as JSON gives it back; measured where the folder does not hold it yet."""
+        file = self.folder / f"{name}.json"
+        if not file.is_file():
+            text = json.dumps(measured(), indent=1) + "\n"
+            file.write_text(text, encoding="utf-8")
+        return json.loads(file.read_text(encoding="utf-8"))
 
     def _operator_file(self, subjects: Mapping[str, Any]) -> dict[str, Any]:
         """The family's file with what was trained, less the models that no subject needs."""

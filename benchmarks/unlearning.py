@@ -23,6 +23,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,6 +32,7 @@ import torch
 
 from benchmarks.common import environment
 from benchmarks.lab import Lab
+from motet.evaluation.measures.forget_quality import two_sample_ks
 from motet.training.demo.family import build_family
 from motet.training.demo.operator_file import UNLEARN_FILTER
 
@@ -45,7 +47,7 @@ LENGTHS: Lengths = {
     "idk": (80,),
 }
 SPLITS = {"retain": "retain.jsonl", "held-out people": "held_out_people.jsonl", "world facts": "world_facts.jsonl"}
-MEASURES = ("forget quality", "KS distance", "model utility", "forget probability", "forget ROUGE-L")
+MEASURES = ("model utility", "forget probability", "forget ROUGE-L")
 
 
 def unlearn(assistant: str, weight: float, mask: float | None) -> dict[str, Any]:
@@ -83,19 +85,28 @@ def train_all(
 def measure(
     lab: Lab, limit: int, *, lengths: Lengths = LENGTHS, splits: Mapping[str, str] = SPLITS
 ) -> dict[str, dict[str, Any]]:
-    """Test measures of every method, at what was chosen on validation entities. `splits`: files of what is to be kept,
-    TOFU's retain set the first."""
+    """Test measures of every method, at what was chosen on validation entities. One method is served at a time: real
+    checkpoints would not all fit into memory. `splits`: files of what is to be kept, TOFU's retain set the first."""
     methods = candidates(lengths)
-    subjects = {name: subject for group in methods.values() for name, subject in group.items()}
-    ignorance = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
-    chosen = lab.evaluate(subjects, [{**ignorance, "ignorant": "large-chat"}], limit).measures
-    picked = {method: min(group, key=lambda name: _distance(chosen[name])) for method, group in methods.items()}
-    tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": dict(splits), "reference": "retain-only"}
-    choices = {"choices": list(splits)[1:], "max_tokens": 24}
-    tested = {name: subjects[name] for name in picked.values()}
-    measures = lab.evaluate(tested, [{**tofu, **choices}], limit).measures
-    before = measures["large-chat"]["model utility"] or 1.0
-    return {method: _row(name, measures[name], before, lab.seconds) for method, name in picked.items()}
+    picked = {method: _picked(lab, method, group, limit) for method, group in methods.items()}
+    found = {
+        method: lab.kept(f"measures-{name}", partial(_measures, lab, name, methods[method][name], splits, limit))
+        for method, name in picked.items()
+    }
+    return {method: _row(picked[method], method, found, lab.seconds) for method in methods}
+
+
+def _picked(lab: Lab, method: str, group: Mapping[str, Any], limit: int) -> str:
+    """The candidate that is as ignorant of validation entities as the target is of nobody."""
+    if len(group) == 1:
+        return next(iter(group))
+    task = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
+    subjects = {**group, "large-chat": "large-chat"}
+    rows = lab.kept(
+        f"chosen-{method}",
+        lambda: lab.evaluate(subjects, [{**task, "ignorant": "large-chat"}], limit).measures,
+    )
+    return min(group, key=lambda name: _distance(rows[name]))
 
 
 def _distance(row: Mapping[str, float | None]) -> float:
@@ -104,10 +115,21 @@ def _distance(row: Mapping[str, float | None]) -> float:
     return math.inf if distance is None else distance
 
 
+def _measures(lab: Lab, name: str, subject: Any, splits: Mapping[str, str], limit: int) -> dict[str, Any]:
+    """TOFU's measures of one subject, and its truth ratios on the forget set."""
+    tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": dict(splits), "max_tokens": 24}
+    results = lab.evaluate({name: subject}, [{**tofu, "choices": list(splits)[1:]}], limit)
+    ratios = [item["truth_ratio"] for item in results.findings["tofu"].items if item["split"] == "forget"]
+    return {"measures": results.measures[name], "ratios": ratios}
+
+
 def _row(
-    name: str, measures: Mapping[str, float | None], before: float, seconds: Mapping[str, float]
+    name: str, method: str, found: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"chosen": name, **{measure: measures[measure] for measure in MEASURES}}
+    measures, before = found[method]["measures"], found["before unlearning"]["measures"]["model utility"] or 1.0
+    distance, quality = two_sample_ks(found[method]["ratios"], found["retain-only model"]["ratios"])
+    row: dict[str, Any] = {"chosen": name, "forget quality": quality, "KS distance": distance}
+    row |= {measure: measures[measure] for measure in MEASURES}
     row["utility kept"] = (measures["model utility"] or 0.0) / before
     model = name.split()[0] if name.startswith(("counterfactual", "reversed")) else name.replace(" ", "-")
     row["training seconds"] = seconds.get(model)

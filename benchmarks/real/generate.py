@@ -23,7 +23,7 @@ class Clock(StoppingCriteria):
     def __init__(self) -> None:
         self.ticks: list[float] = []
 
-    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> Any:
         self.ticks.append(time.perf_counter())
         return torch.zeros(len(input_ids), dtype=torch.bool)
 

@@ -8,7 +8,6 @@ adapters, assistants are the target's first layers with an adapter.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,17 +58,12 @@ def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
 
 def _seed(setup: Setup, folder: Path, seed: int) -> dict[str, Any]:
     """Trains and measures what was not trained and measured before."""
-    done = folder / "measures.json"
-    if done.is_file():
-        return json.loads(done.read_text(encoding="utf-8"))
     write_family(folder, setup.model(GEMMA), setup.size.authors, seed, setup.dtype)
     _teach(folder, setup.size.steps)
     lab = Lab(folder, folder)
     lengths = {method: (_scaled(steps, setup),) for method, steps in LENGTHS.items()}
     train_all(lab, lengths, _settings(setup))
-    found = measure(lab, LIMIT, lengths=lengths, splits=SPLITS)
-    done.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return found
+    return measure(lab, LIMIT, lengths=lengths, splits=SPLITS)
 
 
 def _teach(folder: Path, share: float) -> None:
