@@ -29,7 +29,7 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(questions=4, answers=12, authors=4, seeds=1, steps=0.02, rounds=1, tokens=8),
+    "smoke": Size(questions=4, answers=12, authors=4, seeds=1, steps=0.02, rounds=1, tokens=24),
     "small": Size(questions=100, answers=256, authors=20, seeds=1, steps=0.25, rounds=3, tokens=32),
     "full": Size(questions=100, answers=1000, authors=20, seeds=3, steps=0.25, rounds=5, tokens=64),
 }
