@@ -48,7 +48,7 @@ class Lab:
     def evaluate(self, subjects: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], limit: int) -> Results:
         """Runs tasks over `subjects`, which may name the family's members, its compositions and what was trained."""
         file = self.folder / "models.yaml"
-        file.write_text(yaml.safe_dump(self._operator_file(subjects), sort_keys=False), encoding="utf-8")
+        file.write_text(yaml.safe_dump(self.operator_file(subjects), sort_keys=False), encoding="utf-8")
         content = {
             "root": str(self.family),
             "output": str(self.folder / "evaluation"),
@@ -67,7 +67,7 @@ class Lab:
             file.write_text(text, encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
 
-    def _operator_file(self, subjects: Mapping[str, Any]) -> dict[str, Any]:
+    def operator_file(self, subjects: Mapping[str, Any]) -> dict[str, Any]:
         """The family's file with what was trained, less the models that no subject needs."""
         content = yaml.safe_load((self.family / "models.yaml").read_text(encoding="utf-8"))
         for model in content["models"].values():

@@ -13,7 +13,11 @@ import httpx2
 import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+from benchmarks import lab as lab_module
+from benchmarks.lab import Lab
 from benchmarks.real import replies as replies_module
+from benchmarks.real import trained as trained_module
+from benchmarks.real.authors import authors_world
 from benchmarks.real.contestants import full_batch_rate
 from benchmarks.real.grades import difference, graded
 from benchmarks.real.gsm8k import gaps
@@ -22,6 +26,8 @@ from benchmarks.real.number import final_number, last_number
 from benchmarks.real.questions import Question, read_questions
 from benchmarks.real.replies import Kept, Replies, System
 from motet.evaluation.measures.matching import gap_closed
+from motet.experts.bundle import BUNDLE
+from motet.training.recipe import Recipe
 
 
 @pytest.mark.parametrize(
@@ -198,3 +204,69 @@ def test_the_rate_is_that_of_the_whole_batch() -> None:
     assert full_batch_rate([first, second]) == pytest.approx(2.0)
     with pytest.raises(SystemExit, match="too few tokens"):
         full_batch_rate([first[:10], second])
+
+
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What `motet` is called with, instead of calling it."""
+    called: list[list[str]] = []
+    monkeypatch.setattr(trained_module, "_motet", called.append)
+    return called
+
+
+def test_a_training_is_measured_then_run_then_resumed_then_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = commands(monkeypatch)
+    output = tmp_path / "expert"
+
+    def train() -> list[list[str]]:
+        called.clear()
+        assert trained_module.trained("gsm8k-expert", output, {"root": "models"}, 1) == output
+        return [arguments[4:] for arguments in called]
+
+    assert train() == [["--threads", "1", "--dry-run"], ["--threads", "1"]]
+    output.mkdir()
+    (output / "run.json").touch()
+    assert train() == [["--threads", "1", "--resume"]]
+    (output / BUNDLE).touch()
+    assert train() == []
+
+
+def test_a_lab_measures_once(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, tmp_path)
+    assert lab.kept("figure", lambda: {"a": 1}) == {"a": 1}
+    assert Lab(tmp_path, tmp_path).kept("figure", lambda: pytest.fail("measured again")) == {"a": 1}
+
+
+def test_a_lab_trains_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def train(recipe: Recipe, *_: Any, **__: Any) -> None:
+        made.append(recipe.output)
+        recipe.output.mkdir()
+        (recipe.output / BUNDLE).touch()
+
+    monkeypatch.setattr(lab_module, "train", train)
+    for _ in range(2):
+        Lab(tmp_path, tmp_path).train("ga-20", "ga", "schedule.steps=20")
+    assert made == [tmp_path / "ga-20"]
+    (tmp_path / "ga-20" / BUNDLE).unlink()
+    (tmp_path / "ga-20").rmdir()
+    Lab(tmp_path, tmp_path).train("ga-20", "ga")
+    assert len(made) == 2
+
+
+def test_a_lab_serves_what_its_subjects_name_alone(tmp_path: Path) -> None:
+    models = {name: {"path": name} for name in ("large", "small", "other")}
+    compositions = {"both": {"strategy": "contrastive", "base": "large", "amateur": {"model": "small"}}}
+    (tmp_path / "models.yaml").write_text(json.dumps({"models": models, "compositions": compositions}))
+    file = Lab(tmp_path, tmp_path).operator_file({"one": "both"})
+    assert set(file["models"]) == {"large", "small"}
+    assert Lab(tmp_path, tmp_path).operator_file({"one": {"model": "other"}})["compositions"] == {}
+
+
+def test_invented_authors_keep_their_books(tmp_path: Path) -> None:
+    world = authors_world(4, seed=0)
+    assert [entity.kind for entity in world.forget] == ["person", "work", "work"] * 2
+    assert not {entity.name for entity in world.forget} & {entity.name for entity in world.tuned}
+    assert len(world.tuned) == 6
