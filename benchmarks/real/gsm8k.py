@@ -2,8 +2,10 @@
 
 An answer counts where the number behind `####` is right, a form that the untuned models do not write. A LoRA expert is
 trained on the 0.5B by `motet train` and steers the 1.5B at α = 1, fixed beforehand; all members read the question
-through their own chat templates. It is set against the base, the expert alone, the 1.5B tuned by the very same recipe,
-and the base told the form and shown four examples; a second expert has its loss taken on the composition.
+through their own chat templates; beside that, the two untuned ones read it as plain text, as base models would, where
+their own style of answering weighs less. The composition is set against the base, the expert alone, the 1.5B tuned by
+the very same recipe, and the base told the form and shown four examples; a second expert has its loss taken on the
+composition.
 
 **Gap closed** is (composed − base) / (tuned − base), its interval bootstrapped over questions.
 """
@@ -46,7 +48,8 @@ def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
     return setup.save("gsm8k", _results(exam, grades))
 
 
-NAMES = ("base", "base prompted", "expert alone", "composed", "tuned directly", "composed, trained through")
+PLAIN = "composed, untuned asked plainly"
+NAMES = ("base", "base prompted", "expert alone", "composed", PLAIN, "tuned directly", "composed, trained through")
 
 
 def _systems(exam: Exam) -> dict[str, Callable[[], System]]:
@@ -57,16 +60,18 @@ def _systems(exam: Exam) -> dict[str, Callable[[], System]]:
         settings = {"root": setup.models.resolve(), "data.train.files": f"[{exam.training_file.resolve()}]"}
         return trained(f"gsm8k-{recipe}", (exam.folder / f"{recipe}-{count}").resolve(), settings, setup.threads)
 
-    def composed(recipe: str) -> System:
+    def composed(recipe: str, template: str = "chat") -> System:
         members = {**both(setup), "expert": expert(recipe)}
-        fields = {"strategy": "proxy_tuning", "base": "large", "expert": "expert", "antiexpert": "small", "alpha": 1.0}
-        return System(f"composed-{recipe}-{count}", members, {"composition": fields})
+        base, antiexpert = ({"model": model, "template": template} for model in ("large", "small"))
+        fields = {"strategy": "proxy_tuning", "base": base, "expert": "expert", "antiexpert": antiexpert, "alpha": 1.0}
+        return System(f"composed-{recipe}-{template}-{count}", members, {"composition": fields})
 
     return {
         "base": lambda: large_alone(setup, "base", {}),
         "base prompted": lambda: large_alone(setup, "base-prompted", PROMPTED),
         "expert alone": lambda: System(f"expert-{count}", {"expert": expert("expert")}, {"model": "expert"}),
         "composed": lambda: composed("expert"),
+        PLAIN: lambda: composed("expert", "plain"),
         "tuned directly": lambda: System(f"tuned-{count}", {"tuned": expert("tuned")}, {"model": "tuned"}),
         "composed, trained through": lambda: composed("through"),
     }
