@@ -11,7 +11,7 @@ from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
 from motet.experts.fit import Known
 from motet.models.checkpoint import read_config, read_generation_config
-from motet.server.adapters import merge_adapter
+from motet.server.adapters import merge_adapter, num_tokens
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
 from motet.server.errors import ApiError
@@ -154,17 +154,22 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
 
 
 def own_ends(source: Source, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ends of an answer that the tokenizer names, and the generation configuration beside an adapter."""
+    """The ends of an answer beside those of the model's configuration: of the generation configurations of checkpoint
+    and adapter, and of the tokenizer."""
     from motet.server.engines.facts import end_token_ids
 
     adapter = source.folder() if source.base else None
-    return end_token_ids(tokenizer.hf, None if adapter is None else read_generation_config(str(adapter), None))
+    checkpoint = read_generation_config(source.checkpoint, source.checkpoint_revision)
+    beside = None if adapter is None else read_generation_config(str(adapter))
+    return end_token_ids(checkpoint, beside, tokenizer.hf)
 
 
 def check_width(source: Source, vocab_size: int) -> None:
     """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
     config = cast(Any, read_config(source.checkpoint, source.checkpoint_revision))
     width = int(config.get_text_config().vocab_size)
+    if width < vocab_size and source.base is not None:  # tokens that were added when the adapter was trained
+        width = num_tokens(source) or width
     if width < vocab_size:
         raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")
 

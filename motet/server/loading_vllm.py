@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from motet.server.engines.vllm.memory import KvCache, Utilization
 
 
+MERGE = 2  # counts the ways in which adapters were merged: what an older one made is not taken from the cache
+
+
 def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
     """One engine per family of models. What can be known from the configurations is checked first: vLLM takes its time
     to start.
@@ -170,7 +173,7 @@ def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoi
 def merged_checkpoint(source: Source, cache: Path) -> Path:
     """The folder of an adapter's base with the adapter merged into it; made where it is not there yet."""
     files = sorted(Path(source.path).glob("adapter_*"))
-    digest = hashlib.sha256(f"{source.checkpoint}@{source.checkpoint_revision}".encode())
+    digest = hashlib.sha256(f"{MERGE} {source.checkpoint}@{source.checkpoint_revision}".encode())
     for file in files:
         digest.update(file.read_bytes())
     folder = cache / "merged" / digest.hexdigest()[:16]
