@@ -74,7 +74,7 @@ def _measure(setup: Setup, entries: list[Entry], rounds: _Rounds) -> None:
             print(f"starting {entry.name}", flush=True)
             contestant = stack.enter_context(entry.start())
             variants |= {
-                f"{entry.name}, {model}, {batch}": _variant(contestant, model, batch, setup.size.tokens)
+                (name := f"{entry.name}, {model}, {batch}"): _variant(name, contestant, model, batch, setup.size.tokens)
                 for model in entry.bytes
                 for batch in BATCHES
             }
@@ -83,8 +83,13 @@ def _measure(setup: Setup, entries: list[Entry], rounds: _Rounds) -> None:
             rounds.add({name: values[0] for name, values in figures.items()})
 
 
-def _variant(contestant: Contestant, model: str, batch: int, tokens: int) -> Callable[[], float]:
-    return lambda: contestant.rate(model, batch, tokens)
+def _variant(name: str, contestant: Contestant, model: str, batch: int, tokens: int) -> Callable[[], float]:
+    def run() -> float:
+        rate = contestant.rate(model, batch, tokens)
+        print(f"  {name}: {rate:.1f} tokens/s", flush=True)
+        return rate
+
+    return run
 
 
 class _Rounds:
@@ -104,7 +109,7 @@ class _Rounds:
     def add(self, figures: dict[str, float]) -> None:
         self._rounds.append(figures)
         self._file.write_text(json.dumps({"key": self._key, "rounds": self._rounds}, indent=1) + "\n")
-        print("  ".join(f"{name}: {value:.1f}" for name, value in figures.items()), flush=True)
+        print(f"round {len(self._rounds)} of {self._wanted}", flush=True)
 
     @property
     def figures(self) -> Figures:
