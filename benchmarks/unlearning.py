@@ -103,7 +103,7 @@ def _picked(lab: Lab, method: str, group: Mapping[str, Any], limit: int) -> str:
     task = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
     subjects = {**group, "large-chat": "large-chat"}
     rows = lab.kept(
-        f"chosen-{method}",
+        f"chosen-{next(iter(group)).split()[0]}",
         lambda: lab.evaluate(subjects, [{**task, "ignorant": "large-chat"}], limit).measures,
     )
     return min(group, key=lambda name: _distance(rows[name]))
