@@ -54,8 +54,10 @@ def test_frozen_weights_keep_the_checkpoints_type(root: Path, outliers: str, tmp
     assert {parameter.dtype for parameter in full.parameters.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("tuning", [LORA, {"type": "full"}], ids=["lora", "full"])
-def test_it_goes_down_as_float32_does(root: Path, outliers: str, tmp_path: Path, tuning: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("tuning", "least"), [(LORA, 0.08), ({"type": "full"}, 0.5)], ids=["lora", "full"])
+def test_it_goes_down_as_float32_does(
+    root: Path, outliers: str, tmp_path: Path, tuning: dict[str, Any], least: float
+) -> None:
     losses: dict[str, list[float]] = {}
     for precision in ("float32", "bfloat16"):
         seen: list[Metrics] = []
@@ -71,5 +73,5 @@ def test_it_goes_down_as_float32_does(root: Path, outliers: str, tmp_path: Path,
         train(chosen, root=root, progress=seen.append)
         losses[precision] = [metrics.loss for metrics in seen]
     fallen = losses["float32"][0] - losses["float32"][-1]
-    assert fallen > 0.3
-    assert abs(losses["bfloat16"][-1] - losses["float32"][-1]) < 0.1 * fallen
+    assert fallen > least
+    assert abs(losses["bfloat16"][-1] - losses["float32"][-1]) < 0.2 * fallen
