@@ -141,8 +141,17 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
         vocab_size=vocab_size,
         max_model_len=config.max_model_len,
         revision=source.checkpoint_revision,
+        ends=own_ends(source, tokenizer),
         adapt=None if source.base is None else lambda checkpoint: merge_adapter(checkpoint, source),
     )
+
+
+def own_ends(source: Source, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ends of an answer that the tokenizer names, and the generation configuration beside an adapter."""
+    from motet.server.engines.facts import end_token_ids, read_generation
+
+    adapter = source.folder() if source.base else None
+    return end_token_ids(tokenizer.hf, None if adapter is None else read_generation(str(adapter), None))
 
 
 def check_width(source: Source, vocab_size: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motet.server.engines.base import ModelInfo
-from motet.server.engines.facts import max_positions
+from motet.server.engines.facts import end_token_ids, ends_within, max_positions
 from motet.server.engines.torch.attention import ATTENTION_NAME, Segment, ShapeProbe, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
 from motet.server.engines.torch.norms import fuse_norms
@@ -51,7 +51,13 @@ class Member:
     """
 
     def __init__(
-        self, name: str, model: PreTrainedModel, max_model_len: int, vocab_size: int, shapes: Sequence[LayerShape]
+        self,
+        name: str,
+        model: PreTrainedModel,
+        max_model_len: int,
+        vocab_size: int,
+        shapes: Sequence[LayerShape],
+        ends: Collection[int] = (),
     ) -> None:
         self.name = name
         self.model = model
@@ -70,7 +76,7 @@ class Member:
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
-            eos_token_ids=tuple(token for token in eos_token_ids(model) if 0 <= token < vocab_size),
+            eos_token_ids=ends_within(vocab_size, model_ends(model), ends),
         )
 
     def forward(self, work: Sequence[ModelWork]) -> Tensor:
@@ -117,13 +123,9 @@ class Member:
         return logits[:, : self.vocab_size]
 
 
-def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """End-of-sequence ids of the generation configuration, else of the configuration."""
-    for holder in ("generation_config", "config"):
-        eos = getattr(getattr(model, holder, None), "eos_token_id", None)
-        if eos is not None:
-            return tuple(cast("list[int]", eos)) if isinstance(eos, list) else (int(eos),)
-    return ()
+def model_ends(model: PreTrainedModel) -> tuple[int, ...]:
+    """The ends that a model's own configurations name (see `end_token_ids`)."""
+    return end_token_ids(getattr(model, "generation_config", None), model.config, model.config.get_text_config())
 
 
 def load_member(
@@ -135,6 +137,7 @@ def load_member(
     vocab_size: int | None = None,
     max_model_len: int | None = None,
     revision: str | None = None,
+    ends: Collection[int] = (),
     adapt: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
 ) -> Member:
     """Loads a checkpoint folder or hub id and proves that it computes here what it computes in transformers.
@@ -142,6 +145,7 @@ def load_member(
     Args:
         dtype: None keeps the checkpoint's own.
         vocab_size: the shared width (the tokenizer's); rows of the head beyond it are never produced.
+        ends: of an answer, beside those of the checkpoint's own configurations: the tokenizer's.
         adapt: what becomes of the checkpoint before anything else is done with it: merging an adapter, say.
         max_model_len: upper bound on the context, None for the model's own.
 
@@ -155,7 +159,7 @@ def load_member(
     limit = min(max_model_len or longest, longest)
     width = vocab_size or int(model.config.get_text_config().vocab_size)
     try:
-        member = _prepare(name, model, limit, width, device)
+        member = _prepare(name, model, limit, width, device, ends)
     except ModelLoadError:
         raise
     except Exception as error:
@@ -165,7 +169,7 @@ def load_member(
 
 
 @torch.inference_mode()
-def _prepare(name: str, model: PreTrainedModel, limit: int, width: int, device: str) -> Member:
+def _prepare(name: str, model: PreTrainedModel, limit: int, width: int, device: str, ends: Collection[int]) -> Member:
     """The model behind our attention, packed, and checked against its own plain forward."""
     with _narrow_windows(model):
         ids = _self_check_ids(model, limit)
@@ -173,7 +177,7 @@ def _prepare(name: str, model: PreTrainedModel, limit: int, width: int, device: 
         model.set_attn_implementation(ATTENTION_NAME)
         shapes = _probe(name, model)
         model.to(device)  # type: ignore[arg-type]
-        member = Member(name, model, limit, width, shapes)
+        member = Member(name, model, limit, width, shapes, ends)
         if member.device.type == "cpu":
             fuse_norms(model)
             pack_linears(model)
