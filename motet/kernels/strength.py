@@ -1,4 +1,4 @@
-"""The strength α that a row solves for: how far a shift moves a distribution, and the α that moves it as far as is wanted.
+"""The strength α that a row solves for: the one that moves a distribution as far as is wanted.
 
 With `p_α = softmax(L_0 + α·Δ)`, `F(α) = KL(p_α‖p_0) = α·E_α[Δ] − lse_α` and `B(α) = KL(p_0‖p_α) = lse_α − α·E_0[Δ]`
 both grow with α: `F′ = α·Var_α[Δ]` and `B′ = E_α[Δ] − E_0[Δ]`. Arguments are (n, V) float64, parameters (n,) float64:
@@ -112,9 +112,7 @@ def _hull(alpha: Tensor, moved: Divergences, forward: Tensor, backward: Tensor) 
     return alpha.gather(-1, first).squeeze(-1), alpha.gather(-1, last).squeeze(-1)
 
 
-def _narrowed(
-    alpha: Tensor, moved: Divergences, forward: Tensor, backward: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _narrowed(alpha: Tensor, moved: Divergences, forward: Tensor, backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The interval between α (n, C) in which J is least, and where: at the root of its slope by a secant where that
     changes its sign there, else where the estimate is least."""
     width = alpha[:, 1:] - alpha[:, :-1]

@@ -151,5 +151,8 @@ def test_pairs_are_solved_each_for_itself() -> None:
     streams = tuple(Stream(f"s{k}", "m", w) for k, w in enumerate((1.0, 0.5, -0.5, 0.7, -0.7)))
     rows = compose_rows([Plan(streams, rule=Dynamic(2.0, symmetric=True))], [range(5)], x)
     alone = [by_oracle(x[[0, k, k + 1]], plan_of(symmetric=True)) for k in (1, 3)]
-    for alpha in (compose_logits(Logits([x]), rows).alpha, TritonKernels().compose(Logits([x]), rows, None, None).alpha):
+    for alpha in (
+        compose_logits(Logits([x]), rows).alpha,
+        TritonKernels().compose(Logits([x]), rows, None, None).alpha,
+    ):
         np.testing.assert_allclose(alpha[0].numpy(), alone, atol=1e-3)

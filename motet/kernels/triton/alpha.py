@@ -25,7 +25,9 @@ from motet.kernels.triton.scores import BUDGET, DYNAMIC
 LANES = tl.constexpr(8)
 CHUNKS = 4  # programs that share the strengths of a row of the symmetric form
 FIELDS = tl.constexpr(4)  # per lane: M, and over e^−M: E_0[φ], E_0[ψ], Σ e·Δ²
-STATS = tl.constexpr(8)  # maximum, Σ e, Σ e·Δ of the base; maximum, Σ e of the expert; as of the base of the anti-expert
+STATS = tl.constexpr(
+    8
+)  # maximum, Σ e, Σ e·Δ of the base; maximum, Σ e of the expert; as of the base of the anti-expert
 POINTS = tl.constexpr(16)  # places between two strengths at which the objective is estimated
 PASSES = 3
 
@@ -59,6 +61,11 @@ def _solves(rule, r, pair):
 
 
 @triton.jit
+def _has_pair(rule, r, pair):
+    return _solves(rule, r, pair) & (tl.load(rule + r * 8).to(tl.int32) == DYNAMIC)
+
+
+@triton.jit
 def _log1p(x):
     """log(1 + x): a fast logarithm has no digits left where its argument is near 1."""
     s = x / (2.0 + x)
@@ -70,8 +77,13 @@ def _log1p(x):
 @triton.jit
 def _curvature(q):
     """−log(1 − q) − q ≥ 0, by its series near 0."""
-    series = q * q * (
-        1.0 / 2 + q * (1.0 / 3 + q * (1.0 / 4 + q * (1.0 / 5 + q * (1.0 / 6 + q * (1.0 / 7 + q * (1.0 / 8 + q / 9))))))
+    series = (
+        q
+        * q
+        * (
+            1.0 / 2
+            + q * (1.0 / 3 + q * (1.0 / 4 + q * (1.0 / 5 + q * (1.0 / 6 + q * (1.0 / 7 + q * (1.0 / 8 + q / 9))))))
+        )
     )
     return tl.where(tl.abs(q) < 0.1, series, -_log1p(-q) - q)
 
@@ -219,30 +231,28 @@ def alpha_targets(
     split = tl.program_id(1)
     r = q // PAIRS
     pair = q % PAIRS
-    dynamic = tl.load(rule + r * 8).to(tl.int32) == DYNAMIC
-    if _solves(rule, r, pair) & dynamic:
-        if K > 2:
-            lse = tl.load(base + q * 5 + 2)
-            center = tl.load(base + q * 5 + 3) + tl.load(base + q * 5 + 4)
-            m = 0.0
-            phi = 0.0
-            psi = 0.0
-            for tile in range(split * tiles, (split + 1) * tiles):
-                offsets = tile * BLOCK + tl.arange(0, BLOCK)
-                _, delta, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
-                x = load_logits(buffers, stream, r * K + 2 * pair + 2, offsets, possible, DTYPE) - lse
-                y = tl.where(possible, delta - center, 0.0)
-                top = tl.maximum(m, tl.max(x + y, 0))
-                _, more_phi, more_psi = _terms(x, y, top)
-                scale = tl.exp(m - top)
-                phi = phi * scale + tl.sum(more_phi, 0)
-                psi = psi * scale + tl.sum(more_psi, 0)
-                m = top
-            place = target + (q * SPLITS + split) * FIELDS
-            tl.store(place, m)
-            tl.store(place + 1, phi)
-            tl.store(place + 2, psi)
-            tl.store(place + 3, 0.0)
+    if _has_pair(rule, r, pair):
+        lse = tl.load(base + q * 5 + 2)
+        center = tl.load(base + q * 5 + 3) + tl.load(base + q * 5 + 4)
+        m = 0.0
+        phi = 0.0
+        psi = 0.0
+        for tile in range(split * tiles, (split + 1) * tiles):
+            offsets = tile * BLOCK + tl.arange(0, BLOCK)
+            _, delta, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
+            x = load_logits(buffers, stream, r * K + 2 * pair + 2, offsets, possible, DTYPE) - lse
+            y = tl.where(possible, delta - center, 0.0)
+            top = tl.maximum(m, tl.max(x + y, 0))
+            _, more_phi, more_psi = _terms(x, y, top)
+            scale = tl.exp(m - top)
+            phi = phi * scale + tl.sum(more_phi, 0)
+            psi = psi * scale + tl.sum(more_psi, 0)
+            m = top
+        place = target + (q * SPLITS + split) * FIELDS
+        tl.store(place, m)
+        tl.store(place + 1, phi)
+        tl.store(place + 2, psi)
+        tl.store(place + 3, 0.0)
 
 
 @triton.jit
@@ -332,14 +342,17 @@ def _between(values, slopes, width, t, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _cell(forward, backward, forward_slope, backward_slope, f, b, width, COUNT: tl.constexpr):
-    """The lane after which the objective is estimated to be least, and at which share of the way to the next."""
+def _cell(forward, backward, forward_slope, backward_slope, slope, f, b, width, last, COUNT: tl.constexpr):
+    """The lane after which the objective is estimated to be least, and at which share of the way to the next. At last,
+    where the objective itself has no more digits, among those after which its slope changes its sign, if there are."""
     lanes = tl.arange(0, COUNT)
     points = tl.arange(0, POINTS)
     t = points.to(tl.float32)[None, :] / (POINTS - 1.0)
     over = _between(forward, forward_slope, width, t, COUNT) - f
     under = _between(backward, backward_slope, width, t, COUNT) - b
-    estimate = tl.where(lanes[:, None] < COUNT - 1, over * over + under * under, float("inf"))
+    crosses = (slope < 0) & (_following(slope, COUNT) > 0)
+    chosen = (lanes < COUNT - 1) & (crosses | (tl.sum(crosses.to(tl.int32), 0) == 0) | (last == 0))
+    estimate = tl.where(chosen[:, None], over * over + under * under, float("inf"))
     order = lanes[:, None] * POINTS + points[None, :]
     place = tl.min(tl.min(tl.where(estimate == tl.min(tl.min(estimate, 1), 0), order, COUNT * POINTS), 1), 0)
     cell = tl.minimum(place // POINTS, COUNT - 2)
@@ -363,7 +376,7 @@ def _search(
         slope = (forward - f) * forward_slope + (backward - b) * mean
         objective = (forward - f) * (forward - f) + (backward - b) * (backward - b)
         width = _at(alpha, lanes, 1) - _at(alpha, lanes, 0)
-        at, share = _cell(forward, backward, forward_slope, mean, f, b, width, COUNT)
+        at, share = _cell(forward, backward, forward_slope, mean, slope, f, b, width, last, COUNT)
         end = at + 1
         if number == 0:
             at, end = _hull(objective, forward, backward, f, b, COUNT)
@@ -413,7 +426,9 @@ def alpha_narrow(
     if _solves(rule, r, q % PAIRS):
         if COUNT > 8:
             if _is_symmetric(rule, r):
-                _search(part, target, rule, base, bracket, solved, r, q, number, last, SPLITS, COUNT, COUNT, WIDTH, True)
+                _search(
+                    part, target, rule, base, bracket, solved, r, q, number, last, SPLITS, COUNT, COUNT, WIDTH, True
+                )
             else:
                 _search(part, target, rule, base, bracket, solved, r, q, number, last, SPLITS, COUNT, 8, WIDTH, False)
         else:

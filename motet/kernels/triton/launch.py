@@ -146,7 +146,7 @@ def _solve(batch: Batch, solved: Tensor) -> None:
         _run(alpha.alpha_pass, (*grid, chunks),
             *batch.heads(), table.rule, part, base, bracket, batch.vocab, split.tiles, pairs, COUNT=lanes, **shape,
         )  # fmt: skip
-        last = number == alpha.PASSES - 1
+        last = int(number == alpha.PASSES - 1)
         _run(alpha.alpha_narrow, (count,),
             part, target, table.rule, base, bracket, solved, number, last, pairs, split.parts, COUNT=lanes,
             WIDTH=split.width, num_warps=8,

@@ -49,9 +49,7 @@ def read_facts(
         num_parameters=num_parameters(config),
         dtype=used,
         device=device,
-        eos_token_ids=ends_within(
-            vocab_size, end_token_ids(read_generation_config(source, revision), config, text), ends
-        ),
+        eos_token_ids=ends_within(vocab_size, named, ends),
     )
 
 
