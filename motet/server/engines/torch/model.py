@@ -74,7 +74,7 @@ class Member:
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
-            eos_token_ids=ends_within(vocab_size, model_ends(model), ends),
+            eos_token_ids=ends_within(vocab_size, ends, model_ends(model)),
         )
 
     def forward(self, work: Sequence[ModelWork]) -> Tensor:
