@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from motet.kernels.layout import Kind, RuleRows
-from motet.kernels.strength import divergences, match_both, match_divergence
+from motet.kernels.strength import centred, divergences, match_both, match_divergence
 
 STATE_WIDTH = 3  # columns of a rule's state, see `rule_scores`
 
@@ -130,7 +130,7 @@ def dynamic(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, symmet
 
 def _matched(base: Tensor, delta: Tensor, antiexpert: Tensor, alpha_max: Tensor, symmetric: Tensor) -> Tensor:
     """α (n,) of one pair. The expert is the anti-expert moved by Δ once, so its divergences are those of α = 1."""
-    target = divergences(antiexpert, delta, torch.ones_like(alpha_max))
+    target = divergences(antiexpert, centred(antiexpert, delta), torch.ones_like(alpha_max))
     alpha = match_divergence(base, delta, alpha_max, target.forward)
     if bool(symmetric.any()):
         chosen = symmetric.nonzero().squeeze(-1)
@@ -156,8 +156,7 @@ def _shift(streams: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor, T
         possible = possible & ((stream != -math.inf) | (w == 0))
         delta += torch.where(w != 0, w * stream.double(), 0.0)
     base = _restricted(streams[0].double(), possible)
-    delta = torch.where(possible, delta, 0.0)
-    delta -= (base.exp() * delta).sum(-1, keepdim=True)  # centred, so that large constants of raw logits are gone
+    delta = centred(base, torch.where(possible, delta, 0.0))  # large constants of raw logits are gone then
     return base, torch.where(possible, delta, 0.0), possible
 
 

@@ -2,7 +2,8 @@
 
 With `p_α = softmax(L_0 + α·Δ)`, `F(α) = KL(p_α‖p_0) = α·E_α[Δ] − lse_α` and `B(α) = KL(p_0‖p_α) = lse_α − α·E_0[Δ]`
 both grow with α: `F′ = α·Var_α[Δ]` and `B′ = E_α[Δ] − E_0[Δ]`. Arguments are (n, V) float64, parameters (n,) float64:
-divergences of 1e-5 are differences of numbers near 1, of which float32 would leave two digits.
+divergences of 1e-5 are differences of numbers near 1, of which float32 would leave two digits. Δ is centred under the
+base, E_0[Δ] = 0.
 """
 
 from __future__ import annotations
@@ -27,16 +28,22 @@ class Divergences(NamedTuple):
     backward_slope: Tensor
 
 
+def centred(base: Tensor, delta: Tensor) -> Tensor:
+    """`delta` without its mean under `base` (log-probs)."""
+    return delta - (base.exp() * delta).sum(-1, keepdim=True)
+
+
 def divergences(base: Tensor, delta: Tensor, alpha: Tensor) -> Divergences:
-    """Of the distributions `softmax(base + alpha·delta)` from `base` (log-probs), each (n,)."""
+    """Of the distributions `softmax(base + alpha·delta)` from `base` (log-probs), each (n,). `delta` is centred."""
     z = base + alpha[:, None] * delta
-    lse = z.logsumexp(-1)
-    lse = lse.masked_fill(lse == -math.inf, 0.0)  # no token is possible: the row has no divergence
-    p = (z - lse[:, None]).exp()
-    mean, start = (p * delta).sum(-1), (base.exp() * delta).sum(-1)
-    variance = (p * (delta - mean[:, None]).square()).sum(-1)
-    forward, backward = (alpha * mean - lse).clamp_min(0), (lse - alpha * start).clamp_min(0)
-    return Divergences(forward, backward, alpha * variance, mean - start)
+    top = z.amax(-1, keepdim=True)
+    top = top.masked_fill(top == -math.inf, 0.0)
+    mass = z.sub_(top).exp_().sum(-1)
+    first, second = z.mul_(delta).sum(-1), z.mul_(delta).sum(-1)  # in place: a row is a megabyte and more
+    mass = mass.masked_fill(mass == 0, 1.0)  # no token is possible: the row has no divergence
+    lse, mean = top.squeeze(-1) + mass.log(), first / mass
+    variance = (second / mass - mean.square()).clamp_min(0)
+    return Divergences((alpha * mean - lse).clamp_min(0), lse.clamp_min(0), alpha * variance, mean)
 
 
 def match_divergence(base: Tensor, delta: Tensor, alpha_max: Tensor, target: Tensor) -> Tensor:
