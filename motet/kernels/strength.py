@@ -89,17 +89,17 @@ def match_both(base: Tensor, delta: Tensor, alpha_max: Tensor, forward: Tensor, 
     more finely.
     """
     low, high = torch.zeros_like(alpha_max), alpha_max
-    guess = low
+    broken, guess = forward.isnan() | backward.isnan(), low
     for number, count in enumerate(PASSES):
         steps = torch.arange(count, dtype=low.dtype, device=low.device) / (count - 1)
         alpha = low[:, None] + (high - low)[:, None] * steps
         found = [divergences(base, delta, alpha[:, i]) for i in range(count)]
         moved = Divergences(*(torch.stack(parts, -1) for parts in zip(*found, strict=True)))
+        broken = broken | moved.backward.isnan().any(-1)
         if number == 0:
             low, high = _hull(alpha, moved, forward[:, None], backward[:, None])
         else:
             low, high, guess = _narrowed(alpha, moved, forward[:, None], backward[:, None])
-    broken = forward.isnan() | backward.isnan() | moved.backward.isnan().any(-1)
     return torch.where(broken, math.nan, guess)
 
 
