@@ -7,8 +7,8 @@ channels, and heads that look at the first token (attention sinks; Xiao et al., 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -81,9 +81,8 @@ def lifelike(family: str) -> PreTrainedModel:
     """A model of the family, in float32; the same at every call."""
     torch.manual_seed(0)
     model = FAMILIES[family]().eval()
-    modules: Any = model.named_modules()
-    for name, module in modules:
-        kind = str(name).rpartition(".")[2]
+    for name, module in cast("Iterable[tuple[str, Any]]", model.named_modules()):
+        kind = name.rpartition(".")[2]
         if "norm" in kind:
             _norm(module, kind, shifted=family.startswith("gemma"))
         elif kind in ("o_proj", "down_proj") and isinstance(module, nn.Linear):

@@ -64,7 +64,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "wanted": {"model": "small", "prompt": "kind"},
         "unwanted": "small",
         "omega": 30.0,
-        "mass": 0.8,
+        "mass": 0.2,
         "posterior": 0.8,
     },
     "dynamic": {"expert": "small-chat", "antiexpert": "small", "alpha_max": 2.0, "symmetric": False},
@@ -215,7 +215,7 @@ BAD: list[tuple[object, str, str]] = [
     (
         written("proxy_tuning", expert={"model": "small", "messages": []}),
         "composition.expert.messages",
-        "composition.expert.messages: List should have at least 1 item after validation, not 0, got []",
+        "composition.expert.messages: must hold at least 1 entry, got []",
     ),
     (
         written("proxy_tuning", expert=3, antiexpert="smal"),
