@@ -29,7 +29,8 @@ class ModelConfig(Section):
     """`path` is a folder (relative to the file) or a hub id. `template`: how the model reads messages; by default
     its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's.
     `base`: the model that an adapter belongs to, by default what the adapter itself names. `check_expert`: whether
-    compositions must keep to the role and partner of the model's `expert.json`."""
+    compositions must keep to the role and partner of the model's `expert.json`. `vocab`: whether the model may be
+    composed with models that lack its last tokens, which are then impossible (`cut`)."""
 
     path: Annotated[str, Field(min_length=1)]
     dtype: Dtype | None = None
@@ -38,6 +39,7 @@ class ModelConfig(Section):
     revision: str | None = None
     base: Annotated[str, Field(min_length=1)] | None = None
     check_expert: bool = True
+    vocab: Literal["exact", "cut"] = "exact"
 
 
 class ServerConfig(Section):

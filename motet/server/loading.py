@@ -178,7 +178,7 @@ def _member(name: str, info: ModelInfo, tokenizer: Tokenizer, expert: Known, con
     model = configuration.settings.models[name]
     template: Template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
     source = Path(source_of(model, configuration.folder)).name if Path(model.path).is_absolute() else model.path
-    vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size)
+    vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size, cut=model.vocab == "cut")
     return Member(info, tokenizer, vocabulary, template, source, expert.bundle, expert.weights, model.check_expert)
 
 

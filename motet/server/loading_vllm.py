@@ -232,6 +232,9 @@ def _inspect(
 
 
 def _unfit(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
-    if model.device is None:
-        return []
-    return [f"models.{name}.device: vLLM places all members of a composite itself."]
+    problems = {
+        "device: vLLM places all members of a composite itself.": model.device is not None,
+        "vocab: a composite has one vocabulary; only the engine kind 'torch' cuts members.": model.vocab
+        == "cut",
+    }
+    return [f"models.{name}.{problem}" for problem, is_given in problems.items() if is_given]
