@@ -26,8 +26,8 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """`path` is a folder (relative to the file) or a hub id. `template`: how the model reads messages; by default
-    its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's.
+    """`path` is a folder or a GGUF file (relative to the file), or a hub id. `template`: how the model reads messages;
+    by default its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's.
     `base`: the model that an adapter belongs to, by default what the adapter itself names. `check_expert`: whether
     compositions must keep to the role and partner of the model's `expert.json`. `vocab`: whether the model may be
     composed with models that lack its last tokens, which are then impossible (`cut`)."""
@@ -53,8 +53,8 @@ class ServerConfig(Section):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
     max_choices: Annotated[int, Field(ge=1)] = 1024
     max_choices_per_key: Annotated[int, Field(ge=1)] | None = None
-    keep_alive_seconds: Annotated[float, Field(gt=0)] = 15.0
-    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    keep_alive_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
 
 
 def _with_models(value: Any) -> Any:
@@ -81,7 +81,7 @@ class EngineConfig(Section):
     kind: Literal["torch", "vllm"] = "torch"
     engine_args: dict[str, Any] = {}
     families: Families = {}
-    kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
+    kv_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     max_running: Annotated[int, Field(ge=1)] = 64
     prefill_chunk: Annotated[int, Field(ge=1)] = 128
     max_model_len: Annotated[int, Field(ge=2)] | None = None

@@ -33,12 +33,16 @@ class Setting(BaseModel):
 
 
 class Checkpoint(Setting):
-    """A Hugging Face folder or hub id; only its first `layers` layers where given (norm and head are kept)."""
+    """A Hugging Face folder or hub id; only its first `layers` layers where given (norm and head are kept).
+
+    `dtype` is that of parameters that are not trained: auto is bfloat16 where the checkpoint is and the run computes in
+    it, else float32.
+    """
 
     path: str
     layers: PositiveInt | None = None
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of parameters that are not trained
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 class Fresh(Setting):
@@ -200,6 +204,9 @@ class Recipe(Setting):
     optimizer: Annotated[AdamW | Muon, Field(discriminator="type")] = AdamW()
     schedule: Scheduling
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the computation; trained parameters are float32
+    # true keeps each layer's input alone for the backward pass and computes the layer anew; selective keeps the matrix
+    # products, too, which are most of the work; auto takes what pays (see `run.recomputation`). No digit depends on it.
+    gradient_checkpointing: Literal["auto", "selective"] | bool = "auto"
     checkpoints: Checkpoints = Checkpoints()
     logging: Logging = Logging()
     expert: ExpertCard = ExpertCard()

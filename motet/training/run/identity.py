@@ -13,8 +13,8 @@ from motet.training.data.dataset import TokenDataset
 from motet.training.recipe import Checkpoint, Recipe
 from motet.training.run.sources import locate
 
-# Fields that say where results go and what they are called, not what they are.
-INDIFFERENT = frozenset({"name", "output", "root", "checkpoints", "logging", "expert"})
+# Fields that say where results go, what they are called and what memory their making takes, not what they are.
+INDIFFERENT = frozenset({"name", "output", "root", "checkpoints", "logging", "expert", "gradient_checkpointing"})
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def prepare(model: PreTrainedModel, tuning: Lora | Full | Half, *, base: str) ->
 def _with_adapter(model: PreTrainedModel, tuning: Lora, base: str) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
+    from motet.training.run.adapted_linear import AdaptedLinear
+
     cast(Any, model).name_or_path = base
     config = LoraConfig(
         r=tuning.r,
@@ -45,6 +47,8 @@ def _with_adapter(model: PreTrainedModel, tuning: Lora, base: str) -> nn.Module:
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
     )
+    if getattr(model, "hf_quantizer", None) is None:  # quantised layers have adapters of peft's own
+        config._register_custom_module({nn.Linear: AdaptedLinear})  # pyright: ignore[reportPrivateUsage]  # peft's way
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about peft's own use of it

@@ -26,13 +26,14 @@ from motet.training.data.dataset import TokenDataset
 from motet.training.data.errors import DataError
 from motet.training.data.tokens import Tokens
 from tests.training.data.cases import byte_level, load
+from tests.training.tables import Whole
 
 SIZE = 260
 TOKENIZER = byte_level(chat_template=None)
 END = cast("int", TOKENIZER.eos_token_id)
 
 
-class Bigrams:
+class Bigrams(Whole):
     """p(next | token): `sure` for the one follower of a token, the rest shared evenly by all others."""
 
     def __init__(self, follower: Mapping[int, int], sure: float) -> None:
