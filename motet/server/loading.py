@@ -12,6 +12,7 @@ from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, vocabulary_size
 from motet.experts.fit import Known
 from motet.models.checkpoint import read_config, read_generation_config
+from motet.models.ends import end_token_ids
 from motet.server.adapters import merge_adapter, num_tokens
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
@@ -151,8 +152,6 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
 def own_ends(source: Source, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ends of an answer beside those of the model's configuration: of the generation configurations of checkpoint
     and adapter, and of the tokenizer."""
-    from motet.server.engines.facts import end_token_ids
-
     adapter = source.folder() if source.base else None
     checkpoint = read_generation_config(source.checkpoint, source.checkpoint_revision)
     beside = None if adapter is None else read_generation_config(str(adapter))

@@ -242,7 +242,6 @@ def inspect(
 def _unfit(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
     problems = {
         "device: vLLM places all members of a composite itself.": model.device is not None,
-        "vocab: a composite has one vocabulary; only the engine kind 'torch' cuts members.": model.vocab
-        == "cut",
+        "vocab: a composite has one vocabulary; only the engine kind 'torch' cuts members.": model.vocab == "cut",
     }
     return [f"models.{name}.{problem}" for problem, is_given in problems.items() if is_given]

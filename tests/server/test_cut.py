@@ -20,6 +20,7 @@ from motet.server.loading import find_sources, load_engine
 from motet.server.loading_vllm import inspect
 from motet.server.operator_file import ConfigError, load
 from motet.server.service import Service
+from motet.server.tokenizer import Tokenizer
 from tests.fakes import byte_tokenizer
 
 WIDTH = byte_tokenizer().size
@@ -132,13 +133,12 @@ async def test_the_members_own_tokens_are_impossible(client: httpx.AsyncClient, 
 
 
 async def test_grammars_are_in_the_common_tokens(client: httpx.AsyncClient) -> None:
-    for model in ("proxy", "reversed"):
-        answer = await post(
-            client, "/v1/completions", model=model, prompt="yes or no", max_tokens=8, seed=3,
-            structured_outputs={"choice": ["yes", "no"]},
-        )  # fmt: skip
-        assert answer["choices"][0]["text"] in ("yes", "no")
-        assert answer["choices"][0]["finish_reason"] == "stop"
+    asked = {"prompt": "yes or no", "max_tokens": 8, "seed": 3, "structured_outputs": {"choice": ["yes", "no"]}}
+    answer = await post(client, "/v1/completions", model="proxy", **asked)
+    assert answer["choices"][0]["text"] in ("yes", "no")
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    refused = await post(client, "/v1/completions", model="reversed", **asked)
+    assert "no end-of-sequence token to end with" in refused["error"]["message"], "the base's own is cut"
 
 
 async def test_each_member_reads_messages_in_its_own_tokens(models: Path, client: httpx.AsyncClient) -> None:
@@ -148,7 +148,8 @@ async def test_each_member_reads_messages_in_its_own_tokens(models: Path, client
     )  # fmt: skip
     top = chat["choices"][0]["logprobs"]["content"][0]["logprob"]
     plain = byte_tokenizer().encode("<|user|>Hi<|assistant|>")
-    chatml = [START, *b"user\nHi", END, 10, START, *b"assistant\n"]
+    chatml = Tokenizer.load(models / "expert").encode("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert (chatml[0], chatml.count(START), chatml.count(END)) == (START, 2, 1)
     base, anti = (logits(models / name, plain) for name in ("base", "anti"))
     expected = (base + 0.7 * (logits(models / "expert", chatml) - anti)).log_softmax(-1)
     assert top == pytest.approx(float(expected.max()), abs=1e-4)

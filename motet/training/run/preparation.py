@@ -63,6 +63,14 @@ class Preparation:
         return pad_id(self.tokenizer)
 
     @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """What ends an answer in the training data, as the chat template writes it: those of its last tokens that are
+        no words."""
+        marks = cast("dict[int, object]", cast(Any, self.tokenizer).added_tokens_decoder).keys()
+        sets = (data.sides[next(iter(data.sides))][data.primary] for data in self.datasets.values())
+        return tuple(sorted(set[int]().union(*(documents.last_counted() for documents in sets)) & marks))
+
+    @cached_property
     def identity(self) -> dict[str, str]:
         """Hashes of what decides the weights."""
         return {

@@ -202,7 +202,7 @@ class _Run:
         adapter = isinstance(recipe.tuning, Lora) and not recipe.tuning.merge
         model = session.model if adapter else merged(session.model)
         bundle = make_bundle(recipe, output, prepared.root, prepared.tokenizer, prepared.identity["data"])
-        self._folder.finish(write_result(output, model, session.head, prepared.tokenizer, bundle))
+        self._folder.finish(write_result(output, model, session.head, prepared.tokenizer, bundle, prepared.ends))
 
 
 class _Clock:
