@@ -191,9 +191,9 @@ class Session:
 
     def _loop(self) -> Loop:
         recipe, steps = self.recipe, self.preparation.steps
-        schedule = Schedule(steps, recipe.schedule.warmup, recipe.schedule.decay, recipe.schedule.floor)
+        schedule = Schedule(steps, recipe.schedule.warmup_steps(steps), recipe.schedule.decay, recipe.schedule.floor)
         optimizers = make_optimizers(self.parameters, recipe.optimizer)
-        loop = Loop(optimizers, schedule, self.loss, recipe.batch.accumulate, recipe.optimizer.clip)
+        loop = Loop(optimizers, schedule, self.loss, self.preparation.source.micro_batches, recipe.optimizer.clip)
         if isinstance(recipe.tuning, Half):
             loop.enter = Rounds(self.parameters, recipe.tuning, recipe.seed, steps).enter
         return loop
