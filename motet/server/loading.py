@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -126,7 +127,16 @@ def load_tokenizer(source: str, revision: str | None) -> Tokenizer:
     try:
         return Tokenizer.load(source, revision)
     except Exception as error:  # transformers raises whatever its parsers raise
-        raise ValueError(f"the tokenizer of {source} cannot be loaded: {error}") from error
+        raise ValueError(f"the tokenizer of {source} cannot be loaded: {_needs(source) or error}") from error
+
+
+def _needs(source: str) -> str | None:
+    """The package that reads a tokenizer without tokenizer.json, where it is not installed: transformers then names
+    another one."""
+    lacking = [name for name in ("sentencepiece", "google.protobuf") if find_spec(name) is None]
+    is_pieces = Path(source, "tokenizer.model").is_file() and not Path(source, "tokenizer.json").is_file()
+    packages = " ".join(name.removeprefix("google.") for name in lacking)
+    return f"tokenizer.model needs a package that is missing: pip install {packages}" if is_pieces and lacking else None
 
 
 def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, tokenizer: Tokenizer) -> TorchMember:
