@@ -33,12 +33,6 @@ class Documents:
         """Tokens of each document."""
         return np.diff(self.starts)
 
-    def last_counted(self) -> set[int]:
-        """The tokens with which what is to be predicted ends: of each document, and of each answer in it."""
-        counts_on = np.append(self.counted[1:], False)
-        counts_on[self.starts[1:][self.starts[1:] > 0] - 1] = False  # what follows is another document
-        return set(self.ids[self.counted & ~counts_on].tolist())
-
     def slice(self, index: int) -> slice:
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 

@@ -16,6 +16,7 @@ from motet.training.data.dataset import TokenDataset, load_dataset
 from motet.training.data.errors import DataError
 from motet.training.data.reading import read_records
 from motet.training.data.sampling import BatchSource
+from motet.training.data.tokens import Tokens
 from motet.training.objectives.objective import RecordKind
 from motet.training.policies.requirements import (
     as_documents,
@@ -66,11 +67,10 @@ class Preparation:
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """What ends an answer in the training data, as the chat template writes it: those of its last tokens that are
-        no words."""
-        marks = cast("dict[int, object]", cast(Any, self.tokenizer).added_tokens_decoder).keys()
-        sets = (data.sides[next(iter(data.sides))][data.primary] for data in self.datasets.values())
-        return tuple(sorted(set[int]().union(*(documents.last_counted() for documents in sets)) & marks))
+        """What ends an answer in the training data beside EOS: the template's end of a turn where there are chats."""
+        has_chats = any(data.primary == "chat" for data in self.datasets.values())
+        end = Tokens(self.tokenizer).turn_end if has_chats else None
+        return () if end is None else (end,)
 
     @cached_property
     def identity(self) -> dict[str, str]:
