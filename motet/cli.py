@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from motet import __version__
 from motet.audit.cli import audit
 from motet.evaluation import cli as evaluation
 from motet.experts_cli import app as experts_app
@@ -27,7 +28,6 @@ DEMO = "demo"
 app = typer.Typer(
     help="Motet composes several language models at the logit level, behind an OpenAI-compatible API.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 config_app = typer.Typer(help="Check or show the effective configuration.", no_args_is_help=True)
@@ -53,6 +53,21 @@ LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or erro
 LogFormat = Annotated[str | None, typer.Option(help="plain or json. [default: plain]")]
 Seed = Annotated[int, typer.Option(help="Seed of the demo family.")]
 Cache = Annotated[Path | None, typer.Option(help="Where demo families are kept. [default: ~/.cache/motet]")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"motet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """What stands before any command."""
 
 
 @app.command()

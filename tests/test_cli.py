@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import motet
 from motet.cli import app
 
 RUN = CliRunner()
@@ -27,6 +28,11 @@ def test_parsing_imports_neither_torch_nor_transformers() -> None:
     loaded = result.stdout.split()
     assert "typer" in loaded
     assert not {"torch", "transformers", "pydantic", "fastapi"} & set(loaded)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = RUN.invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"motet {motet.__version__}\n")
 
 
 @pytest.mark.parametrize("command", ["serve", "models", "config", "demo"])

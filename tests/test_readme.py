@@ -24,17 +24,17 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_tree_names_every_file() -> None:
+def test_the_tree_names_every_folder() -> None:
     tree = README.split("```\nmotet/\n")[1].split("```")[0]
     path = ["motet"]
     named: set[str] = set()
     for line in tree.splitlines():
-        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
-        path[depth:] = [name.rstrip("/")]
-        if name.endswith(".py"):
-            named.add("/".join(path))
-    there = {str(file.relative_to(ROOT)) for file in (ROOT / "motet").rglob("*.py") if file.name != "__init__.py"}
-    assert named == there
+        depth = (len(line) - len(line.lstrip())) // 2
+        path[depth:] = [line.split()[0].rstrip("/")]
+        named.add("/".join(path))
+    packages = {file.parent for file in (ROOT / "motet").rglob("*.py")} - {ROOT / "motet"}
+    folders = {str(folder.relative_to(ROOT)) for folder in packages}
+    assert named == folders
 
 
 def test_the_strategies_are_those_there_are() -> None:

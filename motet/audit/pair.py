@@ -17,7 +17,8 @@ from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.fit import Known, mismatch
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
-from motet.server.engines.torch.model import eos_token_ids
+from motet.server.engines.facts import end_token_ids
+from motet.server.engines.torch.model import model_ends
 from motet.server.sources import Source, find_source
 from motet.server.tokenizer import Tokenizer
 
@@ -35,7 +36,7 @@ class Pair:
 
     @property
     def eos(self) -> frozenset[int]:
-        return frozenset(eos_token_ids(self.expert))
+        return frozenset((*model_ends(self.expert), *end_token_ids(self.tokenizer.hf)))
 
     @property
     def max_length(self) -> int:

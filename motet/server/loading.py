@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 Told = Callable[[str], None]
+# what the load check reads: ordinary text, on which rounding is that of real use
+SAMPLE = (
+    "The cat sat on the mat. In 1876, Alexander Graham Bell made the first telephone call; def add(a, b): return a. "
+    "Water boils at 100 degrees, and the quick brown fox jumps over the lazy dog again and again."
+)
 
 
 def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tuple[Engine, Registry]:
@@ -141,8 +146,18 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
         vocab_size=vocab_size,
         max_model_len=config.max_model_len,
         revision=source.checkpoint_revision,
+        ends=own_ends(source, tokenizer),
         adapt=None if source.base is None else lambda checkpoint: merge_adapter(checkpoint, source),
+        sample=tokenizer.encode(SAMPLE, add_special_tokens=True),
     )
+
+
+def own_ends(source: Source, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ends of an answer that the tokenizer names, and the generation configuration beside an adapter."""
+    from motet.server.engines.facts import end_token_ids, read_generation
+
+    adapter = source.folder() if source.base else None
+    return end_token_ids(tokenizer.hf, None if adapter is None else read_generation(str(adapter), None))
 
 
 def check_width(source: Source, vocab_size: int) -> None:

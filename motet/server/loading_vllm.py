@@ -16,7 +16,7 @@ from motet.server.engines.base import Engine, ModelInfo
 from motet.server.engines.vllm.families import Families, Family, crossing
 from motet.server.engines.vllm.speculation import draft_of, for_models
 from motet.server.families import group, per_family, shares
-from motet.server.loading import Told, check_width, find_sources, load_tokenizer, registry_of
+from motet.server.loading import Told, check_width, find_sources, load_tokenizer, own_ends, registry_of
 from motet.server.operator_file import ConfigError, Configuration
 from motet.server.registry import Registry
 from motet.server.sources import Source
@@ -222,6 +222,7 @@ def _inspect(
         name,
         source.checkpoint,
         source.checkpoint_revision,
+        ends=own_ends(source, tokenizer),
         dtype=model.dtype or config.dtype,
         device="vllm",
         vocab_size=vocab_size,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from motet.composers.plan import Plan, Prompt, Stream
-from motet.server.errors import ApiError, invalid
+from motet.server.errors import invalid
 from motet.server.registry import Member
 from motet.server.tokenizer import ChatTemplateError
 
@@ -42,10 +42,11 @@ class RequestPrompt:
 
 
 def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, Member]) -> tuple[tuple[int, ...], ...]:
-    """Token ids that each stream reads, all non-empty.
+    """Token ids that each stream reads, all non-empty: an empty text is read as the beginning of a sequence.
 
     Raises:
-        ApiError: 400, an empty prompt, a template that refuses the messages, token ids outside of the vocabulary.
+        ApiError: 400, an empty text where the model has no token to begin with, a prompt that was truncated to nothing,
+            a template that refuses the messages, token ids outside of the vocabulary.
     """
     check_variables(prompt.variables)
     return tuple(context(stream, members[stream.model], prompt) for stream in plan.streams)
@@ -54,25 +55,57 @@ def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, Member]) -
 def context(stream: Stream, member: Member, prompt: RequestPrompt) -> tuple[int, ...]:
     own = stream.prompt or Prompt()
     if own.text is not None or own.messages is not None:
-        ids = _render(RequestPrompt(text=own.text, messages=own.messages), own, member, stream.role) or _start(member)
+        ids = _render(RequestPrompt(text=own.text, messages=own.messages), own, member, stream.role)
+        ids = ids or _start(member, "composition")
     else:
-        ids = _truncated(_render(prompt, own, member, stream.role), prompt, member)
+        ids = _render(prompt, own, member, stream.role) or _start(member, prompt.param)
+        ids = _truncated(ids, prompt, member)
         if not ids:
-            raise invalid(f"'{prompt.param}' is empty.", prompt.param, "empty_prompt")
+            raise invalid("'truncate_prompt_tokens' leaves nothing of the prompt.", prompt.param, "empty_prompt")
     return tuple(ids[-own.last_tokens :] if own.last_tokens else ids)
 
 
+def continuation(text: str, stream: Stream, member: Member, prompt: RequestPrompt) -> tuple[int, ...]:
+    """Token ids of a text behind what the stream reads: tokenized together with it where that leaves the tokens before
+    it as they are, so that their scores are those of the whole text; else by itself."""
+    own = stream.prompt or Prompt()
+    if own.text is not None or own.messages is not None:
+        prompt = RequestPrompt(text=own.text, messages=own.messages)
+    read = _read(prompt, own, member)
+    if read is not None and read.text:
+        before, whole = read.ids(member), _Text(read.text + text, read.special).ids(member)
+        if whole[: len(before)] == before and len(whole) > len(before):
+            return tuple(whole[len(before) :])
+    return tuple(member.tokenizer.encode(text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """What a member reads; `special`: whether the tokenizer adds its special tokens."""
+
+    text: str
+    special: bool
+
+    def ids(self, member: Member) -> list[int]:
+        return member.tokenizer.encode(self.text, add_special_tokens=self.special) if self.text else []
+
+
 def _render(prompt: RequestPrompt, own: Prompt, member: Member, role: str) -> list[int]:
-    """The prompt as this member reads it. A template that a role asks for also wraps text, as one user message."""
-    if prompt.tokens is not None:
-        return _tokens(prompt.tokens, own, member, role)
+    """Token ids of the prompt as this member reads it; none of an empty one."""
+    read = _read(prompt, own, member)
+    return _tokens(prompt.tokens or (), own, member, role) if read is None else read.ids(member)
+
+
+def _read(prompt: RequestPrompt, own: Prompt, member: Member) -> _Text | None:
+    """The text that this member reads, None for tokens. A template that a role asks for also wraps text, as one user
+    message."""
     if prompt.messages is not None and (own.template or member.template) == "chat":
         return _chat(prompt.messages, prompt, member)
     if prompt.text is not None and own.template == "chat":
         return _chat([("user", prompt.text)], prompt, member)
-    text = prompt.text if prompt.messages is None else plain(prompt.messages)
-    special = True if prompt.add_special_tokens is None or prompt.messages else prompt.add_special_tokens
-    return member.tokenizer.encode(text, add_special_tokens=special) if text else []
+    if prompt.messages is not None:
+        return _Text(plain(prompt.messages), special=True)
+    return None if prompt.text is None else _Text(prompt.text, prompt.add_special_tokens is not False)
 
 
 def plain(messages: Sequence[tuple[str, str]]) -> str:
@@ -80,7 +113,7 @@ def plain(messages: Sequence[tuple[str, str]]) -> str:
     return "\n".join(content for _, content in messages)
 
 
-def _chat(messages: Sequence[tuple[str, str]], prompt: RequestPrompt, member: Member) -> list[int]:
+def _chat(messages: Sequence[tuple[str, str]], prompt: RequestPrompt, member: Member) -> _Text:
     if not member.tokenizer.has_chat_template:
         raise invalid(f"Model {member.info.name!r} has no chat template; use template 'plain'.", prompt.param)
     try:
@@ -92,7 +125,7 @@ def _chat(messages: Sequence[tuple[str, str]], prompt: RequestPrompt, member: Me
         )
     except ChatTemplateError as error:
         raise invalid(f"Model {member.info.name!r}: {error}", "messages", "chat_template_error") from error
-    return member.tokenizer.encode(text, add_special_tokens=bool(prompt.messages and prompt.add_special_tokens))
+    return _Text(text, special=bool(prompt.messages and prompt.add_special_tokens))
 
 
 def _tokens(tokens: tuple[int, ...], own: Prompt, member: Member, role: str) -> list[int]:
@@ -123,10 +156,15 @@ def _truncated(ids: list[int], prompt: RequestPrompt, member: Member) -> list[in
     return ids[-keep:] if keep else []
 
 
-def _start(member: Member) -> list[int]:
+def _start(member: Member, param: str) -> list[int]:
     """What an empty text is read as: the beginning of a sequence."""
     ids = member.tokenizer.encode("", add_special_tokens=True)
     start = member.tokenizer.start_id
     if ids or start is not None:
         return ids or [start or 0]
-    raise ApiError(400, f"Model {member.info.name!r} has no token to begin an empty prompt with.", param="composition")
+    raise invalid(
+        f"The prompt is empty, and the tokenizer of model {member.info.name!r} has no token to begin a text with "
+        "(bos_token or eos_token).",
+        param,
+        "empty_prompt",
+    )

@@ -53,11 +53,6 @@ class Registry:
     _named: dict[tuple[str, bool], Plan] = field(default_factory=dict[tuple[str, bool], Plan], repr=False)
 
     @cached_property
-    def default(self) -> str:
-        """The first model of the operator's file: what tokenizer endpoints use when no model is named."""
-        return next(iter(self.members))
-
-    @cached_property
     def names(self) -> tuple[str, ...]:
         return (*self.members, *self.compositions)
 
@@ -71,13 +66,13 @@ class Registry:
         name, written = target.model, _written(target)
         if name is not None and name not in self.names:
             raise self.not_found(name)
-        if name is None and written is None:
-            raise invalid(f"'model' is missing. Models: {', '.join(self.names)}.", "model", "missing_model")
-        if name is not None and name in self.compositions:
-            if written is not None:
-                raise invalid(f"Model {name!r} is a composition already; name a base model.", "composition")
-            return self.named(name, chat=chat)
-        return single(name or self.default) if written is None else self.build(written, name, chat=chat)
+        if written is None:
+            if name is None:
+                raise invalid(f"'model' is missing. Models: {', '.join(self.names)}.", "model", "missing_model")
+            return self.named(name, chat=chat) if name in self.compositions else single(name)
+        if name in self.compositions:
+            raise invalid(f"Model {name!r} is a composition already; name a base model.", "composition")
+        return self.build(written, name, chat=chat)
 
     def named(self, name: str, *, chat: bool = False) -> Plan:
         """The plan of a named composition, built once."""
@@ -120,16 +115,23 @@ class Registry:
         return {name: member.known for name, member in self.members.items()}
 
     def member(self, name: str | None) -> Member:
-        """The model of that name, the base of a composition of that name; None is the default model.
+        """The model of that name, the base of a composition of that name. None is the first model of the file where
+        all have its vocabulary: clients that know servers of one model send no name.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404; 400, no name where it decides the tokens.
         """
+        if name is None and len({member.vocabulary.fingerprint for member in self.members.values()}) > 1:
+            raise invalid(
+                f"'model' is missing, and the models' vocabularies differ. Models: {', '.join(self.names)}.",
+                "model",
+                "missing_model",
+            )
         if name is not None and name not in self.names:
             raise self.not_found(name)
         if name is not None and name in self.compositions:
             name = self.named(name).streams[0].model
-        return self.members[name or self.default]
+        return self.members[name or next(iter(self.members))]
 
     def not_found(self, name: str) -> ApiError:
         hint = nearest(name, self.names)

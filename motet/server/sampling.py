@@ -13,6 +13,7 @@ from motet.server.schemas import MAX_STOPS, SamplingFields, TraceOptions
 
 MAX_BAD_WORDS = 1024
 COLDEST = 1e-6
+NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
 
 def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, max_stops: int = MAX_STOPS) -> Display:
@@ -59,7 +60,7 @@ def sampling(
         top_k=max(body.top_k or 0, 0),
         top_p=1.0 if body.top_p is None else body.top_p,
         min_p=body.min_p or 0.0,
-        seed=body.seed,
+        seed=None if body.seed == NO_SEED else body.seed,
         min_tokens=body.min_tokens or 0,
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,

@@ -16,6 +16,7 @@ INT64 = 2**63 - 1
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Prompt = str | list[TokenId]  # an empty one is the beginning of a text
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -139,16 +140,14 @@ class ChatCompletionRequest(SamplingFields, ChatFields):
 
 
 class CompletionRequest(SamplingFields):
-    prompt: (
-        Text | TokenIds | Annotated[list[Text], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
-    )
+    prompt: Prompt | Annotated[list[str], Field(min_length=1)] | Annotated[list[list[TokenId]], Field(min_length=1)]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     add_special_tokens: bool | None = None
 
 
 class TokenizeRequest(WholeBody):
-    """Text or messages; without `model` the first model of the operator's file."""
+    """Text or messages; `model` may be missing where all models have one vocabulary."""
 
     model: str | None = None
     prompt: str | None = None
@@ -167,7 +166,7 @@ class DetokenizeRequest(WholeBody):
 class ScoreRequest(Target):
     """Log-probabilities of continuations of one prompt under a composition."""
 
-    prompt: Text | TokenIds | None = None
+    prompt: Prompt | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
     trace: bool | TraceOptions | None = None
@@ -182,7 +181,7 @@ class Candidate(Target):
 class CompareRequest(SamplingFields):
     """One prompt under several compositions; `model` is the default of candidates that name none."""
 
-    prompt: Text | None = None
+    prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     candidates: Annotated[list[str | Candidate], Field(min_length=1, max_length=32)]
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None

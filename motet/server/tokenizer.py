@@ -31,13 +31,16 @@ def _byte_of_char() -> dict[str, int]:
 
 class Tokenizer:
     """Wraps a fast Hugging Face tokenizer. Its own calls go to the Rust object, which threads may share: the Python
-    wrapper changes truncation state on every call."""
+    wrapper changes truncation state on every call. Truncation and padding that the file stores are settings of whoever
+    trained with it last, and are taken off."""
 
     def __init__(self, hf: PreTrainedTokenizerBase) -> None:
         """Raises ValueError where the tokenizer has no fast implementation."""
         backend: Backend | None = getattr(hf, "backend_tokenizer", None)
         if backend is None:
             raise ValueError(f"{hf.name_or_path} has no fast tokenizer (tokenizer.json)")
+        backend.no_truncation()
+        backend.no_padding()
         self.hf = hf
         self.backend = backend
         self.text_of = lru_cache(65536)(self._text_of)

@@ -29,6 +29,13 @@ async def test_choices_of_several_prompts_are_numbered_prompt_first(world: World
     assert [choice["text"][0] for choice in choices] == ["a", "a", "b", "b"]
 
 
+async def test_the_seed_minus_one_is_none(world: World) -> None:
+    """As in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none."""
+    for seed in (-1, 7):
+        await world.post("/v1/completions", model="large", prompt="abc", max_tokens=1, seed=seed)
+    assert [request.sampling.seed for request in world.engine.requests] == [None, 7]
+
+
 async def test_default_is_sixteen_tokens(world: World) -> None:
     response = await world.post("/v1/completions", model="large", prompt="abc", ignore_eos=True)
     assert response.json()["usage"]["completion_tokens"] == 16

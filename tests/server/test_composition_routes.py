@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
 from motet.server.responses import Comparison, ErrorBody, Scores, Tokenized
@@ -42,6 +44,35 @@ async def test_score_of_text_is_that_of_the_whole_text(world: World) -> None:
     entry = scored.json()["data"][0]
     assert entry["token_logprobs"] == echoed.json()["choices"][0]["logprobs"]["token_logprobs"][3:]
     assert len(entry["motet"]["trace"]) == 2
+
+
+@pytest.mark.parametrize("own", [{"prompt": ""}, {"prompt": "Other"}, {"template": "chat"}, {"template": "plain"}])
+async def test_a_base_that_reads_its_own_prompt_scores_the_continuation_alone(world: World, own: object) -> None:
+    composition = {**PROXY, "base": {"model": "large"} | cast("dict[str, str]", own)}
+    scored = await world.post(
+        "/v1/score", composition=composition, prompt="Hel", continuations=["lo", list(b"lo"), "l", "o"]
+    )
+    texts, tokens, first, _ = Scores.model_validate(scored.json()).data
+    ids = world.service.registry.members["large"].tokenizer.encode("lo")
+    assert texts.token_ids == ids
+    assert [len(entry.tokens) for entry in (texts, first)] == [2, 1]
+    assert tokens.token_ids == list(b"lo")
+    assert texts.token_logprobs[0] == first.token_logprobs[0]
+    contexts = [request.contexts for request in world.engine.requests]
+    assert len(set(contexts)) == 1
+
+
+async def test_an_empty_prompt_begins_a_text(world: World) -> None:
+    start = world.service.registry.members["large"].tokenizer.start_id
+    prompts: list[tuple[object, int]] = [("", 1), ([], 1), ([""], 1), ([[]], 1), (["", "ab"], 3)]
+    for prompt, count in prompts:
+        made = await world.post("/v1/completions", model="large", prompt=prompt, max_tokens=1)
+        assert made.json()["usage"]["prompt_tokens"] == count
+    assert all(request.contexts[0][0] == start for request in world.engine.requests[:4])
+    for prompt, _ in prompts[:2]:
+        scored = await world.post("/v1/score", model="large", prompt=prompt, continuations=["a"])
+        assert Scores.model_validate(scored.json()).data[0].tokens == ["a"]
+    assert world.engine.requests[-1].contexts == ((start,),)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +148,29 @@ async def test_compare_refuses(world: World, change: dict[str, object], param: s
 
 
 async def test_tokenize_and_back(world: World) -> None:
-    response = await world.post("/tokenize", prompt="Grüße", add_special_tokens=False, return_token_strs=True)
+    response = await world.post(
+        "/tokenize", model="large", prompt="Grüße", add_special_tokens=False, return_token_strs=True
+    )
     body = Tokenized.model_validate(response.json())
     assert body.count == len(body.tokens) == 7
     assert body.max_model_len == 256
     assert body.token_strs is not None
-    back = await world.post("/detokenize", tokens=body.tokens)
+    back = await world.post("/detokenize", model="small", tokens=body.tokens)
     assert back.json() == {"prompt": "Grüße"}
+
+
+async def test_tokens_without_a_model_where_vocabularies_differ(world: World) -> None:
+    """Harnesses written for servers of one model name none: they stop here rather than score another model's tokens."""
+    answers = [
+        await world.post("/tokenize", prompt="a"),
+        await world.post("/detokenize", tokens=[65]),
+        await world.client.get("/tokenizer_info"),
+    ]
+    for answer in answers:
+        assert answer.status_code == 400
+        error = ErrorBody.model_validate(answer.json()).error
+        assert (error.param, error.code) == ("model", "missing_model")
+        assert "large, small, expert, parrot, stranger" in error.message
 
 
 async def test_tokenize_messages(world: World) -> None:
@@ -133,7 +180,7 @@ async def test_tokenize_messages(world: World) -> None:
 
 
 async def test_tokenizer_info(world: World) -> None:
-    info = (await world.client.get("/tokenizer_info")).json()
+    info = (await world.client.get("/tokenizer_info", params={"model": "large"})).json()
     assert info["eos_token"] == "<|end|>"
     assert "add_generation_prompt" in info["chat_template"]
     other = await world.client.get("/tokenizer_info", params={"model": "nobody"})
@@ -149,6 +196,6 @@ async def test_tokenizer_refusals(world: World) -> None:
         ("/detokenize", {"tokens": [10**6]}),
         ("/detokenize", {"tokens": "a"}),
     ):
-        response = await world.post(path, **body)
+        response = await world.post(path, model="large", **body)
         assert response.status_code == 400, (path, body)
         ErrorBody.model_validate(response.json())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from tokenizers import pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.server.errors import ApiError
-from motet.server.prompts import RequestPrompt, contexts
+from motet.server.prompts import RequestPrompt, contexts, continuation
 from motet.server.registry import Member
 from motet.server.tokenizer import Tokenizer
 from tests.fakes import byte_tokenizer, fake_member
@@ -25,11 +26,36 @@ def with_bos() -> Tokenizer:
     return tokenizer
 
 
+def without_marks() -> Tokenizer:
+    """A tokenizer without BOS and EOS."""
+    hf: Any = byte_tokenizer().hf
+    hf.bos_token = hf.eos_token = None
+    return Tokenizer(hf)
+
+
+def as_trained() -> Tokenizer:
+    """A tokenizer whose file keeps the truncation and padding of the script that trained with it last."""
+    hf: Any = byte_tokenizer().hf
+    hf.backend_tokenizer.enable_truncation(4)
+    hf.backend_tokenizer.enable_padding(length=12, pad_token="<|end|>")
+    return Tokenizer(hf)
+
+
+def spacing() -> Tokenizer:
+    """A tokenizer that sets a space before every text, as Llama 2's does."""
+    tokenizer = byte_tokenizer()
+    cast(Any, tokenizer.backend).pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
+    return tokenizer
+
+
 MEMBERS: dict[str, Member] = {
     "plain": fake_member("plain", byte_tokenizer()),
     "chat": fake_member("chat", byte_tokenizer(), "chat"),
     "bos": fake_member("bos", with_bos(), "chat"),
     "bare": fake_member("bare", byte_tokenizer(chat_template=None)),
+    "endless": fake_member("endless", without_marks()),
+    "spacing": fake_member("spacing", spacing()),
+    "cut": fake_member("cut", as_trained()),
 }
 
 
@@ -70,10 +96,34 @@ def test_messages(model: str, own: Prompt | None, expected: str) -> None:
         ("bos", None, "<|end|>Hi"),
         ("plain", Prompt(template="chat"), "<|user|>Hi<|assistant|>"),
         ("plain", Prompt(last_tokens=5), "Hi"),
+        ("cut", None, "Hi"),
+        ("cut", Prompt(template="chat"), "<|user|>Hi<|assistant|>"),
     ],
 )
 def test_text(model: str, own: Prompt | None, expected: str) -> None:
     assert read(model, own, text="Hi") == expected
+
+
+@pytest.mark.parametrize("model", ["plain", "bos"])
+@pytest.mark.parametrize("prompt", [{"text": ""}, {"tokens": ()}, {"messages": (("user", ""),)}])
+def test_an_empty_prompt_begins_a_text(model: str, prompt: dict[str, Any]) -> None:
+    assert read(model, Prompt(template=None if "messages" not in prompt else "plain"), **prompt) == "<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (None, "ab"),
+        (Prompt(text="Other"), "ab"),
+        (Prompt(messages=(("user", "Yo"),), template="plain"), "ab"),
+        (Prompt(template="chat"), " ab"),  # behind a special token the tokenizer begins anew
+        (Prompt(text=""), " ab"),
+    ],
+)
+def test_a_continuation_is_what_a_text_adds_to_what_the_stream_reads(own: Prompt | None, expected: str) -> None:
+    member = MEMBERS["spacing"]
+    ids = continuation("ab", Stream("base", "spacing", prompt=own), member, RequestPrompt(text="Hi"))
+    assert [member.tokenizer.bytes_of(token) for token in ids] == [char.encode() for char in expected]
 
 
 def test_special_tokens_can_be_left_out() -> None:
@@ -106,9 +156,11 @@ def test_template_variables() -> None:
 @pytest.mark.parametrize(
     ("model", "own", "request_", "said"),
     [
-        ("plain", None, {"messages": (("user", ""),)}, "'messages' is empty"),
-        ("plain", None, {"text": ""}, "'prompt' is empty"),
-        ("plain", None, {"tokens": ()}, "'prompt' is empty"),
+        ("endless", None, {"messages": (("user", ""),)}, "The prompt is empty, and the tokenizer of model 'endless'"),
+        ("endless", None, {"text": ""}, "no token to begin a text with"),
+        ("endless", None, {"tokens": ()}, "no token to begin a text with"),
+        ("endless", Prompt(text=""), {"text": "Hi"}, "no token to begin a text with"),
+        ("plain", None, {"text": "Hi", "truncate": 0}, "leaves nothing of the prompt"),
         ("plain", None, {"tokens": (1000,)}, "token id 1000 is not in the vocabulary (0 to 259)"),
         ("plain", Prompt(template="chat"), {"tokens": (1,)}, "'base' reads the prompt through its chat template"),
         ("bare", Prompt(template="chat"), {"text": "Hi"}, "'bare' has no chat template"),

@@ -87,4 +87,11 @@ def test_unlike_vocabularies_are_named() -> None:
 
 def test_tokenizer_endpoints_use_a_compositions_base() -> None:
     assert REGISTRY.member("large-proxy").info.name == "large"
-    assert REGISTRY.member(None).info.name == "large"
+    one_vocabulary = Registry({name: REGISTRY.members[name] for name in ("large", "small")})
+    assert one_vocabulary.member(None).info.name == "large"
+
+
+def test_no_model_is_guessed_among_several_vocabularies() -> None:
+    with pytest.raises(ApiError, match=r"vocabularies differ\. Models: large, small, expert") as refusal:
+        REGISTRY.member(None)
+    assert (refusal.value.status_code, refusal.value.code) == (400, "missing_model")

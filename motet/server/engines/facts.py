@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -17,6 +19,7 @@ def read_facts(
     source: str,
     revision: str | None,
     *,
+    ends: Collection[int] = (),
     dtype: str,
     device: str,
     vocab_size: int,
@@ -26,6 +29,7 @@ def read_facts(
 
     Args:
         source: folder or hub id.
+        ends: of an answer, beside those of the configurations (see `end_token_ids`).
         dtype: "auto" is the checkpoint's own.
 
     Raises:
@@ -43,7 +47,7 @@ def read_facts(
         num_parameters=num_parameters(config),
         dtype=used,
         device=device,
-        eos_token_ids=tuple(token for token in _ends(source, revision, text) if 0 <= token < vocab_size),
+        eos_token_ids=ends_within(vocab_size, end_token_ids(read_generation(source, revision), config, text), ends),
     )
 
 
@@ -65,18 +69,29 @@ def kv_bytes(text: Any, dtype: str) -> int:
     return 2 * text.num_hidden_layers * heads * width * DTYPE_BYTES.get(dtype, 4)
 
 
-def _ends(source: str, revision: str | None, text: Any) -> list[int]:
-    """End-of-sequence ids of the generation configuration, else of the configuration."""
+def read_generation(source: str, revision: str | None) -> GenerationConfig | None:
+    """The generation configuration of a folder or hub id, None where it has none."""
     try:
-        generation = cast(Any, GenerationConfig).from_pretrained(source, revision=revision or "main")
-        found = generation.eos_token_id
+        return cast(Any, GenerationConfig).from_pretrained(source, revision=revision or "main")
     except OSError:
-        found = None
-    if found is None:
-        found = getattr(text, "eos_token_id", None)
-    if found is None:
-        return []
-    return list(cast("list[int]", found)) if isinstance(found, list) else [int(found)]
+        return None
+
+
+def end_token_ids(*sources: Any) -> tuple[int, ...]:
+    """The tokens that end an answer: all that the model's generation configuration, its configuration and its tokenizer
+    name, since converted and fine-tuned checkpoints often have the end of a turn in one of them alone.
+
+    Args:
+        sources: whatever has an `eos_token_id`: None, an id or a list of ids; None for a source that is missing.
+    """
+    named = [getattr(source, "eos_token_id", None) for source in sources]
+    lists = [cast("list[int]", ids) if isinstance(ids, list) else [int(ids)] for ids in named if ids is not None]
+    return tuple(dict.fromkeys(chain.from_iterable(lists)))
+
+
+def ends_within(vocab_size: int, *ends: Iterable[int]) -> tuple[int, ...]:
+    """Ends of several sources, each once, without those that the model can never say."""
+    return tuple(dict.fromkeys(token for token in chain.from_iterable(ends) if 0 <= token < vocab_size))
 
 
 def max_positions(config: PreTrainedConfig) -> int:

@@ -46,8 +46,8 @@ def prompts(body: CompletionRequest) -> list[str | list[int]]:
     match body.prompt:
         case str(text):
             return [text]
-        case [int(), *_]:
-            return [body.prompt]
+        case [] | [int(), *_]:
+            return [cast("list[int]", body.prompt)]
         case _:
             return list(cast("list[str | list[int]]", body.prompt))
 

@@ -9,13 +9,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.composers.plan import Plan
 from motet.server.answers import extension, usage
 from motet.server.engines.base import GenerationRequest, SamplingParams, TokenOutput
 from motet.server.errors import invalid
 from motet.server.forms.logprobs import finite, traces
 from motet.server.jobs import Job, Reading, max_new_tokens, read
 from motet.server.parameters import check_extras
-from motet.server.prompts import RequestPrompt, check_tokens
+from motet.server.prompts import RequestPrompt, check_tokens, continuation
 from motet.server.registry import Member
 from motet.server.respond import as_json, prepare, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
@@ -68,7 +69,7 @@ def _jobs(service: Service, body: ScoreRequest, request_id: str) -> list[Job]:
     reading = read(plan, prompt, service.registry.members)
     base = service.registry.members[plan.streams[0].model]
     return [
-        _job(service, Reading(plan, reading.contexts, _continuation(text, prompt, reading, base)), base, body, name)
+        _job(service, Reading(plan, reading.contexts, _continuation(text, plan, prompt, base)), base, body, name)
         for name, text in ((f"{request_id}-{i}", text) for i, text in enumerate(body.continuations))
     ]
 
@@ -92,18 +93,12 @@ def request_prompt(body: ScoreRequest | CompareRequest) -> RequestPrompt:
             return RequestPrompt(tokens=tuple(tokens))
 
 
-def _continuation(text: str | list[int], prompt: RequestPrompt, reading: Reading, base: Member) -> tuple[int, ...]:
-    """Token ids of a continuation. Text behind text is tokenized together with it where that leaves the prompt's
-    own tokens as they are, so that scores equal those of the whole text."""
+def _continuation(text: str | list[int], plan: Plan, prompt: RequestPrompt, base: Member) -> tuple[int, ...]:
+    """Token ids of a continuation, the same for all streams: those behind what the base reads."""
     if isinstance(text, list):
         check_tokens(text, base, "continuations")
         return tuple(text)
-    if prompt.text is not None:
-        whole = tuple(base.tokenizer.encode(prompt.text + text, add_special_tokens=True))
-        size = len(reading.contexts[0])
-        if whole[:size] == reading.contexts[0] and len(whole) > size:
-            return whole[size:]
-    ids = tuple(base.tokenizer.encode(text))
+    ids = continuation(text, plan.streams[0], base, prompt)
     if not ids:
         raise invalid(f"Continuation {text[:40]!r} has no tokens.", "continuations")
     return ids

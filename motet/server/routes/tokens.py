@@ -12,7 +12,7 @@ from motet.server.errors import invalid
 from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt, check_tokens, context
 from motet.server.registry import Member
-from motet.server.responses import INVALID, NOT_FOUND, UNAUTHORIZED, Detokenized, Tokenized
+from motet.server.responses import INVALID, Detokenized, Tokenized
 from motet.server.schemas import DetokenizeRequest, Message, TokenizeRequest
 from motet.server.service import Served
 
@@ -55,7 +55,7 @@ async def detokenize(body: DetokenizeRequest, service: Served) -> dict[str, Any]
     return {"prompt": await to_thread.run_sync(lambda: member.tokenizer.decode(body.tokens))}
 
 
-@router.get("/tokenizer_info", responses={**UNAUTHORIZED, **NOT_FOUND})
+@router.get("/tokenizer_info", responses=INVALID)
 async def tokenizer_info(service: Served, model: str | None = None) -> dict[str, Any]:
     """Special tokens and chat template, for clients that render prompts themselves."""
     tokenizer = service.registry.member(model).tokenizer

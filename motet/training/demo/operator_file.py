@@ -50,7 +50,7 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
     "large-proxy-one-prompt": {
         "base": _asked("large"),
         "strategy": "proxy_tuning",
-        "expert": "small-chat",
+        "expert": _asked("small-chat"),
         "antiexpert": _asked("small"),
         "alpha": 1.0,
     },

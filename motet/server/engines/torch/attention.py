@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -183,16 +184,8 @@ def _additive(visible: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill_(~visible, -math.inf)
 
 
-@dataclass(slots=True)
-class ShapeProbe:
-    """Stands in for a StepContext once, at load: records each layer's (kv_heads, key dim, value dim)."""
-
-    shapes: dict[int, tuple[int, int, int]]
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, form: AttentionForm) -> Tensor:
-        self.shapes[layer] = (key.shape[1], key.shape[3], value.shape[3])
-        groups = query.shape[1] // key.shape[1]
-        return value.repeat_interleave(groups, 1).transpose(1, 2)  # right shape, no meaning
+# What the forward that runs now attends over. Not a keyword of the forward: some models hand none to their layers.
+STEP: ContextVar[StepContext] = ContextVar("step")
 
 
 def slot_attention(
@@ -205,17 +198,14 @@ def slot_attention(
     sliding_window: int | None = -1,  # −1: not passed; a layer may pass None to say that it has none
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    step: StepContext | ShapeProbe | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The function registered with transformers; `step` is the keyword given to the model's forward."""
-    if step is None:
-        raise RuntimeError("a model with slot attention was called without its step")
+    """The function registered with transformers; it works within the forward's `STEP`."""
     window = getattr(module, "sliding_window", None) if sliding_window == -1 else sliding_window
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     form = AttentionForm(scale, window or None, softcap, s_aux)
     layer: int = module.layer_idx  # type: ignore[assignment]
-    return step.attend(layer, query, key, value, form), None
+    return STEP.get().attend(layer, query, key, value, form), None
 
 
 AttentionInterface.register(ATTENTION_NAME, slot_attention)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, islice
 from typing import Any, cast
 
 import torch
@@ -16,18 +16,16 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motet.server.engines.base import ModelInfo
-from motet.server.engines.facts import max_positions
-from motet.server.engines.torch.attention import ATTENTION_NAME, Segment, ShapeProbe, StepContext
+from motet.server.engines.facts import end_token_ids, ends_within, max_positions
+from motet.server.engines.torch.attention import STEP, Segment, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
-from motet.server.engines.torch.norms import fuse_norms
-from motet.server.engines.torch.packing import pack_linears
+from motet.server.engines.torch.check import CheckFailed, check
+from motet.server.engines.torch.recording import Recording, narrowed, record
+from motet.server.engines.torch.replacements import replace_modules, replaceable
 
 log = logging.getLogger(__name__)
 
-SELF_CHECK_TOKENS = 40
-SELF_CHECK_WINDOW = 9
-# mean difference of a position's logits, as a share of their spread: rounding stays below it, a wrong mask does not
-SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
+CHECK_TOKENS = 48
 
 
 class ModelLoadError(Exception):
@@ -51,7 +49,13 @@ class Member:
     """
 
     def __init__(
-        self, name: str, model: PreTrainedModel, max_model_len: int, vocab_size: int, shapes: Sequence[LayerShape]
+        self,
+        name: str,
+        model: PreTrainedModel,
+        max_model_len: int,
+        vocab_size: int,
+        shapes: Sequence[LayerShape],
+        ends: Collection[int] = (),
     ) -> None:
         self.name = name
         self.model = model
@@ -70,7 +74,7 @@ class Member:
             num_parameters=sum(parameter.numel() for parameter in model.parameters()),
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
-            eos_token_ids=tuple(token for token in eos_token_ids(model) if 0 <= token < vocab_size),
+            eos_token_ids=ends_within(vocab_size, model_ends(model), ends),
         )
 
     def forward(self, work: Sequence[ModelWork]) -> Tensor:
@@ -97,18 +101,20 @@ class Member:
             wanted += range(len(ids) - item.num_logits, len(ids))
         singles = next((i for i, segment in enumerate(segments) if segment.length > 1), len(segments))
         step = StepContext(self.cache, segments[:singles], segments[singles:])
-        keep = torch.tensor(wanted, dtype=torch.int64, device=self.device)
-        # every position wanted (a decoding step): a slice of all is the cheaper index
-        extra: dict[str, Any] = {}
-        if self._keeps_logits:
-            extra["logits_to_keep"] = 0 if len(wanted) == len(ids) else (keep if wanted else 1)
-        output = self.model(
-            input_ids=torch.tensor([ids], dtype=torch.int64, device=self.device),
-            position_ids=torch.tensor([positions], dtype=torch.int64, device=self.device),
-            use_cache=False,
-            step=step,
-            **extra,
-        )
+        # a tensor, never a number: with a number some models drop queries early, and we need every token's keys
+        keep = torch.tensor(wanted or [0], dtype=torch.int64, device=self.device)
+        every = len(wanted) == len(ids)  # a decoding step: all is the cheaper index
+        extra = {"logits_to_keep": 0 if every else keep} if self._keeps_logits else {}
+        current = STEP.set(step)
+        try:
+            output = self.model(
+                input_ids=torch.tensor([ids], dtype=torch.int64, device=self.device),
+                position_ids=torch.tensor([positions], dtype=torch.int64, device=self.device),
+                use_cache=False,
+                **extra,
+            )
+        finally:
+            STEP.reset(current)
         logits: Tensor = output.logits[0]
         if not wanted:
             logits = logits[:0]
@@ -117,13 +123,9 @@ class Member:
         return logits[:, : self.vocab_size]
 
 
-def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """End-of-sequence ids of the generation configuration, else of the configuration."""
-    for holder in ("generation_config", "config"):
-        eos = getattr(getattr(model, holder, None), "eos_token_id", None)
-        if eos is not None:
-            return tuple(cast("list[int]", eos)) if isinstance(eos, list) else (int(eos),)
-    return ()
+def model_ends(model: PreTrainedModel) -> tuple[int, ...]:
+    """The ends that a model's own configurations name (see `end_token_ids`)."""
+    return end_token_ids(getattr(model, "generation_config", None), model.config, model.config.get_text_config())
 
 
 def load_member(
@@ -135,27 +137,33 @@ def load_member(
     vocab_size: int | None = None,
     max_model_len: int | None = None,
     revision: str | None = None,
+    ends: Collection[int] = (),
     adapt: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
+    sample: Sequence[int] | None = None,
 ) -> Member:
     """Loads a checkpoint folder or hub id and proves that it computes here what it computes in transformers.
 
     Args:
         dtype: None keeps the checkpoint's own.
         vocab_size: the shared width (the tokenizer's); rows of the head beyond it are never produced.
+        ends: of an answer, beside those of the checkpoint's own configurations: the tokenizer's.
         adapt: what becomes of the checkpoint before anything else is done with it: merging an adapter, say.
         max_model_len: upper bound on the context, None for the model's own.
+        sample: the ids of some ordinary text, for the load check; its rounding is that of real use then.
 
     Raises:
-        ModelLoadError: unreadable or incomplete checkpoint, unsupported architecture, or a failed self-check.
+        ModelLoadError: unreadable, incomplete or broken checkpoint, unsupported architecture, or a failed load check.
     """
     model = _load(name, path, dtype, revision)
     if adapt is not None:
         model = adapt(model)
+    _check_weights(name, model)
     longest = max_positions(model.config)
     limit = min(max_model_len or longest, longest)
     width = vocab_size or int(model.config.get_text_config().vocab_size)
     try:
-        member = _prepare(name, model, limit, width, device)
+        model.to(device)  # type: ignore[arg-type]
+        member = _prepare(name, model, limit, width, ends, _check_ids(model, limit, sample))
     except ModelLoadError:
         raise
     except Exception as error:
@@ -165,39 +173,39 @@ def load_member(
 
 
 @torch.inference_mode()
-def _prepare(name: str, model: PreTrainedModel, limit: int, width: int, device: str) -> Member:
+def _prepare(
+    name: str, model: PreTrainedModel, limit: int, width: int, ends: Collection[int], ids: Sequence[int]
+) -> Member:
     """The model behind our attention, packed, and checked against its own plain forward."""
-    with _narrow_windows(model):
-        ids = _self_check_ids(model, limit)
-        expected = model(input_ids=ids, use_cache=False).logits[0].float().to("cpu")
-        model.set_attn_implementation(ATTENTION_NAME)
-        shapes = _probe(name, model)
-        model.to(device)  # type: ignore[arg-type]
-        member = Member(name, model, limit, width, shapes)
+    with narrowed(model):
+        recording = _record(name, model, ids)
+        shapes = [recording.calls[layer].shape for layer in sorted(recording.calls)]
+        member = Member(name, model, limit, width, shapes, ends)
         if member.device.type == "cpu":
-            fuse_norms(model)
-            pack_linears(model)
-        _self_check(member, cast("list[int]", ids[0].tolist()), expected[:, :width])
+            replace_modules(model, recording.inputs)
+        try:
+            check(member, recording)
+        except CheckFailed as error:
+            raise ModelLoadError(
+                f"model {name!r} computes something else here than in transformers. {error}"
+            ) from error
     return member
 
 
-@contextmanager
-def _narrow_windows(model: PreTrainedModel) -> Generator[None]:
-    """For the self-check, windows and chunks of attention that are narrower than its few tokens: a family whose
-    window reaches us in another way than expected is then seen to differ, and refused."""
-    holders: list[object] = [model.config, model.config.get_text_config(), *model.modules()]
-    saved: list[tuple[object, str, int]] = []
-    for holder in holders:
-        for field in ("sliding_window", "attention_chunk_size"):
-            value = getattr(holder, field, None)
-            if isinstance(value, int) and value > SELF_CHECK_WINDOW:
-                saved.append((holder, field, value))
-                setattr(holder, field, SELF_CHECK_WINDOW)
+def _record(name: str, model: PreTrainedModel, ids: Sequence[int]) -> Recording:
     try:
-        yield
-    finally:
-        for holder, field, value in reversed(saved):
-            setattr(holder, field, value)
+        recording = record(model, ids, replaceable(model))
+    except LookupError as error:
+        raise ModelLoadError(f"model {name!r}: {error}") from error
+    layers = sorted(recording.calls)
+    if not layers or layers != list(range(len(layers))):
+        raise ModelLoadError(f"model {name!r}: attention of layers {layers} was seen, not of every layer")
+    if not bool(recording.logits.isfinite().all()):
+        raise ModelLoadError(
+            f"model {name!r}: in {str(model.dtype).removeprefix('torch.')} its own plain forward gives values that are "
+            "not finite, though its weights are; another dtype may reach further"
+        )
+    return recording
 
 
 def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None) -> PreTrainedModel:
@@ -221,40 +229,22 @@ def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None)
     return model.eval().requires_grad_(False)
 
 
-def _self_check_ids(model: PreTrainedModel, longest: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+def _check_weights(name: str, model: PreTrainedModel) -> None:
+    """Raises ModelLoadError: weights that are not finite."""
+    for tensor_name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        # one sum is far cheaper than a test of every value, and not finite where one of them is not
+        if tensor.is_floating_point() and not math.isfinite(float(tensor.sum(dtype=torch.float32))):
+            broken = int((~tensor.isfinite()).sum())
+            if broken:
+                raise ModelLoadError(
+                    f"model {name!r}: {broken} of the {tensor.numel()} values of {tensor_name} are NaN or infinite; "
+                    "the checkpoint is broken"
+                )
+
+
+def _check_ids(model: PreTrainedModel, longest: int, sample: Sequence[int] | None) -> list[int]:
+    """The sample, again and again; or small ids: vocabularies begin with what is frequent."""
     vocab = int(model.config.get_text_config().vocab_size)
-    return torch.randint(0, vocab, (1, min(SELF_CHECK_TOKENS, longest)), generator=generator)
-
-
-def _probe(name: str, model: PreTrainedModel) -> list[LayerShape]:
-    probe = ShapeProbe({})
-    ids = torch.zeros(1, 2, dtype=torch.int64)
-    try:
-        model(input_ids=ids, position_ids=torch.arange(2)[None], use_cache=False, step=probe)
-    except Exception as error:
-        raise ModelLoadError(f"model {name!r} does not pass its step to its attention: {error}") from error
-    if not probe.shapes or sorted(probe.shapes) != list(range(len(probe.shapes))):
-        raise ModelLoadError(f"model {name!r}: attention of layers {sorted(probe.shapes)} was seen, not of every layer")
-    return [probe.shapes[layer] for layer in range(len(probe.shapes))]
-
-
-def _self_check(member: Member, ids: list[int], expected: Tensor) -> None:
-    """A prompt in unequal pieces through the slots must give the logits of one plain forward."""
-    cuts = [0, *sorted({len(ids) // 2, len(ids) // 2 + 1, len(ids) // 2 + 2, len(ids) - 1}), len(ids)]
-    member.cache.resize(2, len(ids))
-    pieces = [
-        member.forward([ModelWork(1, start, ids[start:end], end - start)])
-        for start, end in pairwise(cuts)
-        if end > start
-    ]
-    member.cache.clear()
-    worst = float((torch.cat(pieces).float().cpu() - expected).abs().mean(-1).max())
-    spread = float(expected.std()) + 1e-6
-    allowed = SELF_CHECK_TOLERANCE.get(member.dtype, 1e-3) * spread
-    if not worst <= allowed:
-        raise ModelLoadError(
-            f"model {member.name!r}: its logits through the slot cache differ from a plain forward by {worst:.3g} "
-            f"(allowed {allowed:.3g}); the architecture {type(member.model).__name__} is not supported"
-        )
-    member.forward_seconds, member.num_forwards = 0.0, 0
+    length = min(CHECK_TOKENS, longest)
+    ids = [token for token in sample or () if token < vocab]
+    return list(islice(cycle(ids), length)) if ids else [(7 * i * i + 5) % min(vocab, 256) for i in range(length)]

@@ -1,18 +1,23 @@
 """Root-mean-square norms as one fused call.
 
 transformers spells the norm out in seven operations; torch has one. Which modules are such norms is decided by
-what they compute, not by their names: a module is replaced only if it gives the fused call's values on a probe.
+what they compute, not by their names: one is replaced only if the fused call gives its values.
 """
 
 from __future__ import annotations
+
+import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FORM_TOLERANCE = 1e-5  # between two float32 computations of one norm, relative, of each value
+
 
 class FusedRMSNorm(nn.Module):
-    """`x / sqrt(mean(x²) + eps) · weight`, over the last dimension."""
+    """`x / sqrt(mean(x²) + eps) · weight` over the last dimension, in the weight's dtype."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__()
@@ -20,29 +25,45 @@ class FusedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
-def fuse_norms(model: nn.Module) -> None:
-    """Replaces the root-mean-square norms of a model, in place."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            fused = _fused(child)
-            if fused is not None:
-                setattr(module, name, fused)
-
-
-def _fused(module: nn.Module) -> FusedRMSNorm | None:
-    """The fused form of a module that has a vector `weight` and an epsilon and computes just this norm."""
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module has what such a norm has: a vector `weight` and an epsilon. What it computes is not asked."""
     weight = getattr(module, "weight", None)
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(eps, float):
-        return None
-    fused = FusedRMSNorm(weight.data, eps)
-    probe = torch.linspace(-3, 5, 4 * weight.shape[0], device=weight.device, dtype=weight.dtype).view(4, -1)
+    vector = isinstance(weight, Tensor) and weight.dim() == 1 and weight.is_floating_point()
+    return vector and isinstance(_epsilon(module), float) and not isinstance(module, nn.LayerNorm | FusedRMSNorm)
+
+
+def fused_norm(module: nn.Module, x: Tensor) -> FusedRMSNorm | None:
+    """The fused norm that gives what `module` gives for x (rows, width); None where there is none.
+
+    Two forms are tried: scaling by `weight`, and by `1 + weight` (Gemma's, whose sum needs float32).
+    """
+    weight: Tensor = module.weight.data  # type: ignore[union-attr, assignment]
+    for scale in (weight, 1 + weight.float()):
+        fused = FusedRMSNorm(scale, _epsilon(module))
+        if _same(fused, module, x):
+            return fused
+    return None
+
+
+def _epsilon(module: nn.Module) -> Any:
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
+
+
+def _same(fused: FusedRMSNorm, module: nn.Module, x: Tensor) -> bool:
+    """Value by value, as formulas in float32 and as they are: a norm only multiplies, so that each value's own size
+    bounds its error. Every row is also tried a thousand times smaller, where the epsilon weighs."""
+    x = torch.cat([x, x * 1e-3])
+    exact = FusedRMSNorm(fused.weight.data.float(), fused.eps)
     try:
-        difference = (module(probe) - fused(probe)).abs().max()
+        pairs = [
+            (exact(x.float()), copy.deepcopy(module).float()(x.float()), FORM_TOLERANCE),
+            (fused(x), module(x), 2 * torch.finfo(x.dtype).eps),
+        ]
     except Exception:  # another kind of module that happens to have both attributes
-        return None
-    scale = fused(probe).abs().max()
-    return fused if bool(difference <= 4 * torch.finfo(weight.dtype).eps * scale) else None
+        return False
+    return all(
+        bool(((a - b).abs() <= relative * b.abs() + torch.finfo(b.dtype).tiny).all()) for a, b, relative in pairs
+    )

@@ -7,12 +7,16 @@ arithmetic is the same; the packed layout saves the repacking of every call, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+PLAIN_ATTRIBUTES = {*vars(nn.Linear(1, 1)), "_is_hf_initialized"}  # transformers marks what it has loaded
+EMPTY_ATTRIBUTES = [name for name, held in vars(nn.Linear(1, 1)).items() if isinstance(held, dict) and not held]
+CHECKED_OUTPUTS = 256
 
 
 class PackedLinear(nn.Module):
@@ -67,34 +71,49 @@ class ProjectionPart(nn.Module):
         return self.joint.part(x, self.index)
 
 
-def pack_linears(model: nn.Module) -> None:
-    """Replaces every `nn.Linear` of the model, in place. Tied embeddings keep their own plain weight."""
-    if not torch.backends.mkldnn.is_available() or not _can_pack(next(model.parameters()).dtype):
-        return
-    for module in list(model.modules()):
-        for names in SIBLINGS:
-            _join(module, names)
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                setattr(module, name, PackedLinear(child.weight, bias_of(child)))
-
-
-def _can_pack(dtype: torch.dtype) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
     """oneDNN's blocked layout of half-precision weights needs processor instructions that many lack."""
+    if not torch.backends.mkldnn.is_available():
+        return False
     if dtype == torch.float32:
         return True
     check = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
     return check is not None and bool(getattr(torch.ops.mkldnn, check)())
 
 
-def _join(module: nn.Module, names: Sequence[str]) -> None:
-    """Joins the siblings where all exist as plain linears with the same input and all or none have a bias."""
-    children = [getattr(module, name, None) for name in names]
-    if not all(type(child) is nn.Linear for child in children):
-        return
-    linears = cast("list[nn.Linear]", children)
+def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """A linear that computes `x Wᵀ + b` and nothing else: no forward of its own, no hooks, no quantised weight and
+    nothing that quantises what goes in."""
+    state = vars(module)
+    return (
+        type(module) is nn.Linear
+        and type(module.weight.data) is Tensor
+        and state.keys() <= PLAIN_ATTRIBUTES
+        and not any(state[name] for name in EMPTY_ATTRIBUTES)
+        and {name for name, _ in module.named_parameters()} <= {"weight", "bias"}
+    )
+
+
+def joint_parts(linears: Sequence[nn.Linear]) -> list[ProjectionPart] | None:
+    """What stands for sibling linears of the same input; None where some have a bias and some not."""
     if len({(linear.in_features, bias_of(linear) is None) for linear in linears}) != 1:
-        return
+        return None
     joint = JointProjection(linears)
-    for index, (name, linear) in enumerate(zip(names, linears, strict=True)):
-        setattr(module, name, ProjectionPart(joint, index, linear))
+    return [ProjectionPart(joint, index, linear) for index, linear in enumerate(linears)]
+
+
+def same_linear(found: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor) -> bool:
+    """Whether `found` (rows, out) is `x Wᵀ + b` for x (rows, in), element by element; judged at every n-th output.
+
+    Each value may be rounded once to its dtype, and its sum of products to float32 in any order: the size of
+    Σ |x w| bounds that.
+    """
+    outputs = torch.linspace(0, weight.shape[0] - 1, min(weight.shape[0], CHECKED_OUTPUTS)).long().to(weight.device)
+    wide = torch.float64 if x.dtype == torch.float32 else torch.float32
+    x, weight = x.to(wide), weight[outputs].to(wide)
+    offset = x.new_zeros(len(outputs)) if bias is None else bias[outputs].to(wide)
+    exact = F.linear(x, weight, offset)
+    size = F.linear(x.abs(), weight.abs(), offset.abs())
+    eps = torch.finfo(torch.float32).eps
+    tolerance = torch.finfo(found.dtype).eps * exact.abs() + 32 * eps * size
+    return bool(((found[:, outputs] - exact).abs() <= tolerance).all())
