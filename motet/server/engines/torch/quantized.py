@@ -29,21 +29,22 @@ ROWS_AT_ONCE = 1024  # of a weight being quantised: its working copies are float
 class StoredWeight(Protocol):
     """A weight in its stored form: (out, in)."""
 
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]: ...
 
     def multiply(self, x: Tensor) -> Tensor:
         """x (rows, in) → x Wᵀ (rows, out)."""
         ...
 
     def spread(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The weight's values, in blocks of its outputs: each (some, in)."""
+        """The weight's values, in blocks of outputs: each (some, in). None at all where the stored form cannot be read."""
         ...
 
 
 class QuantizedLinear(nn.Module):
     """`y = x Wᵀ + b` with W as it is stored."""
 
-    def __init__(self, weight: Int4Weight | Int8Weight, bias: Tensor | None) -> None:
+    def __init__(self, weight: StoredWeight, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.stored = weight
@@ -89,8 +90,9 @@ class Int4Weight:
         return y[:, :outputs]
 
     def spread(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        block = interleaved_outputs()
-        assert block is not None
+        block = None if self.packed.is_cuda else interleaved_outputs()
+        if block is None:
+            return
         outputs, inputs = self.shape
         packed = self.packed.view(-1, inputs, block // 2)
         scale, zero = self.scale_and_zero.view(inputs // GROUP, -1, block, 2).permute(3, 1, 0, 2)[:, :, :, None]
