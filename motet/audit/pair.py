@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from motet.audit.settings import AuditError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, shared_width
 from motet.experts.bundle import BundleError, ExpertBundle, read_bundle
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.fit import Known, mismatch
+from motet.models.checkpoint import load_weights
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.facts import end_token_ids
@@ -109,8 +110,7 @@ def _load(path: Path, device: str) -> tuple[PreTrainedModel, Tokenizer]:
         raise OSError("it is no folder")
     source = _source(path)
     dtype = "float32" if device == "cpu" else "auto"
-    model = AutoModelForCausalLM.from_pretrained(source.checkpoint, revision=source.checkpoint_revision, dtype=dtype)
-    model = cast(PreTrainedModel, model)
+    model, _ = load_weights(source.checkpoint, source.checkpoint_revision, dtype=dtype)
     if source.base is not None:
         model = merge_adapter(model, source)
     model.to(torch.device(device))  # type: ignore[arg-type]
@@ -118,8 +118,7 @@ def _load(path: Path, device: str) -> tuple[PreTrainedModel, Tokenizer]:
 
 
 def _tokenizer(source: Source) -> Tokenizer:
-    name, revision = source.tokenizer
-    return Tokenizer(cast(Any, AutoTokenizer).from_pretrained(name, revision=revision))
+    return Tokenizer.load(*source.tokenizer)
 
 
 def _shared_width(paths: Sequence[Path], loaded: Sequence[tuple[PreTrainedModel, Tokenizer]]) -> int:

@@ -7,11 +7,12 @@ one shape, λ = 0.5 and the base as the reference, their average (Wortsman et al
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, FiniteFloat
 
 from motet.evaluation.settings import RecipeError, Setting
+from motet.models.checkpoint import load_weights, read_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +37,11 @@ def write_merge(folder: Path, base: Path, add: dict[Path, float], reference: Pat
     Raises:
         RecipeError: models of another shape than the base's, or that cannot be read.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(base)
+        model, _ = load_weights(str(base))
         states = {path: _state(path) for path in {*add, reference or base}}
     except (OSError, ValueError) as error:
         raise RecipeError([f"merge: {error}"]) from error
@@ -52,7 +52,7 @@ def write_merge(folder: Path, base: Path, add: dict[Path, float], reference: Pat
     model.load_state_dict(merged)
     model.save_pretrained(folder)
     # The tokenizer with the chat template is a tuned model's: the last one that is added.
-    AutoTokenizer.from_pretrained(list(add)[-1]).save_pretrained(folder)
+    read_tokenizer(str(list(add)[-1])).save_pretrained(folder)
 
 
 def _moved(
@@ -65,9 +65,7 @@ def _moved(
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(path)
+    model, _ = load_weights(str(path))
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 

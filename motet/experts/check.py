@@ -10,6 +10,7 @@ from typing import Any, cast
 from motet.composers.vocabulary import Tokenizer, Vocabulary, read_vocabulary
 from motet.experts.bundle import BUNDLE, BundleError, ExpertBundle, ModelReference, read_bundle
 from motet.experts.fingerprints import ADAPTER_WEIGHTS, file_hash, weights_fingerprint
+from motet.models import checkpoint
 
 
 @dataclass(slots=True)
@@ -68,9 +69,7 @@ def _check_weights(folder: Path, findings: Findings) -> None:
 
 def read_tokenizer(source: Path) -> Vocabulary:
     """A folder's vocabulary. Raises OSError or ValueError: it has none that can be read."""
-    from transformers import AutoTokenizer
-
-    return read_vocabulary(cast(Tokenizer, AutoTokenizer.from_pretrained(str(source))), 0)
+    return read_vocabulary(cast(Tokenizer, checkpoint.read_tokenizer(str(source))), 0)
 
 
 def _check_tokenizer(folder: Path, bundle: ExpertBundle, findings: Findings) -> None:

@@ -27,9 +27,9 @@ def fingerprint(tokenizer: Tokenizer | str | Path) -> str:
         OSError, ValueError: it cannot be loaded.
     """
     if isinstance(tokenizer, str | Path):
-        from transformers import AutoTokenizer
+        from motet.models.checkpoint import read_tokenizer
 
-        tokenizer = cast(Tokenizer, AutoTokenizer.from_pretrained(str(tokenizer)))
+        tokenizer = cast(Tokenizer, read_tokenizer(str(tokenizer)))
     return vocabulary.fingerprint(tokenizer)
 
 

@@ -58,14 +58,13 @@ def _print(table: Table) -> None:
 
 
 def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
-    import transformers
-
+    from motet.models.checkpoint import read_config
     from motet.server.engines.facts import kv_bytes, num_parameters
 
     try:
         source = find_source(model, configuration.folder)
         checkpoint, revision = source.checkpoint, source.checkpoint_revision
-        config = cast(Any, transformers.AutoConfig.from_pretrained(checkpoint, revision=revision))
+        config = cast(Any, read_config(checkpoint, revision))
         text = config.get_text_config()
         template = model.template or ("chat" if _has_template(source) else "plain")
         dtype = _dtype(model, configuration, text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
 from motet.experts.fit import Known
+from motet.models.checkpoint import read_config, read_generation_config
 from motet.server.adapters import merge_adapter
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
@@ -154,17 +155,15 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
 
 def own_ends(source: Source, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ends of an answer that the tokenizer names, and the generation configuration beside an adapter."""
-    from motet.server.engines.facts import end_token_ids, read_generation
+    from motet.server.engines.facts import end_token_ids
 
     adapter = source.folder() if source.base else None
-    return end_token_ids(tokenizer.hf, None if adapter is None else read_generation(str(adapter), None))
+    return end_token_ids(tokenizer.hf, None if adapter is None else read_generation_config(str(adapter), None))
 
 
 def check_width(source: Source, vocab_size: int) -> None:
     """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
-    from transformers import AutoConfig
-
-    config = cast(Any, AutoConfig.from_pretrained(source.checkpoint, revision=source.checkpoint_revision))
+    config = cast(Any, read_config(source.checkpoint, source.checkpoint_revision))
     width = int(config.get_text_config().vocab_size)
     if width < vocab_size:
         raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motet.composers.vocabulary import read_vocabulary
+from motet.models.checkpoint import load_weights
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
@@ -168,17 +169,13 @@ def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoi
 
 def merged_checkpoint(source: Source, cache: Path) -> Path:
     """The folder of an adapter's base with the adapter merged into it; made where it is not there yet."""
-    from transformers import AutoModelForCausalLM
-
     files = sorted(Path(source.path).glob("adapter_*"))
     digest = hashlib.sha256(f"{source.checkpoint}@{source.checkpoint_revision}".encode())
     for file in files:
         digest.update(file.read_bytes())
     folder = cache / "merged" / digest.hexdigest()[:16]
     if not (folder / "config.json").is_file():
-        base = AutoModelForCausalLM.from_pretrained(
-            source.checkpoint, revision=source.checkpoint_revision, dtype="auto"
-        )
+        base, _ = load_weights(source.checkpoint, source.checkpoint_revision, dtype="auto")
         partial = folder.with_suffix(".partial")
         merge_adapter(base, source).save_pretrained(partial)
         partial.rename(folder)

@@ -47,9 +47,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path, revision: str | None = None) -> Tokenizer:
-        from transformers import AutoTokenizer
+        """Raises OSError, ValueError, and whatever its parsers raise."""
+        from motet.models.checkpoint import read_tokenizer
 
-        return cls(cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(path, revision=revision)))
+        return cls(read_tokenizer(str(path), revision))
 
     @property
     def size(self) -> int:

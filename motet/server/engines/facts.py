@@ -7,8 +7,9 @@ from itertools import chain
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from motet.models.checkpoint import read_config, read_generation_config
 from motet.server.engines.base import ModelInfo
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -35,10 +36,11 @@ def read_facts(
     Raises:
         OSError, ValueError: the configuration cannot be read.
     """
-    config = cast(PreTrainedConfig, AutoConfig.from_pretrained(source, revision=revision))
+    config = read_config(source, revision)
     text = cast(Any, config.get_text_config())
     used = own_dtype(text) if dtype == "auto" else dtype
     longest = max_positions(config)
+    named = end_token_ids(read_generation_config(source, revision), config, text)
     return ModelInfo(
         name=name,
         vocab_size=vocab_size,
@@ -47,7 +49,9 @@ def read_facts(
         num_parameters=num_parameters(config),
         dtype=used,
         device=device,
-        eos_token_ids=ends_within(vocab_size, end_token_ids(read_generation(source, revision), config, text), ends),
+        eos_token_ids=ends_within(
+            vocab_size, end_token_ids(read_generation_config(source, revision), config, text), ends
+        ),
     )
 
 
@@ -67,14 +71,6 @@ def kv_bytes(text: Any, dtype: str) -> int:
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return 2 * text.num_hidden_layers * heads * width * DTYPE_BYTES.get(dtype, 4)
-
-
-def read_generation(source: str, revision: str | None) -> GenerationConfig | None:
-    """The generation configuration of a folder or hub id, None where it has none."""
-    try:
-        return cast(Any, GenerationConfig).from_pretrained(source, revision=revision or "main")
-    except OSError:
-        return None
 
 
 def end_token_ids(*sources: Any) -> tuple[int, ...]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import logging
 
+from motet.models.checkpoint import load_weights, read_config, read_tokenizer
 from motet.training.recipe import Checkpoint, Fresh
 from motet.training.run.errors import RunError, nearest
 from motet.training.run.sources import locate
@@ -29,7 +30,7 @@ def load_tokenizer(source: Checkpoint | Fresh, root: Path) -> PreTrainedTokenize
     path = source.path if isinstance(source, Checkpoint) else source.tokenizer
     revision = source.revision if isinstance(source, Checkpoint) else None
     try:
-        return cast(Any, AutoTokenizer).from_pretrained(locate(path, root), revision=revision)
+        return read_tokenizer(locate(path, root), revision)
     except Exception as error:  # transformers raises whatever its parsers raise
         raise RunError(f"the tokenizer of {path} cannot be loaded: {_words(error)}") from error
 
@@ -108,12 +109,10 @@ def _fresh(config: PretrainedConfig, seed: int) -> PreTrainedModel:
 def _pretrained(source: Checkpoint, root: Path, dtype: torch.dtype) -> PreTrainedModel:
     folder = locate(source.path, root)
     try:
-        config = cast(Any, AutoConfig).from_pretrained(folder, revision=source.revision)
+        config = read_config(folder, source.revision)
         if source.layers is not None:
             cut_layers(config, source.layers)
-        model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
-            folder, config=config, dtype=dtype, revision=source.revision, output_loading_info=True
-        )
+        model, info = load_weights(folder, source.revision, config=config, dtype=dtype)
     except RunError:
         raise
     except Exception as error:  # damaged files raise what their readers raise

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from motet.models.checkpoint import load_weights
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.facts import end_token_ids, ends_within, max_positions, num_parameters
 from motet.server.engines.torch.attention import STEP, Segment, StepContext
@@ -218,16 +218,9 @@ def _record(name: str, model: PreTrainedModel, ids: Sequence[int]) -> Recording:
 
 def _load(name: str, path: str, dtype: torch.dtype | None, revision: str | None) -> PreTrainedModel:
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype or "auto",
-            revision=revision,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
+        model, report = load_weights(path, revision, dtype=dtype or "auto", attn_implementation="eager")
     except Exception as error:
         raise ModelLoadError(f"model {name!r} could not be read from {path!r}: {error}") from error
-    model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
     lost = sorted(report.get("missing_keys", ())) + [str(key) for key in report.get("mismatched_keys", ())]
     if lost:
         shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
+
+from motet.models.checkpoint import read_config
 
 MODEL_TYPE = "motet_composite"
 ARCHITECTURE = "MotetCompositeForCausalLM"
@@ -69,7 +71,7 @@ def composite_data(
     """What stands in the composite's config.json."""
     sources, _ = distinct(members)
     path, revision = sources[0]
-    primary = cast(Any, AutoConfig.from_pretrained(path, revision=revision)).get_text_config()
+    primary = cast(Any, read_config(path, revision)).get_text_config()
     mirrored = {name: value for name in MIRRORED if (value := getattr(primary, name, None)) is not None}
     return {
         "model_type": MODEL_TYPE,

@@ -1,0 +1,94 @@
+"""A checkpoint, whatever it lies in (a folder, a GGUF file, a hub id), read through transformers.
+
+Code that a checkpoint brings along is never run, and nothing is asked on standard input.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from motet.models import gguf, hub
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class OwnCodeError(ValueError):
+    """The checkpoint can only be read by code that it brings along."""
+
+
+def local(path: str, revision: str | None = None) -> Path:
+    """The folder or GGUF file on this machine: of a hub id the snapshot in the hub's cache, without its weights.
+
+    Raises:
+        HubError: a hub id that is not to be had.
+    """
+    found = Path(path)
+    return found if found.exists() or not hub.is_hub_id(path) else hub.snapshot(path, revision)
+
+
+def read_config(path: str, revision: str | None = None) -> PreTrainedConfig:
+    """Raises OSError, ValueError: it cannot be read, is of an unknown architecture, or needs code of its own."""
+    from transformers import AutoConfig
+
+    place = local(path, revision)
+    if gguf.is_gguf(place):
+        return cast("PreTrainedConfig", gguf.read_config(place))
+    return cast("PreTrainedConfig", _native(path, cast(Any, AutoConfig).from_pretrained, place))
+
+
+def read_generation_config(path: str, revision: str | None = None) -> GenerationConfig | None:
+    """What the checkpoint says about generation, None where it says nothing."""
+    from transformers import GenerationConfig
+
+    place = local(path, revision)
+    if gguf.is_gguf(place):
+        return cast("GenerationConfig", gguf.read_generation_config(place))
+    if not (place / "generation_config.json").is_file():
+        return None
+    return cast("GenerationConfig", cast(Any, GenerationConfig).from_pretrained(place))
+
+
+def read_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Raises OSError, ValueError, and whatever its parsers raise."""
+    from transformers import AutoTokenizer
+
+    place = local(path, revision)
+    if gguf.is_gguf(place):
+        return cast("PreTrainedTokenizerBase", gguf.read_tokenizer(place))
+    return cast("PreTrainedTokenizerBase", _native(path, cast(Any, AutoTokenizer).from_pretrained, place))
+
+
+def load_weights(path: str, revision: str | None = None, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The causal language model and transformers' report on its keys.
+
+    Args:
+        options: of transformers' `from_pretrained`.
+
+    Raises:
+        OSError, ValueError, and whatever transformers' readers raise.
+    """
+    from transformers import AutoModelForCausalLM
+
+    place = Path(path)
+    if not place.exists() and hub.is_hub_id(path):
+        place = hub.with_weights(path, revision)
+    if gguf.is_gguf(place):
+        return gguf.load_weights(place, **options)
+    read = cast(Any, AutoModelForCausalLM).from_pretrained
+    loaded = _native(path, read, place, output_loading_info=True, **options)
+    return cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
+
+
+def _native(path: str, read: Any, place: Path, **options: Any) -> Any:
+    """What `read` makes of a folder by transformers' own code."""
+    try:
+        return read(place, trust_remote_code=False, **options)
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise OwnCodeError(
+                f"{path} can only be read by Python code that it brings along (auto_map), which is never run here: "
+                "architectures and tokenizers are transformers' own"
+            ) from error
+        raise
