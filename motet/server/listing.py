@@ -14,7 +14,8 @@ from motet.server.operator_file import Configuration
 from motet.server.sources import Source, find_source
 
 PIPE_WIDTH = 300
-HEADINGS = ("model", "parameters", "dtype", "KV bytes / token", "context", "template", "compositions")
+GIB = 1 << 30
+HEADINGS = ("model", "parameters", "weights", "dtype", "KV bytes / token", "context", "template", "compositions")
 FAMILY_HEADINGS = ("vLLM engine", "models", "dtype", "KV bytes / token")
 
 
@@ -59,7 +60,8 @@ def _print(table: Table) -> None:
 
 def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
     from motet.models.checkpoint import read_config
-    from motet.server.engines.facts import kv_bytes, num_parameters
+    from motet.server.engines.facts import DTYPE_BYTES, kv_bytes, num_parameters, shapes_of
+    from motet.server.engines.torch.quantization import weight_bytes
 
     try:
         source = find_source(model, configuration.folder)
@@ -69,9 +71,11 @@ def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
         template = model.template or ("chat" if _has_template(source) else "plain")
         dtype = _dtype(model, configuration, text)
         context = str(getattr(text, "max_position_embeddings", "?"))
-        return [f"{num_parameters(config):,}", dtype, f"{kv_bytes(text, dtype):,}", context, template]
+        weights = weight_bytes(shapes_of(config), model.quantize, DTYPE_BYTES.get(dtype, 4))
+        size = f"{weights / GIB:.2f} GiB" + (f" ({model.quantize})" if model.quantize else "")
+        return [f"{num_parameters(config):,}", size, dtype, f"{kv_bytes(text, dtype):,}", context, template]
     except (OSError, ValueError) as error:
-        return [str(error).splitlines()[0], "", "", "", ""]
+        return [str(error).splitlines()[0], *[""] * 5]
 
 
 def _has_template(source: Source) -> bool:

@@ -11,6 +11,7 @@ from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
 from motet.experts.fit import Known
 from motet.models.checkpoint import read_config, read_generation_config
+from motet.models.quantization import quantization_of
 from motet.server.adapters import merge_adapter
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
@@ -135,6 +136,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
 
     vocab_size = read_vocabulary(tokenizer.hf, 0).size
     check_width(source, vocab_size)
+    check_quantization(source, model)
     dtype = model.dtype or config.dtype
     device = model.device or config.device
     if device == "auto":
@@ -149,6 +151,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
         revision=source.checkpoint_revision,
         ends=own_ends(source, tokenizer),
         adapt=None if source.base is None else lambda checkpoint: merge_adapter(checkpoint, source),
+        quantization=model.quantize,
         sample=tokenizer.encode(SAMPLE, add_special_tokens=True),
     )
 
@@ -167,6 +170,13 @@ def check_width(source: Source, vocab_size: int) -> None:
     width = int(config.get_text_config().vocab_size)
     if width < vocab_size:
         raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")
+
+
+def check_quantization(source: Source, model: ModelConfig) -> None:
+    """Raises ValueError: what is to be quantised is so already."""
+    written = quantization_of(read_config(source.checkpoint, source.checkpoint_revision))
+    if model.quantize is not None and written is not None:
+        raise ValueError(f"quantize: the checkpoint is already quantised ({written['quant_method']}); leave it out.")
 
 
 def _member(name: str, info: ModelInfo, tokenizer: Tokenizer, expert: Known, configuration: Configuration) -> Member:

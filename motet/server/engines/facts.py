@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from motet.models.checkpoint import read_config, read_generation_config
 from motet.server.engines.base import ModelInfo
@@ -60,10 +60,14 @@ def own_dtype(text: Any) -> str:
     return str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
 
 
+def shapes_of(config: Any) -> PreTrainedModel:
+    """The model without memory: on the meta device."""
+    with torch.device("meta"):
+        return cast(Any, AutoModelForCausalLM).from_config(config)
+
+
 def num_parameters(config: Any) -> int:
-    with torch.device("meta"):  # shapes without memory
-        model = cast(Any, AutoModelForCausalLM.from_config(config))
-    return sum(int(parameter.numel()) for parameter in model.parameters())
+    return sum(int(parameter.numel()) for parameter in shapes_of(config).parameters())
 
 
 def kv_bytes(text: Any, dtype: str) -> int:

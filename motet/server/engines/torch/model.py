@@ -15,12 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from motet.models.checkpoint import load_weights
+from motet.models.quantization import Quantization
 from motet.server.engines.base import ModelInfo
 from motet.server.engines.facts import end_token_ids, ends_within, max_positions, num_parameters
 from motet.server.engines.torch.attention import STEP, Segment, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
 from motet.server.engines.torch.check import CheckFailed, check
-from motet.server.engines.torch.quantization import Quantization, QuantizationError, quantize
+from motet.server.engines.torch.quantization import QuantizationError, quantize
 from motet.server.engines.torch.recording import Recording, narrowed, record
 from motet.server.engines.torch.replacements import replace_modules, replaceable
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from motet.models.quantization import Quantization
 from motet.server.engines.torch.packing import SIBLINGS, bias_of, is_plain, joint_parts, same_linear
 from motet.server.engines.torch.quantized import (
     GROUP,
@@ -29,8 +30,6 @@ from motet.server.engines.torch.quantized import (
 )
 
 log = logging.getLogger(__name__)
-
-Quantization = Literal["int8", "int4"]
 
 PROBED_INPUTS = 16
 PROBED_ROWS = 5  # more than the kernels take at once
@@ -59,11 +58,12 @@ def quantize(model: PreTrainedModel, kind: Quantization) -> None:
             _store_siblings(parent, names, kind)
         for name, child in list(parent.named_children()):
             if is_plain(child):
-                # a tied head: in 8 bits it is the very table
-                stored = tables.get(child.weight) if kind == "int8" else None
-                stored = stored or _store(child.weight, kind)
+                shared = _forms(child.weight, kind)[:1] == ["int8"]  # a tied head in 8 bits is the very table
+                stored = (tables.get(child.weight) if shared else None) or _store(child.weight, kind)
                 if stored is not None:
                     setattr(parent, name, QuantizedLinear(stored, bias_of(child)))
+    for weight in model.parameters():
+        weight.data = weight.data.clone()  # a view of the checkpoint's file keeps all of it in memory
     left = {name: weight.numel() for name, weight in model.named_parameters() if weight.dim() > 1}
     share = sum(left.values()) / total
     if share > 0.5:

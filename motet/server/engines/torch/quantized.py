@@ -37,7 +37,7 @@ class StoredWeight(Protocol):
         ...
 
     def spread(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The weight's values, in blocks of outputs: each (some, in). None at all where the stored form cannot be read."""
+        """The values, in blocks of outputs: each (some, in); no block where the stored form cannot be read back."""
         ...
 
 
@@ -139,8 +139,9 @@ def quantize_int8(weight: Tensor) -> Int8Weight:
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scale = weight.abs().amax(1).float().div_(127).to(weight.dtype)
     scale[scale == 0] = 1
-    for part, out, size in zip(weight.split(ROWS_AT_ONCE), codes.split(ROWS_AT_ONCE), scale.split(ROWS_AT_ONCE)):
-        out.copy_((part.float() / size.float()[:, None]).round_().clamp_(-127, 127))
+    for first in range(0, len(weight), ROWS_AT_ONCE):
+        part = slice(first, first + ROWS_AT_ONCE)
+        codes[part] = (weight[part].float() / scale[part].float()[:, None]).round_().clamp_(-127, 127)
     return Int8Weight(codes, scale)
 
 
