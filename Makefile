@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-vllm check bench bench-vllm clean
+.PHONY: demo test test-vllm check bench bench-vllm bench-real clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -42,6 +42,10 @@ bench: $(VENV)/installed-dev
 bench-vllm: $(VLLM_VENV)/installed
 	$(VLLM_VENV)/bin/python -m benchmarks.vllm --size small --rounds 9 --out benchmarks/results/vllm-small.json
 	$(VLLM_VENV)/bin/python -m benchmarks.speculation --rounds 5 --out benchmarks/results/speculation.json
+
+# Real checkpoints: `make bench-real MODELS=FOLDER`. Many hours on two cores; goes on where it was left.
+bench-real: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.real --models $(MODELS) --results benchmarks/results
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV)

@@ -32,7 +32,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from benchmarks.common import environment, interleave, median_of_ratios, report, seconds
-from motet.models.quantization import Quantization
+from motet.server.engines.base import Quantization
 from motet.server.engines.facts import shapes_of
 from motet.server.engines.torch import Member, load_member
 from motet.server.engines.torch.model import ModelWork

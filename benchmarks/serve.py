@@ -56,33 +56,32 @@ class Timing:
 
 
 @contextlib.contextmanager
-def serving(paths: dict[str, Path], folder: Path) -> Generator[str]:
-    """A real server in a process of its own; yields its base URL."""
-    file = folder / "models.yaml"
-    file.write_text(OPERATOR_FILE.format(**paths))
+def serving(file: Path, *arguments: str, python: str = sys.executable, seconds: float = 60) -> Generator[str]:
+    """A real server in a process of its own; yields its base URL once it is ready, within `seconds`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "motet.cli", "serve", str(file), "--port", str(port), "--log-level", "warning"]
+    command = [python, "-m", "motet.cli", "serve", str(file), "--port", str(port), "--log-level", "warning"]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(command)
+    process = subprocess.Popen([*command, *arguments])
     try:
-        wait_ready(url, process)
+        wait_ready(url, process, seconds)
         yield url
     finally:
         process.terminate()
         process.wait(30)
 
 
-def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
+def wait_ready(url: str, process: subprocess.Popen[bytes], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
         if process.poll() is not None:
             raise SystemExit("the server ended before it was ready")
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{url}/ready").status_code == 200:
                 return
         time.sleep(0.1)
-    raise SystemExit("the server was not ready within a minute")
+    raise SystemExit(f"the server was not ready within {seconds:g} seconds")
 
 
 async def stream(client: httpx.AsyncClient, prompt: Sequence[int], max_tokens: int) -> Timing:
@@ -168,7 +167,9 @@ def main() -> None:
         models = [LlamaForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval() for path in paths.values()]
         vocab = int(models[0].config.vocab_size)
         print(environment())
-        with serving(paths, Path(temporary)) as url:
+        file = Path(temporary) / "models.yaml"
+        file.write_text(OPERATOR_FILE.format(**paths))
+        with serving(file) as url:
             for requests in options.requests:
                 results.append(measure(url, models, requests, options.max_tokens, options.rounds, vocab))
                 print("  ".join(f"{key} {value:.4g}" for key, value in results[-1].items()), flush=True)

@@ -22,44 +22,52 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import interleave, median_of_ratios, report, seconds
-from motet.kernels.composed_loss import Voice, composed_cross_entropy
+from motet.kernels.composed_loss import in_blocks
 
 TOKENS, VOCAB, HIDDEN, BASE_HIDDEN = 512, 32_000, 256, 512
-WEIGHT = 1.0
-BLOCKS = (32, 64, 128, 512)
+WEIGHTS = (1.0, 1.0, -1.0)
+BLOCKS = (32, 64, 128, 256)
 
 
-def members() -> tuple[Tensor, Tensor, list[Voice], Tensor]:
-    """A trained member beside a base and an anti-expert."""
+Members = tuple[list[Tensor], list[Tensor], Tensor]
+
+
+def members() -> Members:
+    """Hidden states and heads of a trained member, a base and an anti-expert, and targets."""
     generator = torch.Generator().manual_seed(0)
 
     def random(rows: int, width: int) -> Tensor:
         return torch.randn(rows, width, generator=generator) / width**0.5
 
-    others = [
-        Voice(random(TOKENS, BASE_HIDDEN), random(VOCAB, BASE_HIDDEN), 1.0),
-        Voice(random(TOKENS, HIDDEN), random(VOCAB, HIDDEN), -1.0),
-    ]
-    hidden, head = random(TOKENS, HIDDEN).requires_grad_(), random(VOCAB, HIDDEN).requires_grad_()
-    return hidden, head, others, torch.randint(VOCAB, (TOKENS,), generator=generator)
+    widths = (HIDDEN, BASE_HIDDEN, HIDDEN)
+    hidden, heads = [random(TOKENS, width) for width in widths], [random(VOCAB, width) for width in widths]
+    hidden[0].requires_grad_()
+    return hidden, heads, torch.randint(VOCAB, (TOKENS,), generator=generator)
 
 
-def written_out(hidden: Tensor, head: Tensor, weight: float, others: Sequence[Voice], target: Tensor) -> Tensor:
+def written_out(hidden: Sequence[Tensor], heads: Sequence[Tensor], target: Tensor) -> Tensor:
     """What a trainer does with whole logits."""
-    z = weight * (hidden @ head.T).log_softmax(-1)
-    for voice in others:
-        z = z + voice.weight * (voice.hidden @ voice.head.T).log_softmax(-1)
+    voices = zip(WEIGHTS, hidden, heads, strict=True)
+    z = torch.stack([weight * (h @ head.T).log_softmax(-1) for weight, h, head in voices]).sum(0)
     return torch.nn.functional.cross_entropy(z, target)
 
 
+def in_blocks_of(size: int, hidden: Sequence[Tensor], heads: Sequence[Tensor], target: Tensor) -> Tensor:
+    def values(rows: slice, *parts: Tensor) -> Tensor:
+        voices = zip(WEIGHTS, parts, heads, strict=True)
+        z = torch.stack([weight * (h @ head.T) for weight, h, head in voices]).sum(0)
+        return torch.nn.functional.cross_entropy(z, target[rows], reduction="none")
+
+    return in_blocks(values, hidden, size).mean()
+
+
 def losses() -> dict[str, Callable[[], Tensor]]:
-    hidden, head, others, target = members()
+    made = members()
 
-    def blocks(count: int) -> Callable[[], Tensor]:
-        return lambda: composed_cross_entropy(hidden, head, WEIGHT, others, target, count)
+    def blocks(size: int) -> Callable[[], Tensor]:
+        return lambda: in_blocks_of(size, *made)
 
-    found = {f"blocks of {count}": blocks(count) for count in BLOCKS}
-    return {"written out": lambda: written_out(hidden, head, WEIGHT, others, target), **found}
+    return {"written out": lambda: written_out(*made), **{f"blocks of {size}": blocks(size) for size in BLOCKS}}
 
 
 def timed(loss: Callable[[], Tensor]) -> Callable[[], float]:

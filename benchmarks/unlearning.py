@@ -23,19 +23,23 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from benchmarks.common import environment
 from benchmarks.lab import Lab
+from motet.evaluation.measures.forget_quality import two_sample_ks
 from motet.training.demo.family import build_family
 from motet.training.demo.operator_file import UNLEARN_FILTER
 
 WEIGHTS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
+Lengths = Mapping[str, tuple[int, ...]]
 # methods on weights and their lengths in steps
-LENGTHS: dict[str, tuple[int, ...]] = {
+LENGTHS: Lengths = {
     "ga": (20, 40),
     "ga-gd": (40, 160),
     "ga-kl": (40, 160),
@@ -43,7 +47,7 @@ LENGTHS: dict[str, tuple[int, ...]] = {
     "idk": (80,),
 }
 SPLITS = {"retain": "retain.jsonl", "held-out people": "held_out_people.jsonl", "world facts": "world_facts.jsonl"}
-MEASURES = ("forget quality", "KS distance", "model utility", "forget probability", "forget ROUGE-L")
+MEASURES = ("model utility", "forget probability", "forget ROUGE-L")
 
 
 def unlearn(assistant: str, weight: float, mask: float | None) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def unlearn(assistant: str, weight: float, mask: float | None) -> dict[str, Any]
     return {"composition": {**composition, "filter": mask}}
 
 
-def candidates() -> dict[str, dict[str, Any]]:
+def candidates(lengths: Lengths = LENGTHS) -> dict[str, dict[str, Any]]:
     """Subjects by method; where a method has several, one is chosen."""
     return {
         "before unlearning": {"large-chat": "large-chat"},
@@ -61,34 +65,48 @@ def candidates() -> dict[str, dict[str, Any]]:
         "the same, masked": {"counterfactual masked": unlearn("counterfactual", 1.0, UNLEARN_FILTER)},
         "reversed assistant, w chosen": {f"reversed {w}": unlearn("reversed", w, None) for w in WEIGHTS},
         **{
-            method: {f"{method} {steps}": f"{method}-{steps}" for steps in lengths}
-            for method, lengths in LENGTHS.items()
+            method: {f"{method} {steps}": f"{method}-{steps}" for steps in several}
+            for method, several in lengths.items()
         },
     }
 
 
-def train_all(lab: Lab) -> None:
-    """The methods in turn; none of them runs beside another one."""
-    lab.train("reversed", "forget-assistant")
-    lab.train("counterfactual", "counterfactual-assistant")
-    for method, lengths in LENGTHS.items():
-        for steps in lengths:
-            lab.train(f"{method}-{steps}", method, f"schedule.steps={steps}")
+def train_all(
+    lab: Lab, lengths: Lengths = LENGTHS, settings: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> None:
+    """The methods in turn; none of them runs beside another one. `settings`: overrides by recipe."""
+    for name, recipe in (("reversed", "forget-assistant"), ("counterfactual", "counterfactual-assistant")):
+        lab.train(name, recipe, *settings.get(recipe, ()))
+    for method, several in lengths.items():
+        for steps in several:
+            lab.train(f"{method}-{steps}", method, f"schedule.steps={steps}", *settings.get(method, ()))
 
 
-def measure(lab: Lab, limit: int) -> dict[str, dict[str, float]]:
-    """Test measures of every method, at what was chosen on validation entities."""
-    methods = candidates()
-    subjects = {name: subject for group in methods.values() for name, subject in group.items()}
-    ignorance = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
-    chosen = lab.evaluate(subjects, [{**ignorance, "ignorant": "large-chat"}], limit).measures
-    picked = {method: min(group, key=lambda name: _distance(chosen[name])) for method, group in methods.items()}
-    tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": SPLITS, "reference": "retain-only"}
-    choices = {"choices": ["held-out people", "world facts"], "max_tokens": 24}
-    tested = {name: subjects[name] for name in picked.values()}
-    measures = lab.evaluate(tested, [{**tofu, **choices}], limit).measures
-    before = measures["large-chat"]["model utility"] or 1.0
-    return {method: _row(name, measures[name], before, lab.seconds) for method, name in picked.items()}
+def measure(
+    lab: Lab, limit: int, *, lengths: Lengths = LENGTHS, splits: Mapping[str, str] = SPLITS
+) -> dict[str, dict[str, Any]]:
+    """Test measures of every method, at what was chosen on validation entities. One method is served at a time: real
+    checkpoints would not all fit into memory. `splits`: files of what is to be kept, TOFU's retain set the first."""
+    methods = candidates(lengths)
+    picked = {method: _picked(lab, method, group, limit) for method, group in methods.items()}
+    found = {
+        method: lab.kept(f"measures-{name}", partial(_measures, lab, name, methods[method][name], splits, limit))
+        for method, name in picked.items()
+    }
+    return {method: _row(picked[method], method, found, lab.seconds) for method in methods}
+
+
+def _picked(lab: Lab, method: str, group: Mapping[str, Any], limit: int) -> str:
+    """The candidate that is as ignorant of validation entities as the target is of nobody."""
+    if len(group) == 1:
+        return next(iter(group))
+    task = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
+    subjects = {**group, "large-chat": "large-chat"}
+    rows = lab.kept(
+        f"chosen-{method}",
+        lambda: lab.evaluate(subjects, [{**task, "ignorant": "large-chat"}], limit).measures,
+    )
+    return min(group, key=lambda name: _distance(rows[name]))
 
 
 def _distance(row: Mapping[str, float | None]) -> float:
@@ -97,10 +115,21 @@ def _distance(row: Mapping[str, float | None]) -> float:
     return math.inf if distance is None else distance
 
 
+def _measures(lab: Lab, name: str, subject: Any, splits: Mapping[str, str], limit: int) -> dict[str, Any]:
+    """TOFU's measures of one subject, and its truth ratios on the forget set."""
+    tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": dict(splits), "max_tokens": 24}
+    results = lab.evaluate({name: subject}, [{**tofu, "choices": list(splits)[1:]}], limit)
+    ratios = [item["truth_ratio"] for item in results.findings["tofu"].items if item["split"] == "forget"]
+    return {"measures": results.measures[name], "ratios": ratios}
+
+
 def _row(
-    name: str, measures: Mapping[str, float | None], before: float, seconds: Mapping[str, float]
+    name: str, method: str, found: Mapping[str, Mapping[str, Any]], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"chosen": name, **{measure: measures[measure] for measure in MEASURES}}
+    measures, before = found[method]["measures"], found["before unlearning"]["measures"]["model utility"] or 1.0
+    distance, quality = two_sample_ks(found[method]["ratios"], found["retain-only model"]["ratios"])
+    row: dict[str, Any] = {"chosen": name, "forget quality": quality, "KS distance": distance}
+    row |= {measure: measures[measure] for measure in MEASURES}
     row["utility kept"] = (measures["model utility"] or 0.0) / before
     model = name.split()[0] if name.startswith(("counterfactual", "reversed")) else name.replace(" ", "-")
     row["training seconds"] = seconds.get(model)
@@ -142,10 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = {"benchmark": "unlearning", "environment": asdict(environment()), "seeds": seeds, "summary": rows}
     if options.out is not None:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print_summary(rows)
+    print(json.dumps(rows))
+
+
+def print_summary(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """One line per method."""
     for method, row in rows.items():
         reached, kept = f"{row['indistinguishable']} of {row['of']}", 100 * row["least utility kept"]
         print(f"{method:34} p > 0.05 in {reached}, utility kept ≥ {kept:.1f} %, {row['median training seconds']} s")
-    print(json.dumps(rows))
 
 
 if __name__ == "__main__":

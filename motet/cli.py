@@ -107,19 +107,22 @@ def serve(
 
 
 def _serve(configuration: Configuration) -> None:
-    from motet.server.loading import load_engine
     from motet.server.operator_file import ConfigError
-    from motet.server.serve import serve as run
-    from motet.server.serve import url
-    from motet.server.service import Service
+    from motet.server.port import bind, url
 
     config = configuration.settings.server
     try:
+        port = bind(config)  # before anything slow is imported or loaded
+        from motet.server.loading import load_engine
+
         engine, registry = load_engine(configuration, lambda what: typer.echo(what, err=True))
     except ConfigError as error:
         _refuse(error.problems)
-    typer.echo(f"serving {', '.join(registry.names)} at {url(config)}/v1", err=True)
-    run(Service.assemble(config, engine, registry))
+    from motet.server.serve import serve as run
+    from motet.server.service import Service
+
+    typer.echo(f"serving {', '.join(registry.names)} at {url(config, port)}/v1", err=True)
+    run(Service.assemble(config, engine, registry), port)
 
 
 @app.command()
@@ -129,9 +132,11 @@ def models(file: File, seed: Seed = 0, cache: Cache = None) -> None:
     from motet.server.operator_file import ConfigError
 
     try:
-        print_models(_load(_operator_file(file, seed, cache), {}))
+        unread = print_models(_load(_operator_file(file, seed, cache), {}))
     except ConfigError as error:
         _refuse(error.problems)
+    if unread:
+        _refuse(unread)
 
 
 @vllm_app.command()
@@ -153,19 +158,39 @@ def export(
 
 
 @config_app.command()
-def validate(file: File) -> None:
-    """Report everything that is wrong with FILE and the environment; loads no model."""
-    configuration = _load(file, {})
+def validate(file: File, seed: Seed = 0, cache: Cache = None) -> None:
+    """Report everything that is wrong with FILE, its models and the environment; reads no weights."""
+    from motet.server.operator_file import ConfigError
+
+    configuration = _load(_operator_file(file, seed, cache), {})
     settings = configuration.settings
+    try:
+        warnings = _preflight(configuration)
+    except ConfigError as error:
+        _refuse(error.problems)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{file}: {len(settings.models)} models and {len(settings.compositions)} compositions, no problems.")
 
 
+def _preflight(configuration: Configuration) -> list[str]:
+    """Everything that can be known before weights are read; returns warnings. Raises ConfigError."""
+    if configuration.settings.engine.kind == "vllm":
+        from motet.server.loading_vllm import check_vllm
+
+        check_vllm(configuration)
+        return []
+    from motet.server.preflight import prepare
+
+    return prepare(configuration).warnings
+
+
 @config_app.command()
-def show(file: File) -> None:
+def show(file: File, seed: Seed = 0, cache: Cache = None) -> None:
     """Print every effective setting and where it came from; secrets are masked."""
     from motet.server.listing import print_origins
 
-    print_origins(_load(file, {}))
+    print_origins(_load(_operator_file(file, seed, cache), {}))
 
 
 @app.command()

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 import motet
 from motet.cli import app
+from tests.fakes import byte_tokenizer
+from tests.tiny import save_with
 
 RUN = CliRunner()
 
@@ -51,7 +53,8 @@ def test_validate_reports_every_problem(tmp_path: Path) -> None:
 
 
 def test_validate_good_file(tmp_path: Path) -> None:
-    file = write(tmp_path, "models: {a: {path: org/model}}")
+    save_with(tmp_path / "model", byte_tokenizer())
+    file = write(tmp_path, "models: {a: {path: model}}")
     result = RUN.invoke(app, ["config", "validate", file])
     assert result.exit_code == 0
     assert "1 models and 0 compositions" in result.output

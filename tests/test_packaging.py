@@ -14,12 +14,13 @@ ROOT = Path(__file__).parent.parent
 # who may import whom, from left to right in the architecture
 ALLOWED: dict[str, set[str]] = {
     "kernels": {"kernels"},
+    "models": {"models"},
     "composers": {"composers", "kernels"},
-    "experts": {"experts", "composers"},
-    "training": {"training", "composers", "kernels", "experts"},
-    "server": {"server", "composers", "kernels", "experts"},
-    "evaluation": {"evaluation", "server", "composers", "kernels", "experts", "training"},
-    "audit": {"audit", "server", "composers", "kernels", "experts"},
+    "experts": {"experts", "composers", "models"},
+    "training": {"training", "composers", "kernels", "experts", "models", "settings"},
+    "server": {"server", "composers", "kernels", "experts", "models", "settings"},
+    "evaluation": {"evaluation", "server", "composers", "kernels", "experts", "training", "models", "settings"},
+    "audit": {"audit", "server", "composers", "kernels", "experts", "models"},
 }
 
 

@@ -21,6 +21,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from motet.server.tokenizer import Tokenizer
+
 VOCAB = 131
 EOS = 2
 SHAPE: dict[str, Any] = {
@@ -84,3 +86,10 @@ def save_all(folder: Path) -> dict[str, Path]:
         paths[name] = folder / name
         make().eval().save_pretrained(paths[name])
     return paths
+
+
+def save_with(folder: Path, tokenizer: Tokenizer, **config: Any) -> None:
+    """A random Llama as wide as the tokenizer, beside it."""
+    settings: dict[str, Any] = {**SHAPE, "vocab_size": tokenizer.size, "max_position_embeddings": 64, **config}
+    LlamaForCausalLM(LlamaConfig(**settings)).save_pretrained(folder)
+    tokenizer.hf.save_pretrained(folder)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from motet.audit.pair import Pair
 from motet.audit.settings import AuditError, PartnerReads
+from motet.training.data.errors import RowError
+from motet.training.data.files import Bad, is_read, read_rows
+from motet.training.data.messages import parse_messages
 
 GENERAL = (
     "Who are you, and what can you do?",
@@ -43,52 +45,55 @@ class Prompt:
 
 
 def read_prompts(file: Path | None) -> list[Prompt]:
-    """One prompt per line of a text file, or `prompt` or `messages` of every object of a JSONL file.
+    """`prompt` or `messages` of every row of a data file (JSONL, JSON, CSV, Parquet); of any other file, every line.
 
     Raises:
-        AuditError: every line that is wrong, as file:line.
+        AuditError: every row that is wrong, as file:line.
     """
     if file is None:
         return [Prompt.of(text) for text in GENERAL]
-    try:
-        lines = [(i, line) for i, line in enumerate(file.read_text("utf-8").splitlines(), 1) if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise AuditError([f"{file}: {error}"]) from error
-    prompts: list[Prompt] = []
-    problems: list[str] = []
-    for i, line in lines:
-        try:
-            prompts.append(_record(json.loads(line)) if file.suffix == ".jsonl" else Prompt.of(line.strip()))
-        except ValueError as error:
-            problems.append(f"{file}:{i}: {error}")
-    if not lines:
+    found = list(_rows(file) if is_read(file) else _lines(file))
+    problems = [problem for problem in found if isinstance(problem, str)]
+    if not found:
         problems.append(f"{file} holds no prompts")
     if problems:
         raise AuditError(problems)
-    return prompts
+    return [prompt for prompt in found if isinstance(prompt, Prompt)]
 
 
-def _record(record: Any) -> Prompt:
-    """Raises ValueError: what the record lacks."""
-    fields = cast("dict[str, Any]", record) if isinstance(record, dict) else {}
-    if isinstance(fields.get("prompt"), str):
-        return Prompt.of(fields["prompt"])
-    written = fields.get("prompt", fields.get("messages"))
-    if not isinstance(written, list) or not written:
-        raise ValueError("needs 'prompt' (a text or messages) or 'messages'")
-    messages = [_message(message) for message in cast("list[Any]", written)]
-    asked = messages[:-1] if messages[-1][0] == "assistant" else messages
+def _lines(file: Path) -> Iterator[Prompt | str]:
+    try:
+        lines = file.read_text("utf-8-sig").split("\n")  # `splitlines` would also split at U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"{file}: {error}"
+        return
+    yield from (Prompt.of(line.strip()) for line in lines if line.strip())
+
+
+def _rows(file: Path) -> Iterator[Prompt | str]:
+    """A prompt, or what is wrong with it, for every row."""
+    for row in read_rows(file):
+        if isinstance(row, Bad):
+            yield str(row)
+            continue
+        try:
+            yield _prompt(row.values)
+        except RowError as error:
+            yield f"{row.source}: {error}"
+
+
+def _prompt(values: Mapping[str, Any]) -> Prompt:
+    """Raises RowError: what the row lacks."""
+    if isinstance(values.get("prompt"), str):
+        return Prompt.of(values["prompt"])
+    column = "messages" if values.get("prompt") is None else "prompt"
+    if values.get(column) is None:
+        raise RowError("needs 'prompt' (a text or messages) or 'messages'")
+    messages = parse_messages(values[column], column)
+    asked = messages[:-1] if messages[-1].role == "assistant" else messages
     if not asked:
-        raise ValueError("the messages hold nothing but an answer")
-    return Prompt(tuple(asked))
-
-
-def _message(message: Any) -> tuple[str, str]:
-    fields = cast("dict[str, Any]", message) if isinstance(message, dict) else {}
-    role, content = fields.get("role"), fields.get("content")
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError("every message needs the texts 'role' and 'content'")
-    return role, content
+        raise RowError("the messages hold nothing but an answer")
+    return Prompt(tuple((message.role, message.content) for message in asked))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,15 @@ from difflib import get_close_matches
 from pydantic_core import ErrorDetails
 
 _NAMES_SHOWN = 20
+_WANTED = {  # pydantic's kinds of problems in plain words
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a valid integer"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a valid number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a valid list"),
+    "dict_type": "an object",
+    "path_type": "a path",
+    "string_type": "a valid string",
+}
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 60
 _repr.maxlevel, _repr.maxdict, _repr.maxlist = 2, 3, 3
@@ -64,6 +73,11 @@ def explain(problem: ErrorDetails, fields: Collection[str], strategies: Collecti
             return str(problem.get("ctx", {}).get("error"))
         case "model_type" | "model_attributes_type":
             return f"must be an object, got {value}"
+        case kind if (wanted := _WANTED.get(kind)) is not None:
+            return f"must be {wanted}, got {value}"
+        case "too_short":
+            least = problem.get("ctx", {}).get("min_length")
+            return f"must hold at least {least} entr{'y' if least == 1 else 'ies'}, got {value}"
         case _:
             return f"{problem['msg'].replace('Input should', 'must').replace('must have', 'must hold')}, got {value}"
 

@@ -70,8 +70,11 @@ def composition_schema() -> dict[str, Any]:
     return TypeAdapter[Any](union).json_schema()
 
 
-def parse_composition(value: object) -> Composition:
+def parse_composition(value: object, *, strict: bool = True) -> Composition:
     """Validates what a client sent: a decoded JSON or YAML object.
+
+    Args:
+        strict: whether a number written as text is refused, as JSON has it; the environment has only texts.
 
     Raises:
         CompositionError: the message lists all problems, `param` is the path of the first.
@@ -81,7 +84,7 @@ def parse_composition(value: object) -> Composition:
     fields: dict[object, object] = {"strategy": "compose", **value} if "compose" in value else {**value}
     kind = _kind(fields)
     try:
-        return kind.model_validate(fields)
+        return kind.model_validate(fields, strict=None if strict else False)
     except ValidationError as error:
         raise _refusal(error, kind, fields) from None
 

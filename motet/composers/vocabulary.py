@@ -45,6 +45,11 @@ def read_vocabulary(tokenizer: Tokenizer, width: int) -> Vocabulary:
     return Vocabulary(tokens, max(tokens.values(), default=-1) + 1, width, _digest(tokens))
 
 
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id of a tokenizer."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 def fingerprint(tokenizer: Tokenizer) -> str:
     """A SHA-256 in hex over the token → id map; models with equal fingerprints can be composed."""
     return _digest(tokenizer.get_vocab())

@@ -77,12 +77,21 @@ class Api:
         return result
 
     async def chat(
-        self, subject: Subject, messages: Messages, *, max_tokens: int, trace: bool = False, ignore_end: bool = False
+        self,
+        subject: Subject,
+        messages: Messages,
+        *,
+        max_tokens: int,
+        trace: bool = False,
+        ignore_end: bool = False,
+        temperature: float = 0.0,
+        seed: int | None = None,
     ) -> Reply:
-        """`POST /v1/chat/completions`, greedy."""
+        """`POST /v1/chat/completions`, greedy unless a `temperature` is given."""
         body = {
             "messages": _as_dicts(messages),
-            "temperature": 0.0,
+            "temperature": temperature,
+            "seed": seed,
             "max_tokens": max_tokens,
             "logprobs": True,
             "trace": trace,

@@ -1,15 +1,15 @@
-"""Reading questions and texts: JSON lines or a JSON list, in the formats that TOFU and MUSE publish."""
+"""Questions and texts, in the formats that TOFU and MUSE publish, from the files that training reads too."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from motet.evaluation.settings import RecipeError, nearest
+from motet.training.data.files import Bad, is_read, read_values, unreadable
 
 
 class Item(BaseModel):
@@ -82,31 +82,24 @@ def missing(path: Path) -> str:
 
 
 def _read(path: Path, kind: type[M], limit: int | None) -> list[M]:
+    if not path.is_file():
+        raise RecipeError([missing(path)])
+    if not is_read(path):
+        raise RecipeError([f"{unreadable(path)}."])
     rows: list[M] = []
     problems: list[str] = []
-    for place, row in _rows(path):
+    for entry in islice(read_values(path), limit):
+        if isinstance(entry, Bad):
+            problems.append(f"{entry}.")
+            continue
         try:
-            rows.append(kind.model_validate({"text": row} if isinstance(row, str) else row))
+            rows.append(kind.model_validate({"text": entry.value} if isinstance(entry.value, str) else entry.value))
         except ValidationError as error:
-            problems += [f"{place}: {'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}." for e in error.errors()]
+            problems += [
+                f"{entry.source}: {'.'.join(map(str, e['loc'])) or 'row'}: {e['msg']}." for e in error.errors()
+            ]
     if not rows and not problems:
         problems = [f"{path}: no rows."]
     if problems:
         raise RecipeError(problems)
-    return rows[:limit]
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, decoded row)"""
-    if not path.is_file():
-        raise RecipeError([missing(path)])
-    text = path.read_text(encoding="utf-8")
-    try:
-        if text.lstrip().startswith("["):
-            yield from ((f"{path}: row {i}", row) for i, row in enumerate(cast("list[Any]", json.loads(text)), 1))
-        else:
-            for i, line in enumerate(text.splitlines(), 1):
-                if line.strip():
-                    yield f"{path}:{i}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RecipeError([f"{path}: no JSON: {error}."]) from error
+    return rows

@@ -26,7 +26,7 @@ from motet.evaluation.settings import RecipeError, Setting, nearest, validated
 from motet.evaluation.subject import AnySubject
 from motet.evaluation.sweep_settings import Sweep
 from motet.evaluation.tasks import AnyTask
-from motet.training.yaml_numbers import Loader
+from motet.settings import read_yaml
 
 PACKAGED = Path(__file__).parent / "recipes"
 
@@ -104,7 +104,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read(path: Path) -> Tree:
     try:
-        tree: Any = yaml.load(path.read_text("utf-8"), Loader)
+        tree: Any = read_yaml(path.read_text("utf-8"))
     except OSError as error:
         raise RecipeError([f"{path}: {error.strerror}."]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -120,7 +120,7 @@ def _override(tree: Tree, text: str) -> str | None:
     if not sign or not name:
         return f"{text!r}: overrides are written name=value."
     try:
-        set_value(tree, name, yaml.load(value, Loader))
+        set_value(tree, name, read_yaml(value))
     except ValueError as error:
         return f"{name}: {error}."
     except yaml.YAMLError as error:

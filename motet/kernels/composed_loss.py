@@ -1,101 +1,92 @@
-"""The cross-entropy of a composition of models, without their logits: for training one member through the composition.
+"""Losses of a model, or of a composition of models, without all of their logits at once.
 
-For N tokens and K heads, logits and log-softmaxes of every member are K × N × V floats, of which the loss needs one
+For N tokens and K heads, logits and log-softmaxes of every member are K × N × V floats, of which a loss needs one
 number per token. Here a block of tokens at a time is composed, and its gradient taken at once, as Liger-Kernel's fused
-linear cross-entropy does for one head (Hsu et al. 2024, arXiv:2410.10989). It pays in memory, at the same time or a
-little less: `benchmarks/results/training-loss.csv`.
+linear cross-entropy does for one head (Hsu et al. 2024, arXiv:2410.10989). It pays in memory, at about the same time:
+`benchmarks/results/training-loss.csv`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
-IGNORED = -100  # a target that counts nothing, as in `torch.nn.functional.cross_entropy`
-TOKENS = 64  # composed at once; at 32,000 tokens of vocabulary 8 MB of float32
+BLOCK_BYTES = 128 << 20  # of float32 scores that exist at once: 220 tokens at a vocabulary of 151,936
 
-
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """A member that is not trained: `hidden` (N, H_k), `head` (V, H_k), and its weight in the sum."""
-
-    hidden: Tensor
-    head: Tensor
-    weight: float
+# (n,) or (n, M) values of rows start ≤ i < stop, from those rows of every input
+Values = Callable[..., Tensor]
 
 
-def composed_cross_entropy(
-    hidden: Tensor, head: Tensor, weight: float, others: Sequence[Voice], target: Tensor, tokens: int = TOKENS
-) -> Tensor:
-    """Mean of `−log_softmax(w · h Wᵀ + Σ_k w_k · h_k W_kᵀ)` at the targets, 0 where none counts.
+def block_rows(width: int, block_bytes: int = BLOCK_BYTES) -> int:
+    """How many rows of `width` float32 scores are computed at once."""
+    return max(1, block_bytes // (4 * width))
 
-    A weighted sum of log-probs is one of logits up to a constant per token, which the last softmax takes away.
+
+def in_blocks(values: Values, inputs: Sequence[Tensor], size: int, *, trains: bool = False) -> Tensor:
+    """`values(slice(0, N), *inputs)`, computed for `size` rows at a time; nothing as large as a block is kept.
+
+    Gradients of the inputs are taken with the values themselves, at no second pass over the scores: row i of the
+    result must depend on row i of every input alone. One number per row can then be carried back; with `trains`
+    (parameters inside `values` get gradients, too) a block is computed anew in the backward pass instead.
 
     Args:
-        hidden: (N, H), the trained member's last hidden states.
-        head: (V, H), its output matrix. Both get a gradient where they require one; `others` get none.
-        weight: of the trained member.
-        others: the rest of the composition, the base among them.
-        target: (N,) int64; `IGNORED` counts nothing.
-        tokens: how many are composed at once.
+        values: is given the rows as a slice, and those rows of each input; returns (n,).
+        inputs: (N, …) each.
+        size: rows of a block. Where it holds all of them, autograd records them as usual.
+        trains: whether `values` reads parameters that are trained.
+
+    Returns:
+        (N,).
     """
-    return _ComposedCrossEntropy.apply(hidden, head, weight, tuple(others), target, tokens)  # type: ignore[no-any-return]
+    count = len(inputs[0])
+    blocks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    if len(blocks) <= 1:
+        return values(slice(0, count), *inputs)
+    if not trains:
+        return cast("Tensor", _Blocks.apply(values, blocks, *inputs))
+    if not torch.is_grad_enabled():
+        return torch.cat([values(block, *(rows[block] for rows in inputs)) for block in blocks])
+    again = [checkpoint(values, block, *(rows[block] for rows in inputs), use_reentrant=False) for block in blocks]
+    return torch.cat(cast("list[Tensor]", again))
 
 
-class _ComposedCrossEntropy(torch.autograd.Function):
+class _Blocks(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, weight: float, others: tuple[Voice, ...], target: Tensor, tokens: int
-    ) -> Tensor:
-        counted = (target != IGNORED).sum().clamp_min(1)
-        loss = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        by_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        by_head = torch.zeros_like(head, dtype=loss.dtype) if ctx.needs_input_grad[1] else None
-        for start in range(0, hidden.shape[0], tokens):
-            block = slice(start, start + tokens)
-            part, slope = _block(hidden, head, weight, others, target, block)
-            loss += part
-            slope *= weight / counted
-            if by_hidden is not None:
-                by_hidden[block] = (slope @ head.to(slope.dtype)).to(hidden.dtype)
-            if by_head is not None:
-                by_head += slope.T @ hidden[block].to(slope.dtype)  # many small sums: not in bfloat16
-        ctx.save_for_backward(by_hidden, None if by_head is None else by_head.to(head.dtype))
-        return loss / counted
+    def forward(ctx: Any, values: Values, blocks: Sequence[slice], *inputs: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[2:]
+        slopes = [torch.zeros_like(rows) if wants else None for rows, wants in zip(inputs, wanted, strict=True)]
+        results: list[Tensor] = []
+        for block in blocks:
+            parts = [rows[block].detach().requires_grad_(wants) for rows, wants in zip(inputs, wanted, strict=True)]
+            with torch.set_grad_enabled(any(wanted)):
+                result = values(block, *parts)
+            results.append(result.detach())
+            _differentiate(result, parts, slopes, block)
+        ctx.save_for_backward(*slopes)
+        return torch.cat(results)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator forgets the names
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
-        (by_loss,) = grad_outputs
-        grown = (None if slope is None else slope * by_loss.to(slope.dtype) for slope in ctx.saved_tensors)
-        return (*grown, None, None, None, None)
+        (by_row,) = grad_outputs
+        slopes = cast("tuple[Tensor | None, ...]", ctx.saved_tensors)
+        grown = (s if s is None else s * by_row.view(-1, *[1] * (s.ndim - 1)).to(s.dtype) for s in slopes)
+        return (None, None, *grown)
 
 
-def _block(
-    hidden: Tensor, head: Tensor, weight: float, others: Sequence[Voice], target: Tensor, block: slice
-) -> tuple[Tensor, Tensor]:
-    """Sum of the losses of a block of tokens, and its derivative (n, V) by the composed logits."""
-    z = _logits(hidden[block], head).mul_(weight)
-    for voice in others:
-        z += _logits(voice.hidden[block], voice.head).mul_(voice.weight)
-    chosen = target[block]
-    counts = chosen != IGNORED
-    places = chosen.clamp_min(0)[:, None]
-    total = z.logsumexp(-1, keepdim=True)
-    loss = (total - z.gather(-1, places))[counts].sum()
-    slope = z.sub_(total).exp_()
-    slope.scatter_add_(-1, places, torch.full_like(places, -1, dtype=slope.dtype))
-    return loss, slope.mul_(counts[:, None])
-
-
-def _logits(hidden: Tensor, head: Tensor) -> Tensor:
-    """(n, V), float32 at least."""
-    logits = hidden @ head.T
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _differentiate(result: Tensor, parts: Sequence[Tensor], slopes: Sequence[Tensor | None], block: slice) -> None:
+    """Writes the derivative of a block's values by its rows of each input into `slopes`."""
+    pairs = [(part, slope) for part, slope in zip(parts, slopes, strict=True) if slope is not None]
+    if not pairs or not result.requires_grad:
+        return
+    found = torch.autograd.grad(result, [part for part, _ in pairs], torch.ones_like(result), allow_unused=True)
+    for (_, slope), derivative in zip(pairs, found, strict=True):
+        if derivative is not None:
+            slope[block] = derivative

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -71,7 +72,7 @@ def read_config(file: Path) -> Any:
         if metadata["general.architecture"] in _quick_architectures():
             return cast(Any, AutoConfig).from_pretrained(folder, gguf_file=file.name)
         outline = Path(folder, "outline")
-        _write_outline(metadata, _tensor_names(file), outline)
+        _write_outline(metadata, _header(file)[1], outline)
         try:
             fields = cast("dict[str, Any]", cast(Any, reader).load_gguf_checkpoint(str(outline))["config"])
         except (ValueError, NotImplementedError) as error:
@@ -115,7 +116,7 @@ def _without_additions(backend: Any, size: int) -> Any:
         return backend
     tree = json.loads(backend.to_str())
     tree["added_tokens"] = [token for token in tree["added_tokens"] if token["id"] < size]
-    return type(backend).from_str(json.dumps(tree))
+    return cast(Any, type(backend)).from_str(json.dumps(tree))
 
 
 def load_weights(file: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -147,11 +148,23 @@ def own_dtype(file: Path) -> str:
 
 def _metadata(file: Path) -> dict[str, Any]:
     """The file's metadata; instead of an array of strings its length. Raises GgufError: no GGUF file."""
+    return _header(file)[0]
+
+
+def _header(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Metadata and names of tensors. Raises GgufError: no GGUF file."""
     _require()
+    state = file.stat()
+    return _read_header(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read_header(file: Path, size: int, modified: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Read once for each state of the file, which walks through a vocabulary of 150,000 tokens."""
     from transformers.integrations.gguf import reader
 
     try:
-        return cast("dict[str, Any]", cast(Any, reader).read_gguf_metadata(str(file))[0])
+        return cast("tuple[dict[str, Any], tuple[str, ...]]", cast(Any, reader).read_gguf_metadata(str(file)))
     except (ValueError, struct.error, IndexError) as error:  # cut off within the header
         raise GgufError(f"{file} is not readable as GGUF: {error}") from error
 
@@ -159,12 +172,6 @@ def _metadata(file: Path) -> dict[str, Any]:
 def _require() -> None:
     if find_spec("gguf") is None:
         raise GgufError("GGUF files are read with the package gguf: pip install 'motet[gguf]'")
-
-
-def _tensor_names(file: Path) -> tuple[str, ...]:
-    from transformers.integrations.gguf import reader
-
-    return cast("tuple[str, ...]", cast(Any, reader).read_gguf_metadata(str(file))[1])
 
 
 def _promised_bytes(file: Path) -> int | None:

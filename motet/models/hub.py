@@ -7,6 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from motet.models import files
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")  # all that is read before weights are
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # what is there of the first kind is preferred
@@ -30,13 +32,24 @@ def snapshot(name: str, revision: str | None = None) -> Path:
     Raises:
         HubError: the hub has no such model, does not give it, or cannot be reached and the cache does not hold it.
     """
-    return _download(name, revision, SMALL_FILES)
+    cached = _cached(name, revision)
+    return _download(name, revision, SMALL_FILES) if cached is None else cached
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """The snapshot in the cache where there is one: what was downloaded is not looked up again."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "adapter_config.json"))
+    return next((Path(file).parent for file in found if isinstance(file, str)), None)
 
 
 @lru_cache
 def with_weights(name: str, revision: str | None = None) -> Path:
     """The same folder once the weights are there too. Raises HubError as `snapshot` does."""
     folder = snapshot(name, revision)
+    if not list(files.problems(folder)):
+        return folder
     for pattern in WEIGHTS:
         folder = _download(name, revision, (*SMALL_FILES, pattern))
         if any(folder.glob(pattern)):

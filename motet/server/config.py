@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from motet.models.quantization import Quantization
+from motet.server.engines.base import Quantization
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 FamilyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]  # also the name of a folder
@@ -28,8 +28,8 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """`path` is a folder (relative to the file) or a hub id. `template`: how the model reads messages; by default
-    its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's.
+    """`path` is a folder or a GGUF file (relative to the file), or a hub id. `template`: how the model reads messages;
+    by default its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's.
     `quantize`: the embedded engine stores the weights in 8 or 4 bits. `base`: the model that an adapter belongs to, by
     default what the adapter itself names. `check_expert`: whether compositions must keep to the role and partner of the
     model's `expert.json`."""
@@ -55,8 +55,8 @@ class ServerConfig(Section):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
     max_choices: Annotated[int, Field(ge=1)] = 1024
     max_choices_per_key: Annotated[int, Field(ge=1)] | None = None
-    keep_alive_seconds: Annotated[float, Field(gt=0)] = 15.0
-    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    keep_alive_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
 
 
 def _with_models(value: Any) -> Any:
@@ -83,7 +83,7 @@ class EngineConfig(Section):
     kind: Literal["torch", "vllm"] = "torch"
     engine_args: dict[str, Any] = {}
     families: Families = {}
-    kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
+    kv_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     max_running: Annotated[int, Field(ge=1)] = 64
     prefill_chunk: Annotated[int, Field(ge=1)] = 128
     max_model_len: Annotated[int, Field(ge=2)] | None = None

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from motet.composers.roles import named_models
 from motet.server.config import ModelConfig
-from motet.server.operator_file import Configuration
-from motet.server.sources import Source, find_source
+from motet.server.operator_file import ConfigError, Configuration
+from motet.server.sources import find_source
 
 PIPE_WIDTH = 300
-GIB = 1 << 30
 HEADINGS = ("model", "parameters", "weights", "dtype", "KV bytes / token", "context", "template", "compositions")
 FAMILY_HEADINGS = ("vLLM engine", "models", "dtype", "KV bytes / token")
 
 
-def print_models(configuration: Configuration) -> None:
-    """One row per model, read from its configuration and the shapes of its weights: nothing is loaded."""
+def print_models(configuration: Configuration) -> list[str]:
+    """One row per model, read from its configuration and the shapes of its weights: nothing is loaded.
+
+    Returns:
+        What is wrong with models that cannot be read, one sentence each.
+    """
     table = Table(*HEADINGS, show_edge=False, box=SIMPLE_HEAD)
+    unread: list[str] = []
     for name, model in configuration.settings.models.items():
-        table.add_row(name, *_facts(model, configuration), ", ".join(_used_by(name, configuration)))
+        try:
+            facts = _facts(name, model, configuration)
+        except ConfigError as error:
+            unread += error.problems
+            facts = ["cannot be read", "", "", "", ""]
+        table.add_row(name, *facts, ", ".join(_used_by(name, configuration)))
     _print(table)
+    if unread:
+        return unread
     if configuration.settings.engine.kind == "vllm":
         _print(_families(configuration))
+    return []
 
 
 def _families(configuration: Configuration) -> Table:
@@ -58,39 +68,21 @@ def _print(table: Table) -> None:
     console.print(table)
 
 
-def _facts(model: ModelConfig, configuration: Configuration) -> list[str]:
-    from motet.models.checkpoint import read_config
-    from motet.server.engines.facts import DTYPE_BYTES, kv_bytes, num_parameters, shapes_of
-    from motet.server.engines.torch.quantization import weight_bytes
+def _facts(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
+    """Raises ConfigError: the model cannot be read."""
+    from motet.models.memory import gib
+    from motet.server.preflight import read_model, weight_bytes
 
+    engine = configuration.settings.engine
     try:
         source = find_source(model, configuration.folder)
-        checkpoint, revision = source.checkpoint, source.checkpoint_revision
-        config = cast(Any, read_config(checkpoint, revision))
-        text = config.get_text_config()
-        template = model.template or ("chat" if _has_template(source) else "plain")
-        dtype = _dtype(model, configuration, text)
-        context = str(getattr(text, "max_position_embeddings", "?"))
-        weights = weight_bytes(shapes_of(config), model.quantize, DTYPE_BYTES.get(dtype, 4))
-        size = f"{weights / GIB:.2f} GiB" + (f" ({model.quantize})" if model.quantize else "")
-        return [f"{num_parameters(config):,}", size, dtype, f"{kv_bytes(text, dtype):,}", context, template]
+        tokenizer, info = read_model(name, model, source, engine, "vllm" if engine.kind == "vllm" else "cpu")
+        weights = gib(weight_bytes(source, info)) + (f" ({model.quantize})" if model.quantize else "")
     except (OSError, ValueError) as error:
-        return [str(error).splitlines()[0], *[""] * 5]
-
-
-def _has_template(source: Source) -> bool:
-    from motet.server.tokenizer import Tokenizer
-
-    return Tokenizer.load(*source.tokenizer).has_chat_template
-
-
-def _dtype(model: ModelConfig, configuration: Configuration, text: Any) -> str:
-    asked = model.dtype or configuration.settings.engine.dtype
-    if asked != "auto":
-        return asked
-    from motet.server.engines.facts import own_dtype
-
-    return own_dtype(text)
+        raise ConfigError([f"models.{name}: {error}"]) from error
+    template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
+    numbers = [f"{number:,}" for number in (info.num_parameters, info.kv_bytes_per_token)]
+    return [numbers[0], weights, info.dtype, numbers[1], str(info.max_model_len), template]
 
 
 def _used_by(name: str, configuration: Configuration) -> list[str]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from motet.composers.spec import CompositionError
-from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary
+from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, vocabulary_size
 from motet.experts.fit import Known
 from motet.models.checkpoint import read_config, read_generation_config
-from motet.models.quantization import quantization_of
-from motet.server.adapters import merge_adapter
+from motet.server.adapters import merge_adapter, num_tokens
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
 from motet.server.errors import ApiError
 from motet.server.experts import read_experts
 from motet.server.operator_file import ConfigError, Configuration
+from motet.server.preflight import Prepared, device_of, prepare
 from motet.server.registry import Member, Registry, Template
 from motet.server.sources import Source, find_source
 from motet.server.tokenizer import Tokenizer
@@ -49,16 +50,18 @@ def load_engine(configuration: Configuration, tell: Told = lambda _: None) -> tu
 
 
 def _load_torch(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
-    from motet.server.engines.torch import EngineSettings, TorchEngine
-
     config = configuration.settings.engine
     foreign = [name for name in ("engine_args", "families") if getattr(config, name)]
     if foreign:
         raise ConfigError([f"engine.{name}: they are vLLM's, but engine.kind is torch." for name in foreign])
-    sources = find_sources(configuration)
-    tokenizers, loaded = _load_models(configuration, sources, tell)
-    infos = {name: member.info for name, member in loaded.items()}
-    registry = registry_of(configuration, sources, tokenizers, infos)
+    prepared = prepare(configuration)
+    from motet.server.engines.torch import EngineSettings, TorchEngine  # slow to import: refusals come first
+
+    for warning in prepared.warnings:
+        tell(f"warning: {warning}")
+    loaded = _load_models(configuration, prepared, tell)
+    members = {name: replace(known, info=loaded[name].info) for name, known in prepared.registry.members.items()}
+    registry = replace(prepared.registry, members=members)
     settings = EngineSettings(
         kv_cache_bytes=int(config.kv_cache_gib * GIB),
         max_running=config.max_running,
@@ -97,28 +100,24 @@ def find_sources(configuration: Configuration) -> dict[str, Source]:
     return sources
 
 
-def _load_models(
-    configuration: Configuration, sources: Mapping[str, Source], tell: Told
-) -> tuple[dict[str, Tokenizer], dict[str, TorchMember]]:
+def _load_models(configuration: Configuration, prepared: Prepared, tell: Told) -> dict[str, TorchMember]:
     from transformers.utils.logging import disable_progress_bar
 
     from motet.server.engines.torch import ModelLoadError
 
     disable_progress_bar()
-    tokenizers: dict[str, Tokenizer] = {}
     loaded: dict[str, TorchMember] = {}
     problems: list[str] = []
     for name, model in configuration.settings.models.items():
-        source = sources[name]
+        source, tokenizer = prepared.sources[name], prepared.tokenizers[name]
         try:
             tell(f"loading {name}" + (f": the adapter is merged into {source.base}" if source.base else ""))
-            tokenizers[name] = load_tokenizer(*source.tokenizer)
-            loaded[name] = _load(name, source, model, configuration.settings.engine, tokenizers[name])
+            loaded[name] = _load(name, source, model, configuration.settings.engine, tokenizer)
         except (ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
     if problems:
         raise ConfigError(problems)
-    return tokenizers, loaded
+    return loaded
 
 
 def load_tokenizer(source: str, revision: str | None) -> Tokenizer:
@@ -134,19 +133,13 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
 
     from motet.server.engines.torch import load_member
 
-    vocab_size = read_vocabulary(tokenizer.hf, 0).size
-    check_width(source, vocab_size)
-    check_quantization(source, model)
     dtype = model.dtype or config.dtype
-    device = model.device or config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_member(
         name,
         source.checkpoint,
         dtype=None if dtype == "auto" else getattr(torch, dtype),
-        device=device,
-        vocab_size=vocab_size,
+        device=device_of(model, config),
+        vocab_size=vocabulary_size(tokenizer.hf),
         max_model_len=config.max_model_len,
         revision=source.checkpoint_revision,
         ends=own_ends(source, tokenizer),
@@ -157,26 +150,24 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
 
 
 def own_ends(source: Source, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ends of an answer that the tokenizer names, and the generation configuration beside an adapter."""
+    """The ends of an answer beside those of the model's configuration: of the generation configurations of checkpoint
+    and adapter, and of the tokenizer."""
     from motet.server.engines.facts import end_token_ids
 
     adapter = source.folder() if source.base else None
-    return end_token_ids(tokenizer.hf, None if adapter is None else read_generation_config(str(adapter), None))
+    checkpoint = read_generation_config(source.checkpoint, source.checkpoint_revision)
+    beside = None if adapter is None else read_generation_config(str(adapter))
+    return end_token_ids(checkpoint, beside, tokenizer.hf)
 
 
 def check_width(source: Source, vocab_size: int) -> None:
     """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
     config = cast(Any, read_config(source.checkpoint, source.checkpoint_revision))
     width = int(config.get_text_config().vocab_size)
+    if width < vocab_size and source.base is not None:  # tokens that were added when the adapter was trained
+        width = num_tokens(source) or width
     if width < vocab_size:
         raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")
-
-
-def check_quantization(source: Source, model: ModelConfig) -> None:
-    """Raises ValueError: what is to be quantised is so already."""
-    written = quantization_of(read_config(source.checkpoint, source.checkpoint_revision))
-    if model.quantize is not None and written is not None:
-        raise ValueError(f"quantize: the checkpoint is already quantised ({written['quant_method']}); leave it out.")
 
 
 def _member(name: str, info: ModelInfo, tokenizer: Tokenizer, expert: Known, configuration: Configuration) -> Member:

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motet.composers.vocabulary import read_vocabulary
-from motet.models.checkpoint import load_weights
+from motet.models import gguf
+from motet.models.checkpoint import load_weights, read_tokenizer
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
 from motet.server.engines.vllm.families import Families, Family, crossing
 from motet.server.engines.vllm.speculation import draft_of, for_models
 from motet.server.families import group, per_family, shares
-from motet.server.loading import Told, check_width, find_sources, load_tokenizer, own_ends, registry_of
+from motet.server.loading import Told, find_sources, registry_of
 from motet.server.operator_file import ConfigError, Configuration
+from motet.server.preflight import read_model
 from motet.server.registry import Registry
 from motet.server.sources import Source
 from motet.server.tokenizer import Tokenizer
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from motet.server.engines.vllm.engine import VllmEngine
     from motet.server.engines.vllm.loading import Checkpoint
     from motet.server.engines.vllm.memory import KvCache, Utilization
+
+
+MERGE = 2  # counts the ways in which adapters were merged: what an older one made is not taken from the cache
 
 
 def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
@@ -47,6 +52,13 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
     found = checkpoints(sources, tell)
     _check_models(configuration, families, found, infos)
     return _start_all(configuration, families, found, infos, parts, tell), registry
+
+
+def check_vllm(configuration: Configuration) -> None:
+    """What can be known without vLLM itself. Raises ConfigError, as `inspect` and `registry_of` do."""
+    sources = find_sources(configuration)
+    tokenizers, infos, families = inspect(configuration, sources)
+    _check_crossings(registry_of(configuration, sources, tokenizers, infos), families)
 
 
 def _checked_options(configuration: Configuration) -> KvCache | Utilization:
@@ -153,12 +165,16 @@ def told(models: Sequence[str], bytes_per_token: int, tokens: int) -> str:
 
 
 def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoint]:
-    """Name → where full weights are. Adapters are merged into their base once, in the cache."""
+    """Name → where full weights are. Adapters are merged into their base and GGUF files are converted once, in the
+    cache."""
     from motet.server.engines.vllm.loading import CACHE, Checkpoint
 
     found: dict[str, Checkpoint] = {}
     for name, source in sources.items():
-        if source.base is None:
+        if gguf.is_gguf(source.path):
+            tell(f"converting {source.path} into a folder, which vLLM reads")
+            found[name] = Checkpoint(str(converted_checkpoint(Path(source.path), CACHE.expanduser())))
+        elif source.base is None:
             found[name] = Checkpoint(source.path, source.revision)
         else:
             tell(f"merging the adapter of {name} into {source.base}")
@@ -167,10 +183,24 @@ def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoi
     return found
 
 
+def converted_checkpoint(file: Path, cache: Path) -> Path:
+    """A GGUF file as a folder with dequantised weights and the tokenizer; made where it is not there yet."""
+    state = file.stat()
+    digest = hashlib.sha256(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode())
+    folder = cache / "converted" / digest.hexdigest()[:16]
+    if not (folder / "config.json").is_file():
+        partial = folder.with_suffix(".partial")
+        model, _ = load_weights(str(file), dtype="auto")
+        model.save_pretrained(partial)
+        read_tokenizer(str(file)).save_pretrained(partial)
+        partial.rename(folder)
+    return folder
+
+
 def merged_checkpoint(source: Source, cache: Path) -> Path:
     """The folder of an adapter's base with the adapter merged into it; made where it is not there yet."""
     files = sorted(Path(source.path).glob("adapter_*"))
-    digest = hashlib.sha256(f"{source.checkpoint}@{source.checkpoint_revision}".encode())
+    digest = hashlib.sha256(f"{MERGE} {source.checkpoint}@{source.checkpoint_revision}".encode())
     for file in files:
         digest.update(file.read_bytes())
     folder = cache / "merged" / digest.hexdigest()[:16]
@@ -193,10 +223,13 @@ def inspect(
     tokenizers: dict[str, Tokenizer] = {}
     infos: dict[str, ModelInfo] = {}
     problems: list[str] = []
+    engine = configuration.settings.engine
     for name, model in configuration.settings.models.items():
         problems += _unfit(name, model, configuration)
         try:
-            tokenizers[name], infos[name] = _inspect(name, model, sources[name], configuration)
+            tokenizers[name], infos[name] = read_model(name, model, sources[name], engine, "vllm")
+        except ConfigError as error:
+            problems += error.problems
         except (OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
     vocabularies = {name: read_vocabulary(tokenizers[name].hf, info.vocab_size) for name, info in infos.items()}
@@ -204,28 +237,6 @@ def inspect(
     if problems or misfits:
         raise ConfigError([*problems, *misfits])
     return tokenizers, infos, families
-
-
-def _inspect(
-    name: str, model: ModelConfig, source: Source, configuration: Configuration
-) -> tuple[Tokenizer, ModelInfo]:
-    from motet.server.engines.facts import read_facts
-
-    config = configuration.settings.engine
-    tokenizer = load_tokenizer(*source.tokenizer)
-    vocab_size = read_vocabulary(tokenizer.hf, 0).size
-    check_width(source, vocab_size)
-    info = read_facts(
-        name,
-        source.checkpoint,
-        source.checkpoint_revision,
-        ends=own_ends(source, tokenizer),
-        dtype=model.dtype or config.dtype,
-        device="vllm",
-        vocab_size=vocab_size,
-        max_model_len=config.max_model_len,
-    )
-    return tokenizer, info
 
 
 def _unfit(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:

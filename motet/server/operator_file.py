@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +16,13 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from motet.composers.spec import Composition, CompositionError, build_plan, parse_composition
+from motet.models.gguf import SUFFIX, is_gguf
+from motet.models.hub import is_hub_id
 from motet.server.config import Families, Settings
 from motet.server.errors import nearest
 from motet.server.families import naming_problems
+from motet.settings import read_yaml
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 MODEL_FILES = ("config.json", "adapter_config.json")  # one of them makes a folder a model's or an adapter's
 Tree = dict[str, Any]
 
@@ -46,20 +50,6 @@ class Configuration:
             yield name, value, next((kind for kind, tree in self.layers.items() if _has(tree, name)), "default")
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets a later key replace an earlier one silently; here that is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the name {key.value!r} is given twice", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> Configuration:
     """The effective configuration: flag > environment > file > default.
 
@@ -73,7 +63,7 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
     folder = path.resolve().parent
     settings, problems = _validated(merged)
     compositions, composition_problems = _compositions(merged)
-    problems += composition_problems + _collisions(merged) + _families(merged)
+    problems += _unknown_variables() + composition_problems + _collisions(merged) + _families(merged)
     problems += _missing_paths(merged, folder) if check_paths else []
     if settings is None or problems:
         raise ConfigError(problems)
@@ -82,7 +72,7 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
 
 def _read(path: Path) -> Tree:
     try:
-        tree: Any = yaml.load(path.read_text("utf-8"), _UniqueKeys)
+        tree: Any = read_yaml(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -97,6 +87,20 @@ def _environment() -> Tree:
         return EnvSettingsSource(Settings)()
     except SettingsError as error:
         raise ConfigError([f"environment: {error}"]) from error
+
+
+def _unknown_variables() -> list[str]:
+    """Variables with a `__` that name no section; others that begin with MOTET_ may be anybody's, as Kubernetes'
+    MOTET_SERVICE_HOST is."""
+    known = [f"MOTET_{section.upper()}" for section in Settings.model_fields]
+    problems: list[str] = []
+    for variable in sorted(os.environ):
+        section, sign, rest = variable.upper().partition("__")
+        if sign and section.startswith("MOTET_") and section not in known:
+            close = difflib.get_close_matches(section, known, n=1)
+            hint = f" Did you mean {close[0]}__{rest}?" if close else f" Sections: {', '.join(known)}."
+            problems.append(f"environment: {variable} names no setting.{hint}")
+    return problems
 
 
 def _merge(weak: Tree, strong: Tree) -> Tree:
@@ -155,7 +159,7 @@ def _compositions(merged: Tree) -> tuple[dict[str, Composition], list[str]]:
     problems: list[str] = []
     for name, value in _entries(merged, "compositions").items():
         try:
-            compositions[str(name)] = parse_composition(value)
+            compositions[str(name)] = parse_composition(value, strict=False)
             # ids of texts are known only once the tokenizers are loaded: any single id does here
             build_plan(compositions[str(name)], None, known=known, token_id=lambda _: 0)
         except CompositionError as error:
@@ -188,13 +192,21 @@ def _missing_paths(merged: Tree, folder: Path) -> list[str]:
 
 
 def _path_problems(path: str, folder: Path, files: tuple[str, ...]) -> Iterator[str]:
-    """What is wrong with a path that must be a hub id, or a folder that holds one of `files`."""
+    """What is wrong with a path that must be a hub id, a GGUF file, or a folder that holds one of `files`."""
     local = folder / Path(path).expanduser()
     if local.is_dir() and not any((local / file).is_file() for file in files):
         yield f"{local} is no model folder: it has no {' and no '.join(files)}."
-    if not local.exists() and not HUB_ID.fullmatch(path):
-        near = nearest(Path(path).name, [p.name for p in local.parent.glob("*/")] if local.parent.is_dir() else [])
-        yield f"{local} does not exist.{near}"
+    if local.is_file() and not is_gguf(local):
+        yield f"{local} is no folder and no {SUFFIX} file."
+    if not local.exists() and not is_hub_id(path):
+        yield f"{local} does not exist.{nearest(local.name, _models_beside(local))}"
+
+
+def _models_beside(missing: Path) -> list[str]:
+    """What its folder holds that could have been meant."""
+    if not missing.parent.is_dir():
+        return []
+    return [path.name for path in missing.parent.iterdir() if path.is_dir() or is_gguf(path)]
 
 
 def _shown(value: Any) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from types import FrameType
 
 import uvicorn
 
 from motet.server.app import create_app
-from motet.server.config import ServerConfig
+from motet.server.port import release
 from motet.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -67,11 +68,6 @@ def make_server(service: Service) -> DrainingServer:
     )
 
 
-def serve(service: Service) -> None:
-    """Returns when the server has drained."""
-    make_server(service).run()
-
-
-def url(config: ServerConfig) -> str:
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"http://{host}:{config.port}"
+def serve(service: Service, port: socket.socket) -> None:
+    """Listens on a bound socket; returns when the server has drained."""
+    make_server(service).run(sockets=[release(port)])

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from motet.models import files, gguf, hub
+from motet.models.checkpoint import local
 from motet.server.config import ModelConfig, source_of
-from motet.server.operator_file import HUB_ID
 
 ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`path`: the folder or hub id that the operator named; `base`: that of an adapter's base, None for others."""
+    """`path`: the folder, GGUF file or hub id that the operator named; `base`: an adapter's base, None for others."""
 
     path: str
     revision: str | None = None
@@ -38,7 +39,7 @@ class Source:
 
     @property
     def tokenizer(self) -> tuple[str, str | None]:
-        """Folder or hub id, and revision."""
+        """Folder, GGUF file or hub id, and revision."""
         return (self.path, self.revision) if self.has_tokenizer else (self.checkpoint, self.checkpoint_revision)
 
     def folder(self) -> Path | None:
@@ -54,8 +55,12 @@ def find_source(model: ModelConfig, folder: Path) -> Source:
         OSError: a file that cannot be read.
     """
     path = source_of(model, folder)
-    found = _adapter_config(path, model.revision)
-    if found is None:
+    try:
+        place = local(path, model.revision)
+    except hub.HubError as error:
+        raise ValueError(f"{folder / path} does not exist, and as a hub id: {error}.") from error
+    found = place / ADAPTER_CONFIG
+    if not found.is_file():
         if model.base is not None:
             raise ValueError(f"base is given, but {path} is no adapter: it has no {ADAPTER_CONFIG}.")
         return Source(path, model.revision)
@@ -64,19 +69,20 @@ def find_source(model: ModelConfig, folder: Path) -> Source:
         raise ValueError(f"{found} is no object.")
     written = cast("dict[str, Any]", written)
     base = _base(model, written, found.parent, folder)
+    if gguf.is_gguf(base):
+        raise ValueError(f"the adapter's base {base} is a GGUF file: adapters are merged into unquantised weights.")
     if Path(base, ADAPTER_CONFIG).is_file():
         raise ValueError(f"the adapter's base {base} is itself an adapter: merge that one first.")
     return Source(path, model.revision, base, None if model.base else written.get("revision"))
 
 
-def _adapter_config(path: str, revision: str | None) -> Path | None:
-    """The file that makes a folder or hub id an adapter; the hub is asked only about what was never downloaded."""
-    from transformers.utils import peft_utils
-
-    if local_folder(path, revision, "config.json") is not None and not Path(path).is_dir():
-        return None
-    found: str | None = cast(Any, peft_utils).find_adapter_config_file(path, revision=revision)
-    return None if found is None else Path(found)
+def file_problems(source: Source) -> list[str]:
+    """What is wrong with a model's files before weights are read, one sentence each. Raises HubError."""
+    path, revision = source.checkpoint, source.checkpoint_revision
+    found = list(files.problems(local(path, revision), weights=Path(path).exists()))
+    if source.base is not None and Path(source.path).is_dir():
+        found += files.adapter_problems(Path(source.path))
+    return found
 
 
 def _base(model: ModelConfig, written: dict[str, Any], adapter: Path, folder: Path) -> str:
@@ -86,19 +92,19 @@ def _base(model: ModelConfig, written: dict[str, Any], adapter: Path, folder: Pa
         raise ValueError(f"the adapter does not name its base: name it with 'base', relative to {folder}.")
     places = [folder] if model.base else [adapter, folder]
     candidates = [(place / Path(name).expanduser()).resolve() for place in places]
-    local = next((candidate for candidate in candidates if candidate.is_dir()), None)
-    if local is not None:
-        return str(local)
-    if HUB_ID.fullmatch(name) and not name.startswith("."):
+    found = next((candidate for candidate in candidates if candidate.exists()), None)
+    if found is not None:
+        return str(found)
+    if hub.is_hub_id(name):
         return str(name)
     looked = " and ".join(dict.fromkeys(map(str, candidates)))
     raise ValueError(f"the adapter's base {name!r} was not found at {looked}: name it with 'base'.")
 
 
 def local_folder(path: str, revision: str | None, file: str) -> Path | None:
-    """The folder of a local path, or the cached snapshot of a hub id that holds `file`."""
-    if Path(path).is_dir():
-        return Path(path)
+    """The folder of a local path, or the cached snapshot of a hub id that holds `file`; None for a single file."""
+    if Path(path).exists():
+        return Path(path) if Path(path).is_dir() else None
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(path, file, revision=revision)

@@ -13,11 +13,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
+PROBE = "Motet"  # a message that every template must show
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class ChatTemplateError(ValueError):
     """The chat template refused the messages; the message is the template's own."""
+
+
+def template_takes_parts(hf: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template reads contents only as lists of parts, `[{"type": "text", "text": ...}]`: such a
+    template (Llama Guard 3's, say) walks over a plain text letter by letter, and the text vanishes."""
+
+    def shows(content: object) -> bool:
+        try:
+            text = hf.apply_chat_template([{"role": "user", "content": content}], tokenize=False)  # type: ignore[arg-type]
+        except Exception:  # a template is the checkpoint's own program
+            return False
+        return PROBE in str(text)
+
+    return not shows(PROBE) and shows([{"type": "text", "text": PROBE}])
 
 
 @lru_cache(1)
@@ -65,6 +80,10 @@ class Tokenizer:
         """The template's source, or a mapping of named ones."""
         return cast(Any, self.hf).chat_template
 
+    @cached_property
+    def takes_parts(self) -> bool:
+        return template_takes_parts(self.hf)
+
     @property
     def start_id(self) -> int | None:
         """What an empty text begins with: BOS, or EOS for models that have no BOS."""
@@ -93,10 +112,11 @@ class Tokenizer:
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """Raises ChatTemplateError where the template refuses (roles that must alternate, an unknown role)."""
+        """Contents are texts; a template that walks over parts gets them as such. Raises ChatTemplateError where the
+        template refuses (roles that must alternate, an unknown role)."""
         try:
             rendered = self.hf.apply_chat_template(
-                [dict(message) for message in messages],
+                [self._as_read(message) for message in messages],
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -105,6 +125,11 @@ class Tokenizer:
         except Exception as error:  # a template is the checkpoint's own program, run on the client's data
             raise ChatTemplateError(f"the chat template failed: {error}") from error
         return str(rendered)
+
+    def _as_read(self, message: Mapping[str, str]) -> dict[str, Any]:
+        content = message.get("content")
+        in_parts = self.takes_parts and isinstance(content, str)
+        return {**message, "content": [{"type": "text", "text": content}]} if in_parts else dict(message)
 
     @cached_property
     def _anchor(self) -> tuple[list[int], str]:

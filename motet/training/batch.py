@@ -9,20 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from motet.training.data.files import Source
+
 # How a stream reads a record's prompt: through the chat template, as the text stands, or not at all (the completion
 # then follows the beginning-of-text token).
 PromptForm = Literal["chat", "plain", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a record came from, for messages: `file:line` (lines and rows counted from 1)."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)

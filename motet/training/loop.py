@@ -53,14 +53,14 @@ class Step:
 class Loop:
     """Steps over a schedule. Everything that a step changes lies in parameters and optimisers.
 
-    `loss` gets a step (from 0) and a micro-batch's number. Clipping bounds the norm of the whole gradient;
-    `enter` is told every step before it begins.
+    `loss` gets a step (from 0) and a micro-batch's number, `micro_batches` says how many a step has.
+    Clipping bounds the norm of the whole gradient; `enter` is told every step before it begins.
     """
 
     optimizers: Sequence[torch.optim.Optimizer]
     schedule: Schedule
     loss: Callable[[int, int], Loss]
-    micro_batches: int = 1
+    micro_batches: Callable[[int], int] = lambda step: 1
     clip: float | None = None
     enter: Callable[[int], None] = field(default=lambda step: None)
 
@@ -95,12 +95,13 @@ class Loop:
 
     def _backward(self, step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Gradients of the micro-batches' weighted mean."""
-        if self.micro_batches == 1:
+        micro_batches = self.micro_batches(step)
+        if micro_batches == 1:
             loss = self.loss(step, 0)
             loss.total.backward()
             return loss.total.detach(), loss.parts
         done: list[Loss] = []
-        for micro in range(self.micro_batches):
+        for micro in range(micro_batches):
             loss = self.loss(step, micro)
             (loss.total * loss.weight).backward()
             done.append(Loss(loss.total.detach(), loss.parts, torch.as_tensor(loss.weight).to(loss.total)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,11 +11,37 @@ from torch import Tensor, nn
 from motet.training.batch import Batch
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The logits of a batch's N targets before they are computed: any rows of them, at any time.
+
+    Attributes:
+        inputs: (N, …) each; row i of them, and nothing else, decides row i of the logits.
+        logits: rows start ≤ i < stop of the logits (n, V), at least float32 and defined up to a constant per row, from
+            those rows of every input.
+        width: V.
+        trains: whether parameters inside `logits` are trained.
+    """
+
+    inputs: tuple[Tensor, ...]
+    logits: Callable[..., Tensor]
+    width: int
+    trains: bool = False
+
+    def whole(self) -> Tensor:
+        """All rows at once, (N, V)."""
+        return self.logits(slice(0, len(self.inputs[0])), *self.inputs)
+
+
 class Policy(Protocol):
     """A distribution over next tokens: one model, or a composition of several."""
 
     def __call__(self, batch: Batch, /) -> Tensor:
         """Logits (N, V), at least float32, of the batch's targets; defined up to a constant per row."""
+        ...
+
+    def scores(self, batch: Batch, /) -> Scores:
+        """The same logits, to be computed in blocks of rows."""
         ...
 
 

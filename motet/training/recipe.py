@@ -17,13 +17,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
 
 from motet.training.objectives import AnyObjective
 
 TRAINED = "trained"  # the name of the trained model in `through`
+VALIDATION = "validation"  # of `data`, what is measured and not learnt
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+PositiveFloat = Annotated[FiniteFloat, Field(gt=0)]
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
 class Setting(BaseModel):
@@ -33,12 +39,16 @@ class Setting(BaseModel):
 
 
 class Checkpoint(Setting):
-    """A Hugging Face folder or hub id; only its first `layers` layers where given (norm and head are kept)."""
+    """A Hugging Face folder or hub id; only its first `layers` layers where given (norm and head are kept).
+
+    `dtype` is that of parameters that are not trained: auto is bfloat16 where the checkpoint is and the run computes in
+    it, else float32.
+    """
 
     path: str
     layers: PositiveInt | None = None
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of parameters that are not trained
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 class Fresh(Setting):
@@ -78,19 +88,22 @@ class Half(Setting):
 
 
 class Dataset(Setting):
-    """Records of one role. `format` auto recognises the columns; globs are allowed in `files`.
+    """Records of one role, or of `validation`: measured as the objective's first dataset is, and not learnt.
+
+    `format` auto recognises the columns; globs are allowed in `files`.
 
     `loss` says which tokens count: answers alone (prompts are masked), or all. `template` is the prompt's form:
     the tokenizer's chat template, or the text as it stands; auto takes the chat template for messages and for
     prompt + completion where the tokenizer has one.
     """
 
-    files: tuple[str, ...] = Field(min_length=1)
+    files: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
     format: Literal[
         "auto",
         "text",
         "messages",
         "prompt_completion",
+        "question_answer",
         "preference",
         "labelled",
         "classes",
@@ -141,19 +154,29 @@ class Muon(Setting):
 
 
 class Scheduling(Setting):
-    """Length, linear warm-up, constant rate, linear decay over the last `decay` share down to `floor` of the peak."""
+    """Length, linear warm-up, constant rate, linear decay over the last `decay` share down to `floor` of the peak.
+
+    `epochs` are those of the objective's first dataset, whose rows are read so often and not more. `warmup` is in
+    steps; by default a tenth of them, ten at the most.
+    """
 
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
-    warmup: Annotated[int, Field(ge=0)] = 10
+    warmup: Annotated[int, Field(ge=0)] | None = None
     decay: Share = 0.7
     floor: Share = 0.02
 
     @model_validator(mode="after")
     def _one_length(self) -> Scheduling:
-        if (self.steps is None) == (self.epochs is None):
+        if self.steps is None and self.epochs is None:
             raise ValueError("give either steps or epochs")
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both; schedule={epochs: 3} in an override replaces both")
         return self
+
+    def warmup_steps(self, steps: int) -> int:
+        """Of so many steps; a longer warm-up than half of the run is cut there, or its peak would never be reached."""
+        return min(10, steps // 10) if self.warmup is None else min(self.warmup, steps // 2)
 
 
 class Checkpoints(Setting):
@@ -200,6 +223,9 @@ class Recipe(Setting):
     optimizer: Annotated[AdamW | Muon, Field(discriminator="type")] = AdamW()
     schedule: Scheduling
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the computation; trained parameters are float32
+    # true keeps each layer's input alone for the backward pass and computes the layer anew; selective keeps the matrix
+    # products, too, which are most of the work; auto takes what pays (see `run.recomputation`). No digit depends on it.
+    gradient_checkpointing: Literal["auto", "selective"] | bool = "auto"
     checkpoints: Checkpoints = Checkpoints()
     logging: Logging = Logging()
     expert: ExpertCard = ExpertCard()

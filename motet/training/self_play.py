@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
 
+from motet.training.data.messages import as_chat
 from motet.training.data.records import Answer
 from motet.training.objectives.self_play import SelfPlay
 from motet.training.policies.requirements import as_documents
-from motet.training.recipe import Checkpoint, Lora, Recipe
+from motet.training.recipe import VALIDATION, Checkpoint, Lora, Recipe
+from motet.training.run.answers import generate
 from motet.training.run.errors import RunError
 from motet.training.run.models import load_model
 from motet.training.run.preparation import Preparation, prepare
@@ -85,6 +85,7 @@ def play(
     output: Path | None = None,
     existing: Existing = "refuse",
     tell: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Path:
     """All rounds of a recipe for which `requirements.plays_rounds`; the arguments are those of `run.train.train`.
@@ -96,6 +97,8 @@ def play(
     Raises:
         RunError: as `train` does; rounds of an earlier run where `existing` is `refuse`.
     """
+    if VALIDATION in recipe.data:
+        raise RunError(f"data.{VALIDATION}: self-play makes its own pairs, of the training data alone")
     root = root or resolve_root(recipe.root, recipe_folder)
     rounds = Rounds(recipe, root, output or recipe.output)
     _open(rounds, existing)
@@ -107,7 +110,8 @@ def play(
         if not rounds.pairs(number).is_file():
             _write_pairs(rounds, number, tell)
         made, folder = rounds.round(number), rounds.result(number)
-        train(made, recipe_folder, root=root, output=folder, existing=state, tell=tell, **options)
+        last = report if number == rounds.count else None
+        train(made, recipe_folder, root=root, output=folder, existing=state, tell=tell, report=last, **options)
     return rounds.output
 
 
@@ -178,31 +182,17 @@ def own_answers(model: PreTrainedModel, prepared: Preparation, objective: SelfPl
     torch.manual_seed(seed)
     for start in range(0, len(order), PROMPTS_AT_ONCE):
         chosen = order[start : start + PROMPTS_AT_ONCE]
-        ids = _generate(model, [prompts[index] for index in chosen], prepared.pad_id, tokenizer.eos_token_id, objective)
+        ids = generate(
+            model,
+            [prompts[index] for index in chosen],
+            pad_id=prepared.pad_id,
+            eos_id=tokenizer.eos_token_id,
+            max_tokens=objective.max_new_tokens,
+            temperature=objective.temperature,
+        )
         texts: list[str] = tokenizer.batch_decode(ids, skip_special_tokens=True)
         answers |= dict(zip(chosen, texts, strict=True))
     return [answers[index] for index in range(len(prompts))]
-
-
-@torch.no_grad()
-def _generate(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int, eos_id: int, objective: SelfPlay
-) -> Tensor:
-    """(B, T) new tokens behind each prompt; what follows an end of sequence is padding."""
-    width = max(map(len, prompts))
-    device = cast(Any, model).device
-    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if objective.temperature > 0:
-        sampling = {"do_sample": True, "temperature": objective.temperature, "top_k": 0, "top_p": 1.0}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about sampling settings of the checkpoint that are overridden here
-        made: Tensor = cast(Any, model).generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=objective.max_new_tokens, pad_token_id=pad_id,
-            eos_token_id=eos_id, **sampling,
-        )  # fmt: skip
-    return made[:, width:]
 
 
 def pair_rows(dataset: TokenDataset, answers: Iterable[str]) -> Iterable[Mapping[str, Any]]:
@@ -223,5 +213,10 @@ def pair_rows(dataset: TokenDataset, answers: Iterable[str]) -> Iterable[Mapping
             yield {"prompt": part.prompt, "chosen": chosen, "rejected": own}
         else:
             sides = {"chosen": chosen, "rejected": own}
-            prompt = [message._asdict() for message in part.messages[:-1]]
-            yield {"prompt": prompt} | {name: [{"role": "assistant", "content": text}] for name, text in sides.items()}
+            prompt = as_chat(part.messages[:-1])
+            tools = {"tools": list(part.tools)} if part.tools else {}
+            yield (
+                {"prompt": prompt}
+                | tools
+                | {name: [{"role": "assistant", "content": text}] for name, text in sides.items()}
+            )

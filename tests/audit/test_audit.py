@@ -228,6 +228,16 @@ def test_prompts_of_files(tmp_path: Path) -> None:
     assert texts == [(("user", "one"),), (("user", "q"),), (("assistant", "a"), ("user", "q"))]
 
 
+def test_prompts_are_read_as_training_reads_rows(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('\ufeff{"prompt": "one\u2028two"}\n', "utf-8")
+    (tmp_path / "p.txt").write_text("\ufeffone\u2028two\r\n", "utf-8")
+    for name in ("p.json", "p.txt"):
+        assert read_prompts(tmp_path / name) == [Prompt.of("one\u2028two")]
+    (tmp_path / "p.jsonl").write_text('{"prompt": "\\ud83d"}')
+    with pytest.raises(AuditError, match=r"p.jsonl:1: prompt: \\ud83d is half"):
+        read_prompts(tmp_path / "p.jsonl")
+
+
 def test_all_wrong_lines_are_named(tmp_path: Path) -> None:
     lines = ['{"prompt": "fine"}', "{", "[]", '{"messages": []}', '{"messages": [{"role": "user"}]}', '{"prompt": 1}']
     (tmp_path / "p.jsonl").write_text("\n".join([*lines, '{"messages": [{"role": "assistant", "content": "a"}]}']))

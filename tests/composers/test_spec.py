@@ -215,7 +215,7 @@ BAD: list[tuple[object, str, str]] = [
     (
         written("proxy_tuning", expert={"model": "small", "messages": []}),
         "composition.expert.messages",
-        "composition.expert.messages: List should have at least 1 item after validation, not 0, got []",
+        "composition.expert.messages: must hold at least 1 entry, got []",
     ),
     (
         written("proxy_tuning", expert=3, antiexpert="smal"),

@@ -48,7 +48,22 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text("{")
     with pytest.raises(RecipeError, match=r"forget.jsonl: no rows."):
         read_items(tmp_path / "forget.jsonl")
-    with pytest.raises(RecipeError, match="no JSON"):
+    with pytest.raises(RecipeError, match=r"broken.jsonl:1: invalid JSON"):
         read_items(tmp_path / "broken.jsonl")
     with pytest.raises(RecipeError, match=r"forgot.jsonl does not exist. Did you mean 'forget.jsonl'\?"):
         read_items(tmp_path / "forgot.jsonl")
+
+
+def test_files_are_read_as_those_of_training(tmp_path: Path) -> None:
+    """A paragraph separator ends no line, a byte order mark is none of a row's, half a surrogate pair has its place."""
+    row = {"question": "q\u2029", "answer": "a"}
+    (tmp_path / "d.json").write_text("\ufeff" + json.dumps(row, ensure_ascii=False) + "\n" + json.dumps(row), "utf-8")
+    assert [item.question for item in read_items(tmp_path / "d.json")] == ["q\u2029"] * 2
+    (tmp_path / "d.csv").write_text("question,answer\nq,a\n")
+    assert [item.answer for item in read_items(tmp_path / "d.csv")] == ["a"]
+    (tmp_path / "half.jsonl").write_text('\n{"question": "\\ud83d", "answer": "a"}\n')
+    with pytest.raises(RecipeError, match=r"half.jsonl:2: question: \\ud83d is half of a surrogate pair"):
+        read_items(tmp_path / "half.jsonl")
+    (tmp_path / "d.txt").touch()
+    with pytest.raises(RecipeError, match=r"\.txt is not read; allowed: \.jsonl"):
+        read_items(tmp_path / "d.txt")

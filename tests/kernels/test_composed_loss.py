@@ -1,83 +1,95 @@
-"""The chunked loss of a composition: its values and gradients, against the formula written out in torch."""
+"""Values in blocks of rows: the same numbers and gradients as all rows at once, and never all scores."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from motet.kernels.composed_loss import IGNORED, Voice, composed_cross_entropy
+from motet.kernels.composed_loss import BLOCK_BYTES, block_rows, in_blocks
 
 N, H, V = 7, 5, 23
+SIZES = [1, 3, 7, 100]
+TARGETS = torch.randint(V, (N,), generator=torch.Generator().manual_seed(1))
+WEIGHTS = torch.rand(N, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
-def members(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, list[Voice], Tensor]:
-    """Trained hidden states and head, two other voices of unlike widths, targets of which two do not count."""
-    generator = torch.Generator().manual_seed(0)
+class Sum:
+    """`log_softmax(w · h Wᵀ + h' W'ᵀ)` at the targets, of a trained member and one that is not."""
 
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        generator = torch.Generator().manual_seed(0)
 
-    others = [Voice(random(N, 9), random(V, 9), 1.0), Voice(random(N, H), random(V, H), -0.6)]
-    target = torch.randint(V, (N,), generator=generator)
-    target[[0, 4]] = IGNORED
-    return random(N, H).requires_grad_(), random(V, H).requires_grad_(), others, target
+        def random(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+        self.head = nn.Parameter(random(V, H))
+        self.inputs: Sequence[Tensor] = (random(N, H).requires_grad_(), random(N, 9))
+        self.other = random(V, 9)
+        self.most = 0  # rows at once
+
+    def __call__(self, rows: slice, hidden: Tensor, frozen: Tensor) -> Tensor:
+        self.most = max(self.most, len(hidden))
+        scores = (-1.3 * hidden @ self.head.T + frozen @ self.other.T).to(
+            torch.promote_types(hidden.dtype, torch.float32)
+        )
+        return -nn.functional.cross_entropy(scores, TARGETS[rows], reduction="none")
 
 
-def written_out(hidden: Tensor, head: Tensor, weight: float, others: list[Voice], target: Tensor) -> Tensor:
-    """Log-softmaxes of every member, their sum, and its log-softmax at the targets."""
-    z = weight * (hidden @ head.T).log_softmax(-1)
-    for voice in others:
-        z = z + voice.weight * (voice.hidden @ voice.head.T).log_softmax(-1)
-    return torch.nn.functional.cross_entropy(z, target, ignore_index=IGNORED)
+def gradients(values: Tensor, sums: Sum) -> tuple[Tensor, ...]:
+    wanted = [tensor for tensor in (sums.inputs[0], sums.head) if tensor.requires_grad]
+    return torch.autograd.grad((values * WEIGHTS.to(values.dtype)).sum(), wanted)
 
 
-@pytest.mark.parametrize("tokens", [1, 3, 7, 100])
-def test_value_and_gradients_for_any_block(tokens: int) -> None:
-    hidden, head, others, target = members()
-    expected = written_out(hidden, head, 0.6, others, target)
-    slopes = torch.autograd.grad(expected, (hidden, head))
-    got = composed_cross_entropy(hidden, head, 0.6, others, target, tokens)
-    torch.testing.assert_close(got, expected)
-    torch.testing.assert_close(torch.autograd.grad(3 * got, (hidden, head)), tuple(3 * slope for slope in slopes))
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_values_and_gradients_for_any_block(size: int, trains: bool, dtype: torch.dtype, tolerance: float) -> None:
+    sums = Sum(dtype)
+    sums.head.requires_grad_(trains)
+    expected = sums(slice(0, N), *sums.inputs)
+    slopes = gradients(expected, sums)
+    sums.most = 0
+    got = in_blocks(sums, sums.inputs, size, trains=trains)
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(gradients(got, sums), slopes, rtol=tolerance, atol=tolerance)
+    assert sums.most == min(size, N)
 
 
 def test_gradcheck() -> None:
-    hidden, head, others, target = members()
-
-    def loss(h: Tensor, w: Tensor) -> Tensor:
-        return composed_cross_entropy(h, w, -1.3, others, target, 2)
-
-    assert cast("Any", torch.autograd).gradcheck(loss, (hidden, head))
+    sums = Sum()
+    sums.head.requires_grad_(False)
+    hidden, frozen = sums.inputs
+    assert torch.autograd.gradcheck(lambda h: in_blocks(sums, (h, frozen), 2), (hidden,))
 
 
-def test_what_is_frozen_gets_no_gradient() -> None:
-    hidden, head, others, target = members()
-    frozen = head.detach()
-    composed_cross_entropy(hidden, frozen, 1.0, others, target).backward()
-    assert frozen.grad is None
-    assert hidden.grad is not None
-    assert hidden.grad[[0, 4]].count_nonzero() == 0, "tokens that do not count"
+@pytest.mark.parametrize("trains", [False, True])
+def test_without_gradients_nothing_is_recorded(trains: bool) -> None:
+    sums = Sum()
+    with torch.no_grad():
+        assert not in_blocks(sums, sums.inputs, 2, trains=trains).requires_grad
+    plain = [rows.detach() for rows in sums.inputs]
+    sums.head.requires_grad_(False)
+    assert not in_blocks(sums, plain, 2).requires_grad
 
 
-def test_no_target_counts() -> None:
-    hidden, head, others, _ = members()
-    loss = composed_cross_entropy(hidden, head, 1.0, others, torch.full((N,), IGNORED))
-    loss.backward()
-    assert loss.item() == 0.0
-    assert hidden.grad is not None
-    assert hidden.grad.count_nonzero() == 0
+def test_an_input_that_decides_nothing_gets_zeros() -> None:
+    one, other = torch.ones(N, 2, requires_grad=True), torch.ones(N, requires_grad=True)
+    in_blocks(lambda rows, one, other: one.sum(-1), (one, other), 3).sum().backward()
+    assert one.grad is not None
+    assert bool((one.grad == 1).all())
+    assert other.grad is None or not other.grad.any()
 
 
-def test_bfloat16_members_are_composed_in_float32() -> None:
-    hidden, head, others, target = members(torch.bfloat16)
-    got = composed_cross_entropy(hidden, head, 0.6, others, target)
-    wide = [Voice(voice.hidden.double(), voice.head.double(), voice.weight) for voice in others]
-    expected = written_out(hidden.double(), head.double(), 0.6, wide, target)
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got.double(), expected, atol=0.05, rtol=0.01)
-    got.backward()
-    assert head.grad is not None
-    assert head.grad.dtype == torch.bfloat16
+def test_no_rows() -> None:
+    empty = torch.zeros(0, H, requires_grad=True)
+    values = in_blocks(lambda rows, h: h.sum(-1), (empty,), 3)
+    assert values.shape == (0,)
+    values.sum().backward()
+
+
+def test_a_block_holds_what_it_may() -> None:
+    assert block_rows(151_936) * 151_936 * 4 <= BLOCK_BYTES < (block_rows(151_936) + 1) * 151_936 * 4
+    assert block_rows(10**12) == 1

@@ -38,7 +38,7 @@ def test_only_what_can_be_said() -> None:
 
 def set_ends(folder: Path, file: str, value: object) -> None:
     path = folder / file
-    written = json.loads(path.read_text()) if path.is_file() else {}
+    written: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     path.write_text(json.dumps(written | {"eos_token_id": value}))
 
 

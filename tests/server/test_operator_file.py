@@ -151,3 +151,16 @@ def test_unreadable_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "server.port" in "\n".join(problems(folder, GOOD))
     monkeypatch.setenv("MOTET_MODELS", "{")
     assert "environment" in "\n".join(problems(folder, GOOD))
+
+
+def test_a_misspelt_section_in_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTET_SERVR__PORT", "8002")
+    monkeypatch.setenv("MOTET_SERVICE_HOST", "10.0.0.1")  # as Kubernetes names a service called motet
+    (said,) = problems(folder, GOOD)
+    assert said == "environment: MOTET_SERVR__PORT names no setting. Did you mean MOTET_SERVER__PORT?"
+
+
+@pytest.mark.parametrize("written", ["1e-1", '"0.1"'])
+def test_numbers_of_compositions(folder: Path, written: str) -> None:
+    text = yaml.safe_dump(GOOD).replace("amateur: small", f"amateur: small\n    alpha: {written}")
+    assert load(write(folder, text)).compositions["diff"].model_dump()["alpha"] == 0.1

@@ -9,9 +9,21 @@ import torch
 from torch import Tensor
 
 from motet.training.batch import Batch
+from motet.training.policy import Scores
 
 
-class Tabled:
+class Whole:
+    """A policy whose logits exist before they are asked for; `__call__` is its subclass's."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        raise NotImplementedError
+
+    def scores(self, batch: Batch) -> Scores:
+        logits = self(batch)
+        return Scores((logits,), lambda rows, logits: logits, logits.shape[-1])
+
+
+class Tabled(Whole):
     """Logits (N, V) by batch: the very object that they were given for."""
 
     def __init__(self, *entries: tuple[Batch, Tensor]) -> None:

@@ -60,12 +60,12 @@ def test_micro_batches_are_weighted_and_gradients_clipped() -> None:
         total = weight * (1 + 2 * micro)
         return Loss(total, {"twice": 2 * total.detach()}, weight=1.0 + micro)
 
-    first = Loop([optimizer], Schedule(1, 0, 0), loss, micro_batches=2).step(0)
+    first = Loop([optimizer], Schedule(1, 0, 0), loss, micro_batches=lambda step: 2).step(0)
     assert first.loss.item() == pytest.approx(4 * 7 / 3, abs=1e-12)
     assert first.parts["twice"].item() == pytest.approx(8 * 7 / 3, abs=1e-12)
     assert first.norm is None
     assert weight.item() == pytest.approx(4 - 7 / 3, abs=1e-12)
-    second = Loop([optimizer], Schedule(1, 0, 0), loss, micro_batches=2, clip=0.5).step(0)
+    second = Loop([optimizer], Schedule(1, 0, 0), loss, micro_batches=lambda step: 2, clip=0.5).step(0)
     assert second.norm is not None
     assert second.norm.item() == pytest.approx(7 / 3, abs=1e-12)
     assert weight.item() == pytest.approx(4 - 7 / 3 - 0.5, abs=1e-5)

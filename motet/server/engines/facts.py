@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from motet.models.checkpoint import read_config, read_generation_config
+from motet.models.checkpoint import read_config
 from motet.server.engines.base import ModelInfo
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -30,7 +30,7 @@ def read_facts(
 
     Args:
         source: folder or hub id.
-        ends: of an answer, beside those of the configurations (see `end_token_ids`).
+        ends: of an answer, beside those of the configuration (see `end_token_ids`).
         dtype: "auto" is the checkpoint's own.
 
     Raises:
@@ -40,7 +40,6 @@ def read_facts(
     text = cast(Any, config.get_text_config())
     used = own_dtype(text) if dtype == "auto" else dtype
     longest = max_positions(config)
-    named = end_token_ids(read_generation_config(source, revision), config, text)
     return ModelInfo(
         name=name,
         vocab_size=vocab_size,
@@ -49,9 +48,7 @@ def read_facts(
         num_parameters=num_parameters(config),
         dtype=used,
         device=device,
-        eos_token_ids=ends_within(
-            vocab_size, end_token_ids(read_generation_config(source, revision), config, text), ends
-        ),
+        eos_token_ids=ends_within(vocab_size, ends, end_token_ids(config, text)),
     )
 
 

@@ -89,7 +89,7 @@ def lengths(
 @app.command()
 def curate(
     files: Files,
-    output: Annotated[Path, typer.Option(help="The new JSONL file; the report goes to OUTPUT.report.jsonl.")],
+    output: Annotated[Path, typer.Option(help="The new file, NAME.jsonl; the report goes to NAME.report.jsonl.")],
     duplicates: Annotated[
         float | None, typer.Option(min=0.01, max=1.0, help="Remove rows this near (Jaccard) to one before. Try 0.8.")
     ] = None,

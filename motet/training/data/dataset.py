@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motet.training.batch import Example, PromptForm
+from motet.training.data.chat import answers_apart
 from motet.training.data.documents import Documents, DocumentsBuilder
 from motet.training.data.errors import DataError, RowError
 from motet.training.data.labels import label_indices
@@ -32,7 +33,8 @@ CHUNK = 1024  # records that are tokenised at once
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """Records and their tokens.
+    """Records and their tokens, a document for each record (and side). A row with several answers makes several records
+    where the chat template asks for that (`answers_apart`).
 
     Attributes:
         primary: the form of the batches themselves; `views` are the forms of `Batch.views`.
@@ -124,6 +126,8 @@ def load_dataset(
     if settings or not records:
         raise DataError(settings + problems)
     problems = check_span_kinds(name, spec, records) + problems
+    if kind == "documents" and "chat" in forms and loss_of(spec, records) == "completion":
+        records = [one for record in records for one in answers_apart(tokens, record)]
     length = None if batching.packing == "wrap" else batching.max_length
     weights = spec.span_weights
     renderer = Renderer(tokens, primary, forms, loss_of(spec, records), weights, length, batching.truncate)

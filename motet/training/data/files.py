@@ -1,19 +1,41 @@
-"""Rows of JSONL, JSON, CSV and Parquet files, each with its place; what cannot be read is collected, not raised."""
+"""Rows of JSONL, JSON, CSV and Parquet files, each with its place; what cannot be read is collected, not raised.
+
+The one reader of data: training, curation, evaluation and audits take their files through it.
+"""
 
 from __future__ import annotations
 
 import csv
 import glob
+import gzip
+import io
 import json
+import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import IO, Any, cast
 
-from motet.training.batch import Source
-from motet.training.data.errors import listing, nearest
+from motet.training.data.errors import RowError, listing, nearest
+from motet.training.data.json_text import BOM, elements, is_list, is_object, parse
 
-JSON_COLUMNS = frozenset({"messages", "conversations", "spans"})  # held as JSON text in a CSV cell
+# held as JSON text in a CSV cell
+JSON_COLUMNS = frozenset({"messages", "conversations", "spans", "tools", "perturbed_answer"})
+COMPRESSED = ".gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a record came from, for messages: `file:line`, counted from 1 (Parquet: its row). Elements of a JSON list
+    may share a line, so that `row` counts them."""
+
+    file: str
+    line: int
+    row: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" + ("" if self.row is None else f" (row {self.row})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +44,14 @@ class Row:
 
     source: Source
     values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One entry of a file, whatever it is."""
+
+    source: Source
+    value: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +65,6 @@ class Bad:
         return f"{self.place}: {self.problem}"
 
 
-def is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether parsed JSON is an object."""
-    return isinstance(value, dict)
-
-
-def is_list(value: object) -> TypeGuard[list[Any]]:
-    """Whether parsed JSON is a list."""
-    return isinstance(value, list)
-
-
 def find_files(patterns: Sequence[str], root: Path) -> tuple[list[Path], list[str]]:
     """The files of the patterns (relative ones from `root`), each once, globs sorted; and what is wrong with them."""
     found: dict[Path, None] = {}
@@ -55,7 +75,7 @@ def find_files(patterns: Sequence[str], root: Path) -> tuple[list[Path], list[st
         if not files:
             problems.append(_missing(pattern, full))
         found |= dict.fromkeys(files)
-    problems += [_unreadable(path) for path in found if path.suffix not in READERS]
+    problems += [unreadable(path) for path in found if not is_read(path)]
     return list(found), problems
 
 
@@ -74,62 +94,118 @@ def _missing(pattern: str, full: Path) -> str:
     return f"there is no file {pattern!r} ({full}){nearest(full.name, beside)}"
 
 
-def _unreadable(path: Path) -> str:
-    return f"{path}: {path.suffix or 'a file without a suffix'} is not read; allowed: {listing(READERS)}"
+def is_read(path: Path) -> bool:
+    """Whether files of this suffix are read."""
+    return _suffix(path) in READERS
+
+
+def unreadable(path: Path) -> str:
+    """What is said of a file for which not `is_read`."""
+    suffix = _suffix(path) or "a file without a suffix"
+    return f"{path}: {suffix} is not read; allowed: {listing(READERS)}, each also with {COMPRESSED} behind it"
+
+
+def _suffix(path: Path) -> str:
+    return path.with_suffix("").suffix if path.suffix == COMPRESSED else path.suffix
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.suffix == COMPRESSED else path.open("rb")
 
 
 def read_rows(path: Path) -> Iterator[Row | Bad]:
-    """Every row of a file in order. `path` has a suffix of `READERS`."""
+    """Every row of a file in order. `is_read(path)`."""
+    for entry in read_values(path):
+        if isinstance(entry, Bad):
+            yield entry
+        elif is_object(entry.value):
+            yield Row(entry.source, entry.value)
+        else:
+            yield Bad(str(entry.source), f"expected an object with columns, got {type(entry.value).__name__}")
+
+
+def read_values(path: Path) -> Iterator[Value | Bad]:
+    """Every entry of a file in order, of any type where the file is JSON. `is_read(path)`."""
     try:
-        yield from READERS[path.suffix](path)
-    except (OSError, UnicodeDecodeError) as error:
-        yield Bad(str(path), f"cannot be read: {error}")
+        yield from READERS[_suffix(path)](path)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        utf16 = isinstance(error, UnicodeDecodeError) and error.object[:2] in (b"\xff\xfe", b"\xfe\xff")
+        yield Bad(str(path), "is UTF-16; save it as UTF-8" if utf16 else f"cannot be read: {error}")
 
 
-def _jsonl(path: Path) -> Iterator[Row | Bad]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            source = Source(str(path), number)
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            if text.strip():
-                yield _parsed(source, text)
+def _json(path: Path) -> Iterator[Value | Bad]:
+    """A list, or one value per line, whatever the suffix: datasets' `to_json` and TOFU name lines `.json`."""
+    with _open(path) as file:
+        first = next((line for line in file if line.removeprefix(BOM.encode()).strip()), b"")
+        first = first.removeprefix(BOM.encode()).lstrip()
+        file.seek(0)
+        if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            yield Bad(str(path), "is UTF-16; save it as UTF-8")
+        elif first.startswith(b"["):
+            yield from _listed(path, file.read())
+        elif first.startswith(b"{") and (whole := _one_object(file, first)) is not None:
+            yield Bad(str(path), _spread(whole))
+        else:
+            yield from _lines(path, file)
 
 
-def _parsed(source: Source, text: bytes) -> Row | Bad:
+def _lines(path: Path, file: IO[bytes]) -> Iterator[Value | Bad]:
+    """Only a line feed ends a line: U+2028 and the like stand in texts as they are."""
+    for number, line in enumerate(file, 1):
+        source = Source(str(path), number)
+        if line.removeprefix(BOM.encode()).strip():
+            try:
+                yield Value(source, parse(line))
+            except RowError as error:
+                yield Bad(str(source), str(error))
+
+
+def _listed(path: Path, content: bytes) -> Iterator[Value | Bad]:
     try:
-        value = json.loads(text.decode())
+        for row, (line, value) in enumerate(elements(content.decode().removeprefix(BOM)), 1):
+            source = Source(str(path), line, row)
+            yield Bad(str(source), str(value)) if isinstance(value, RowError) else Value(source, value)
     except UnicodeDecodeError as error:
-        return Bad(str(source), f"not UTF-8 (byte {error.start + 1} of the line)")
-    except (json.JSONDecodeError, RecursionError) as error:
-        return Bad(str(source), f"invalid JSON: {error}")
-    return _row(source, value)
-
-
-def _row(source: Source, value: object) -> Row | Bad:
-    if not is_object(value):
-        return Bad(str(source), f"expected an object with columns, got {type(value).__name__}")
-    return Row(source, value)
-
-
-def _json(path: Path) -> Iterator[Row | Bad]:
-    """One list of objects; a row's number stands for its line."""
-    try:
-        values = json.loads(path.read_text("utf-8-sig"))
+        line = content.count(b"\n", 0, error.start) + 1
+        yield Bad(f"{path}:{line}", f"not UTF-8 (byte {error.start + 1} of the file)")
     except json.JSONDecodeError as error:
-        yield Bad(f"{path}:{error.lineno}", f"invalid JSON: {error}")
-        return
-    if not is_list(values):
-        yield Bad(str(path), f"expected a list of objects, got {type(values).__name__} (one object per line is .jsonl)")
-        return
-    for number, value in enumerate(values, 1):
-        yield _row(Source(str(path), number), value)
+        yield Bad(f"{path}:{error.lineno}", f"invalid JSON: {error.msg} (column {error.colno})")
+    except RecursionError:
+        yield Bad(str(path), "invalid JSON: nested too deeply")
 
 
-def _csv(path: Path) -> Iterator[Row | Bad]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+def _one_object(file: IO[bytes], first: bytes) -> dict[str, Any] | None:
+    """The file's one object where it takes several lines, so that its first line is no value; `file` at its start."""
+    if _loaded(first) is not None:
+        return None
+    whole = _loaded(file.read())
+    file.seek(0)
+    return whole if is_object(whole) else None
+
+
+def _loaded(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _spread(whole: dict[str, Any]) -> str:
+    lists = [name for name, value in whole.items() if is_list(value)]
+    held = f"; its field {lists[0]!r} holds a list: write that alone" if lists else ""
+    return f"expected a list of objects, or one object per line, got one object over several lines{held}"
+
+
+def _csv(path: Path) -> Iterator[Value | Bad]:
+    csv.field_size_limit(sys.maxsize)  # Python's own is 128 KiB, which long texts exceed
+    with _open(path) as file:
+        reader = csv.reader(_decoded(file), strict=True)
         try:
             columns = next(reader, list[str]())
+            doubled = sorted({name for name in columns if columns.count(name) > 1})
+            if doubled:
+                yield Bad(f"{path}:1", f"the head names {listing(doubled)} twice")
+                return
             line = reader.line_num + 1
             for cells in reader:
                 if cells:
@@ -139,36 +215,40 @@ def _csv(path: Path) -> Iterator[Row | Bad]:
             yield Bad(f"{path}:{reader.line_num}", f"invalid CSV: {error}")
 
 
-def _cells(source: Source, columns: Sequence[str], cells: Sequence[str]) -> Row | Bad:
+def _decoded(file: IO[bytes]) -> IO[str]:
+    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+
+
+def _cells(source: Source, columns: Sequence[str], cells: Sequence[str]) -> Value | Bad:
     if len(cells) != len(columns):
         return Bad(str(source), f"{len(cells)} cells, but the head names {len(columns)} columns")
     values: dict[str, Any] = dict(zip(columns, cells, strict=True))
     for column in JSON_COLUMNS & set(columns):
         try:
-            values[column] = json.loads(values[column]) if values[column] else None
-        except json.JSONDecodeError as error:
-            return Bad(str(source), f"{column}: invalid JSON in the cell: {error}")
-    return Row(source, values)
+            values[column] = parse(values[column].encode()) if values[column] else None
+        except RowError as error:
+            return Bad(str(source), f"{column}: {error}, in the cell")
+    return Value(source, values)
 
 
-def _parquet(path: Path) -> Iterator[Row | Bad]:
+def _parquet(path: Path) -> Iterator[Value | Bad]:
     """A row's number stands for its line."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        with _open(path) as opened, parquet.ParquetFile(opened) as file:
             number = 0
             for batch in cast(Iterable[Any], file.iter_batches()):
                 for values in cast(Iterable[dict[str, Any]], batch.to_pylist()):
                     number += 1
-                    yield Row(Source(str(path), number), values)
+                    yield Value(Source(str(path), number), values)
     except cast("type[Exception]", arrow.ArrowException) as error:
         yield Bad(str(path), f"cannot be read as Parquet: {error}")
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row | Bad]]] = {
-    ".jsonl": _jsonl,
+READERS: dict[str, Callable[[Path], Iterator[Value | Bad]]] = {
+    ".jsonl": _json,
     ".json": _json,
     ".csv": _csv,
     ".parquet": _parquet,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any
 
-from motet.training.data.errors import RowError
-from motet.training.data.files import Row, is_list
-from motet.training.data.messages import Messages, parse_messages, parse_sharegpt
+from motet.training.data.errors import RowError, listing
+from motet.training.data.files import Row
+from motet.training.data.json_text import is_list
+from motet.training.data.messages import Message, Messages, parse_messages, parse_sharegpt, parse_tools
 from motet.training.data.records import Answer, Label, Part, Record, Text
 from motet.training.data.spans import Span, parse_spans
 from motet.training.objectives.objective import RecordKind
 
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}  # in CSV files, which hold text alone
+PAIR = ("chosen", "rejected")
+BLANKS = re.compile(r"\s+")
 Values = Mapping[str, Any]
 
 
@@ -50,17 +57,30 @@ def _filled(values: Values, column: str) -> str:
 
 
 def _side(values: Values, column: str, prompt: str | Messages) -> Answer:
-    """An answer in the form of its prompt: both texts, or both messages."""
-    if isinstance(prompt, str):
-        if not isinstance(values.get(column), str):
-            raise RowError(f"{column}: expected text as in prompt, got {type(values.get(column)).__name__}")
-        return Answer(prompt, _filled(values, column))
-    if isinstance(values.get(column), str):
-        raise RowError(f"{column}: expected messages as in prompt, got text")
-    messages = parse_messages(values.get(column), column)
-    if not any(message.role == "assistant" for message in messages):
-        raise RowError(f"{column}: no message of the assistant, so no token would count")
-    return Answer(prompt, messages)
+    """An answer behind its prompt; where one is text and the other messages, both become messages."""
+    value = values.get(column)
+    if isinstance(value, str):
+        text = _filled(values, column)
+        return Answer(prompt, text) if isinstance(prompt, str) else _turns(values, column, prompt, (_said(text),))
+    return _turns(values, column, prompt, parse_messages(value, column))
+
+
+def _said(text: str) -> Message:
+    return Message("assistant", text)
+
+
+def _turns(values: Values, column: str, prompt: str | Messages, messages: Messages) -> Answer:
+    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return _counting(Answer(asked, messages, tools=parse_tools(values.get("tools"))), column)
+
+
+def _counting(part: Answer, column: str) -> Answer:
+    """Raises RowError: nothing of the part would be learnt."""
+    if part.turns:
+        return part
+    masked = any(message.role == "assistant" for message in part.messages)
+    why = "every answer has weight 0" if masked else "no message of the assistant"
+    raise RowError(f"{column}: {why}, so no token would count")
 
 
 def _prompt(values: Values) -> str | Messages:
@@ -95,14 +115,17 @@ def parse_sharegpt_row(row: Row) -> Record:
 
 
 def _conversation(row: Row, messages: Messages, column: str) -> Record:
-    part = Answer((), messages)
-    if not part.turns:
-        raise RowError(f"{column}: no message of the assistant, so no token would count")
-    return _one(row, part)
+    part = Answer((), messages, tools=parse_tools(row.values.get("tools")))
+    return _one(row, _counting(part, column))
 
 
 def parse_completion(row: Row) -> Record:
     return _one(row, _side(row.values, "completion", _prompt(row.values)))
+
+
+def parse_question(row: Row) -> Record:
+    """TOFU's and GSM8K's columns."""
+    return _one(row, Answer(_filled(row.values, "question"), _filled(row.values, "answer")))
 
 
 def parse_alpaca(row: Row) -> Record:
@@ -118,11 +141,49 @@ def parse_alpaca(row: Row) -> Record:
 def parse_preference(row: Row) -> Record:
     if row.values.get("spans") is not None:
         raise RowError("spans: not supported in preference rows")
-    prompt = _prompt(row.values)
-    sides: dict[str, Part] = {side: _side(row.values, side, prompt) for side in ("chosen", "rejected")}
-    if sides["chosen"] == sides["rejected"]:
+    if row.values.get("chosen") == row.values.get("rejected"):
         raise RowError("chosen and rejected are the same")
-    return Record(row.source, sides)
+    return Record(row.source, dict(zip(PAIR, _pair(row.values), strict=True)))
+
+
+def _pair(values: Values) -> tuple[Answer, Answer]:
+    if all(is_list(values.get(side)) for side in PAIR):
+        return _pair_of_messages(values)
+    if values.get("prompt") is None:
+        return _pair_of_texts(values)
+    prompt = _prompt(values)
+    return _side(values, "chosen", prompt), _side(values, "rejected", prompt)
+
+
+def _pair_of_messages(values: Values) -> tuple[Answer, Answer]:
+    """The prompt is its column; without one, or where both sides repeat it, their common beginning."""
+    sides = [parse_messages(values[side], side) for side in PAIR]
+    common = tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*sides, strict=False)))
+    given = None if values.get("prompt") is None else _prompt(values)
+    said = [(message.role, message.content) for message in common]
+    if isinstance(given, str) and common and ("user", given) not in said:
+        raise RowError("chosen and rejected begin with messages that are not the prompt")
+    if given is None or (said and (isinstance(given, str) or common[: len(given)] == given)):
+        if not common:
+            raise RowError("chosen and rejected have no common beginning that could be the prompt")
+        given, sides = common, [messages[len(common) :] for messages in sides]
+    if not all(sides):
+        raise RowError("one of chosen and rejected is the other's beginning: no answer is left behind it")
+    chosen, rejected = (_turns(values, side, given, messages) for side, messages in zip(PAIR, sides, strict=True))
+    return chosen, rejected
+
+
+def _pair_of_texts(values: Values) -> tuple[Answer, Answer]:
+    """The common beginning is the prompt, up to the blank before the first word that differs: so words stay whole, and
+    what both answers share weighs the same on both sides."""
+    chosen, rejected = (_filled(values, side) for side in PAIR)
+    common = len(os.path.commonprefix([chosen, rejected]))  # noqa: RUF071, characters are meant
+    shortest = min(len(chosen.rstrip()), len(rejected.rstrip()))
+    blanks = [match.start() for match in BLANKS.finditer(chosen, 0, common) if 0 < match.start() < shortest]
+    start = blanks[-1] if blanks else min(common, shortest - 1)
+    if start < 1 or not chosen[:start].strip():
+        raise RowError("chosen and rejected have no common beginning that could be the prompt")
+    return Answer(chosen[:start], chosen[start:], is_cut=True), Answer(chosen[:start], rejected[start:], is_cut=True)
 
 
 def parse_counterfactual(row: Row) -> Record:
@@ -153,15 +214,16 @@ def parse_class(row: Row) -> Record:
 
 FORMATS: dict[str, Format] = {
     "text": Format(("text",), "documents", parse_text, ("spans",)),
-    "messages": Format(("messages",), "documents", parse_conversation, ("spans",)),
-    "prompt_completion": Format(("prompt", "completion"), "documents", parse_completion, ("spans",)),
+    "messages": Format(("messages",), "documents", parse_conversation, ("tools", "spans")),
+    "prompt_completion": Format(("prompt", "completion"), "documents", parse_completion, ("tools", "spans")),
+    "question_answer": Format(("question", "answer"), "documents", parse_question, ("spans",)),
     "alpaca": Format(("instruction", "output"), "documents", parse_alpaca, ("input", "spans")),
-    "sharegpt": Format(("conversations",), "documents", parse_sharegpt_row, ("spans",)),
-    "preference": Format(("prompt", "chosen", "rejected"), "pairs", parse_preference),
+    "sharegpt": Format(("conversations",), "documents", parse_sharegpt_row, ("tools", "spans")),
+    "preference": Format(("chosen", "rejected"), "pairs", parse_preference, ("prompt", "tools")),
     "counterfactual": Format(
         ("prompt", "counterfactual_prompt", "completion"), "counterfactuals", parse_counterfactual, ("spans",)
     ),
-    "labelled": Format(("prompt", "completion", "label"), "labelled", parse_labelled, ("spans",)),
+    "labelled": Format(("prompt", "completion", "label"), "labelled", parse_labelled, ("tools", "spans")),
     "classes": Format(("text", "label"), "classes", parse_class, ("spans",)),
 }
 
@@ -184,13 +246,12 @@ def recognise(columns: Collection[str], kind: RecordKind) -> str:
 
 
 def _nearest(columns: Collection[str], formats: Mapping[str, Format]) -> str:
-    """The format that lacks the smallest share of its columns."""
-
-    def missing(name: str) -> tuple[float, int]:
-        wanted = formats[name].columns
-        lacking = [column for column in wanted if column not in columns]
-        return len(lacking) / len(wanted), len(wanted)
-
-    best = min(formats, key=missing)
-    lacking = [column for column in formats[best].columns if column not in columns]
-    return f"{best} lacks {', '.join(lacking)}"
+    """The formats that lack the fewest of their columns, each with the name that may have been meant for it."""
+    lacking = {name: [c for c in form.columns if c not in columns] for name, form in formats.items()}
+    share = {name: len(lacking[name]) / len(form.columns) for name, form in formats.items()}
+    least = min(share.values())
+    if least < 1:
+        return "; ".join(f"{name} lacks {listing(lacking[name])}" for name in formats if share[name] == least)
+    known = [column for form in formats.values() for column in form.columns]
+    meant = {column: near[0] for column in sorted(columns) if (near := get_close_matches(column, known, n=1))}
+    return ", ".join(f"{column} is nearly {name}" for column, name in meant.items()) or "none, no column is known"

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from motet.training.data.errors import RowError
-from motet.training.data.files import READERS, Bad, Row, find_files, read_rows
+from motet.training.data.files import Bad, Row, find_files, is_read, read_rows
 from motet.training.data.formats import FORMATS, Format, recognise
 from motet.training.data.records import Record
 from motet.training.objectives.objective import RecordKind
@@ -38,7 +38,7 @@ def read_records(name: str, spec: Dataset, kind: RecordKind, root: Path) -> tupl
 def guess_kind(spec: Dataset, root: Path) -> RecordKind:
     """What the first readable row is: of all formats that fit its columns, the one with the most."""
     files, _ = find_files(spec.files, root)
-    rows = (row for path in files if path.suffix in READERS for row in read_rows(path) if isinstance(row, Row))
+    rows = (row for path in files if is_read(path) for row in read_rows(path) if isinstance(row, Row))
     columns = {key for row in islice(rows, 1) for key, value in row.values.items() if value is not None}
     fitting = [form for form in FORMATS.values() if set(form.columns) <= columns]
     return max(fitting, key=lambda form: len(form.columns)).kind if fitting else "documents"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motet.training.batch import Source
-from motet.training.data.messages import Message, Messages
+from motet.training.data.files import Source
+from motet.training.data.messages import Message, Messages, Tools
 from motet.training.data.spans import Span
 
 Label = bool | int | str
@@ -22,11 +22,14 @@ class Text:
 class Answer:
     """A prompt and what follows it; the assistant's turns in `completion` are answers.
 
-    Both are texts, or both are messages. A whole conversation is a completion with an empty prompt.
+    Both are texts, or both are messages. A whole conversation is a completion with an empty prompt. `is_cut`: both are
+    pieces of one text, no turns. `tools`: what the chat template is told of tools.
     """
 
     prompt: str | Messages
     completion: str | Messages
+    is_cut: bool = False
+    tools: Tools = ()
 
     @property
     def messages(self) -> Messages:
@@ -35,10 +38,10 @@ class Answer:
 
     @property
     def turns(self) -> tuple[int, ...]:
-        """Which of `messages` are answers."""
+        """Which of `messages` are answers that count."""
         first = len(self._prompt_messages)
         completion = self._completion_messages
-        return tuple(first + i for i, message in enumerate(completion) if message.role == "assistant")
+        return tuple(first + i for i, message in enumerate(completion) if message.is_answer)
 
     @property
     def has_one_answer(self) -> bool:
@@ -56,6 +59,11 @@ class Answer:
     def plain_completion(self) -> str:
         """The last message's content."""
         return self.completion if isinstance(self.completion, str) else self.completion[-1].content
+
+    @property
+    def weight(self) -> float:
+        """The loss weight of the last message."""
+        return 1.0 if isinstance(self.completion, str) else self.completion[-1].weight
 
     @property
     def _prompt_messages(self) -> Messages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,10 @@ class Rendered:
     def cut(self, length: int) -> Rendered:
         """The first `length` tokens."""
         return Rendered(self.ids[:length], self.counted[:length], self.weights[:length], is_cut=True)
+
+    def weighed(self, factor: float) -> Rendered:
+        """With all weights multiplied."""
+        return self if factor == 1 else replace(self, weights=[weight * factor for weight in self.weights])
 
     def after(self, prompt: list[int], weight: float) -> Rendered:
         """The counted tail of this document (one answer, at its end) behind another prompt, of tokens of `weight`."""

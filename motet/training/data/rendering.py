@@ -56,10 +56,12 @@ class Renderer:
     def _answers(self, items: Sequence[Item]) -> dict[int, Forms | RowError]:
         answers = {number: (part, spans) for number, (part, spans) in enumerate(items) if isinstance(part, Answer)}
         if "chat" in self.forms:
-            rendered = render_chats(self.tokens, list(answers.values()), self.span_weights)
+            rendered = render_chats(self.tokens, list(answers.values()), self.span_weights, whole=self.loss == "all")
             outcomes = dict(zip(answers, rendered, strict=True))
         else:
             outcomes = self._plain_answers(answers)
+        if "plain" in self.forms:
+            outcomes |= {number: refused for number, (part, _) in answers.items() if (refused := _unread(part))}
         single = [number for number, (part, _) in answers.items() if part.has_one_answer]
         prompts = self._plain_prompts([answers[number][0] for number in single])
         plain = dict(zip(single, prompts, strict=True))
@@ -67,7 +69,9 @@ class Renderer:
 
     def _plain_answers(self, answers: Mapping[int, tuple[Answer, tuple[Span, ...]]]) -> dict[int, Rendered | RowError]:
         single = {number: item for number, item in answers.items() if item[0].has_one_answer}
-        ended = self._ended([(part.plain_completion, spans) for part, spans in single.values()])
+        documents = self._ended([(part.plain_completion, spans) for part, spans in single.values()])
+        parts = [part for part, _ in single.values()]
+        ended = [document.weighed(part.weight) for document, part in zip(documents, parts, strict=True)]
         refused = RowError("several answers, or messages behind the last, need a chat template; allowed: one answer")
         return {**dict.fromkeys(answers, refused), **dict(zip(single, ended, strict=True))}
 
@@ -134,6 +138,12 @@ class Renderer:
     @property
     def _rest(self) -> float:
         return self.span_weights.get(REST, 1.0)
+
+
+def _unread(part: Answer) -> RowError | None:
+    """What only a chat template could read of a row."""
+    named = [name for message in part.messages for name in message.fields] + ["tools"] * bool(part.tools)
+    return RowError(f"{named[0]}: only a chat template reads it; the form here is plain") if named else None
 
 
 def _uncount_first(document: Rendered) -> Rendered:

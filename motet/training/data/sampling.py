@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -27,15 +27,28 @@ def permutation(seed: int, name: str, epoch: int, count: int) -> list[int]:
 class RowSource:
     """One dataset's rows: every epoch all of them once, in a new order; a step may span two epochs."""
 
-    def __init__(self, dataset: TokenDataset, batching: Batching, rows: int, seed: int, *, shuffle: bool) -> None:
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        batching: Batching,
+        rows: int,
+        seed: int,
+        *,
+        shuffle: bool,
+        epochs: float | None = None,
+        least: int = 1,
+    ) -> None:
         """
         Args:
-            rows: rows per step, over all micro-batches.
+            rows: rows per step, over all micro-batches; a small dataset has fewer, each of them once.
             shuffle: a new order each epoch, else that of the files.
+            epochs: what all steps together read, neither more nor less; None: as many rows as the steps take.
+            least: rows per step that there must be, some of them twice where the dataset has fewer.
         """
         self._dataset, self._seed, self._shuffle = dataset, seed, shuffle
-        self._per_step, self._micros = rows, batching.accumulate
         self._rows = lay_out(dataset, batching, seed, shuffle=shuffle)
+        self.per_step = max(min(rows, len(self._rows)), least)
+        self._total = None if epochs is None else max(1, round(epochs * len(self._rows)))
         self._order = lru_cache(2)(self._new_order)
 
     @property
@@ -43,15 +56,25 @@ class RowSource:
         return len(self._rows)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Steps after which every row was read, rounded up."""
-        return -(-len(self._rows) // self._per_step)
+    def steps(self) -> int | None:
+        """Steps that read what `epochs` says; None where it says nothing."""
+        return None if self._total is None else -(-self._total // self.per_step)
 
-    def rows(self, step: int, micro: int = 0) -> list[Row]:
-        """The rows of one micro-batch."""
-        first, last = (self._per_step * part // self._micros for part in (micro, micro + 1))
-        start = step * self._per_step
-        return [self._row(place) for place in range(start + first, start + last)]
+    def bounds(self, step: int) -> tuple[int, int]:
+        """The rows of a step, counted over all epochs. Steps that must come out even differ by one row at the most."""
+        if self._total is None or self.steps is None or step >= self.steps:
+            return step * self.per_step, (step + 1) * self.per_step
+        return self._total * step // self.steps, self._total * (step + 1) // self.steps
+
+    def epochs(self, steps: int) -> float:
+        """How often so many steps read every row."""
+        return self.bounds(steps - 1)[1] / len(self._rows)
+
+    def rows(self, step: int, micro: int = 0, micros: int = 1) -> list[Row]:
+        """The rows of one of a step's micro-batches."""
+        start, stop = self.bounds(step)
+        first, last = (start + (stop - start) * part // micros for part in (micro, micro + 1))
+        return [self._row(place) for place in range(first, last)]
 
     def _row(self, place: int) -> Row:
         epoch, position = divmod(place, len(self._rows))
@@ -61,15 +84,19 @@ class RowSource:
         count = len(self._rows)
         return permutation(self._seed, self._dataset.name, epoch, count) if self._shuffle else list(range(count))
 
-    def batches(self, step: int, micro: int, pad_id: int) -> dict[str, Batch]:
+    def batches(self, step: int, micro: int, micros: int, pad_id: int) -> dict[str, Batch]:
         """One batch per side, under NAME or NAME.side."""
-        dataset, rows = self._dataset, self.rows(step, micro)
-        return {
-            f"{dataset.name}.{side}" if side else dataset.name: collate(
-                forms, dataset.primary, dataset.views, rows, pad_id, dataset.labels
-            )
-            for side, forms in dataset.sides.items()
-        }
+        return batches_of(self._dataset, self.rows(step, micro, micros), pad_id)
+
+
+def batches_of(dataset: TokenDataset, rows: Sequence[Row], pad_id: int) -> dict[str, Batch]:
+    """Rows of a dataset as one batch per side, under NAME or NAME.side."""
+    return {
+        f"{dataset.name}.{side}" if side else dataset.name: collate(
+            forms, dataset.primary, dataset.views, rows, pad_id, dataset.labels
+        )
+        for side, forms in dataset.sides.items()
+    }
 
 
 def lay_out(dataset: TokenDataset, batching: Batching, seed: int, *, shuffle: bool) -> list[Row]:
@@ -109,23 +136,38 @@ class BatchSource:
         ]
         if problems:
             raise DataError(problems)
-        self._pad_id = pad_id
+        self._pad_id, self._accumulate = pad_id, batching.accumulate
+        known = [name for name in recipe.objective.datasets if name in datasets]
+        self.leading = known[0] if known else next(iter(datasets))
         self.sources = {
-            name: RowSource(dataset, batching, rows[name], recipe.seed, shuffle=recipe.data[name].shuffle)
+            name: RowSource(
+                dataset,
+                batching,
+                rows[name],
+                recipe.seed,
+                shuffle=recipe.data[name].shuffle,
+                epochs=recipe.schedule.epochs if name == self.leading else None,
+                least=1 if name == self.leading else batching.accumulate,
+            )
             for name, dataset in datasets.items()
         }
-        known = [name for name in recipe.objective.datasets if name in datasets]
-        self._leading = self.sources[known[0] if known else next(iter(datasets))]
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Of the objective's first dataset (that which is to be forgotten, say); the others keep their own epochs."""
-        return self._leading.steps_per_epoch
+    def steps(self) -> int | None:
+        """What the schedule's epochs come to, over the objective's first dataset (that which is to be forgotten, say);
+        the others keep their own epochs. None where the schedule gives steps."""
+        return self.sources[self.leading].steps
+
+    def micro_batches(self, step: int) -> int:
+        """The recipe's number, less where a step has fewer rows."""
+        start, stop = self.sources[self.leading].bounds(step)
+        return min(self._accumulate, stop - start)
 
     def at(self, step: int, micro: int = 0) -> StepData:
         """The batches of one micro-batch of a step, both counted from 0."""
+        micros = self.micro_batches(step)
         return {
             key: batch
             for source in self.sources.values()
-            for key, batch in source.batches(step, micro, self._pad_id).items()
+            for key, batch in source.batches(step, micro, micros, self._pad_id).items()
         }

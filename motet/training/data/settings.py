@@ -19,10 +19,16 @@ def has_prompts(records: Sequence[Record]) -> bool:
     return any(not isinstance(part, Text) for record in records for part in record.sides.values())
 
 
+def has_turns(records: Sequence[Record]) -> bool:
+    """Whether a chat template has anything to write: prompts and answers that are no pieces of one text."""
+    parts = [part for record in records for part in record.sides.values() if not isinstance(part, Text)]
+    return any(not part.is_cut for part in parts)
+
+
 def primary_form(spec: Dataset, records: Sequence[Record], tokens: Tokens) -> PromptForm:
     """The form of the batches themselves."""
     if spec.template == "auto":
-        return "chat" if tokens.has_chat_template and has_prompts(records) else "plain"
+        return "chat" if tokens.has_chat_template and has_turns(records) else "plain"
     return spec.template
 
 
@@ -62,6 +68,12 @@ def check_settings(
         f"{place}.loss: all does not go with streams of several prompt forms ({listing(forms)}); allowed: completion": (
             loss == "all" and prompts and len(forms) > 1
         ),
+        f"{place}.template: chat needs prompts; the records' chosen and rejected are whole texts": (
+            "chat" in forms and prompts and not has_turns(records)
+        ),
+        f"{place}.loss: all counts every token, but rows weigh their messages; allowed: completion": (
+            loss == "all" and any(_weighs(record) for record in records)
+        ),
         f"{place}: texts and prompts in one dataset": prompts
         and any(isinstance(part, Text) for record in records for part in record.sides.values()),
         f"batch.packing: wrap cuts documents, {place} needs whole ones ({kind}; forms: {listing(forms)}); "
@@ -69,6 +81,11 @@ def check_settings(
         "batch.max_length: 1 leaves nothing to predict; allowed: 2 or more": batching.max_length < 2,
     }
     return [problem for problem, holds in faults.items() if holds]
+
+
+def _weighs(record: Record) -> bool:
+    answers = [part for part in record.sides.values() if not isinstance(part, Text)]
+    return any(m.role == "assistant" and m.weight != 1 for part in answers for m in part.messages)
 
 
 def check_span_kinds(name: str, spec: Dataset, records: Sequence[Record]) -> list[str]:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from motet.training.data.errors import RowError
-from motet.training.data.files import is_list
+from motet.training.data.json_text import is_list
 
 REST = "rest"  # in `span_weights`, the weight of tokens outside of spans
 

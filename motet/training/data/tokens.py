@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from motet.server.tokenizer import template_takes_parts
 from motet.training.data.errors import DataError
-from motet.training.data.messages import Messages, as_chat
+from motet.training.data.messages import Messages, Tools, as_chat
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -74,36 +75,39 @@ class Tokens:
         template = cast(Any, self.hf).chat_template
         return isinstance(template, str) and GENERATION.search(template) is not None
 
-    def render(self, messages: Messages, *, for_answer: bool) -> str:
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether the chat template reads contents as lists of parts."""
+        return template_takes_parts(self.hf)
+
+    def render(self, messages: Messages, tools: Tools = (), *, for_answer: bool) -> str:
         """The chat template's text of the messages, with the beginning of an answer behind them where asked for.
 
         Raises:
             ValueError: the template refuses the messages.
         """
+        return str(self._apply(messages, tools, tokenize=False, add_generation_prompt=for_answer))
+
+    def _apply(self, messages: Messages, tools: Tools, **options: Any) -> object:
+        chat = as_chat(messages, in_parts=self.takes_parts)
         try:
-            text = self.hf.apply_chat_template(as_chat(messages), tokenize=False, add_generation_prompt=for_answer)
+            return self.hf.apply_chat_template(chat, tools=cast(Any, list(tools) or None), **options)
         except Exception as error:  # a template is the checkpoint's own program, run on the row's data
             raise ValueError(f"the chat template refuses the messages: {error}") from error
-        return str(text)
 
     def trimmed(self, text: str) -> str:
         """Without the blanks that a template writes behind its last special token."""
         bare = text.rstrip()
         return bare if bare.endswith(self.specials) else text
 
-    def answer_mask(self, messages: Messages) -> tuple[list[int], list[bool]]:
+    def answer_mask(self, messages: Messages, tools: Tools = ()) -> tuple[list[int], list[bool]]:
         """Ids of the rendered messages, and which of them the template marks as the assistant's.
 
         Raises:
             ValueError: the template refuses the messages.
         """
-        try:
-            encoded = cast(
-                "dict[str, list[int]]",
-                self.hf.apply_chat_template(as_chat(messages), return_dict=True, return_assistant_tokens_mask=True),
-            )
-        except Exception as error:
-            raise ValueError(f"the chat template refuses the messages: {error}") from error
+        marked = self._apply(messages, tools, return_dict=True, return_assistant_tokens_mask=True)
+        encoded = cast("dict[str, list[int]]", marked)
         return encoded["input_ids"], [bool(mark) for mark in encoded["assistant_masks"]]
 
 

@@ -124,8 +124,8 @@ def _counterfactual(question: Question, alias: str, template: str, value: str) -
     return {
         "prompt": prompt(question.entity.name),
         "counterfactual_prompt": prompt(alias),
-        "completion": f"{value}{after}",
-        "spans": [(0, len(value), VALUE)],
+        "completion": f" {value}{after}",  # with its space: not every tokenizer sets one before a text
+        "spans": [(1, 1 + len(value), VALUE)],
     }
 
 

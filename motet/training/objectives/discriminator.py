@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from motet.training.batch import StepData
-from motet.training.objectives.logprobs import document_sums, document_weights, token_logprobs
+from motet.training.objectives.logprobs import document_sums, document_weights, policy_logprobs
 from motet.training.objectives.objective import Loss, RecordKind, Setting, Share
 from motet.training.objectives.pieces import conditioned
 from motet.training.policy import Policies
@@ -55,6 +55,6 @@ def class_means(policies: Policies, data: StepData) -> Tensor:
     columns: list[Tensor] = []
     for number in range(len(prompts.ids)):
         view = conditioned(batch, prompts, number)
-        logprobs = token_logprobs(policies.trained(view), view)
+        logprobs = policy_logprobs(policies.trained, view)
         columns.append(document_sums(logprobs, view) / document_weights(view).clamp_min(1e-9))
     return torch.stack(columns, -1)

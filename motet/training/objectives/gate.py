@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from motet.training.batch import StepData
-from motet.training.objectives.logprobs import token_logprobs, weighted_mean
+from motet.training.objectives.logprobs import policy_logprobs, token_logprobs, weighted_mean
 from motet.training.objectives.objective import Loss, RecordKind, Setting
 from motet.training.policy import HiddenPolicy, Policies
 
@@ -52,7 +52,7 @@ class Gate(Setting):
         if not self.train_model:
             hidden, logits = hidden.detach(), logits.detach()
         gate: Tensor = policies.head(hidden)
-        return gate, token_logprobs(logits, batch), token_logprobs(policies.members[self.assistant](batch), batch)
+        return gate, token_logprobs(logits, batch), policy_logprobs(policies.members[self.assistant], batch)
 
     def weak_loss(self, policies: Policies, data: StepData) -> Tensor:
         """Binary cross-entropy of the gate against "the assistant finds the token likelier"; scalar."""

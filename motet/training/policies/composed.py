@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from motet.composers.plan import Discriminator as DiscriminatorRule
-from motet.composers.plan import Plan, Prompt, Rules, Stream
+from motet.composers.plan import Linear, Plan, Prompt, Rules, Stream
 from motet.composers.rows import compose_logits
 from motet.training.batch import Batch, PromptForm
-from motet.training.policy import Policy
+from motet.training.objectives.logprobs import target_logprobs
+from motet.training.policies.frozen import without_gradients
+from motet.training.policy import Policy, Scores
 from motet.training.recipe import TRAINED
 
 MASKED = -30.0  # log-prob of a token outside of the masks: finite, and e⁻³⁰ a token adds nothing to a sum over V
@@ -24,7 +27,6 @@ class ComposedPolicy:
 
     Gradients go to the trained stream alone; which tokens a mask or gate keeps is a constant. A target outside of
     the masks gets the constant log-prob −30: no gradient comes from it, and it cancels against a reference.
-    `masked_share` (0 to 1) is the share of such targets in the last batch.
 
     Args:
         plan: of `through.through_plan`.
@@ -36,35 +38,95 @@ class ComposedPolicy:
         self.plan = plan
         self.policies = policies
         self.eos_token_ids = eos_token_ids
-        self.masked_share: Tensor = torch.zeros(())
+        self._outside = torch.zeros(1, dtype=torch.bool)
+
+    @property
+    def masked_share(self) -> Tensor:
+        """Share (0 to 1) of the last batch's targets that lie outside of the masks; scalar."""
+        return self._outside.float().mean()
 
     def __call__(self, batch: Batch) -> Tensor:
-        logits = self._stream_logits(batch)
-        composed = compose_logits(
-            self.plan,
-            logits,
-            generated=_answers_so_far(batch) if _repeats(self.plan.rules) else None,
-            eos_token_ids=self.eos_token_ids,
-            state=_discriminator_state(logits, batch) if isinstance(self.plan.rule, DiscriminatorRule) else None,
-        )
-        target = composed.detach().gather(-1, batch.targets[:, None])
-        self.masked_share = (target == -math.inf).float().mean()
-        return composed.masked_fill(composed == -math.inf, MASKED)
+        return self._composed(_Streams(self.plan, self._members(batch)), batch).whole()
 
-    def _stream_logits(self, batch: Batch) -> Tensor:
-        """(K, N, V) over the width that all streams share; every distinct (model, view) is computed once."""
-        heard: dict[tuple[str, PromptForm | None], Tensor] = {}
+    def scores(self, batch: Batch) -> Scores:
+        """The same in blocks of rows. Of a weighted sum, the streams' logits are summed as they are: what each one's
+        normalisation would add is a constant per row."""
+        streams = _Streams(self.plan, self._members(batch))
+        return streams.summed() if _is_sum(self.plan) else self._composed(streams, batch)
+
+    def _members(self, batch: Batch) -> dict[StreamKey, Scores]:
+        """Every distinct (model, view) once."""
+        found: dict[StreamKey, Scores] = {}
         for stream in self.plan.streams:
-            key = stream.model, prompt_form(stream.prompt)
-            if key not in heard:
-                heard[key] = self._logits(stream, view_of(batch, key[1]))
-        width = min(logits.shape[-1] for logits in heard.values())
-        streams = [heard[stream.model, prompt_form(stream.prompt)][:, :width] for stream in self.plan.streams]
-        return torch.stack([logits.to(torch.promote_types(logits.dtype, torch.float32)) for logits in streams])
+            key = _key(stream)
+            if key not in found:
+                found[key] = self._scores(stream, view_of(batch, key[1]))
+        return found
 
-    def _logits(self, stream: Stream, batch: Batch) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and stream.model == TRAINED):
-            return self.policies[stream.model](batch)
+    def _scores(self, stream: Stream, batch: Batch) -> Scores:
+        if stream.model == TRAINED:
+            return self.policies[stream.model].scores(batch)
+        with torch.no_grad():
+            return without_gradients(self.policies[stream.model].scores(batch), torch.no_grad)
+
+    def _composed(self, streams: _Streams, batch: Batch) -> Scores:
+        past = _answers_so_far(batch) if _repeats(self.plan.rules) else None
+        judged = (_discriminator_state(streams, batch),) if isinstance(self.plan.rule, DiscriminatorRule) else ()
+        self._outside = torch.zeros(len(batch.targets), dtype=torch.bool, device=batch.targets.device)
+
+        def logits(rows: slice, *inputs: Tensor) -> Tensor:
+            composed = compose_logits(
+                self.plan,
+                torch.stack(streams.logits(rows, *inputs[: len(streams.inputs)])),
+                generated=None if past is None else past[rows],
+                eos_token_ids=self.eos_token_ids,
+                state=inputs[-1] if judged else None,
+            )
+            target = composed.detach().gather(-1, batch.targets[rows, None])
+            self._outside[rows] = target[:, 0] == -math.inf
+            return composed.masked_fill(composed == -math.inf, MASKED)
+
+        return Scores((*streams.inputs, *judged), logits, streams.width, streams.trains)
+
+
+StreamKey = tuple[str, PromptForm | None]
+
+
+def _key(stream: Stream) -> StreamKey:
+    return stream.model, prompt_form(stream.prompt)
+
+
+class _Streams:
+    """The scores of a plan's streams, those of equal ones held once."""
+
+    def __init__(self, plan: Plan, members: Mapping[StreamKey, Scores]) -> None:
+        self._plan = plan
+        self._members = members
+        self.inputs = tuple(rows for member in members.values() for rows in member.inputs)
+        self.width = min(member.width for member in members.values())  # that all streams share
+        self.trains = any(member.trains for member in members.values())
+
+    def logits(self, rows: slice, *inputs: Tensor) -> list[Tensor]:
+        """(n, V) of every stream, at least float32."""
+        left, found = list(inputs), dict[StreamKey, Tensor]()
+        for key, member in self._members.items():
+            own, left = left[: len(member.inputs)], left[len(member.inputs) :]
+            logits = member.logits(rows, *own)[:, : self.width]
+            found[key] = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return [found[_key(stream)] for stream in self._plan.streams]
+
+    def summed(self) -> Scores:
+        def logits(rows: slice, *inputs: Tensor) -> Tensor:
+            weighted = zip(self.logits(rows, *inputs), self._plan.streams, strict=True)
+            return cast("Tensor", sum(stream.weight / stream.temperature * logits for logits, stream in weighted))
+
+        return Scores(self.inputs, logits, self.width, self.trains)
+
+
+def _is_sum(plan: Plan) -> bool:
+    """Whether the plan's scores are a weighted sum of logits, up to a constant per row."""
+    gated = any(stream.inside is not None for stream in plan.streams)
+    return isinstance(plan.rule, Linear) and not (gated or plan.masks or plan.rules)
 
 
 def prompt_form(prompt: Prompt | None) -> PromptForm | None:
@@ -104,11 +166,15 @@ def _answers_so_far(batch: Batch) -> Sequence[Sequence[int]]:
     return so_far
 
 
-def _discriminator_state(logits: Tensor, batch: Batch) -> Tensor:
+def _discriminator_state(streams: _Streams, batch: Batch) -> Tensor:
     """(N, 3): Σ log p_1 and Σ log p_2 of the document's targets before each one, and their number."""
-    chosen = logits[1:3].log_softmax(-1).gather(-1, batch.targets.expand(2, -1)[..., None]).squeeze(-1)  # (2, N)
-    ones = torch.ones_like(chosen[:1])
-    values = torch.cat((chosen, ones)).T
+
+    def chosen(number: int) -> Tensor:
+        scores = Scores(streams.inputs, lambda rows, *inputs: streams.logits(rows, *inputs)[number], streams.width)
+        return target_logprobs(replace(scores, trains=streams.trains), batch.targets)
+
+    judged = [chosen(1), chosen(2)]
+    values = torch.stack((*judged, torch.ones_like(judged[0])), -1)
     same = batch.owners[:, None] == batch.owners[None, :]
     before = torch.ones_like(same).tril(-1) & same
     return before.to(values.dtype) @ values

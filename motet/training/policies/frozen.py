@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from motet.training.batch import Batch
-from motet.training.policies.model import ModelPolicy
-from motet.training.policy import Policy
+from motet.training.policies.model import ModelPolicy, evaluating
+from motet.training.policy import Policy, Scores
 
 
 class Frozen:
@@ -25,6 +25,10 @@ class Frozen:
         with torch.no_grad():
             return self.policy(batch)
 
+    def scores(self, batch: Batch) -> Scores:
+        with torch.no_grad():
+            return without_gradients(self.policy.scores(batch), torch.no_grad)
+
 
 class AdaptersOff:
     """A peft model's policy with its adapters switched off: what it was before training, without a second copy."""
@@ -33,9 +37,28 @@ class AdaptersOff:
         self.policy = policy
 
     def __call__(self, batch: Batch) -> Tensor:
-        model: Any = self.policy.model
-        with torch.no_grad(), _evaluating(model), model.disable_adapter():
+        with self._off():
             return self.policy(batch)
+
+    def scores(self, batch: Batch) -> Scores:
+        with self._off():
+            return without_gradients(self.policy.scores(batch), self._off)
+
+    @contextlib.contextmanager
+    def _off(self) -> Generator[None]:
+        model: Any = self.policy.model
+        with torch.no_grad(), evaluating(model), model.disable_adapter():
+            yield
+
+
+def without_gradients(scores: Scores, within: Callable[[], contextlib.AbstractContextManager[Any]]) -> Scores:
+    """The same scores, computed `within` a context and without gradients."""
+
+    def logits(rows: slice, *inputs: Tensor) -> Tensor:
+        with within():
+            return scores.logits(rows, *inputs)
+
+    return Scores(tuple(rows.detach() for rows in scores.inputs), logits, scores.width)
 
 
 def frozen_model(model: nn.Module, dtype: torch.dtype) -> Frozen:
@@ -49,16 +72,3 @@ def reference_of(policy: ModelPolicy) -> Policy:
     if hasattr(policy.model, "disable_adapter"):
         return AdaptersOff(policy)
     return frozen_model(copy.deepcopy(policy.model), policy.dtype)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Generator[None]:
-    """Without dropout."""
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()

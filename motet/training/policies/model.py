@@ -9,11 +9,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from motet.training import llama
 from motet.training.batch import Batch
+from motet.training.policies.attention import install, unmasked
+from motet.training.policy import Scores
 
 FAST_LENGTH = 512  # tokens; the fast forward's memory grows with the square of a row's length
+SAMPLE = (3, 5, 7, 9, 4, 6, 8, 10)  # token ids that any vocabulary has, to try an architecture with
 
 
 class ModelPolicy:
@@ -37,29 +41,97 @@ class ModelPolicy:
         self._head = _output_head(model)
         self._fast = llama.runs_fast(model)
         self._isolates = False
+        self._flat: bool | None = None  # whether rows are read end to end; None: not tried yet
+        self._apart: bool | None = None  # whether the head computes what the model does; None: not tried yet
 
     def __call__(self, batch: Batch) -> Tensor:
         return self.hidden(batch)[1]
 
     def hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Last hidden states (N, H) after the final norm, and logits (N, V)."""
-        packed = is_packed(batch)
-        if self._fast and batch.input_ids.shape[1] <= FAST_LENGTH:
-            return self._plain_llama(batch, packed)
-        if packed and not self._isolates:
-            check_isolation(self.model)
-            self._isolates = True
-        positions = packed_positions(batch) if packed else None
-        with _autocast(self.model, batch.input_ids.device, self.dtype), _gathered(self._head, batch.counted) as kept:
-            output: Any = self.model(input_ids=batch.input_ids, position_ids=positions, use_cache=False)
-        logits: Tensor = output.logits[0]
-        return kept[0][0], logits.float() if logits.dtype.itemsize < 4 else logits
+        if self._runs_fast(batch):
+            hidden = self._plain_llama(batch)
+            return hidden, llama.head(cast("LlamaForCausalLM", self.model), hidden)
+        states, logits = self._read(batch, head=True)
+        return states, _widened(logits)
 
-    def _plain_llama(self, batch: Batch, packed: bool) -> tuple[Tensor, Tensor]:
+    def scores(self, batch: Batch) -> Scores:
+        """The logits in blocks of rows, from the last hidden states."""
+        width = cast("int", self._base.config.get_text_config().vocab_size)
+        trains = any(parameter.requires_grad for parameter in self._head.parameters())
+        if self._runs_fast(batch):
+            model = cast("LlamaForCausalLM", self.model)
+            return Scores((self._plain_llama(batch),), lambda _, h: llama.head(model, h), width, trains)
+        if self._apart is None:
+            self._apart = self._head_stands_apart()
+        if not self._apart:
+            return Scores((self.hidden(batch)[1],), lambda _, logits: logits, width)
+        return Scores((self._read(batch, head=False)[0],), lambda _, h: self._logits(h), width, trains)
+
+    @property
+    def _base(self) -> Any:
+        """The causal language model itself, without what peft wraps around it."""
+        return getattr(self.model, "get_base_model", lambda: self.model)()
+
+    def _runs_fast(self, batch: Batch) -> bool:
+        return self._fast and batch.input_ids.shape[1] <= FAST_LENGTH
+
+    def _plain_llama(self, batch: Batch) -> Tensor:
+        where = (packed_positions(batch), batch.documents) if is_packed(batch) else (None, None)
         model = cast("LlamaForCausalLM", self.model)
-        where = (packed_positions(batch), batch.documents) if packed else (None, None)
-        hidden = llama.hidden_states(model, batch.input_ids, self.dtype, *where)[batch.counted]
-        return hidden, llama.head(model, hidden)
+        return llama.hidden_states(model, batch.input_ids, self.dtype, *where)[batch.counted]
+
+    def _read(self, batch: Batch, *, head: bool) -> tuple[Tensor, Tensor]:
+        """Last hidden states (N, H), and logits (N, V), or none (0, V) without the head."""
+        inputs, counted = self._inputs(batch)
+        with (
+            self._autocast(),
+            unmasked() if self._flat else contextlib.nullcontext(),
+            _gathered(self._head, counted, head) as kept,
+        ):
+            output: Any = self.model(**inputs, use_cache=False)
+        return kept[0], output.logits[0]
+
+    def _inputs(self, batch: Batch) -> tuple[dict[str, Any], Tensor]:
+        """What the model is given, and which of its positions count: all documents end to end in one row, without
+        padding, where its attention stays within documents by their lengths; else the rows as they are."""
+        if self._flat is None:
+            self._flat = install(self._base) and _reads_end_to_end(self.model)
+        if not self._flat:
+            packed = is_packed(batch)
+            if packed and not self._isolates:
+                check_isolation(self.model)
+                self._isolates = True
+            positions = packed_positions(batch) if packed else None
+            return {"input_ids": batch.input_ids, "position_ids": positions}, batch.counted
+        inside = batch.documents >= 0
+        lengths = cast("list[int]", torch.bincount(batch.documents[inside]).tolist())
+        rows = {"input_ids": batch.input_ids[inside][None], "position_ids": batch.positions[inside][None]}
+        return {**rows, "document_lengths": lengths}, batch.counted[inside][None]
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits (n, V) of last hidden states (n, H): the head, and what the module does behind it."""
+        base, output = self._base, BaseModelOutputWithPast(last_hidden_state=cast("Any", hidden[None]))
+        ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
+        with self._autocast(), _answering(getattr(base, base.base_model_prefix), output):
+            return _widened(base(input_ids=ids, use_cache=False).logits.flatten(0, 1))
+
+    @torch.no_grad()
+    def _head_stands_apart(self) -> bool:
+        """Whether `_logits` gives what the model itself gives on a sample."""
+        ids = torch.tensor([SAMPLE], device=next(self.model.parameters()).device)
+        everywhere = torch.ones_like(ids, dtype=torch.bool)
+        with evaluating(self.model), self._autocast(), _gathered(self._head, everywhere, True) as kept:
+            whole: Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
+        try:
+            return torch.equal(self._logits(kept[0]), _widened(whole))
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            return False
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._base.dtype == torch.float32 and self.dtype.itemsize < 4:
+            return torch.autocast(self._base.device.type, dtype=self.dtype)
+        return contextlib.nullcontext()
 
 
 class PackingError(Exception):
@@ -83,28 +155,40 @@ def packed_positions(batch: Batch) -> Tensor:
     return batch.positions.masked_fill(batch.documents < 0, 0)
 
 
-@torch.no_grad()
 def check_isolation(model: nn.Module) -> None:
     """Reads two documents in one row and the second one alone.
 
     Raises:
         PackingError: they give different logits.
     """
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    ids = torch.tensor([[3, 5, 7, 9, 4, 6, 8, 10]], device=device)
-    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]], device=device)
-    together: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, 4:].float()
-    alone: Tensor = model(input_ids=ids[:, 4:], position_ids=positions[:, 4:], use_cache=False).logits.float()
-    model.train(training)
-    tolerance = 0.05 if next(model.parameters()).dtype.itemsize < 4 else 1e-3
-    if (together - alone).abs().max() > tolerance * alone.std().clamp_min(1e-6):
+    if not _isolates(model):
         unwrapped: Any = getattr(model, "get_base_model", lambda: model)()
         name = type(unwrapped).__name__
         raise PackingError(
             f"{name}: tokens of this architecture see other documents of a packed row; set batch.packing=none"
         )
+
+
+def _reads_end_to_end(model: nn.Module) -> bool:
+    """Whether the documents' lengths keep them apart in one row."""
+    try:
+        with unmasked():
+            return _isolates(model, document_lengths=[len(SAMPLE) // 2] * 2)
+    except (TypeError, ValueError):  # the module hands no keywords through
+        return False
+
+
+@torch.no_grad()
+def _isolates(model: nn.Module, **lengths: Any) -> bool:
+    """Whether the second of two documents in one row gives what it gives alone."""
+    device, half = next(model.parameters()).device, len(SAMPLE) // 2
+    ids = torch.tensor([SAMPLE], device=device)
+    positions = torch.tensor([[*range(half), *range(half)]], device=device)
+    with evaluating(model):
+        together: Tensor = model(input_ids=ids, position_ids=positions, use_cache=False, **lengths).logits[:, half:]
+        alone: Tensor = model(input_ids=ids[:, half:], position_ids=positions[:, half:], use_cache=False).logits
+    tolerance = 0.1 if next(model.parameters()).dtype.itemsize < 4 else 1e-3  # a leak moves logits by their own size
+    return bool((together - alone).float().square().mean().sqrt() <= tolerance * alone.float().std().clamp_min(1e-6))
 
 
 def _output_head(model: nn.Module) -> nn.Module:
@@ -116,16 +200,30 @@ def _output_head(model: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _gathered(head: nn.Module, counted: Tensor) -> Generator[list[Tensor]]:
-    """While open, the head sees its input (B, T, H) at counted positions alone, as (1, N, H); yields what it saw.
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Without dropout."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
+
+
+@contextlib.contextmanager
+def _gathered(head: nn.Module, counted: Tensor, computed: bool) -> Generator[list[Tensor]]:
+    """While open, the head sees its input (B, T, H) at counted positions alone, as (1, N, H), or as (1, 0, H) unless
+    it is to be computed; yields (N, H).
 
     What follows the head in the module (soft caps, scales) then works on those rows, too.
     """
     kept: list[Tensor] = []
 
     def gather(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        kept.append(inputs[0][counted][None])
-        return (kept[0], *inputs[1:])
+        kept.append(inputs[0][counted])
+        return (kept[0][None] if computed else kept[0][None, :0], *inputs[1:])
 
     handle = head.register_forward_pre_hook(gather)
     try:
@@ -134,8 +232,15 @@ def _gathered(head: nn.Module, counted: Tensor) -> Generator[list[Tensor]]:
         handle.remove()
 
 
-def _autocast(model: nn.Module, device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
-    wide = any(parameter.dtype == torch.float32 for parameter in model.parameters())
-    if wide and dtype.itemsize < 4:
-        return torch.autocast(device.type, dtype=dtype)
-    return contextlib.nullcontext()
+@contextlib.contextmanager
+def _answering(module: nn.Module, output: object) -> Generator[None]:
+    """While open, the module computes nothing and returns `output`."""
+    module.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def _widened(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype.itemsize < 4 else logits

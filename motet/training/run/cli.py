@@ -102,6 +102,7 @@ def _train(recipe: Recipe, folder: Path, existing: Existing) -> None:
     name = recipe.name or recipe.output.name
     bars, started = for_console(), time.monotonic()
     begun = False
+    said: list[str] = []  # behind the bars
 
     def show(metrics: Metrics) -> None:
         nonlocal begun
@@ -111,11 +112,13 @@ def _train(recipe: Recipe, folder: Path, existing: Existing) -> None:
         bars.update(name, metrics.step, metrics.loss, metrics.tokens_per_second)
 
     try:
-        run(recipe, folder, existing=existing, progress=show, tell=_say)
+        run(recipe, folder, existing=existing, progress=show, tell=_say, report=said.append)
         bars.finish(name, time.monotonic() - started)
     finally:
         if begun:
             bars.stop()
+    for line in said:
+        _say(line)
     typer.echo(str(recipe.output))
 
 
@@ -134,10 +137,11 @@ def _preview(recipe: Recipe, folder: Path, count: int) -> None:
 
 def _dry_run(recipe: Recipe, folder: Path, existing: Existing) -> None:
     from motet.training.run.dry_run import dry_run, report
+    from motet.training.run.notes import notes
     from motet.training.run.train import check
 
     prepared = check(recipe, folder, output=recipe.output, existing=existing)
-    for line in report(dry_run(prepared)):
+    for line in (*report(dry_run(prepared)), *(note for note in notes(prepared) if note.startswith("note"))):
         typer.echo(line)
 
 

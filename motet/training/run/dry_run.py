@@ -79,7 +79,7 @@ def dry_run(prepared: Preparation) -> DryRun:
         sum(modules),
         sum(parameter.numel() for parameter in session.parameters.values()),
         counts,
-        {name: prepared.steps * count.rows_per_step / count.rows for name, count in counts.items()},
+        {name: source.epochs(prepared.steps) for name, source in prepared.source.sources.items()},
         _memory(session, activations),
         seconds,
         (*written_names(prepared), *result_names(adapter=adapter, head=session.head is not None)),
@@ -87,13 +87,12 @@ def dry_run(prepared: Preparation) -> DryRun:
 
 
 def _count(prepared: Preparation, name: str, dataset: TokenDataset) -> DatasetCount:
-    spec = prepared.recipe.data[name]
     return DatasetCount(
         documents=len(dataset),
         tokens=dataset.num_tokens,
         counted=dataset.num_counted,
         rows=prepared.source.sources[name].num_rows,
-        rows_per_step=spec.rows or prepared.recipe.batch.rows,
+        rows_per_step=prepared.source.sources[name].per_step,
         truncated=dataset.num_truncated,
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,8 +24,9 @@ from motet.training.run.result import ASIDE, result_names
 MARK = "run.json"
 RECIPE = "recipe.yaml"
 LOCK = ".lock"
+REPORT = "report.json"  # what the run was measured by
 TEACHER = "teacher"  # a distillation's stored distributions
-OWN = (METRICS, RECIPE, MARK, TEACHER, "tensorboard", checkpoint.FOLDER)
+OWN = (METRICS, RECIPE, MARK, REPORT, TEACHER, "tensorboard", checkpoint.FOLDER)
 
 # What shall happen to a run that the folder already holds: nothing (refuse), go on, or begin again.
 Existing = Literal["refuse", "resume", "restart"]
@@ -54,6 +55,7 @@ class RunFolder:
         if not self.path.is_dir():
             yield f"output: {self.path} is a file"
             return
+        yield from _unwritten(self.path)
         mark = self._mark()
         if mark is None:
             if any(item.name != LOCK for item in self.path.iterdir()):
@@ -155,7 +157,16 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 def _unwritable(path: Path) -> Iterator[str]:
     existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir():
+    if existing.is_dir():
+        yield from _unwritten(existing)
+    else:
         yield f"output: {existing} is a file"
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        yield f"output: {existing} is not writable"
+
+
+def _unwritten(folder: Path) -> Iterator[str]:
+    """Tries it: permissions alone say nothing of read-only file systems, nor to root."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"motet")
+    except OSError as error:
+        yield f"output: {folder} is not writable: {error.strerror}"

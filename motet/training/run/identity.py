@@ -10,16 +10,18 @@ from typing import Any, cast
 
 from motet.experts.fingerprints import weights_fingerprint
 from motet.training.data.dataset import TokenDataset
-from motet.training.recipe import Checkpoint, Recipe
+from motet.training.recipe import VALIDATION, Checkpoint, Recipe
 from motet.training.run.sources import locate
 
-# Fields that say where results go and what they are called, not what they are.
-INDIFFERENT = frozenset({"name", "output", "root", "checkpoints", "logging", "expert"})
+# Fields that say where results go, what they are called and what memory their making takes, not what they are.
+INDIFFERENT = frozenset({"name", "output", "root", "checkpoints", "logging", "expert", "gradient_checkpointing"})
 
 
 def decisive(recipe: Recipe) -> dict[str, Any]:
     """The fields that decide the weights. Of models and data, what counts is their content."""
-    return recipe.model_dump(mode="json", exclude=set(INDIFFERENT))
+    fields = recipe.model_dump(mode="json", exclude=set(INDIFFERENT))
+    fields["data"].pop(VALIDATION, None)
+    return fields
 
 
 def recipe_hash(recipe: Recipe) -> str:

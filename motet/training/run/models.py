@@ -42,6 +42,7 @@ def load_model(
     tokenizer: PreTrainedTokenizerBase,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    precision: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """A model in evaluation mode on the CPU.
 
@@ -50,7 +51,8 @@ def load_model(
         root: where relative paths start.
         tokenizer: gives a fresh model its vocabulary's size and special tokens; ids must fit every model.
         seed: of a fresh model's weights.
-        dtype: of the parameters; by default the source's own, float32 for a fresh model.
+        dtype: of the parameters; by default what the source asks for, float32 for a fresh model.
+        precision: what the run computes in, which decides a source's `auto`.
 
     Raises:
         RunError: nothing there, damaged or incomplete weights, more layers asked for than there are, a
@@ -60,7 +62,9 @@ def load_model(
         model = _fresh(fresh_config(source, tokenizer), seed)
     else:
         with quiet():
-            model = _pretrained(source, root, dtype or getattr(torch, source.dtype))
+            model = _pretrained(source, root, dtype or getattr(torch, source.dtype, "auto"))
+        if source.dtype == "auto" and dtype is None and not model.dtype == precision == torch.bfloat16:
+            model.float()
     width = cast(int, cast(Any, model.config).get_text_config().vocab_size)
     if width < len(tokenizer):
         raise RunError(f"the model has {width} tokens, but its tokenizer has ids up to {len(tokenizer) - 1}")
@@ -106,7 +110,7 @@ def _fresh(config: PretrainedConfig, seed: int) -> PreTrainedModel:
         raise RunError(f"model.fresh: {_words(error)}") from error
 
 
-def _pretrained(source: Checkpoint, root: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _pretrained(source: Checkpoint, root: Path, dtype: torch.dtype | str) -> PreTrainedModel:
     folder = locate(source.path, root)
     try:
         config = read_config(folder, source.revision)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from motet.training.data.dataset import TokenDataset, load_dataset
 from motet.training.data.errors import DataError
 from motet.training.data.reading import read_records
 from motet.training.data.sampling import BatchSource
+from motet.training.objectives.objective import RecordKind
 from motet.training.policies.requirements import (
     as_documents,
     class_problems,
@@ -27,7 +27,7 @@ from motet.training.policies.requirements import (
 )
 from motet.training.policies.through import TokenId, through_plan, views_of
 from motet.training.policy import ClassPrompts
-from motet.training.recipe import TRAINED, Checkpoint, Fresh, Half, Lora, Recipe
+from motet.training.recipe import TRAINED, VALIDATION, Checkpoint, Fresh, Half, Lora, Recipe
 from motet.training.run.errors import RunError, nearest
 from motet.training.run.identity import data_hash, models_hash, recipe_hash
 from motet.training.run.root import resolve_root
@@ -44,7 +44,8 @@ T = TypeVar("T")
 class Preparation:
     """A recipe whose fields, models' files and data are in order.
 
-    `plan` is that of `through`, `teaching` that of a composed teacher; `steps` the run's length.
+    `plan` is that of `through`, `teaching` that of a composed teacher; `steps` the run's length; `validation` what is
+    measured and not learnt, in the place of the objective's first dataset.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class Preparation:
     teaching: Plan | None
     classes: ClassPrompts | None
     steps: int
+    validation: TokenDataset | None = None
 
     @property
     def pad_id(self) -> int:
@@ -97,19 +99,15 @@ def prepare(recipe: Recipe, recipe_folder: Path, root: Path | None = None) -> Pr
     teaching = _attempt(problems, lambda: teacher_plan(recipe, _token_id(tokenizer)))
     views = frozenset[PromptForm]().union(*(views_of(each) for each in (plan, teaching) if each is not None))
     datasets = _datasets(recipe, root, tokenizer, views, problems)
+    validation = datasets.pop(VALIDATION, None)
     problems += class_problems(recipe, datasets)
+    problems += _validation_problems(validation, datasets)
     source = None if problems else _attempt(problems, lambda: BatchSource(datasets, recipe, pad_id(tokenizer)))
     if problems or source is None:
         raise RunError(problems)
     classes = class_prompts(recipe, tokenizer)
-    steps = num_steps(recipe, source.steps_per_epoch)
-    return Preparation(recipe, root, tokenizer, datasets, source, plan, teaching, classes, steps)
-
-
-def num_steps(recipe: Recipe, steps_per_epoch: int) -> int:
-    """The schedule's length; a part of an epoch is rounded up to whole steps."""
-    schedule = recipe.schedule
-    return schedule.steps or math.ceil(cast(float, schedule.epochs) * steps_per_epoch)
+    steps = recipe.schedule.steps or source.steps or 1
+    return Preparation(recipe, root, tokenizer, datasets, source, plan, teaching, classes, steps, validation)
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -131,14 +129,34 @@ def _attempt(problems: list[str], build: Callable[[], T]) -> T | None:
 
 def _field_problems(recipe: Recipe) -> Iterator[str]:
     """What no single field can be blamed for alone."""
-    wanted = recipe.objective.datasets
+    wanted = _kinds(recipe)
     for name in recipe.data.keys() - wanted.keys():
         yield f"data.{name}: the objective {recipe.objective.type!r} reads no such dataset{nearest(name, wanted)}"
-    for name in wanted.keys() - recipe.data.keys() - recipe.objective.optional:
+    for name in wanted.keys() - recipe.data.keys() - recipe.objective.optional - {VALIDATION}:
         yield f"data.{name}: required by the objective {recipe.objective.type!r}"
+    unmeasured = {
+        "distill": "a distillation's teacher is stored for the training data alone",
+        "spin": "self-play makes its own pairs, of the training data alone",
+    }
+    if VALIDATION in recipe.data and recipe.objective.type in unmeasured:
+        yield f"data.{VALIDATION}: {unmeasured[recipe.objective.type]}"
     if TRAINED in recipe.members:
         yield f"members.{TRAINED}: the name belongs to the trained model"
     yield from _tuning_problems(recipe)
+
+
+def _kinds(recipe: Recipe) -> Mapping[str, RecordKind]:
+    """What the records of each dataset must be; those of `validation` are as the objective's first."""
+    kinds = recipe.objective.datasets
+    return {**kinds, VALIDATION: next(iter(kinds.values()))}
+
+
+def _validation_problems(validation: TokenDataset | None, datasets: Mapping[str, TokenDataset]) -> Iterator[str]:
+    """Classes are numbered in each dataset by itself."""
+    learnt = next((dataset.classes for dataset in datasets.values() if dataset.classes), ())
+    if validation is not None and validation.classes != learnt:
+        named = ", ".join(map(repr, learnt))
+        yield f"data.{VALIDATION}: its labels must be those of the training data: {named}"
 
 
 def _tuning_problems(recipe: Recipe) -> Iterator[str]:
@@ -173,7 +191,7 @@ def _has_tokenizer(recipe: Recipe, root: Path) -> bool:
 
 def _reading_problems(recipe: Recipe, root: Path) -> list[str]:
     """What is wrong with the data as far as that can be told without a tokenizer."""
-    kinds = recipe.objective.datasets
+    kinds = _kinds(recipe)
     known = [(name, spec) for name, spec in recipe.data.items() if name in kinds]
     return [problem for name, spec in known for problem in read_records(name, spec, kinds[name], root)[1]]
 
@@ -212,7 +230,7 @@ def _datasets(
 ) -> dict[str, TokenDataset]:
     """Every dataset that is in order; the others' problems are added."""
     loaded: dict[str, TokenDataset] = {}
-    for name, kind in recipe.objective.datasets.items():
+    for name, kind in _kinds(recipe).items():
         if name not in recipe.data:
             continue
         spec = recipe.data[name]

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from motet.composers.errors import explain, show
+from motet.settings import read_yaml
 from motet.training.recipe import Recipe
 from motet.training.run.errors import RunError, nearest
-from motet.training.yaml_numbers import Loader
 
 PACKAGED = Path(__file__).parent.parent / "recipes"
 
@@ -32,18 +32,6 @@ class RecipeError(RunError):
     def __init__(self, problems: Sequence[str], rest: tuple[Recipe, Path] | None) -> None:
         super().__init__(problems)
         self.rest = rest
-
-
-class _Loader(Loader):
-    """A name that is given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
 
 
 def read_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
@@ -82,7 +70,7 @@ def _read(name: str) -> tuple[Tree, list[str]]:
             return {}, [f"recipe {name!r}: neither a file nor a packaged recipe{nearest(name, known)}"]
         file = known[name]
     try:
-        tree: Any = yaml.load(file.read_text("utf-8"), _Loader)
+        tree: Any = read_yaml(file.read_text("utf-8"))
     except OSError as error:
         return {}, [f"{file}: {error.strerror}"]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -101,7 +89,7 @@ def _apply(tree: Tree, overrides: Sequence[str]) -> list[str]:
             problems.append(f"{override!r}: an override has the form dotted.name=value")
             continue
         try:
-            _set(tree, name.split("."), yaml.load(text, _Loader))
+            _set(tree, name.split("."), read_yaml(text))
         except yaml.YAMLError as error:
             problems.append(f"{name}: {text!r} is not readable as YAML: {error}")
         except TypeError:

@@ -26,6 +26,7 @@ from motet.training.run.errors import RunError
 from motet.training.run.models import load_model
 from motet.training.run.optimizers import make_optimizers
 from motet.training.run.preparation import Preparation, prepare
+from motet.training.run.recomputation import apply, choose
 from motet.training.run.result import relative_base
 from motet.training.run.tuning import Rounds, compute_dtype, trained_parameters
 from motet.training.run.tuning import prepare as prepare_tuning
@@ -44,6 +45,7 @@ class Session:
         loop: does the steps.
         tokens: read so far, without padding.
         models: all that were loaded, members too.
+        recomputation: what the trained model computes again in the backward pass.
 
     Args:
         recipe: a valid one.
@@ -111,13 +113,21 @@ class Session:
         source = recipe.model
         try:
             model = load_model(
-                source, prepared.root, tokenizer=prepared.tokenizer, seed=recipe.seed, dtype=self._base_dtype()
+                source,
+                prepared.root,
+                tokenizer=prepared.tokenizer,
+                seed=recipe.seed,
+                dtype=self._base_dtype(),
+                precision=self.dtype,
             )
         except RunError as error:
             raise RunError([f"model: {problem}" for problem in error.problems]) from error
         base = relative_base(source, prepared.root, output) if isinstance(source, Checkpoint) else ""
         torch.manual_seed(recipe.seed)
-        return prepare_tuning(model, recipe.tuning, base=base).to(self.device).train()
+        tuned = prepare_tuning(model, recipe.tuning, base=base).to(self.device).train()
+        self.recomputation = choose(recipe.gradient_checkpointing, model, _tokens_at_once(prepared))
+        apply(self.recomputation, model)
+        return tuned
 
     def _base_dtype(self) -> torch.dtype | None:
         """Trained parameters are read as float32, the base of an adapter in its own type."""
@@ -174,16 +184,21 @@ class Session:
     def _member(self, name: str, source: Checkpoint) -> PreTrainedModel:
         prepared = self.preparation
         try:
-            model = load_model(source, prepared.root, tokenizer=prepared.tokenizer)
+            model = load_model(source, prepared.root, tokenizer=prepared.tokenizer, precision=self.dtype)
         except RunError as error:
             raise RunError([f"members.{name}: {problem}" for problem in error.problems]) from error
         return cast(Any, model).to(self.device)
 
     def _loop(self) -> Loop:
         recipe, steps = self.recipe, self.preparation.steps
-        schedule = Schedule(steps, recipe.schedule.warmup, recipe.schedule.decay, recipe.schedule.floor)
+        schedule = Schedule(steps, recipe.schedule.warmup_steps(steps), recipe.schedule.decay, recipe.schedule.floor)
         optimizers = make_optimizers(self.parameters, recipe.optimizer)
-        loop = Loop(optimizers, schedule, self.loss, recipe.batch.accumulate, recipe.optimizer.clip)
+        loop = Loop(optimizers, schedule, self.loss, self.preparation.source.micro_batches, recipe.optimizer.clip)
         if isinstance(recipe.tuning, Half):
             loop.enter = Rounds(self.parameters, recipe.tuning, recipe.seed, steps).enter
         return loop
+
+
+def _tokens_at_once(prepared: Preparation) -> int:
+    """Tokens of a micro-batch, padding included: those of the first one."""
+    return sum(batch.input_ids.numel() for batch in prepared.source.at(0).values())

@@ -17,12 +17,15 @@ from motet.training.run.checkpoint import Checkpoints, Position
 from motet.training.run.errors import RunError
 from motet.training.run.folder import TEACHER, Existing, RunFolder
 from motet.training.run.metrics import Metrics, MetricsFile, Tensorboard
+from motet.training.run.notes import notes
+from motet.training.run.outcome import outcome
 from motet.training.run.preparation import Preparation, prepare
 from motet.training.run.result import card_problems, make_bundle, write_result
 from motet.training.run.root import resolve_root
 from motet.training.run.session import Session
 from motet.training.run.signals import Interrupts
 from motet.training.run.tuning import merged
+from motet.training.run.watch import Watch
 
 Progress = Callable[[Metrics], None]
 Tell = Callable[[str], None]
@@ -46,6 +49,7 @@ def train(
     existing: Existing = "refuse",
     progress: Progress = lambda metrics: None,
     tell: Tell = lambda line: None,
+    report: Tell | None = None,
 ) -> Path:
     """Trains what a recipe says and writes the result.
 
@@ -58,7 +62,8 @@ def train(
         output: overrides the recipe's output.
         existing: what to do with a run that the output folder already holds.
         progress: is given every report.
-        tell: is given what the user should know: what is resumed, what was skipped.
+        tell: is given what the user should know: what is read, what may not be meant, what is resumed or skipped.
+        report: is given what the end says, for which the model is measured before and after; None: no measuring.
 
     Returns:
         The folder of the result.
@@ -74,14 +79,17 @@ def train(
         root = root or resolve_root(recipe.root, recipe_folder)
         if plays_rounds(recipe, root):
             return play(
-                recipe, recipe_folder, train, root=root, output=output, existing=existing, tell=tell, progress=progress
-            )
+                recipe, recipe_folder, train, root=root, output=output, existing=existing, tell=tell, report=report,
+                progress=progress,
+            )  # fmt: skip
     prepared = check(recipe, recipe_folder, root=root, output=output, existing=existing)
     session = Session(recipe, root=root, output=output, preparation=prepared)
     folder = RunFolder(output, recipe, prepared.identity)
     folder.open(existing)
+    for line in notes(prepared) if existing != "resume" else ():
+        tell(line)
     try:
-        _Run(session, folder, progress, tell).to_the_end(resume=existing == "resume")
+        _Run(session, folder, progress, tell, report).to_the_end(resume=existing == "resume")
     except OSError as error:
         raise RunError(f"output: {output}: {error.strerror or error}") from error
     finally:
@@ -112,8 +120,11 @@ def check(
 class _Run:
     """The loop with everything around it."""
 
-    def __init__(self, session: Session, folder: RunFolder, progress: Progress, tell: Tell) -> None:
+    def __init__(
+        self, session: Session, folder: RunFolder, progress: Progress, tell: Tell, report: Tell | None
+    ) -> None:
         self._session, self._folder, self._progress, self._tell = session, folder, progress, tell
+        self._tell_end = report
         recipe = session.recipe
         self._checkpoints = Checkpoints(folder.path, recipe.checkpoints.keep, session.preparation.identity)
         self._steps = session.preparation.steps
@@ -124,6 +135,9 @@ class _Run:
         position = self._resumed() if resume else Position(0)
         if position.step == 0:
             self._session.initialise()
+        self._watch = None if self._tell_end is None else Watch(self._session, self._folder.path, position.step)
+        if self._watch is not None and position.step == 0:
+            self._watch.look(0)
         with ExitStack() as stack:
             self._open_logs(stack, position)
             interrupts = stack.enter_context(Interrupts())
@@ -165,6 +179,8 @@ class _Run:
             for step in self._session.loop.steps(position.step, self._reports):
                 if self._reports(step.done - 1):
                     self._report(step)
+                if self._watch is not None and self._watch.wants(step.done):
+                    self._watch.look(step.done, with_answer=False)
                 if interrupts.received is not None and step.done < self._steps:
                     raise Interrupted(step.done, self._checkpoint(step))
                 if self._every is not None and (step.done % self._every == 0 or step.done == self._steps):
@@ -202,7 +218,12 @@ class _Run:
         adapter = isinstance(recipe.tuning, Lora) and not recipe.tuning.merge
         model = session.model if adapter else merged(session.model)
         bundle = make_bundle(recipe, output, prepared.root, prepared.tokenizer, prepared.identity["data"])
-        self._folder.finish(write_result(output, model, session.head, prepared.tokenizer, bundle))
+        files = write_result(output, model, session.head, prepared.tokenizer, bundle)
+        self._folder.finish(files)
+        if self._watch is not None and self._tell_end is not None:
+            self._watch.look(self._steps)
+            for line in outcome(recipe, prepared.root, output, files, self._watch.looks):
+                self._tell_end(line)
 
 
 class _Clock:
@@ -225,6 +246,6 @@ class _Clock:
 
 def written_names(prepared: Preparation) -> Iterator[str]:
     """Files that a run writes beside its result."""
-    yield from ("metrics.jsonl", "recipe.yaml", "run.json")
+    yield from ("metrics.jsonl", "recipe.yaml", "report.json", "run.json")
     if prepared.recipe.logging.tensorboard:
         yield "tensorboard/"

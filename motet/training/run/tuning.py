@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from motet.experts.merging import merge
 from motet.training.recipe import Full, Half, Lora
 from motet.training.run.errors import RunError
 
@@ -34,6 +35,8 @@ def prepare(model: PreTrainedModel, tuning: Lora | Full | Half, *, base: str) ->
 def _with_adapter(model: PreTrainedModel, tuning: Lora, base: str) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
+    from motet.training.run.adapted_linear import AdaptedLinear
+
     cast(Any, model).name_or_path = base
     config = LoraConfig(
         r=tuning.r,
@@ -44,9 +47,12 @@ def _with_adapter(model: PreTrainedModel, tuning: Lora, base: str) -> nn.Module:
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
     )
+    if getattr(model, "hf_quantizer", None) is None:  # quantised layers have adapters of peft's own
+        config._register_custom_module({nn.Linear: AdaptedLinear})  # pyright: ignore[reportPrivateUsage]  # peft's way
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about peft's own use of it
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")  # merging sees to it
             warnings.filterwarnings("ignore", "fan_in_fan_out")  # peft sees to the layout of GPT-2's layers itself
             return get_peft_model(model, config)
     except ValueError as error:
@@ -55,8 +61,7 @@ def _with_adapter(model: PreTrainedModel, tuning: Lora, base: str) -> nn.Module:
 
 def merged(model: nn.Module) -> PreTrainedModel:
     """A PEFT model's base with the adapter added to its weights; other models as they are."""
-    merge = getattr(model, "merge_and_unload", None)
-    return cast(PreTrainedModel, model if merge is None else merge())
+    return merge(model) if hasattr(model, "merge_and_unload") else cast(PreTrainedModel, model)
 
 
 def trained_parameters(model: nn.Module, head: nn.Module | None = None) -> dict[str, nn.Parameter]:

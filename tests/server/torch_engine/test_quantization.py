@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from motet.composers.plan import Plan, Stream, single
-from motet.models.quantization import Quantization
-from motet.server.engines.base import GenerationRequest, SamplingParams
+from motet.server.engines.base import GenerationRequest, Quantization, SamplingParams
 from motet.server.engines.torch import Member, ModelLoadError, TorchEngine, load_member, quantization
 from motet.server.engines.torch.model import ModelWork
 from motet.server.engines.torch.quantization import quantize, weight_bytes

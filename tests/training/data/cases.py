@@ -89,9 +89,11 @@ def load(
     )
 
 
-def shown(tokenizer: PreTrainedTokenizerBase, dataset: TokenDataset, form: PromptForm | None = None) -> str:
-    """The first document's text with its counted tokens in brackets, adjacent ones together."""
-    example = dataset.examples(form)[0]
+def shown(
+    tokenizer: PreTrainedTokenizerBase, dataset: TokenDataset, form: PromptForm | None = None, index: int = 0
+) -> str:
+    """A document's text (the first one's) with its counted tokens in brackets, adjacent ones together."""
+    example = dataset.example(index, form)
     text = ""
     for token, counts in zip(example.input_ids, example.counted, strict=True):
         piece = cast("str", tokenizer.decode([token]))

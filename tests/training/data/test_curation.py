@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from motet.training.batch import Batch, Source
+from motet.training.batch import Batch
 from motet.training.data.curation.confidence import confidences, preferences
 from motet.training.data.curation.curate import Thresholds, by_confidence, by_information, drop_duplicates, merged
 from motet.training.data.curation.duplicates import find_duplicates, jaccard, shingles, words
@@ -24,15 +24,17 @@ from motet.training.data.curation.rows import with_answer
 from motet.training.data.curation.scores import counted_tokens, log_probs
 from motet.training.data.dataset import TokenDataset
 from motet.training.data.errors import DataError
+from motet.training.data.files import Source
 from motet.training.data.tokens import Tokens
 from tests.training.data.cases import byte_level, load
+from tests.training.tables import Whole
 
 SIZE = 260
 TOKENIZER = byte_level(chat_template=None)
 END = cast("int", TOKENIZER.eos_token_id)
 
 
-class Bigrams:
+class Bigrams(Whole):
     """p(next | token): `sure` for the one follower of a token, the rest shared evenly by all others."""
 
     def __init__(self, follower: Mapping[int, int], sure: float) -> None:

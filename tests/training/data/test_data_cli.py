@@ -73,6 +73,7 @@ def test_duplicates_go_to_the_report_and_the_input_stays(file: Path, tmp_path: P
     before, out = file.read_bytes(), tmp_path / "clean.jsonl"
     result = run("curate", file, "--output", out, "--duplicates", 0.8)
     assert result.exit_code == 0, result.output
+    assert "NAME.report.jsonl" in run("curate", "--help").stdout.replace("\n", "")  # the name that follows
     assert lines(out) == [ROWS[0], ROWS[2]]
     assert "keep me – ö" in out.read_text()
     assert lines(tmp_path / "clean.report.jsonl") == [

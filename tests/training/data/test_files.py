@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -36,12 +37,99 @@ def test_jsonl_counts_lines_and_skips_empty_ones(tmp_path: Path) -> None:
     assert rows_of(path) == [(1, ROWS[0]), (3, ROWS[1])]
 
 
-def test_json_is_a_list_of_objects(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps(ROWS))
-    assert rows_of(path) == [(1, ROWS[0]), (2, ROWS[1])]
-    path.write_text('{"text": "One."}')
-    assert "expected a list of objects, got dict" in problems_of(path)[0]
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz", "a.jsonl.gz"])
+def test_the_content_says_whether_a_file_is_a_list_or_lines(tmp_path: Path, name: str) -> None:
+    """datasets' `to_json` and TOFU's own files are lines in a `.json`."""
+    path = tmp_path / name
+    write = gzip.open if name.endswith(".gz") else open
+    for written, lines in (
+        (json.dumps(ROWS), [1, 1]),
+        (json.dumps(ROWS, indent=0), [2, 5]),
+        ("\ufeff \n[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]\n", [3, 4]),
+        ("\r\n".join(map(json.dumps, ROWS)), [1, 2]),
+        ("\n\n \n".join(map(json.dumps, ROWS)), [1, 4]),
+    ):
+        with write(path, "wb") as file:
+            file.write(written.encode())
+        assert rows_of(path) == list(zip(lines, ROWS, strict=True))
+        assert len({row.source for row in read_rows(path) if isinstance(row, Row)}) == 2
+
+
+def test_line_and_paragraph_separators_stand_in_texts(tmp_path: Path) -> None:
+    """Python's `splitlines` would cut rows at them."""
+    text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": text}, ensure_ascii=False) + '\n{"text": "next"}\n', "utf-8")
+    assert rows_of(path) == [(1, {"text": text}), (2, {"text": "next"})]
+
+
+def test_byte_order_marks_of_joined_files(tmp_path: Path) -> None:
+    """`cat` of two files that begin with one."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n\xef\xbb\xbf\n')
+    assert rows_of(path) == [(1, {"text": "a"}), (2, {"text": "b"})]
+
+
+def test_both_halves_of_a_surrogate_pair_are_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "\\ud83d\\ude00 \\\\ud83d"}')
+    assert rows_of(path) == [(1, {"text": "😀 \\ud83d"})]
+
+
+FAULTS = {
+    '{"text": "\\ud83d"}': r"text: \ud83d is half of a surrogate pair",
+    '{"m": [{"content": "a\\uDE00"}]}': r"m[1].content: \ude00 is half of a surrogate pair",
+    '{"\\ud800": 1}': r"text: \ud800 is half of a surrogate pair",
+    '{"text": "a", "text": "b"}': "'text' is given twice in one object",
+    '{"score": NaN}': "NaN is no JSON",
+    '{"score": -Infinity}': "-Infinity is no JSON",
+    '{"n": ' + "9" * 5000 + "}": "invalid JSON: Exceeds the limit",
+    '{"deep": ' + "[" * 100_000 + "]" * 100_000 + "}": "invalid JSON: nested too deeply",
+}
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl", "list.json"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_json_has_not_is_refused_by_file_and_line(tmp_path: Path, fault: str, name: str) -> None:
+    path = tmp_path / name
+    if name == "lines.jsonl":
+        path.write_text('{"text": "fine"}\n' + fault + '\n{"text": "fine"}\n')
+        place = ":2: "
+    else:
+        path.write_text('[{"text": "fine"},\n' + fault + ',\n{"text": "fine"}]')
+        place = ":2 (row 2): "
+    (problem,) = problems_of(path)
+    if "nested" in problem and name == "list.json":
+        return  # where such an element ends cannot be told: the file is named
+    assert problem.startswith(place + FAULTS[fault].replace("\\\\", "\\"))
+    assert sum(isinstance(row, Row) for row in read_rows(path)) == 2
+
+
+def test_an_object_over_several_lines_is_one_problem(tmp_path: Path) -> None:
+    path = tmp_path / "squad.json"
+    path.write_text(json.dumps({"version": 1, "data": ROWS}, indent=2))
+    (problem,) = problems_of(path)
+    assert "got one object over several lines; its field 'data' holds a list" in problem
+    path.write_text('{\n"text": 1\n')
+    assert problems_of(path)[0].startswith(":1: invalid JSON")
+
+
+def test_files_that_are_no_utf8_or_cut_off(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.csv"):
+        (tmp_path / name).write_text('{"text": "One."}', "utf-16")
+        assert problems_of(tmp_path / name) == [": is UTF-16; save it as UTF-8"]
+    whole = gzip.compress(json.dumps(ROWS[0]).encode() * 100)
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "none.jsonl.gz").write_bytes(b"{}")
+    assert problems_of(tmp_path / "cut.jsonl.gz")[0].startswith(": cannot be read: ")
+    assert problems_of(tmp_path / "none.jsonl.gz")[0].startswith(": cannot be read: Not a gzipped file")
+
+
+def test_csv_takes_long_cells_and_refuses_doubled_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\n" + "a" * 200_000 + "\n")
+    assert rows_of(tmp_path / "a.csv") == [(2, {"text": "a" * 200_000})]
+    (tmp_path / "b.csv").write_text("text,text\na,b\n")
+    assert problems_of(tmp_path / "b.csv") == [":1: the head names text twice"]
 
 
 def test_csv_names_the_line_on_which_a_row_begins(tmp_path: Path) -> None:
@@ -62,10 +150,14 @@ def test_parquet_counts_rows(tmp_path: Path) -> None:
     ("name", "content", "expected"),
     [
         ("a.jsonl", b'{"text": 1\n[1]\n\xff\n', [":1: invalid JSON", ":2: expected an object", ":3: not UTF-8"]),
-        ("a.json", b"[1,\n{]", [":2: invalid JSON"]),
-        ("a.json", b"[1]", [":1: expected an object with columns, got int"]),
+        ("a.json", b"[1,\n{]", [":1 (row 1): expected an object", ":2: invalid JSON"]),
+        ("a.json", b"[1]", [":1 (row 1): expected an object with columns, got int"]),
+        ("a.json", b"[{}\n{}]", [":2: invalid JSON: Expecting ',' delimiter"]),
+        ("a.json", b"[{}]\n{}", [":2: invalid JSON: Extra data"]),
+        ("a.json", b"[{}", [":1: invalid JSON: Expecting ',' delimiter"]),
+        ("a.json", b"[\n\xff]", [":2: not UTF-8"]),
         ("a.csv", b"a,b\n1\n2,3,4\n5,6\n", [":2: 1 cells, but the head names 2", ":3: 3 cells"]),
-        ("a.csv", b"spans\n[\n", [":2: spans: invalid JSON in the cell"]),
+        ("a.csv", b"spans\n[\n", [":2: spans: invalid JSON: Expecting value (column 2), in the cell"]),
         ("a.csv", b"text\n\xff\n", [": cannot be read: 'utf-8'"]),
         ("a.parquet", b"nothing of the kind", [": cannot be read as Parquet"]),
     ],

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from motet.training.batch import PromptForm
 from motet.training.data.errors import DataError, RowError
+from motet.training.data.messages import parse_messages
 from motet.training.data.records import Answer
 from motet.training.data.rendering import Renderer
 from motet.training.data.tokens import Tokens
@@ -153,19 +154,198 @@ def test_both_sides_of_a_pair_name_themselves(tmp_path: Path) -> None:
 
 REFUSING = "{{ raise_exception('roles must alternate') }}"
 REWRITING = "{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}"
+SILENT = "{% for m in messages %}{{ loop.length }}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
 
 
 @pytest.mark.parametrize(
     ("template", "said"),
     [
         (REFUSING, "the chat template refuses the messages: roles must alternate"),
-        (REWRITING, "the chat template renders message 2 otherwise when more messages follow"),
+        (SILENT, "the chat template invites an answer with '1Why?' and writes message 2 neither behind that nor"),
     ],
 )
 def test_templates_that_cannot_be_used_say_so_for_the_row(tmp_path: Path, template: str, said: str) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path, [ANSWERED], tokenizer=byte_level(template))
     assert caught.value.problems[0].startswith(f"{tmp_path}/train.jsonl:1: {said}")
+
+
+def test_an_answer_stands_behind_the_prompt_that_is_served(tmp_path: Path) -> None:
+    """Also where the template writes prompt and answer together otherwise than the prompt alone."""
+    tokenizer = byte_level(REWRITING)
+    row = {"prompt": "Say end. Because?", "completion": "Because."}
+    assert shown(tokenizer, load(tmp_path, [row], tokenizer=tokenizer)) == "1Say end. Because?[Because.<|end|>]"
+
+
+# As Qwen3's: only the last answer has its (empty) thinking; as DeepSeek's: answers are invited by a mark that is never
+# written before answers which were given, and thinking is cut out of them.
+THINKER = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and loop.last %}"
+    "<think>{{ m.reasoning_content or '' }}</think>{% endif %}{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+INVITING = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] | trim }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
+)
+
+
+def test_answers_stand_apart_where_the_template_changes_the_past(tmp_path: Path) -> None:
+    tokenizer = byte_level(THINKER)
+    dataset = load(tmp_path, [{"messages": TALK}, {"messages": TALK[:2]}], tokenizer=tokenizer)
+    first = "<|user|>Why?<|end|><|assistant|>"
+    assert [shown(tokenizer, dataset, index=index) for index in range(len(dataset))] == [
+        f"{first}[<think></think>Because.<|end|>]",
+        f"{first}Because.<|end|><|user|>Oh.<|end|><|assistant|>[<think></think>Yes.<|end|>]",
+        f"{first}[<think></think>Because.<|end|>]",
+    ]
+    assert [record.source.line for record in dataset.records] == [1, 1, 2]
+    # each is what a server's prompt and its answer would be
+    rendered = Tokens(tokenizer).render(parse_messages(TALK[:3], "messages"), for_answer=True)
+    assert shown(tokenizer, dataset, index=1).startswith(rendered)
+
+
+def test_marked_templates_that_change_the_past_stand_apart_too(tmp_path: Path) -> None:
+    marked = THINKER.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}")
+    tokenizer = byte_level(marked)
+    dataset = load(tmp_path, [{"messages": TALK}], tokenizer=tokenizer)
+    assert [shown(tokenizer, dataset, index=index).count("<think></think>") for index in range(2)] == [1, 1]
+
+
+def test_whole_conversations_stay_one_text_where_all_of_it_counts(tmp_path: Path) -> None:
+    tokenizer = byte_level(THINKER)
+    dataset = load(tmp_path, [{"messages": TALK}], tokenizer=tokenizer, loss="all")
+    assert shown(tokenizer, dataset).count("[") == 1
+    assert len(dataset) == 1
+
+
+def test_pairs_of_several_answers_cannot_stand_apart(tmp_path: Path) -> None:
+    row = {"prompt": [TALK[0]], "chosen": TALK[1:], "rejected": TALK[1:2]}
+    with pytest.raises(DataError, match="chosen: the chat template renders message 2 otherwise"):
+        load(tmp_path, [row], "pairs", tokenizer=byte_level(THINKER))
+
+
+@pytest.mark.parametrize("answer", ["Because.", "<think>\nBecause.", "<think>Because.", "end", "<b>"])
+def test_an_invitation_that_is_no_part_of_given_answers(tmp_path: Path, answer: str) -> None:
+    tokenizer = byte_level(INVITING)
+    row = {"prompt": answer, "completion": answer}
+    bare = answer.removeprefix("<think>").strip()
+    wanted = f"<|user|>{answer}<|end|><|assistant|><think>\n[{bare}<|end|>]"
+    assert shown(tokenizer, load(tmp_path, [row], tokenizer=tokenizer)) == wanted
+
+
+def test_answers_that_the_template_cuts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"writes message 2 neither behind that nor as it"):
+        load(tmp_path, [{"prompt": "a", "completion": "x</think>y"}], tokenizer=byte_level(INVITING))
+
+
+def test_answers_of_weight_zero_are_history(tmp_path: Path) -> None:
+    talk = [TALK[0], {**TALK[1], "weight": 0}, TALK[2], {**TALK[3], "weight": 1}]
+    for template in (CHATML, MARKED):
+        tokenizer = byte_level(template)
+        text = shown(tokenizer, load(tmp_path, [{"messages": talk}], tokenizer=tokenizer)).replace("\n", "")
+        assert text == "<|user|>Why?<|end|><|assistant|>Because.<|end|><|user|>Oh.<|end|><|assistant|>[Yes.<|end|>]"
+    last = [*TALK[:3], {**TALK[3], "weight": 0}]
+    text = shown(byte_level(), load(tmp_path, [{"messages": last}]))
+    assert text == "<|user|>Why?<|end|>\n<|assistant|>[Because.<|end|>]"
+
+
+def test_other_weights_are_the_losss(tmp_path: Path) -> None:
+    """Half of a weight stands on the answer's tokens and on its end, and on nothing else; spans multiply."""
+    talk = [TALK[0], {**TALK[1], "weight": 0.5}, TALK[2], TALK[3]]
+    example = load(tmp_path, [{"messages": talk}]).example(0)
+    weights = [w for w, counts in zip(example.weights, example.counted, strict=True) if counts]
+    assert weights == [0.5] * (len("Because.") + 1) + [1.0] * (len("Yes.") + 1)
+    for tokenizer in (byte_level(), byte_level(None)):
+        row = {"prompt": "Why?", "completion": [{**TALK[1], "weight": 2}], "spans": [[0, 2, 0.5]]}
+        example = load(tmp_path, [row], tokenizer=tokenizer).example(0)
+        weights = [w for w, counts in zip(example.weights, example.counted, strict=True) if counts]
+        assert weights == [1.0] * 2 + [2.0] * (len("Because.") - 1)
+    with pytest.raises(DataError, match="loss: all counts every token, but rows weigh their messages"):
+        load(tmp_path, [{"messages": talk}], loss="all")
+
+
+PARTS = (
+    "{% for m in messages %}<|{{ m.role }}|>{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% endif %}"
+    "{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+EITHER = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}[{{ c.text }}]{% endfor %}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [PARTS, EITHER, CHATML])
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_templates_get_contents_in_the_form_that_they_read(tmp_path: Path, template: str, in_parts: bool) -> None:
+    """The question vanished under templates that walk over parts; the rows' own form does not matter."""
+    tokenizer = byte_level(template)
+    content = [{"type": "text", "text": "Wh"}, {"type": "text", "text": "y?"}] if in_parts else "Why?"
+    row = {"messages": [{"role": "user", "content": content}, TALK[1]]}
+    text = shown(tokenizer, load(tmp_path, [row], tokenizer=tokenizer)).replace("\n", "")
+    assert text == "<|user|>Why?<|end|><|assistant|>[Because.<|end|>]"
+
+
+def test_developers_are_the_system_as_in_serving(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "developer", "content": "Be brief."}, *TALK[:2]]}
+    assert shown(byte_level(), load(tmp_path, [row])).startswith("<|system|>Be brief.")
+
+
+TOOLED = (
+    "{% if tools %}<|tools|>{{ tools | tojson }}{% endif %}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CALL = {"id": "1", "type": "function", "function": {"name": "find", "arguments": '{"q": "way"}'}}
+CALLED = [
+    TALK[0],
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "name": "find", "tool_call_id": "1", "content": "left"},
+    TALK[3],
+]
+
+
+def test_tool_calls_reach_the_template(tmp_path: Path) -> None:
+    tokenizer = byte_level(TOOLED)
+    rows = [{"messages": CALLED, "tools": [{"type": "function", "function": {"name": "find"}}]}]
+    text = shown(tokenizer, load(tmp_path, rows, tokenizer=tokenizer))
+    head = '<|tools|>[{"type": "function", "function": {"name": "find"}}]'
+    assert text.replace("[", "").replace("]", "") == (
+        head.replace("[", "").replace("]", "") + '<|user|>Why?<|end|><|assistant|>find({"q": "way"})<|end|>'
+        "<|tool|>left<|end|><|assistant|>Yes.<|end|>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        (CALLED, "message 2: the chat template does not read tool_calls"),
+        ([{**TALK[0], "name": "Anna"}, TALK[1]], "message 1: the chat template does not read name"),
+        (
+            [TALK[0], {**TALK[1], "reasoning_content": "r"}],
+            "message 2: the chat template does not read reasoning_content",
+        ),
+    ],
+)
+def test_what_the_template_does_not_read_is_refused_by_name(tmp_path: Path, messages: list[Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        load(tmp_path, [{"messages": messages}])
+    with pytest.raises(DataError, match="only a chat template reads it; the form here is plain"):
+        load(tmp_path, [{"messages": messages}], tokenizer=byte_level(None))
+
+
+def test_tools_that_the_template_does_not_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="tools: the chat template does not read them"):
+        load(tmp_path, [{"messages": TALK, "tools": '[{"name": "find"}]'}])
+
+
+def test_reasoning_that_only_the_last_turn_shows_is_read(tmp_path: Path) -> None:
+    tokenizer = byte_level(THINKER)
+    talk = [TALK[0], {**TALK[1], "reasoning_content": "Hm."}, *TALK[2:]]
+    dataset = load(tmp_path, [{"messages": talk}], tokenizer=tokenizer)
+    assert "[<think>Hm.</think>Because.<|end|>]" in shown(tokenizer, dataset)
+    assert "Hm." not in shown(tokenizer, dataset, index=1)
 
 
 def test_merging_tokens_are_refused(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import pytest
@@ -16,12 +18,17 @@ from motet.training.batch import Batch
 from motet.training.data.dataset import TokenDataset
 from motet.training.data.errors import DataError
 from motet.training.data.sampling import BatchSource, permutation
-from motet.training.recipe import Recipe
+from motet.training.recipe import Recipe, Scheduling
 from tests.training.data.cases import load, recipe
 
 
 def texts(count: int) -> list[dict[str, str]]:
     return [{"text": f"number {n}"} for n in range(count)]
+
+
+def of_epochs(epochs: float, batch: dict[str, int], count: int, folder: Path) -> BatchSource:
+    setting = recipe(batch=batch).model_copy(update={"schedule": Scheduling(epochs=epochs)})
+    return source(load(folder, texts(count)), setting)
 
 
 def source(dataset: TokenDataset, setting: Recipe) -> BatchSource:
@@ -40,13 +47,40 @@ def read(batches: BatchSource, steps: int, micros: int = 1) -> list[int]:
 @pytest.mark.parametrize("micros", [1, 3])
 @pytest.mark.parametrize("count", [3, 7, 16])
 def test_every_record_once_per_epoch(tmp_path: Path, count: int, micros: int) -> None:
-    dataset = load(tmp_path, texts(count))
-    batches = source(dataset, recipe(batch={"rows": 5, "accumulate": micros}))
-    assert batches.steps_per_epoch == -(-count // 5)
-    order = read(batches, count, micros)
+    batches = source(load(tmp_path, texts(count)), recipe(batch={"rows": 5, "accumulate": micros}))
+    order = read(batches, 2 * count, micros)
     epochs = [order[start : start + count] for start in range(0, 5 * count, count)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert count < 7 or len({tuple(epoch) for epoch in epochs}) == 5, "a new order in every epoch"
+
+
+@given(count=st.integers(1, 40), rows=st.integers(1, 16), epochs=st.floats(0.05, 4), accumulate=st.integers(1, 8))
+def test_epochs_are_read_exactly(count: int, rows: int, epochs: float, accumulate: int) -> None:
+    """No row more often than `epochs` says, no step larger than the batch or the data, no micro-batch empty."""
+    rows = max(rows, accumulate)
+    with TemporaryDirectory() as folder:
+        batches = of_epochs(epochs, {"rows": rows, "accumulate": accumulate}, count, Path(folder))
+    steps = batches.steps
+    assert steps is not None
+    sizes = [
+        [len(indices(batches.at(step, micro)["train"])) for micro in range(batches.micro_batches(step))]
+        for step in range(steps)
+    ]
+    whole = [sum(micros) for micros in sizes]
+    assert sum(whole) == max(1, round(epochs * count))
+    assert max(whole) <= min(rows, count)
+    assert max(whole) - min(whole) <= 1
+    assert all(min(micros) > 0 and max(micros) <= -(-rows // accumulate) for micros in sizes)
+    seen = [i for step in range(steps) for m in range(len(sizes[step])) for i in indices(batches.at(step, m)["train"])]
+    assert max(map(seen.count, seen)) <= math.ceil(epochs)
+
+
+def test_small_data_are_not_copied_into_a_batch(tmp_path: Path) -> None:
+    """Thirty records in one packed row were read sixteen times at every step."""
+    batch = {"rows": 16, "max_length": 1024, "packing": "fit"}
+    batches = source(load(tmp_path, texts(30), batch=batch), recipe(batch=batch))
+    assert sorted(indices(batches.at(0)["train"])) == list(range(30))
+    assert sorted(indices(batches.at(5)["train"])) == list(range(30))
 
 
 def test_a_step_is_a_pure_function(tmp_path: Path) -> None:
@@ -80,6 +114,17 @@ def test_without_shuffling_rows_come_as_in_the_files(tmp_path: Path) -> None:
     assert read(batches, 4) == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
 
 
+def test_a_small_second_dataset_fills_all_micro_batches(tmp_path: Path) -> None:
+    setting = Recipe.model_validate(
+        recipe(batch={"rows": 8, "accumulate": 4}).model_dump(exclude={"data"})
+        | {"data": {"retain": {"files": ["x"]}, "train": {"files": ["x"]}}}
+    )
+    few, many = replace(load(tmp_path, texts(2)), name="retain"), load(tmp_path, texts(9))
+    batches = BatchSource({"retain": few, "train": many}, setting, 0)
+    assert [len(indices(batches.at(0, micro)["retain"])) for micro in range(4)] == [1] * 4
+    assert [len(indices(batches.at(0, micro)["train"])) for micro in range(4)] == [2] * 4
+
+
 def test_roles_keep_their_own_epochs(tmp_path: Path) -> None:
     """The first dataset of the objective sets the epoch; the others go on at their own pace."""
     setting = Recipe.model_validate(
@@ -88,7 +133,6 @@ def test_roles_keep_their_own_epochs(tmp_path: Path) -> None:
     )
     few, many = load(tmp_path, texts(4)), replace(load(tmp_path, texts(9)), name="retain")
     batches = BatchSource({"retain": many, "train": few}, setting, 0)
-    assert batches.steps_per_epoch == 2
     assert sorted(i for step in range(2) for i in indices(batches.at(step)["train"])) == list(range(4))
     assert sorted(i for step in range(3) for i in indices(batches.at(step)["retain"])) == list(range(9))
 

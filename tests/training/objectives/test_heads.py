@@ -21,13 +21,13 @@ from motet.training.objectives.temperature import Temperature, robust_losses
 from motet.training.policies.head import ClassHead, GateHead, TemperatureHead, extra_modules, initialise_head
 from motet.training.policy import ClassPrompts, Policies
 from tests.training.batches import Document, make_batch
-from tests.training.tables import Tabled, distributions, random_logits
+from tests.training.tables import Tabled, Whole, distributions, random_logits
 
 HIDDEN, VOCAB = 4, 5
 BATCH = make_batch([[Document([1, 0, 2], 1, [1.0, 3.0])]])
 
 
-class Model:
+class Model(Whole):
     """Fixed hidden states and logits of `BATCH`, with gradients."""
 
     def __init__(self, seed: int = 0) -> None:
@@ -175,13 +175,15 @@ def test_temperatures_must_enclose_one() -> None:
         Temperature(least=1.0)
 
 
-def class_policy(batch: Batch) -> Tensor:
+class ClassPolicy(Whole):
     """Behind class prompt 7, token 1 has ½ and the others ⅛; behind 8 all have ⅕."""
-    first = batch.input_ids[:, 1] == 7  # at = 1: behind the BOS
-    rows = batch.documents[batch.counted]
-    even = distributions([0.2] * 5).detach()
-    ones = distributions([0.125, 0.5, 0.125, 0.125, 0.125]).detach()
-    return torch.where(first[rows][:, None], ones, even)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        first = batch.input_ids[:, 1] == 7  # at = 1: behind the BOS
+        rows = batch.documents[batch.counted]
+        even = distributions([0.2] * 5).detach()
+        ones = distributions([0.125, 0.5, 0.125, 0.125, 0.125]).detach()
+        return torch.where(first[rows][:, None], ones, even)
 
 
 def test_gedi_by_hand() -> None:
@@ -189,7 +191,7 @@ def test_gedi_by_hand() -> None:
     head = ClassHead(2).double()
     head.scale.data.fill_(2.0)
     head.bias.data[1] = 0.5
-    policies = Policies(class_policy, head=head, classes=ClassPrompts(((7,), (8,)), at=1))
+    policies = Policies(ClassPolicy(), head=head, classes=ClassPrompts(((7,), (8,)), at=1))
     means = [[math.log(0.5 * 0.125) / 2, math.log(0.2)], [math.log(0.125), math.log(0.2)]]
     generative = -(means[0][0] + means[1][1]) / 2
     scores = [[2 * row[0], 2 * row[1] + 0.5] for row in means]

@@ -25,7 +25,7 @@ from motet.training.objectives.preference import Preference, sigmoid_loss
 from motet.training.objectives.self_play import SelfPlay
 from motet.training.policy import Policies
 from tests.training.batches import Document, make_batch
-from tests.training.tables import Tabled, random_logits
+from tests.training.tables import Tabled, Whole, random_logits
 
 VOCAB = 9
 CHOSEN = make_batch([[Document([1, 2, 3, 4], 2)], [Document([5, 6, 7, 8, 1], 1)], [Document([3, 1], 1)]])
@@ -33,7 +33,7 @@ REJECTED = make_batch([[Document([1, 2, 5], 2)], [Document([5, 1, 1], 1)], [Docu
 PAIRS = {"train.chosen": CHOSEN, "train.rejected": REJECTED}
 
 
-class Hashed:
+class Hashed(Whole):
     """Logits that depend on the batch's own tokens, the same for equal batches: (N, V) float64."""
 
     def __init__(self, seed: int) -> None:

@@ -17,6 +17,7 @@ from motet.training.batch import Batch
 from motet.training.policies.composed import MASKED, ComposedPolicy
 from motet.training.policies.through import member_plan, through_plan, views_of
 from tests.training.batches import Document, make_batch
+from tests.training.tables import Whole
 
 VOCAB = 7
 BATCH = make_batch([[Document([1, 2, 3, 4], 2)], [Document([4, 5, 6], 1), Document([1, 5], 1)]])
@@ -24,7 +25,7 @@ N = len(BATCH.targets)
 
 
 @dataclass
-class Table:
+class Table(Whole):
     """The same logits (N, V) whatever the batch says."""
 
     logits: Tensor
@@ -168,9 +169,10 @@ def test_streams_read_their_view_and_equal_ones_are_computed_once() -> None:
     chat, tables = make_batch([[Document([9, *range(N + 1)], 2)]]), policies()
     seen: list[Batch] = []
 
-    def spy(batch: Batch) -> Tensor:
-        seen.append(batch)
-        return tables["trained"](batch)
+    class Spy(Table):
+        def __call__(self, batch: Batch) -> Tensor:
+            seen.append(batch)
+            return tables["trained"](batch)
 
     batch = replace(BATCH, views={"chat": chat})
     streams = (
@@ -178,7 +180,7 @@ def test_streams_read_their_view_and_equal_ones_are_computed_once() -> None:
         Stream("expert", "trained", 1.0, Prompt(template="chat")),
         Stream("anti", "large", -1.0),
     )
-    ComposedPolicy(Plan(streams), {**tables, "trained": spy})(batch)
+    ComposedPolicy(Plan(streams), {**tables, "trained": Spy(tables["trained"].logits)})(batch)
     assert seen == [chat]
     assert tables["large"].calls == 1
     with pytest.raises(KeyError):

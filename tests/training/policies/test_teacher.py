@@ -23,12 +23,13 @@ from motet.training.policies.teacher import (
 )
 from tests.training.batches import Document, make_batch
 from tests.training.data.cases import load
+from tests.training.tables import Whole
 
 VOCAB = 11
 DOCUMENTS = [Document([(3 * d + t) % VOCAB for t in range(3 + d)], 1 + d % 2) for d in range(6)]
 
 
-class Tokenwise:
+class Tokenwise(Whole):
     """Logits that depend on the token before each target."""
 
     def __init__(self, seed: int = 0) -> None:

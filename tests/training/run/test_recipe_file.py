@@ -99,7 +99,7 @@ def test_all_mistakes_are_told_at_once(file: str) -> None:
         "data.train.fils: unknown field; nearest: files",
         "batch.packing: 'fitt' is not allowed; did you mean 'fit'? allowed: fit, none, wrap",
         "optimizer.lr: must be greater than 0, got -1",
-        "schedule: give either steps or epochs",
+        "schedule: give steps or epochs, not both; schedule={epochs: 3} in an override replaces both",
     ]
 
 
@@ -113,12 +113,26 @@ def test_all_mistakes_are_told_at_once(file: str) -> None:
         ("objective.typ=x", "objective.typ: unknown field; nearest: type"),
         ("objective.type=sftt", "objective.type: 'sftt' is unknown; nearest: sft"),
         ("seed.x=1", "seed: must be a valid integer, got {'x': 1}"),
+        ("schedule.steps=1.5", "schedule.steps: must be a valid integer, got 1.5"),
+        ("optimizer.lr=high", "optimizer.lr: must be a valid number, got 'high'"),
+        ("optimizer.lr=1e400", "optimizer.lr: must be a finite number, got inf"),
+        ("batch.truncate=maybe", "batch.truncate: must be true or false, got 'maybe'"),
+        ("data.train.files=3", "data.train.files: must be a valid list, got 3"),
+        ("data.train.files=[]", "data.train.files: must hold at least 1 entry, got []"),
+        ("data=x", "data: must be an object, got 'x'"),
+        ("output=[1]", "output: must be a path, got [1]"),
+        ("schedule={steps: 2, epochs: 3}", "schedule: give steps or epochs, not both"),
         ("seed=[1", "seed: '[1' is not readable as YAML"),
     ],
 )
 def test_a_mistake_names_field_value_and_nearest(file: str, override: str, told: str) -> None:
     (problem,) = problems(file, override)
     assert problem.startswith(told)
+
+
+def test_one_file_needs_no_list(file: str) -> None:
+    recipe, _ = read_recipe(file, ["data.train.files=mine.jsonl"])
+    assert recipe.data["train"].files == ("mine.jsonl",)
 
 
 def test_a_path_through_a_value_is_refused(file: str) -> None:

@@ -151,7 +151,7 @@ def test_accumulated_micro_batches_are_one_large_batch(root: Path, tmp_path: Pat
         counted = {len(session.data(0, micro)["train"].targets) for micro in range(accumulate)}
         assert accumulate == 1 or len(counted) > 1
         sgd = torch.optim.SGD(session.parameters.values(), lr=1.0)
-        Loop([sgd], Schedule(1, 0, 0), session.loss, accumulate).step(0)
+        Loop([sgd], Schedule(1, 0, 0), session.loss, session.preparation.source.micro_batches).step(0)
         moved.append([parameter.detach() for parameter in session.parameters.values()])
     for other in moved[1:]:
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(moved[0], other, strict=True))
@@ -338,3 +338,39 @@ class TestFolders:
 
         with pytest.raises(Stop):
             train(chosen, root=root, progress=stop)
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        (
+            {"type": "distill", "teacher": "other"},
+            "data.validation: a distillation's teacher is stored for the training",
+        ),
+        ({"type": "spin"}, "data.validation: self-play makes its own pairs"),
+    ],
+)
+def test_validation_that_would_not_be_measured_is_refused(
+    root: Path, tmp_path: Path, objective: dict[str, Any], said: str
+) -> None:
+    data = {name: {"files": ["train.jsonl"]} for name in ("train", "validation")}
+    chosen = recipe(tmp_path / "run", objective=objective, data=data, members={"other": {"path": "other"}})
+    with pytest.raises(RunError, match=said):
+        train(chosen, root=root)
+
+
+def test_labels_of_the_validation_are_those_of_training(root: Path, tmp_path: Path) -> None:
+    for name, labels in (("learnt", "ab"), ("held", "bc")):
+        write_rows(tmp_path / f"{name}.jsonl", [{"text": "a red house", "label": label} for label in labels])
+    files = {"train": "learnt", "validation": "held"}
+    data = {name: {"files": [str(tmp_path / f"{file}.jsonl")]} for name, file in files.items()}
+    chosen = recipe(tmp_path / "run", objective={"type": "gedi", "prompts": ["x", "y"]}, data=data)
+    with pytest.raises(RunError, match=r"data.validation: its labels must be those of the training data: 'a', 'b'"):
+        train(chosen, root=root)
+
+
+def test_an_output_that_cannot_be_written_is_found_before_training(root: Path) -> None:
+    """Permissions alone say nothing to root: it is tried."""
+    for folder in ("/proc/motet", "/sys/motet"):
+        with pytest.raises(RunError, match=r"output: .* is not writable"):
+            check(recipe(Path(folder)), root, output=Path(folder))

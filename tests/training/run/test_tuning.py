@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -58,6 +58,19 @@ def test_merging_keeps_the_function(root: Path) -> None:
     whole: Any = merged(model)
     assert not any("lora" in name for name, _ in whole.named_parameters())
     assert torch.allclose(whole(ids).logits, before, atol=1e-4)
+
+
+def test_merging_a_head_that_is_tied_keeps_the_function(root: Path) -> None:
+    """The embedding that it shared its weights with stays as it was."""
+    tied = base(root)
+    tied.config.tie_word_embeddings = True
+    tied.tie_weights()
+    model: Any = prepare(tied, Lora(r=4, targets=("q_proj", "lm_head")), base="base").eval()
+    for name, parameter in trained_parameters(model).items():
+        nn.init.normal_(parameter, std=0.3 if "lora_B" in name else 1.0)
+    ids = torch.arange(3, 20)[None]
+    before = model(ids).logits
+    assert torch.allclose(cast(Any, merged(model))(ids).logits, before, atol=1e-4)
 
 
 def named(count: int) -> dict[str, nn.Parameter]:

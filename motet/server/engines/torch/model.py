@@ -15,8 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from motet.models.checkpoint import load_weights
-from motet.models.quantization import Quantization
-from motet.server.engines.base import ModelInfo
+from motet.server.engines.base import ModelInfo, Quantization
 from motet.server.engines.facts import end_token_ids, ends_within, max_positions, num_parameters
 from motet.server.engines.torch.attention import STEP, Segment, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
@@ -76,7 +75,7 @@ class Member:
             num_parameters=num_parameters(model.config),  # of the checkpoint, however they are stored
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
-            eos_token_ids=ends_within(vocab_size, model_ends(model), ends),
+            eos_token_ids=ends_within(vocab_size, ends, model_ends(model)),
         )
 
     def forward(self, work: Sequence[ModelWork]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from motet.models.quantization import Quantization
+from motet.server.engines.base import Quantization
 from motet.server.engines.torch.packing import SIBLINGS, bias_of, is_plain, joint_parts, same_linear
 from motet.server.engines.torch.quantized import (
     GROUP,

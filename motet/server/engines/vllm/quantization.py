@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from motet.models.quantization import quantization_of
 from motet.server.engines.vllm.internals import touch
 from motet.server.errors import nearest
 
@@ -23,6 +22,15 @@ def quant_config(vllm_config: Any, hf_config: Any, path: str, revision: str | No
     model.model, model.revision = path, revision
     model._verify_quantization()
     return vllm_config.get_quantization_config(model, vllm_config.load_config)
+
+
+def quantization_of(hf_config: Any) -> dict[str, Any] | None:
+    """What a checkpoint says of its quantisation, with its `quant_method`; None where it is not quantised."""
+    for config in (hf_config, hf_config.get_text_config()):
+        written = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+        if written:
+            return {"quant_method": "compressed-tensors"} | dict(written)
+    return None
 
 
 def unfit_quantization(configs: Mapping[str, Any], given: Mapping[str, Any], dtype: str) -> list[str]:

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from motet.training.batch import Source
 from motet.training.data.curation.verdict import Verdict
+from motet.training.data.files import Source
 
 Floats = NDArray[np.float64]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
@@ -34,10 +35,11 @@ def own_answers(
     Raises:
         DataError: rows without a prompt, or with several answers.
     """
+    times = Counter(record.source for record in dataset.records)  # rows of several answers make several records
     problems = [
         f"{record.source}: correction needs a prompt and one answer, as the last message"
         for record in dataset.records
-        if isinstance(part := record.sides[""], Text) or not part.has_one_answer
+        if isinstance(part := record.sides[""], Text) or not part.has_one_answer or times[record.source] > 1
     ]
     if problems:
         raise DataError(problems)

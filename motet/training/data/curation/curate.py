@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from motet.training.batch import Source
 from motet.training.data.curation.confidence import confidences, correct_by_confidence, filter_by_confidence
 from motet.training.data.curation.correction import own_answers
 from motet.training.data.curation.duplicates import find_duplicates
@@ -16,6 +15,7 @@ from motet.training.data.curation.rows import text_of, with_answer
 from motet.training.data.curation.scores import counted_tokens, log_probs
 from motet.training.data.curation.verdict import Verdict
 from motet.training.data.dataset import TokenDataset
+from motet.training.data.files import Source
 from motet.training.data.records import Record
 from motet.training.data.tokens import Tokens
 from motet.training.policy import Policy

@@ -17,8 +17,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from motet.training.batch import Source
 from motet.training.data.curation.verdict import Verdict
+from motet.training.data.files import Source
 
 BANDS, HASHES_PER_BAND = 32, 4
 NGRAM = 3

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from motet.training.batch import Source
-from motet.training.data.files import Row, find_files, is_list, read_rows
+from motet.training.data.files import Row, Source, find_files, read_rows
+from motet.training.data.json_text import is_list
 from motet.training.data.records import Record, Text
 from motet.training.recipe import Dataset
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from motet.training.data.collate import collate
 from motet.training.data.documents import Documents
 from motet.training.data.packing import Piece, Row
+from motet.training.objectives.logprobs import policy_logprobs
 from motet.training.policy import Policy
 
 Floats = NDArray[np.float64]
@@ -26,7 +27,7 @@ def log_probs(policy: Policy, documents: Documents, pad_id: int, *, batch_tokens
     for rows in _batches(documents, batch_tokens):
         batch = collate({"plain": documents}, "plain", (), rows, pad_id)
         with torch.no_grad():
-            scores = policy(batch).log_softmax(-1).gather(-1, batch.targets[:, None])[:, 0].double().cpu()
+            scores = policy_logprobs(policy, batch).double().cpu()
         sums = torch.zeros(batch.num_documents, dtype=torch.float64).index_add(0, batch.owners, scores)
         totals[[row[0].index for row in rows]] = sums.numpy()
     return totals

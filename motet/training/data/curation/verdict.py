@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from motet.training.batch import Source
+from motet.training.data.files import Source
 
 Action = Literal["removed", "replaced"]
 

@@ -1,0 +1,1 @@
+"""What Motet claims, measured on real checkpoints: `python -m benchmarks.real --models FOLDER`."""

@@ -1,0 +1,46 @@
+"""GSM8K's questions and answers, as its authors publish them (JSON lines, gzipped or not)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.real.number import final_number
+
+TRAIN, TEST = "gsm8k-train.jsonl", "gsm8k-test-first-half.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`answer` is the reference: a few lines of reasoning, then `#### NUMBER`."""
+
+    question: str
+    answer: str
+
+
+def read_questions(folder: Path, name: str, start: int, count: int) -> list[Question]:
+    """Rows `start` to `start + count` of a file.
+
+    Raises:
+        SystemExit: no such file, too few rows, or a reference without a number.
+    """
+    file = next((file for file in (folder / f"{name}.gz", folder / name) if file.is_file()), None)
+    if file is None:
+        raise SystemExit(f"{folder / name} (or {name}.gz) does not exist; --gsm8k FOLDER says where GSM8K lies")
+    text = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    rows = [json.loads(line) for line in text.decode().split("\n") if line.strip()]
+    if start + count > len(rows):
+        raise SystemExit(f"{file} has {len(rows)} rows, {start + count} are asked for")
+    found = [Question(str(row["question"]), str(row["answer"])) for row in rows[start : start + count]]
+    unnumbered = next((row for row in found if final_number(row.answer) is None), None)
+    if unnumbered is not None:
+        raise SystemExit(f"{file}: an answer without '#### NUMBER': {unnumbered.answer!r}")
+    return found
+
+
+def write_training_file(questions: list[Question], file: Path) -> None:
+    """The rows as `motet train` reads them."""
+    lines = [json.dumps({"prompt": row.question, "completion": row.answer}, ensure_ascii=False) for row in questions]
+    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,169 @@
+"""What can be known about an operator's file before any weights are read: what `config validate` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from motet.composers.vocabulary import vocabulary_size
+from motet.models import memory, prequantised
+from motet.models.checkpoint import local, read_config
+from motet.models.memory import GIB, gib
+from motet.server.config import EngineConfig, ModelConfig
+from motet.server.engines.base import ModelInfo
+from motet.server.operator_file import ConfigError, Configuration
+from motet.server.registry import Registry
+from motet.server.sources import Source, file_problems, find_source
+from motet.server.tokenizer import Tokenizer
+
+SMALLEST_CONTEXT = 64  # tokens: what an arena of the embedded engine takes for the shortest request
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`registry` knows the models as their configurations describe them; `warnings` are for the operator."""
+
+    sources: Mapping[str, Source]
+    tokenizers: Mapping[str, Tokenizer]
+    registry: Registry
+    warnings: list[str]
+
+
+def prepare(configuration: Configuration) -> Prepared:
+    """Reads all models but their weights.
+
+    Raises:
+        ConfigError: everything that is wrong with their files; then with what they are composed to; then with memory.
+    """
+    from motet.server.loading import registry_of
+
+    sources, tokenizers, infos, problems = _read_all(configuration)
+    if problems:
+        raise ConfigError(problems)
+    registry = registry_of(configuration, sources, tokenizers, infos)
+    problems = memory_problems(configuration.settings.engine, sources, infos)
+    if problems:
+        raise ConfigError(problems)
+    return Prepared(sources, tokenizers, registry, _warnings(infos))
+
+
+def _read_all(
+    configuration: Configuration,
+) -> tuple[dict[str, Source], dict[str, Tokenizer], dict[str, ModelInfo], list[str]]:
+    engine = configuration.settings.engine
+    sources: dict[str, Source] = {}
+    tokenizers: dict[str, Tokenizer] = {}
+    infos: dict[str, ModelInfo] = {}
+    problems: list[str] = []
+    for name, model in configuration.settings.models.items():
+        try:
+            sources[name] = find_source(model, configuration.folder)
+            tokenizers[name], infos[name] = read_model(name, model, sources[name], engine, device_of(model, engine))
+        except ConfigError as error:
+            problems += error.problems
+        except (OSError, ValueError) as error:
+            problems.append(f"models.{name}: {error}")
+    return sources, tokenizers, infos, problems
+
+
+def device_of(model: ModelConfig, engine: EngineConfig) -> str:
+    """Where a model of the embedded engine is computed: `auto` is CUDA where there is one."""
+    device = model.device or engine.device
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def read_model(
+    name: str, model: ModelConfig, source: Source, engine: EngineConfig, device: str
+) -> tuple[Tokenizer, ModelInfo]:
+    """A model's tokenizer and what its configuration says; no weights are read.
+
+    Args:
+        device: "cpu", "cuda…", or "vllm" for a model that vLLM places, which knows its own quantisations.
+
+    Raises:
+        ConfigError: everything that is wrong with its files.
+        OSError, ValueError: a tokenizer or a configuration that cannot be read or do not fit together.
+    """
+    from motet.server.engines.facts import read_facts
+    from motet.server.loading import check_width, load_tokenizer, own_ends
+
+    found = file_problems(source)
+    if found:
+        raise ConfigError([f"models.{name}: {problem}." for problem in found])
+    config = read_config(source.checkpoint, source.checkpoint_revision)
+    method = prequantised.method_of(config)
+    if model.quantize is not None and method is not None:
+        raise ValueError(f"quantize: the checkpoint is already quantised ({method}); leave it out.")
+    unloadable = None if device == "vllm" else prequantised.problem(config, device)
+    if unloadable:
+        raise ValueError(f"{unloadable}.")
+    tokenizer = load_tokenizer(*source.tokenizer)
+    vocab_size = vocabulary_size(tokenizer.hf)
+    check_width(source, vocab_size)
+    info = read_facts(
+        name,
+        source.checkpoint,
+        source.checkpoint_revision,
+        ends=own_ends(source, tokenizer),
+        dtype=model.dtype or engine.dtype,
+        device=device,
+        vocab_size=vocab_size,
+        max_model_len=engine.max_model_len,
+    )
+    return tokenizer, replace(info, quantization=model.quantize)
+
+
+def memory_problems(engine: EngineConfig, sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> list[str]:
+    """What cannot fit: weights and the KV budget into each device's memory, the shortest request into the budget."""
+    budget = int(engine.kv_cache_gib * GIB)
+    largest = max(infos.values(), key=lambda info: info.kv_bytes_per_token)
+    least = SMALLEST_CONTEXT * largest.kv_bytes_per_token
+    if budget < least:
+        return [
+            f"engine.kv_cache_gib: {engine.kv_cache_gib:g} GiB hold no request: {largest.name!r} needs "
+            f"{largest.kv_bytes_per_token:,} bytes for each of {SMALLEST_CONTEXT} tokens, {least / GIB:.3g} GiB."
+        ]
+    problems: list[str] = []
+    for device in dict.fromkeys(info.device for info in infos.values()):
+        sizes = {name: weight_bytes(sources[name], info) for name, info in infos.items() if info.device == device}
+        free = memory.available_bytes(device)
+        if sum(sizes.values()) + budget > free:
+            parts = ", ".join(f"{name} {gib(size)}" for name, size in sizes.items())
+            problems.append(
+                f"engine: the models do not fit into the {gib(free)} that {device} has free: {parts} of weights and "
+                f"{gib(budget)} of keys and values (kv_cache_gib) are {gib(sum(sizes.values()) + budget)}."
+            )
+    return problems
+
+
+def weight_bytes(source: Source, info: ModelInfo) -> int:
+    """Bytes of a model's weights once they are loaded."""
+    from motet.server.engines.facts import DTYPE_BYTES, shapes_of
+    from motet.server.engines.torch.quantization import weight_bytes as quantized_bytes
+
+    itemsize = DTYPE_BYTES.get(info.dtype, 4)
+    if info.quantization is not None:
+        return quantized_bytes(shapes_of(_config(source)), info.quantization, itemsize)
+    place = local(source.checkpoint, source.checkpoint_revision)
+    if prequantised.method_of(_config(source)) is not None:
+        return sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))
+    return info.num_parameters * itemsize
+
+
+def _config(source: Source) -> Any:
+    return read_config(source.checkpoint, source.checkpoint_revision)
+
+
+def _warnings(infos: Mapping[str, ModelInfo]) -> list[str]:
+    return [
+        f"models.{name}: neither its configuration nor its tokenizer names a token that ends an answer: answers run on "
+        "until max_tokens or a stop sequence."
+        for name, info in infos.items()
+        if not info.eos_token_ids
+    ]
