@@ -12,6 +12,8 @@ nothing but the standard library, so that engines and kernels can be used withou
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,12 +104,13 @@ class Mixture:
 class Discriminator:
     """`z = L_0 + ω·log σ(s)` (GeDi, Krause et al. 2020), streams 1 and 2 conditioned on the wanted and unwanted class.
 
-    `s[v]` is the mean over the t tokens so far and v of `log p_1 − log p_2`. Kept are the tokens of the highest σ(s)
-    until softmax(z) of them reaches `mass`, and all with `σ(s) ≥ posterior`. `mass` 1 keeps all.
+    `s[v]` is the mean over the t tokens so far and v of `log p_1 − log p_2`. The tokens so far are those of the prompt
+    that both classes read (see `judged_tokens`) and all that followed. Kept are the tokens of the highest σ(s) until
+    softmax(z) of them reaches `mass`, and all with `σ(s) ≥ posterior`. `mass` 1 keeps all.
     """
 
     omega: float = 30.0
-    mass: float = 0.8
+    mass: float = 0.2
     posterior: float = 0.8
 
 
@@ -181,7 +184,15 @@ class Plan:
     @property
     def weight_sum(self) -> float:
         """Sum of the weights: acts as an inverse temperature on what the streams agree on."""
-        return sum(stream.weight for stream in self.streams)
+        return math.fsum(stream.weight for stream in self.streams)
+
+
+def judged_tokens(wanted: Sequence[int], unwanted: Sequence[int]) -> int:
+    """How many tokens at the end of two classes' contexts `Discriminator` judges: those that both classes read, the
+    text, without what comes before them, the class. The very first token of a context is never judged: nothing
+    predicts it."""
+    most = min(len(wanted), len(unwanted)) - 1
+    return next((n for n in range(most) if wanted[-1 - n] != unwanted[-1 - n]), most)
 
 
 def single(model: str) -> Plan:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-BLOCK_BYTES = 128 << 20  # of float32 scores that exist at once: 220 tokens at a vocabulary of 151,936
+BLOCK_BYTES = 64 << 20  # of float32 scores that exist at once: 110 tokens at a vocabulary of 151,936
 
 # (n,) or (n, M) values of rows start ≤ i < stop, from those rows of every input
 Values = Callable[..., Tensor]

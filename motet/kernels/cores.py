@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from motet.kernels.layout import Kind, RuleRows
+from motet.kernels.strength import centred, divergences, match_both, match_divergence
 
-EVALUATIONS = 24  # of the divergence, at most: Illinois steps on √KL converge in about eight
 STATE_WIDTH = 3  # columns of a rule's state, see `rule_scores`
 
 
@@ -113,40 +113,50 @@ def dynamic(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, symmet
 
     The symmetric form minimises `(KL(p_α‖p_0) − KL(p_1‖p_2))² + (KL(p_0‖p_α) − KL(p_2‖p_1))²`. All divergences are
     over the tokens that the base and the pair find possible. α is `alpha_max` where the shift cannot move as far. A
-    pair of weight 0 is solved for and counts nothing.
+    pair of weight 0 is solved for and counts nothing. Raw logits do as well as log-probs.
     """
     score, alphas = streams[0], list[Tensor]()
-    unit = torch.tensor([1.0, 1.0, -1.0], dtype=weight.dtype, device=weight.device).expand(weight.shape[0], 3)
+    unit = weight.new_tensor([1.0, 1.0, -1.0], dtype=torch.float64).expand(weight.shape[0], 3)
     for k in range(1, len(streams) - 1, 2):
         base, delta, possible = _shift((streams[0], *streams[k : k + 2]), unit)
-        first, second = (_restricted(stream, possible) for stream in streams[k : k + 2])
-        forward, backward = _kl(first, second), _kl(second, first)
-        alpha = solve_alpha(base, delta, alpha_max, forward, torch.where(symmetric, backward, math.nan))
+        alpha = _matched(base, delta, _restricted(streams[k + 1].double(), possible), alpha_max.double(), symmetric)
         counts = weight[:, k, None] != 0
-        score = score + torch.where(counts, (weight[:, k] * alpha)[:, None] * delta, 0.0)
+        scale = (weight[:, k].double() * alpha)[:, None]
+        score = score + torch.where(counts, scale * delta, 0.0).to(score.dtype)
         score = score.masked_fill(counts & ~possible, -math.inf)
         alphas.append(alpha)
     return score, torch.stack(alphas, -1)
 
 
+def _matched(base: Tensor, delta: Tensor, antiexpert: Tensor, alpha_max: Tensor, symmetric: Tensor) -> Tensor:
+    """α (n,) of one pair. The expert is the anti-expert moved by Δ once, so its divergences are those of α = 1."""
+    target = divergences(antiexpert, centred(antiexpert, delta), torch.ones_like(alpha_max))
+    alpha = match_divergence(base, delta, alpha_max, target.forward)
+    if bool(symmetric.any()):
+        chosen = symmetric.nonzero().squeeze(-1)
+        rows = [values[chosen] for values in (base, delta, alpha_max, target.forward, target.backward)]
+        alpha[chosen] = match_both(*rows)
+    return alpha
+
+
 def budget(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
-    """`L_0 + α·Δ`, `Δ = Σ_{k≥1} w_k L_k`, with the largest α ≤ `alpha_max` for which `KL(p_α‖p_0) ≤ ε`."""
-    base, delta, _ = _shift(streams, weight)
-    alpha = solve_alpha(base, delta, alpha_max, epsilon, torch.full_like(epsilon, math.nan))
-    return base + alpha[:, None] * delta, alpha[:, None]
+    """`L_0 + α·Δ`, `Δ = Σ_{k≥1} w_k L_k`, with the largest α ≤ `alpha_max` for which `KL(p_α‖p_0) ≤ ε`. Raw logits do
+    as well as log-probs."""
+    base, delta, _ = _shift(streams, weight.double())
+    alpha = match_divergence(base, delta, alpha_max.double(), epsilon.double())
+    return (base + alpha[:, None] * delta).to(streams[0].dtype), alpha[:, None]
 
 
 def _shift(streams: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Base normalised over the possible tokens, Δ centred under it (0 at the others), and which are possible."""
+    """In float64: the base normalised over the possible tokens, and Δ (0 at the others); and which are possible."""
     possible = streams[0] != -math.inf
-    delta = torch.zeros_like(streams[0])
+    delta = torch.zeros_like(streams[0], dtype=torch.float64)
     for k, stream in enumerate(streams[1:], 1):
         w = weight[:, k, None]
         possible = possible & ((stream != -math.inf) | (w == 0))
-        delta += torch.where(w != 0, w * stream, 0.0)
-    base = _restricted(streams[0], possible)
-    delta = torch.where(possible, delta, 0.0)
-    delta -= (base.exp() * delta).sum(-1, keepdim=True)
+        delta += torch.where(w != 0, w * stream.double(), 0.0)
+    base = _restricted(streams[0].double(), possible)
+    delta = centred(base, torch.where(possible, delta, 0.0))  # large constants of raw logits are gone then
     return base, torch.where(possible, delta, 0.0), possible
 
 
@@ -154,59 +164,3 @@ def _restricted(logprobs: Tensor, possible: Tensor) -> Tensor:
     kept = logprobs.masked_fill(~possible, -math.inf)
     total = kept.logsumexp(-1, keepdim=True)
     return kept - total.masked_fill(total == -math.inf, 0.0)
-
-
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    return (p.exp() * (p - q).masked_fill(p == -math.inf, 0.0)).sum(-1)
-
-
-def solve_alpha(base: Tensor, delta: Tensor, alpha_max: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
-    """α (n,) in [0, `alpha_max`] with `KL(p_α‖p_0) = forward`; where `backward` is no NaN, of the symmetric form.
-
-    `KL(p_α‖p_0) = α·E_α[Δ] − lse_α` and grows with α (its derivative is α·Var_α[Δ] ≥ 0), so a bracket holds.
-    Regula falsi with the Illinois weights, on √KL, which is nearly linear in α. Rows are frozen once they have
-    converged: what else is in the batch changes nothing.
-
-    Args:
-        base: (n, V) log-probs.
-        delta: (n, V), centred under the base.
-    """
-    tolerance = 8 * torch.finfo(base.dtype).eps
-    low, high = torch.zeros_like(alpha_max), alpha_max.clone()
-    f_low = _excess(base, delta, low, forward, backward)
-    f_high = _excess(base, delta, high, forward, backward)
-    alpha = torch.where(f_low >= 0, low, high)
-    done = (f_high <= 0) | (f_low >= 0)
-    side = torch.zeros_like(alpha)
-    for _ in range(EVALUATIONS - 2):
-        if bool(done.all()):
-            break
-        guess = (low * f_high - high * f_low) / (f_high - f_low)
-        f = _excess(base, delta, guess, forward, backward)
-        alpha = torch.where(done, alpha, guess)
-        below = f < 0
-        same = torch.where(below, side < 0, side > 0)
-        f_high = torch.where(below, torch.where(same, f_high / 2, f_high), f)
-        f_low = torch.where(below, f, torch.where(same, f_low / 2, f_low))
-        low, high = torch.where(below, guess, low), torch.where(below, high, guess)
-        side = torch.where(below, -1.0, 1.0).to(alpha.dtype)
-        done = done | (f.abs() <= tolerance) | (high - low <= tolerance * high) | f.isnan()
-    return torch.where(forward.isnan() | f_low.isnan(), math.nan, alpha)
-
-
-def _excess(base: Tensor, delta: Tensor, alpha: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
-    """A function of α (n,) whose sign is that of α − solution."""
-    z = base + alpha[:, None] * delta
-    lse = z.logsumexp(-1)
-    lse = lse.masked_fill(lse == -math.inf, 0.0)  # no token is possible: the row has no divergence
-    p = (z - lse[:, None]).exp()
-    mean = (p * delta).sum(-1)
-    moved = (alpha * mean - lse).clamp_min(0)
-    plain = moved.sqrt() - forward.sqrt()
-    if bool(backward.isnan().all()):
-        return plain
-    # half the derivative of the sum of squares, over α; E_0[Δ] = 0, and E_α[Δ] / α tends to Var at 0
-    variance = (p * (delta - mean[:, None]).square()).sum(-1)
-    slope = torch.where(alpha > 0, mean / alpha.clamp_min(torch.finfo(alpha.dtype).tiny), variance)
-    both = (moved - forward) * variance + (lse - backward) * slope
-    return torch.where(backward.isnan(), plain, both)

@@ -1,7 +1,7 @@
 """The composition in plain torch from raw logits, without the textbook's passes: the CPU's path.
 
 A weighted sum of whole distributions is the same from raw logits as from log-probs, up to a constant that the last
-normalisation takes away, and so is every plausible set. Only gated terms and the rules of `cores` need their streams
+normalisation takes away, and so is every plausible set. Only gated terms and most rules of `cores` need their streams
 normalised. Equal to `reference.composed`, which also recomputes the rare rows whose sum is not finite.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from motet.kernels.cores import rule_scores
-from motet.kernels.layout import ComposeRows, Index, SetRows, SparseEdits, TermRows
+from motet.kernels.layout import ComposeRows, Index, Kind, SetRows, SparseEdits, TermRows
 from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed, composed, outside_set
 
@@ -33,7 +33,8 @@ def compose_logits(
     for number, term in enumerate(plan.terms):
         _add_term(z, logits, term, is_first=covers and number == 0)
     for rule in plan.rules:
-        streams = [logits.logprobs(source) for source in rule.sources]
+        read = logits.scores if rule.kind in (Kind.DYNAMIC, Kind.BUDGET) else logits.logprobs
+        streams = [read(source) for source in rule.sources]
         z[rule.rows], solved = rule_scores(rule, streams, None if state is None else state[rule.rows])
         if solved is not None:
             alpha[rule.rows, : solved.shape[1]] = solved

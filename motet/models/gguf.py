@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import struct
 import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from copy import deepcopy
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,6 +66,13 @@ def read_config(file: Path) -> Any:
     Raises:
         GgufError: no GGUF file, an architecture that transformers does not read, the package gguf is missing.
     """
+    _require()
+    state = file.stat()
+    return deepcopy(_read_config(file, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=16)
+def _read_config(file: Path, size: int, modified: int) -> Any:
     from transformers import AutoConfig
     from transformers import modeling_gguf_pytorch_utils as reader
 
@@ -106,7 +115,9 @@ def read_tokenizer(file: Path) -> Any:
     except (ValueError, KeyError) as error:
         raise GgufError(f"{file} holds no tokenizer that can be read: {error}") from error
     backend = _without_additions(backend, len(tables["tokens"]))
-    return cast(Any, PreTrainedTokenizerFast)(tokenizer_object=backend, name_or_path=str(file), **settings)
+    tokenizer = cast(Any, PreTrainedTokenizerFast)(tokenizer_object=backend, **settings)
+    tokenizer.name_or_path = str(file)  # not before: large vocabularies are looked up by their name, on the hub
+    return tokenizer
 
 
 def _without_additions(backend: Any, size: int) -> Any:
@@ -198,6 +209,7 @@ def _write_outline(metadata: Mapping[str, Any], tensors: tuple[str, ...], target
     import numpy as np
     from gguf import GGUFValueType, GGUFWriter
 
+    logging.getLogger("gguf.gguf_writer").setLevel(logging.WARNING)  # it tells every file that it writes
     writer: Any = GGUFWriter(target, str(metadata["general.architecture"]))
     for key, value in metadata.items():
         if key not in TABLES and key != "general.architecture":

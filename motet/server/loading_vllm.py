@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
 from motet.server.engines.vllm.families import Families, Family, crossing
+from motet.server.engines.vllm.memory import KvCache
 from motet.server.engines.vllm.speculation import draft_of, for_models
 from motet.server.families import group, per_family, shares
 from motet.server.loading import Told, find_sources, registry_of
@@ -28,7 +30,7 @@ from motet.server.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from motet.server.engines.vllm.engine import VllmEngine
     from motet.server.engines.vllm.loading import Checkpoint
-    from motet.server.engines.vllm.memory import KvCache, Utilization
+    from motet.server.engines.vllm.memory import Utilization
 
 
 MERGE = 2  # counts the ways in which adapters were merged: what an older one made is not taken from the cache
@@ -44,14 +46,61 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
     memory = _checked_options(configuration)
     sources = find_sources(configuration)
     tokenizers, infos, families = inspect(configuration, sources)
-    registry = registry_of(configuration, sources, tokenizers, infos)
-    _check_crossings(registry, families)
     draft = draft_of(configuration.settings.engine.engine_args)
     costs = per_family(families, sources, {name: memory.cost(info) for name, info in infos.items()}, draft)
-    parts = {name: memory.part(share) for name, share in shares(families, costs).items()}
+    divided = shares(families, costs)
+    if isinstance(memory, KvCache):
+        held = {
+            name: memory.held(share, costs[name], configuration.settings.engine.engine_args)
+            for name, share in divided.items()
+        }
+        infos = _within_cache(configuration, families, infos, held, tell)
+    registry = registry_of(configuration, sources, tokenizers, infos)
+    _check_crossings(registry, families)
+    parts = {name: memory.part(share) for name, share in divided.items()}
     found = checkpoints(sources, tell)
     _check_models(configuration, families, found, infos)
     return _start_all(configuration, families, found, infos, parts, tell), registry
+
+
+def _within_cache(
+    configuration: Configuration,
+    families: Sequence[Family],
+    infos: Mapping[str, ModelInfo],
+    held: Mapping[str, int],
+    tell: Told,
+) -> dict[str, ModelInfo]:
+    """vLLM starts only where one context of the greatest length fits into the cache: a length that nobody asked for is
+    shortened to that.
+
+    Args:
+        held: the longest context by the names of the families.
+
+    Raises:
+        ConfigError: the operator asked for more.
+    """
+    fitted = dict(infos)
+    problems: list[str] = []
+    for family in families:
+        longest, most = min(infos[name].max_model_len for name in family.models), held[family.name]
+        whose = ", ".join(family.models)
+        if longest <= most:
+            continue
+        if most < 2 or configuration.settings.engine.max_model_len is not None:
+            problems.append(
+                f"engine.max_model_len: a context of {longest:,} tokens of {whose} does not fit into the cache, which "
+                f"holds {max(0, most):,}; lower it, or raise engine.kv_cache_gib."
+            )
+            continue
+        tell(
+            f"{whose}: contexts are limited to {most:,} of {longest:,} tokens, which is what the cache holds; "
+            "engine.kv_cache_gib raises that"
+        )
+        for name in family.models:
+            fitted[name] = replace(infos[name], max_model_len=min(infos[name].max_model_len, most))
+    if problems:
+        raise ConfigError(problems)
+    return fitted
 
 
 def check_vllm(configuration: Configuration) -> None:

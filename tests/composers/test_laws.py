@@ -179,12 +179,21 @@ CASES = [
             "alpha": w,
             "top_p": s,
         },
-        lambda m, w, s: masked(m.L("base") + w * (m.L("expert") + m.L("other") - m.L("anti")), nucleus(m.L("base"), s)),
+        lambda m, w, s: masked(  # the base stands for the second anti-expert
+            m.L("base") + w * (m.L("expert") - m.L("anti") + m.L("other") - m.L("base")), nucleus(m.L("base"), s)
+        ),
     ),
     Case(
         "expert alone",
         lambda w, s: {"strategy": "experts", "expert": "expert", "alpha": w, "top_p": s},
-        lambda m, w, s: masked(m.L("base") + w * m.L("expert"), nucleus(m.L("base"), s)),
+        lambda m, w, s: masked(m.L("base") + w * (m.L("expert") - m.L("base")), nucleus(m.L("base"), s)),
+    ),
+    Case(
+        "antiexperts alone",
+        lambda w, s: {"strategy": "experts", "antiexpert": ["anti", "other"], "alpha": [w, 0.5], "top_p": s},
+        lambda m, w, s: masked(
+            m.L("base") + w * (m.L("base") - m.L("anti")) + 0.5 * (m.L("base") - m.L("other")), nucleus(m.L("base"), s)
+        ),
     ),
     Case(
         "product",
@@ -303,6 +312,12 @@ IDENTITIES: list[tuple[str, dict[str, Any], str]] = [
         "experts base = antiexpert",
         {"strategy": "experts", "expert": "expert", "antiexpert": "base", "top_p": None},
         "expert",
+    ),
+    ("experts, one alone", {"strategy": "experts", "expert": "expert", "top_p": None}, "expert"),
+    (
+        "experts, a lone side of the base",
+        {"strategy": "experts", "antiexpert": ["base", "base"], "alpha": [2, 0.3], "top_p": None},
+        "base",
     ),
     ("product of one", {"strategy": "product", "members": ["base"]}, "base"),
     (

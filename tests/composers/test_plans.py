@@ -18,6 +18,7 @@ from motet.composers.plan import (
     Rules,
     Stream,
     TokenSet,
+    judged_tokens,
     single,
 )
 from motet.composers.spec import build_plan, parse_composition
@@ -123,6 +124,21 @@ PLANS: list[tuple[dict[str, Any], tuple[Stream, ...], tuple[TokenSet, ...]]] = [
             Stream("antiexpert", "small", -2.5),
         ),
         (TokenSet(0, "nucleus", 0.9),),
+    ),
+    (
+        {"strategy": "experts", "antiexpert": ["small", "other"], "alpha": [2, 0.5]},
+        (Stream("base", "large", 3.5), Stream("antiexpert", "small", -2.0), Stream("antiexpert_2", "other", -0.5)),
+        (TokenSet(0, "nucleus", 0.9),),
+    ),
+    (
+        {"strategy": "experts", "expert": ["chat", "other"], "antiexpert": "small", "alpha": 0.25, "top_p": 1},
+        (
+            Stream("base", "large", 0.75),
+            Stream("expert", "chat", 0.25),
+            Stream("expert_2", "other", 0.25),
+            Stream("antiexpert", "small", -0.25),
+        ),
+        (),
     ),
     (
         {"strategy": "product", "members": [{"model": "small", "weight": 0.25}, {"model": "large", "weight": 0.75}]},
@@ -396,6 +412,25 @@ RULE_PLANS: list[tuple[dict[str, Any], Plan]] = [
 @pytest.mark.parametrize(("value", "plan"), RULE_PLANS, ids=[value["strategy"] for value, _ in RULE_PLANS])
 def test_plans_of_rules(value: dict[str, Any], plan: Plan) -> None:
     assert plan_of(value) == plan
+
+
+@pytest.mark.parametrize("side", ["expert", "antiexpert"])
+@pytest.mark.parametrize("alpha", [1.0, 0.3, -2.0])
+def test_the_base_stands_for_a_missing_side(side: str, alpha: float) -> None:
+    """As when it is named, and the weights sum to 1: members that agree with the base change nothing."""
+    other = "antiexpert" if side == "expert" else "expert"
+    lone: dict[str, Any] = {"strategy": "experts", side: ["chat", "small"], "alpha": alpha}
+    assert plan_of(lone).streams == plan_of({**lone, other: ["large", "large"]}).streams
+    assert plan_of(lone).weight_sum == 1.0
+
+
+def test_what_gedi_judges_is_what_both_classes_read() -> None:
+    assert judged_tokens((1, 5, 6, 7), (2, 5, 6, 7)) == 3
+    assert judged_tokens((1, 2, 5, 6), (3, 5, 6)) == 2
+    assert judged_tokens((5, 6, 7), (5, 6, 7)) == 2  # nothing predicts the first
+    assert judged_tokens((9, 5, 6), (5, 6)) == 1
+    assert judged_tokens((1, 2), (1, 3)) == 0
+    assert judged_tokens((1,), (1, 1)) == 0
 
 
 @pytest.mark.parametrize("value", [value for value, _ in RULE_PLANS], ids=lambda value: value["strategy"])

@@ -64,7 +64,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "wanted": {"model": "small", "prompt": "kind"},
         "unwanted": "small",
         "omega": 30.0,
-        "mass": 0.8,
+        "mass": 0.2,
         "posterior": 0.8,
     },
     "dynamic": {"expert": "small-chat", "antiexpert": "small", "alpha_max": 2.0, "symmetric": False},

@@ -92,8 +92,9 @@ def variants() -> Iterator[Variant]:
                 {**shape, "S": 1, "BLOCK": SMALL_BLOCK},
                 {**EIGHT, "maxnreg": MAX_REGISTERS},
             )
+            yield "alpha_stats", alpha.alpha_stats, shape, EIGHT
             yield "alpha_targets", alpha.alpha_targets, shape, EIGHT
-            yield "alpha_pass", alpha.alpha_pass, shape, EIGHT
+            yield "alpha_pass", alpha.alpha_pass, {**shape, "COUNT": 32}, EIGHT
     plain = {"RULES": False, "GATED": False, "TILE": TILE, **ASKS[0]}
     one_part = {"K": 1, "S": 0, **plain, "DTYPE": 5, "STORE": False, "ONLY": ALL}
     yield "scan", decode.scan, {**one_part, "tiles": 1, "SPLITS": 1}, {"num_warps": 4}  # as a 1 is specialised
@@ -103,7 +104,9 @@ def variants() -> Iterator[Variant]:
         yield "finish", decode.finish, {**again, "WIDTH": 256}, {"num_warps": 4}
     for width in (1, 16, 256, 512):
         yield "stats_end", stats.stats_end, {"WIDTH": width}, {"num_warps": 4}
-        yield "alpha_narrow", alpha.alpha_narrow, {"WIDTH": width}, EIGHT
+        yield "alpha_centers", alpha.alpha_centers, {"WIDTH": width}, {"num_warps": 4}
+        for count in (8, 32):
+            yield "alpha_narrow", alpha.alpha_narrow, {"WIDTH": width, "COUNT": count}, EIGHT
     for only in (ALL, FILTERED):
         yield "warp", warp.warp_threshold, {"ONLY": only, "BLOCK": BLOCK}, EIGHT
     for has_ids, only in itertools.product((False, True), (ALL, TOPPED)):

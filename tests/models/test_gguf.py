@@ -71,6 +71,13 @@ def test_tokenizer_and_chat_template(file: Path) -> None:
     assert set(SPECIALS) <= set(theirs.get_vocab())
 
 
+def test_a_large_vocabulary_is_not_looked_up_by_its_name(file: Path) -> None:
+    """transformers asks the hub about tokenizers of more than 100,000 tokens, and fails on the name of a file."""
+    tokenizer = byte_tokenizer(extra=[f"zz{i}" for i in range(100_001)])
+    write_gguf(file, tiny_qwen(tokenizer), tokenizer)
+    assert len(read_tokenizer(str(file))) == tokenizer.size
+
+
 def test_ends_of_text_and_of_turn(file: Path) -> None:
     tokenizer = byte_tokenizer()
     turn = tokenizer.single_id("<|user|>")

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
+from motet.models.checkpoint import load_weights, read_tokenizer
 from motet.server.config import ServerConfig
 from motet.server.engines.base import EngineError, GenerationRequest, SamplingParams, UnsupportedRequest
 from motet.server.engines.vllm.families import Families, Family
@@ -20,12 +22,13 @@ from motet.server.engines.vllm.speculation import for_models
 from motet.server.families import per_family, shares
 from motet.server.listing import print_models
 from motet.server.loading import find_sources
-from motet.server.loading_vllm import inspect
+from motet.server.loading_vllm import converted_checkpoint, inspect
 from motet.server.operator_file import ConfigError, Configuration, load
 from motet.server.registry import Registry
 from motet.server.service import Service
 from motet.server.vllm_export import export
 from tests.fakes import FakeEngine, byte_tokenizer, fake_info, fake_member
+from tests.ggufs import tiny_qwen, write_gguf
 from tests.server.test_loading import save_model
 
 MODELS = {"one": "one", "two": "one", "odd": "other", "half": "one", "odd-b": "other"}
@@ -252,3 +255,19 @@ def test_the_server_takes_them_for_one_engine() -> None:
     service = Service.assemble(ServerConfig(), Families(FAMILIES, engines()), Registry(members))
     assert service.kv_budget == 4 << 20
     assert "motet:engine_steps_total 10.0" in service.metrics.render().decode()
+
+
+def test_gguf_files_are_converted_once_for_vllm(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    file = tmp_path / "model.gguf"
+    write_gguf(file, tiny_qwen(tokenizer), tokenizer)
+    folder = converted_checkpoint(file, tmp_path / "cache")
+    before, after = (load_weights(str(path), dtype="auto")[0].state_dict() for path in (file, folder))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert read_tokenizer(str(folder)).encode("a <|user|>") == tokenizer.encode("a <|user|>")
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert converted_checkpoint(file, tmp_path / "cache") == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    write_gguf(file, tiny_qwen(tokenizer, seed=1), tokenizer)
+    assert converted_checkpoint(file, tmp_path / "cache") != folder

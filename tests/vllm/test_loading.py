@@ -150,3 +150,40 @@ def test_what_started_is_ended_when_the_next_does_not_start(
     file = write(paths, tmp_path, engine={"kind": "vllm", "families": APART})
     assert refused(file) == ["vLLM did not start with llama-b: no memory"]
     assert [one.is_up for one in started] == [False]
+
+
+def test_contexts_that_nobody_asked_for_are_as_long_as_the_cache_holds(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM would start for minutes and then fail over the greatest length of models that read much."""
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    monkeypatch.setattr(loading, "start", Started)
+    info = 2 * 2 * 2 * 32 * 4  # bytes of a token of `llama`: keys and values, layers, heads, width, float32
+    cache = (2 * info + 3 * 2 * 2 * 32 * 4) * 3 * 128 + 1  # three blocks of all three
+    engine: dict[str, Any] = {"kind": "vllm", "dtype": "float32", "kv_cache_gib": cache / (1 << 30)}
+    told: list[str] = []
+    served, registry = load_engine(load(write(paths, tmp_path, engine=engine)), told.append)
+    assert told[0] == (
+        "llama, llama-b, llama-c: contexts are limited to 256 of 512 tokens, which is what the cache holds; "
+        "engine.kv_cache_gib raises that"
+    )
+    assert {model.max_model_len for model in served.models.values()} == {256}
+    assert {member.info.max_model_len for member in registry.members.values()} == {256}
+    told.clear()
+    load_engine(load(write(paths, tmp_path, engine={**engine, "max_model_len": 256})), told.append)
+    assert told[0].startswith("starting vLLM")
+    assert refused(write(paths, tmp_path, engine={**engine, "max_model_len": 300})) == [
+        "engine.max_model_len: a context of 300 tokens of llama, llama-b, llama-c does not fit into the cache, which "
+        "holds 256; lower it, or raise engine.kv_cache_gib."
+    ]
+    assert "holds 0;" in refused(write(paths, tmp_path, engine={**engine, "kv_cache_gib": 1e-6}))[0]
+
+
+def test_devices_share_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    cache = KvCache(128 * 100 * 10)
+    assert cache.held(1.0, 100, {}) == 9 * 128
+    assert cache.held(0.5, 100, {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}) == 19 * 128
+    assert cache.held(1.0, 100, {"block_size": 32}) == 39 * 32
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    assert cache.held(1.0, 1 << 20, {}) == 7 * 128

@@ -17,15 +17,17 @@ class Discriminator(RuleStrategy, frozen=True):
     """`z = L_base + ω log σ(s)`, s the mean over the tokens so far and v of `L_wanted − L_unwanted`
 
     GeDi: Generative Discriminator Guided Sequence Generation (Krause et al. 2020, arXiv:2009.06367). `wanted` and
-    `unwanted` are usually one small model under two prompts. Kept are the tokens of the highest σ(s) until they hold
-    `mass` of softmax(z), and all with σ(s) ≥ `posterior`; `mass` 1 keeps all.
+    `unwanted` are usually one small model under two prompts, each a class and then the same text. The tokens so far
+    are those of that text, the longest ending that both prompts share, and all that followed it. Kept are the tokens
+    of the highest σ(s) until they hold `mass` of softmax(z) (1 − filter_p of the authors' code), and all with
+    σ(s) ≥ `posterior`; `mass` 1 keeps all.
     """
 
     strategy: Literal["discriminator"] = "discriminator"
     wanted: Role
     unwanted: Role
     omega: Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False)] = 30.0
-    mass: Share = 0.8
+    mass: Share = 0.2
     posterior: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.8
 
     def rule(self) -> Rule:

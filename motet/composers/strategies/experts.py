@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from motet.composers.roles import MAX_PARTS, Roles, Share, Weight, listed
+from motet.composers.roles import MAX_PARTS, RoleObject, Roles, Share, Voice, Weight, listed
 from motet.composers.shift import Shift, Term, nucleus
 from motet.composers.strategies.strategy import Request, Strategy
 
@@ -18,11 +20,13 @@ Alphas = Annotated[
 
 
 class Experts(Strategy, frozen=True):
-    """`z = L_base + Σ_i α_i L_expert_i − Σ_j α_j L_antiexpert_j` inside the base's top-p set, else −inf
+    """`z = L_base + Σ_i α_i (L_expert_i − L_antiexpert_i)` inside the base's top-p set, else −inf
 
     DExperts: Decoding-Time Controlled Text Generation with Experts and Anti-Experts (Liu et al. 2021,
-    arXiv:2105.03023). Either side is one role, a list or missing; `alpha` is one number for all, or a list whose i-th
-    entry weighs the i-th of both sides. `top_p` None and 1 mean no mask.
+    arXiv:2105.03023). Either side is one role, a list or missing. Where the i-th of a side is missing, the base stands
+    in its place, as in the authors' code: members that agree with the base change nothing, whichever side they are on.
+    `alpha` is one number for all, or a list whose i-th entry weighs the i-th of both sides. `top_p` None and 1 mean no
+    mask.
     """
 
     strategy: Literal["experts"] = "experts"
@@ -41,12 +45,18 @@ class Experts(Strategy, frozen=True):
         return self
 
     def shift(self, request: Request) -> Shift:
-        sides = (("expert", self.expert or [], 1.0), ("antiexpert", self.antiexpert or [], -1.0))
-        terms = tuple(
-            Term(name, role.voice, sign * self._alpha(i)) for name, roles, sign in sides for i, role in enumerate(roles)
-        )
+        pairs = list(zip_longest(self.expert or [], self.antiexpert or []))
+        alphas = self.alpha if len(self.alpha) > 1 else self.alpha * len(pairs)
         mask = nucleus(request.base, self.top_p)
-        return Shift(terms, () if mask is None else (mask,))
+        return Shift(
+            (
+                *_terms("expert", [expert for expert, _ in pairs], alphas, request.base),
+                *_terms("antiexpert", [antiexpert for _, antiexpert in pairs], [-a for a in alphas], request.base),
+            ),
+            () if mask is None else (mask,),
+        )
 
-    def _alpha(self, i: int) -> float:
-        return self.alpha[i] if len(self.alpha) > 1 else self.alpha[0]
+
+def _terms(name: str, roles: Sequence[RoleObject | None], weights: Sequence[float], base: Voice) -> tuple[Term, ...]:
+    voices = [base if role is None else role.voice for role in roles]
+    return tuple(Term(name, voice, weight) for voice, weight in zip(voices, weights, strict=True))

@@ -9,7 +9,8 @@ over the whole vocabulary:
 1. `stats`: log-sum-exp and maximum of the streams that must be normalised (gates, rules, plausible sets); no row of a
    plain weighted sum needs it.
 2. `sets`: thresholds of plausible sets; a rank or a mass is known only when the whole row has been counted.
-3. `alpha`: three grid passes and their end, for rows that solve for a strength; `discriminator`: its filter.
+3. `alpha`: what is to be matched, then three grid passes and their ends, for rows that solve for a strength;
+   `discriminator`: its filter.
 4. `decode`: scan and finish. The scan composes, masks and sums; the token is known when all parts are.
 5. Where a row has a grammar and some row a plausible set: `relax` marks the rows of which nothing is left (the sum of
    the scan), and those alone are scanned again without their sets.

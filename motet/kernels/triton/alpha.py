@@ -1,9 +1,16 @@
 # type: ignore
-"""The strengths α that a row solves for: eight values per pass over the row, three passes, then one secant step.
+"""The strengths α that a row solves for: eight values per pass over the row (32 in the symmetric form), three passes.
 
-`KL(p_α‖p_0) = α·E_α[Δ] − (lse_α − lse_0)` needs, for each α, the maximum, the mass and Σ e·Δ of `L_0 + αΔ`; it grows
-with α, so the eight values bracket the solution and the next pass divides the bracket by seven. A pass reads what the
-one before has summed over the whole row, so passes are launches. Raw logits do: constants of a member cancel.
+Written over y = α·Δ − ℓ with any ℓ near lse_α, Δ centred under the base, φ(y) = e^y − 1 − y, ψ(y) = (y − 1)·e^y + 1 and
+δ = E_0[φ(y)] − ℓ, the divergences are sums of terms that are never negative, and float32 keeps their digits however
+small they are:
+
+    KL(p_α‖p_0) = E_0[ψ(y)] / (1 + δ) − (log(1 + δ) − δ / (1 + δ))
+    KL(p_0‖p_α) = E_0[φ(y)] − (δ − log(1 + δ)) = lse_α
+
+What is to be matched, KL(p_1‖p_2) and KL(p_2‖p_1), is the same for the anti-expert moved by Δ once. Both divergences
+grow with α: see `kernels.strength` for the search. A pass reads what the one before has summed over the whole row, so
+passes are launches. Raw logits do: constants of a member cancel.
 
 A row of fused experts solves once per pair of them, each pair as if it were alone: the grids count
 q = r · PAIRS + pair, and so do `part`, `target`, `base`, `bracket` and `solved`.
@@ -16,7 +23,12 @@ from motet.kernels.triton.load import load_logits, only_if
 from motet.kernels.triton.scores import BUDGET, DYNAMIC
 
 LANES = tl.constexpr(8)
-FIELDS = tl.constexpr(4)  # per lane: maximum, Σ e, Σ e·Δ, Σ e·Δ²
+CHUNKS = 4  # programs that share the strengths of a row of the symmetric form
+FIELDS = tl.constexpr(4)  # per lane: M, and over e^−M: E_0[φ], E_0[ψ], Σ e·Δ²
+STATS = tl.constexpr(
+    8
+)  # maximum, Σ e, Σ e·Δ of the base; maximum, Σ e of the expert; as of the base of the anti-expert
+POINTS = tl.constexpr(16)  # places between two strengths at which the objective is estimated
 PASSES = 3
 
 
@@ -39,75 +51,8 @@ def _shift(buffers, stream, weight, rule, r, pair, offsets, V, K: tl.constexpr, 
 
 
 @triton.jit
-def _joined(part, q, SPLITS, WIDTH: tl.constexpr):
-    """Per lane (8,): maximum, Σ e, Σ e·Δ, Σ e·Δ² over all splits, in a fixed order."""
-    rows = tl.arange(0, WIDTH)[:, None]
-    lanes = tl.arange(0, LANES)[None, :]
-    place = part + ((q * SPLITS + rows) * LANES + lanes) * FIELDS
-    mask = (rows < SPLITS) & (lanes < LANES)
-    m = tl.load(place, mask, -float("inf"))
-    top = tl.max(m, 0)
-    scale = tl.exp(m - tl.where(top == -float("inf"), 0.0, top)[None, :])
-    s = tl.sum(tl.load(place + 1, mask, 0.0) * scale, 0)
-    first = tl.sum(tl.load(place + 2, mask, 0.0) * scale, 0)
-    second = tl.sum(tl.load(place + 3, mask, 0.0) * scale, 0)
-    return top, s, first, second
-
-
-@triton.jit
-def _targets(target, rule, r, q, SPLITS, WIDTH: tl.constexpr):
-    """(forward, backward) divergences to match: KL(p_1‖p_2) and KL(p_2‖p_1), or ε; `target` (R · PAIRS, SPLITS, 6)."""
-    lanes = tl.arange(0, WIDTH)
-    mask = lanes < SPLITS
-    place = target + (q * SPLITS + lanes) * 6
-    m1 = tl.load(place, mask, -float("inf"))
-    m2 = tl.load(place + 3, mask, -float("inf"))
-    top1 = tl.max(m1, 0)
-    top2 = tl.max(m2, 0)
-    c1 = tl.exp(m1 - tl.where(top1 == -float("inf"), 0.0, top1))
-    c2 = tl.exp(m2 - tl.where(top2 == -float("inf"), 0.0, top2))
-    s1 = tl.sum(tl.load(place + 1, mask, 0.0) * c1, 0)
-    s2 = tl.sum(tl.load(place + 4, mask, 0.0) * c2, 0)
-    gap = (top1 + tl.log(s1)) - (top2 + tl.log(s2))
-    forward = tl.sum(tl.load(place + 2, mask, 0.0) * c1, 0) / s1 - gap
-    backward = gap - tl.sum(tl.load(place + 5, mask, 0.0) * c2, 0) / s2
-    budgeted = tl.load(rule + r * 8).to(tl.int32) == BUDGET
-    forward = tl.where(budgeted, tl.load(rule + r * 8 + 2), tl.maximum(forward, 0.0))
-    return forward, tl.maximum(backward, 0.0)
-
-
-@triton.jit
-def _excess(part, target, rule, r, q, low, high, lse0, center, SPLITS, WIDTH: tl.constexpr):
-    """α of the lanes, and a function of it (8,) whose sign is that of α − solution.
-
-    `lse0`: log-sum-exp of the base over the possible tokens; `center`: E_0[Δ] of the Δ that was summed.
-    """
-    m, s, first, second = _joined(part, q, SPLITS, WIDTH)
-    lanes = tl.arange(0, LANES)
-    alpha = low + (high - low) * lanes.to(tl.float32) / 7.0
-    mean = first / s
-    grown = m + tl.log(s) - lse0
-    forward, backward = _targets(target, rule, r, q, SPLITS, WIDTH)
-    moved = tl.maximum(alpha * mean - grown, 0.0)
-    plain = tl.sqrt(moved) - tl.sqrt(forward)
-    variance = tl.maximum(second / s - mean * mean, 0.0)
-    slope = tl.where(alpha > 0, (mean - center) / tl.maximum(alpha, 1e-30), variance)
-    both = (moved - forward) * variance + (grown - alpha * center - backward) * slope
-    symmetric = (tl.load(rule + r * 8).to(tl.int32) == DYNAMIC) & (tl.load(rule + r * 8 + 2) > 0)
-    return alpha, tl.where(symmetric, both, plain)
-
-
-@triton.jit
-def _bracket(alpha, f):
-    """(low, f(low), high, f(high)) among the lanes: the last negative value and its neighbour."""
-    lanes = tl.arange(0, LANES)
-    count = tl.sum((f < 0).to(tl.int32), 0)
-    below = tl.minimum(tl.maximum(count - 1, 0), LANES - 2)
-    low = tl.sum(tl.where(lanes == below, alpha, 0.0), 0)
-    high = tl.sum(tl.where(lanes == below + 1, alpha, 0.0), 0)
-    f_low = tl.sum(tl.where(lanes == below, f, 0.0), 0)
-    f_high = tl.sum(tl.where(lanes == below + 1, f, 0.0), 0)
-    return low, f_low, high, f_high
+def _is_symmetric(rule, r):
+    return (tl.load(rule + r * 8).to(tl.int32) == DYNAMIC) & (tl.load(rule + r * 8 + 2) > 0)
 
 
 @triton.jit
@@ -116,125 +61,375 @@ def _solves(rule, r, pair):
 
 
 @triton.jit
-def alpha_targets(
-    buffers, stream, weight, target, rule, V, tiles, PAIRS, K: tl.constexpr, SPLITS, BLOCK: tl.constexpr,
+def _has_pair(rule, r, pair):
+    return _solves(rule, r, pair) & (tl.load(rule + r * 8).to(tl.int32) == DYNAMIC)
+
+
+@triton.jit
+def _log1p(x):
+    """log(1 + x): a fast logarithm has no digits left where its argument is near 1."""
+    s = x / (2.0 + x)
+    t = s * s
+    series = 2.0 * s * (1.0 + t * (1.0 / 3 + t * (1.0 / 5 + t * (1.0 / 7 + t * (1.0 / 9 + t / 11)))))
+    return tl.where(tl.abs(x) < 0.25, series, tl.log(1.0 + x))
+
+
+@triton.jit
+def _curvature(q):
+    """−log(1 − q) − q ≥ 0, by its series near 0."""
+    series = (
+        q
+        * q
+        * (
+            1.0 / 2
+            + q * (1.0 / 3 + q * (1.0 / 4 + q * (1.0 / 5 + q * (1.0 / 6 + q * (1.0 / 7 + q * (1.0 / 8 + q / 9))))))
+        )
+    )
+    return tl.where(tl.abs(q) < 0.1, series, -_log1p(-q) - q)
+
+
+@triton.jit
+def _terms(logprob, y, m):
+    """Per token, over e^−m: p_0·e^y, p_0·φ(y), p_0·ψ(y). Impossible tokens (logprob −inf) have none of them."""
+    p = tl.exp(logprob - m)
+    e = tl.exp(logprob + y - m)
+    near = tl.abs(y) < 0.4
+    x = tl.where(near, y, 0.0)
+    phi = 1.0 / 2 + x * (1.0 / 6 + x * (1.0 / 24 + x * (1.0 / 120 + x * (1.0 / 720 + x / 5040))))
+    psi = 1.0 / 2 + x * (1.0 / 3 + x * (1.0 / 8 + x * (1.0 / 30 + x * (1.0 / 144 + x / 840))))
+    return e, tl.where(near, p * x * x * phi, e - p - p * y), tl.where(near, p * x * x * psi, (y - 1.0) * e + p)
+
+
+@triton.jit
+def _divergences(m, phi, psi, ell):
+    """KL(p_α‖p_0), KL(p_0‖p_α) and e^−M·(1 + δ) from the sums over e^−M."""
+    scale = tl.exp(-m)
+    mass = phi + scale * (1.0 - ell)
+    plain = m == 0.0
+    delta = tl.where(plain, phi - ell, 0.0)
+    quotient = delta / (1.0 + delta)
+    grown = tl.where(plain, _log1p(delta), m + tl.log(mass))
+    forward = tl.where(plain, psi / mass - _curvature(quotient), psi / mass + 1.0 - scale / mass - grown)
+    # δ − log(1 + δ) is the curvature at −δ with its sign turned: −log(1 + δ) + δ
+    backward = tl.where(plain, phi - _curvature(-delta), grown + ell)
+    return tl.maximum(forward, 0.0), tl.maximum(backward, 0.0), mass
+
+
+@triton.jit
+def _joined(part, q, SPLITS, STRIDE: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr):
+    """Per lane (the first COUNT of STRIDE): M, and E_0[φ], E_0[ψ], Σ e·Δ² over e^−M, over all splits, in a fixed
+    order."""
+    rows = tl.arange(0, WIDTH)[:, None]
+    lanes = tl.arange(0, COUNT)[None, :]
+    place = part + ((q * SPLITS + rows) * STRIDE + lanes) * FIELDS
+    mask = (rows < SPLITS) & (lanes < COUNT)
+    m = tl.load(place, mask, 0.0)
+    top = tl.max(m, 0)
+    scale = tl.exp(m - top[None, :])
+    phi = tl.sum(tl.load(place + 1, mask, 0.0) * scale, 0)
+    psi = tl.sum(tl.load(place + 2, mask, 0.0) * scale, 0)
+    second = tl.sum(tl.load(place + 3, mask, 0.0) * scale, 0)
+    return top, phi, psi, second
+
+
+@triton.jit
+def _joined_stats(stats, q, SPLITS, FIRST: tl.constexpr, HAS_MEAN: tl.constexpr, WIDTH: tl.constexpr):
+    """Log-sum-exp and E[Δ] of one distribution whose sums begin at field FIRST."""
+    lanes = tl.arange(0, WIDTH)
+    mask = lanes < SPLITS
+    place = stats + (q * SPLITS + lanes) * STATS + FIRST
+    m = tl.load(place, mask, -float("inf"))
+    top = tl.max(m, 0)
+    scale = tl.exp(m - tl.where(top == -float("inf"), 0.0, top))
+    s = tl.sum(tl.load(place + 1, mask, 0.0) * scale, 0)
+    mean = 0.0
+    if HAS_MEAN:
+        mean = tl.sum(tl.load(place + 2, mask, 0.0) * scale, 0) / s
+    return top + tl.log(s), mean
+
+
+@triton.jit
+def _added(m, s, first, x, delta):
+    top = tl.maximum(m, tl.max(x, 0))
+    safe = tl.where(top == -float("inf"), 0.0, top)
+    e = tl.exp(x - safe)
+    scale = tl.exp(m - safe)
+    return top, s * scale + tl.sum(e, 0), first * scale + tl.sum(e * delta, 0)
+
+
+@triton.jit
+def alpha_stats(
+    buffers, stream, weight, stats, rule, V, tiles, PAIRS, K: tl.constexpr, SPLITS, BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R · PAIRS, SPLITS): sums of KL(p_1‖p_2) and KL(p_2‖p_1) over `tiles` blocks, into `target`
-    (R · PAIRS, SPLITS, 6)."""
+    """Grid (R · PAIRS, SPLITS): over the tokens that are possible, sums of `tiles` blocks into `stats`
+    (R · PAIRS, SPLITS, STATS)."""
     q = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     r = q // PAIRS
     pair = q % PAIRS
     if _solves(rule, r, pair):
+        m0 = -float("inf")
         m1 = -float("inf")
         m2 = -float("inf")
+        s0 = 0.0
         s1 = 0.0
         s2 = 0.0
+        d0 = 0.0
         d1 = 0.0
         d2 = 0.0
         for tile in range(split * tiles, (split + 1) * tiles):
             offsets = tile * BLOCK + tl.arange(0, BLOCK)
-            _, _, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
-            x = load_logits(buffers, stream, r * K + 2 * pair + 1, offsets, possible, DTYPE)
-            y = x
+            l0, delta, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
+            m0, s0, d0 = _added(m0, s0, d0, tl.where(possible, l0, -float("inf")), delta)
             if K > 2:
-                y = load_logits(buffers, stream, r * K + 2 * pair + 2, offsets, possible, DTYPE)
-            gap = tl.where(possible & (x > -float("inf")) & (y > -float("inf")), x - y, 0.0)
-            top1 = tl.maximum(m1, tl.max(x, 0))
-            top2 = tl.maximum(m2, tl.max(y, 0))
-            safe1 = tl.where(top1 == -float("inf"), 0.0, top1)
-            safe2 = tl.where(top2 == -float("inf"), 0.0, top2)
-            e1 = tl.exp(x - safe1)
-            e2 = tl.exp(y - safe2)
-            s1 = s1 * tl.exp(m1 - safe1) + tl.sum(e1, 0)
-            d1 = d1 * tl.exp(m1 - safe1) + tl.sum(e1 * gap, 0)
-            s2 = s2 * tl.exp(m2 - safe2) + tl.sum(e2, 0)
-            d2 = d2 * tl.exp(m2 - safe2) + tl.sum(e2 * gap, 0)
-            m1 = top1
-            m2 = top2
-        place = target + (q * SPLITS + split) * 6
-        tl.store(place, m1)
-        tl.store(place + 1, s1)
-        tl.store(place + 2, d1)
-        tl.store(place + 3, m2)
-        tl.store(place + 4, s2)
-        tl.store(place + 5, d2)
+                x = load_logits(buffers, stream, r * K + 2 * pair + 1, offsets, possible, DTYPE)
+                m1, s1, d1 = _added(m1, s1, d1, x, delta)
+                x = load_logits(buffers, stream, r * K + 2 * pair + 2, offsets, possible, DTYPE)
+                m2, s2, d2 = _added(m2, s2, d2, x, delta)
+        place = stats + (q * SPLITS + split) * STATS
+        tl.store(place, m0)
+        tl.store(place + 1, s0)
+        tl.store(place + 2, d0)
+        tl.store(place + 3, m1)
+        tl.store(place + 4, s1)
+        tl.store(place + 5, m2)
+        tl.store(place + 6, s2)
+        tl.store(place + 7, d2)
 
 
 @triton.jit
-def alpha_pass(
-    buffers, stream, weight, rule, part, base, bracket, V, tiles, number, PAIRS, K: tl.constexpr, SPLITS,
-    BLOCK: tl.constexpr, DTYPE: tl.constexpr,
+def alpha_centers(stats, rule, base, bracket, PAIRS, SPLITS, WIDTH: tl.constexpr):
+    """Grid (R · PAIRS): `base` (R · PAIRS, 5): log-sum-exp and E[Δ] of the base; of the anti-expert; and ℓ of the
+    anti-expert moved by Δ once. `bracket` (R · PAIRS, 4): α and ℓ at both ends, at first of the whole range."""
+    q = tl.program_id(0).to(tl.int64)
+    r = q // PAIRS
+    if _solves(rule, r, q % PAIRS):
+        lse, mean = _joined_stats(stats, q, SPLITS, 0, True, WIDTH)
+        tl.store(base + q * 5, lse)
+        tl.store(base + q * 5 + 1, mean)
+        if tl.load(rule + r * 8).to(tl.int32) == DYNAMIC:
+            expert, _ = _joined_stats(stats, q, SPLITS, 3, False, WIDTH)
+            anti, mean = _joined_stats(stats, q, SPLITS, 5, True, WIDTH)
+            tl.store(base + q * 5 + 2, anti)
+            tl.store(base + q * 5 + 3, mean)
+            tl.store(base + q * 5 + 4, expert - anti - mean)
+        tl.store(bracket + q * 4, 0.0)
+        tl.store(bracket + q * 4 + 1, tl.load(rule + r * 8 + 1))
+        tl.store(bracket + q * 4 + 2, 0.0)
+        tl.store(bracket + q * 4 + 3, 0.0)
+
+
+@triton.jit
+def alpha_targets(
+    buffers, stream, weight, target, rule, base, V, tiles, PAIRS, K: tl.constexpr, SPLITS, BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R · PAIRS, SPLITS): sums at eight α of the bracket (R · PAIRS, 2) into `part` (R · PAIRS, SPLITS, 8, 4).
-    Pass 0 takes the whole range [0, largest α] and Δ as it is, the others Δ centred under the base."""
+    """Grid (R · PAIRS, SPLITS): of the pairs of experts, sums of KL(p_1‖p_2) and KL(p_2‖p_1) over `tiles` blocks, into
+    `target` (R · PAIRS, SPLITS, 1, FIELDS)."""
     q = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     r = q // PAIRS
     pair = q % PAIRS
-    if _solves(rule, r, pair):
-        low = 0.0
-        high = tl.load(rule + r * 8 + 1)
-        center = 0.0
-        if number > 0:
-            low = tl.load(bracket + q * 2)
-            high = tl.load(bracket + q * 2 + 1)
-            center = tl.load(base + q * 2 + 1)
-        lanes = tl.arange(0, LANES)
-        alpha = low + (high - low) * lanes.to(tl.float32) / 7.0
-        m = tl.full((LANES,), -float("inf"), tl.float32)
-        s = tl.zeros((LANES,), tl.float32)
-        first = tl.zeros((LANES,), tl.float32)
+    if _has_pair(rule, r, pair):
+        lse = tl.load(base + q * 5 + 2)
+        center = tl.load(base + q * 5 + 3) + tl.load(base + q * 5 + 4)
+        m = 0.0
+        phi = 0.0
+        psi = 0.0
+        for tile in range(split * tiles, (split + 1) * tiles):
+            offsets = tile * BLOCK + tl.arange(0, BLOCK)
+            _, delta, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
+            x = load_logits(buffers, stream, r * K + 2 * pair + 2, offsets, possible, DTYPE) - lse
+            y = tl.where(possible, delta - center, 0.0)
+            top = tl.maximum(m, tl.max(x + y, 0))
+            _, more_phi, more_psi = _terms(x, y, top)
+            scale = tl.exp(m - top)
+            phi = phi * scale + tl.sum(more_phi, 0)
+            psi = psi * scale + tl.sum(more_psi, 0)
+            m = top
+        place = target + (q * SPLITS + split) * FIELDS
+        tl.store(place, m)
+        tl.store(place + 1, phi)
+        tl.store(place + 2, psi)
+        tl.store(place + 3, 0.0)
+
+
+@triton.jit
+def alpha_pass(
+    buffers, stream, weight, rule, part, base, bracket, V, tiles, PAIRS, K: tl.constexpr, SPLITS,
+    COUNT: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Grid (R · PAIRS, SPLITS, COUNT / 8): sums at eight of a row's α, evenly between the ends of its bracket, into
+    `part` (R · PAIRS, SPLITS, COUNT, FIELDS)."""
+    q = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(1)
+    chunk = tl.program_id(2)
+    r = q // PAIRS
+    pair = q % PAIRS
+    if _solves(rule, r, pair) & ((chunk == 0) | _is_symmetric(rule, r)):
+        lse0 = tl.load(base + q * 5)
+        center = tl.load(base + q * 5 + 1)
+        lanes = chunk * LANES + tl.arange(0, LANES)
+        alpha, ell = _strengths(bracket, rule, r, q, lanes)
+        m = tl.zeros((LANES,), tl.float32)
+        phi = tl.zeros((LANES,), tl.float32)
+        psi = tl.zeros((LANES,), tl.float32)
         second = tl.zeros((LANES,), tl.float32)
         for tile in range(split * tiles, (split + 1) * tiles):
             offsets = tile * BLOCK + tl.arange(0, BLOCK)
             l0, delta, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
             delta = tl.where(possible, delta - center, 0.0)
-            z = tl.where(possible, l0, -float("inf"))[None, :] + alpha[:, None] * delta[None, :]
-            top = tl.maximum(m, tl.max(z, 1))
-            safe = tl.where(top == -float("inf"), 0.0, top)
-            scale = tl.exp(m - safe)
-            e = tl.exp(z - safe[:, None])
-            s = s * scale + tl.sum(e, 1)
-            e = e * delta[None, :]
-            first = first * scale + tl.sum(e, 1)
-            second = second * scale + tl.sum(e * delta[None, :], 1)
+            logprob = tl.where(possible, l0 - lse0, -float("inf"))[None, :]
+            y = alpha[:, None] * delta[None, :] - ell[:, None]
+            top = tl.maximum(m, tl.max(logprob + y, 1))
+            e, more_phi, more_psi = _terms(logprob, y, top[:, None])
+            scale = tl.exp(m - top)
+            phi = phi * scale + tl.sum(more_phi, 1)
+            psi = psi * scale + tl.sum(more_psi, 1)
+            second = second * scale + tl.sum(e * (delta * delta)[None, :], 1)
             m = top
-        place = part + ((q * SPLITS + split) * LANES + lanes) * FIELDS
+        place = part + ((q * SPLITS + split) * COUNT + lanes) * FIELDS
         tl.store(place, m)
-        tl.store(place + 1, s)
-        tl.store(place + 2, first)
+        tl.store(place + 1, phi)
+        tl.store(place + 2, psi)
         tl.store(place + 3, second)
 
 
 @triton.jit
-def alpha_narrow(part, target, rule, base, bracket, solved, number, last, PAIRS, SPLITS, WIDTH: tl.constexpr):
-    """Grid (R · PAIRS): the bracket of the next pass; after the last one, α into `solved`. Pass 0 also writes `base`
-    (R · PAIRS, 2): the base's log-sum-exp and E_0[Δ]."""
+def _strengths(bracket, rule, r, q, lanes):
+    """α of lanes, and ℓ: lse_α as a straight line between the ends of the bracket."""
+    low = tl.load(bracket + q * 4)
+    high = tl.load(bracket + q * 4 + 1)
+    at = tl.load(bracket + q * 4 + 2)
+    end = tl.load(bracket + q * 4 + 3)
+    share = lanes.to(tl.float32) / tl.where(_is_symmetric(rule, r), 31.0, 7.0)
+    return low + (high - low) * share, at + (end - at) * share
+
+
+@triton.jit
+def _at(values, lanes, place):
+    return tl.sum(tl.where(lanes == place, values, 0.0), 0)
+
+
+@triton.jit
+def _following(values, COUNT: tl.constexpr):
+    """Each lane gets the value of the next one, the last lane 0."""
+    lanes = tl.arange(0, COUNT)
+    return tl.sum(tl.where(lanes[:, None] + 1 == lanes[None, :], values[None, :], 0.0), 1)
+
+
+@triton.jit
+def _hull(objective, forward, backward, f, b, COUNT: tl.constexpr):
+    """The lanes between which the minimum lies, by the bounds that two growing divergences give."""
+    lanes = tl.arange(0, COUNT)
+    best = tl.min(objective, 0)
+    over = tl.maximum(tl.maximum(forward - f, f - _following(forward, COUNT)), 0.0)
+    under = tl.maximum(tl.maximum(backward - b, b - _following(backward, COUNT)), 0.0)
+    may = (over * over + under * under <= best) & (lanes < COUNT - 1)
+    first = tl.min(tl.where(may, lanes, COUNT - 2), 0)
+    return first, tl.maximum(tl.max(tl.where(may, lanes + 1, 0), 0), first + 1)
+
+
+@triton.jit
+def _between(values, slopes, width, t, COUNT: tl.constexpr):
+    """(COUNT, POINTS) growing values between those of a lane and the next, see `kernels.strength`."""
+    low = values[:, None]
+    step = (_following(values, COUNT) - values)[:, None]
+    start = tl.minimum(slopes[:, None] * width, 3.0 * step)
+    end = tl.minimum(_following(slopes, COUNT)[:, None] * width, 3.0 * step)
+    return low + step * t * t * (3.0 - 2.0 * t) + start * t * (1.0 - t) * (1.0 - t) - end * t * t * (1.0 - t)
+
+
+@triton.jit
+def _cell(forward, backward, forward_slope, backward_slope, slope, f, b, width, last, COUNT: tl.constexpr):
+    """The lane after which the objective is estimated to be least, and at which share of the way to the next. At last,
+    where the objective itself has no more digits, among those after which its slope changes its sign, if there are."""
+    lanes = tl.arange(0, COUNT)
+    points = tl.arange(0, POINTS)
+    t = points.to(tl.float32)[None, :] / (POINTS - 1.0)
+    over = _between(forward, forward_slope, width, t, COUNT) - f
+    under = _between(backward, backward_slope, width, t, COUNT) - b
+    crosses = (slope < 0) & (_following(slope, COUNT) > 0)
+    chosen = (lanes < COUNT - 1) & (crosses | (tl.sum(crosses.to(tl.int32), 0) == 0) | (last == 0))
+    estimate = tl.where(chosen[:, None], over * over + under * under, float("inf"))
+    order = lanes[:, None] * POINTS + points[None, :]
+    place = tl.min(tl.min(tl.where(estimate == tl.min(tl.min(estimate, 1), 0), order, COUNT * POINTS), 1), 0)
+    cell = tl.minimum(place // POINTS, COUNT - 2)
+    return cell, (place % POINTS).to(tl.float32) / (POINTS - 1.0)
+
+
+@triton.jit
+def _search(
+    part, target, rule, base, bracket, solved, r, q, number, last, SPLITS, STRIDE: tl.constexpr, COUNT: tl.constexpr,
+    WIDTH: tl.constexpr, SYMMETRIC: tl.constexpr,
+):  # fmt: skip
+    """The bracket of the next pass; after the last one, α into `solved`."""
+    lanes = tl.arange(0, COUNT)
+    alpha, ell = _strengths(bracket, rule, r, q, lanes)
+    m, phi, psi, second = _joined(part, q, SPLITS, STRIDE, COUNT, WIDTH)
+    forward, backward, mass = _divergences(m, phi, psi, ell)
+    f, b = _targets(target, rule, base, r, q, SPLITS, WIDTH)
+    if SYMMETRIC:
+        mean = tl.where(alpha > 0, (forward + backward) / tl.maximum(alpha, 1e-30), 0.0)
+        forward_slope = alpha * tl.maximum(second / mass - mean * mean, 0.0)
+        slope = (forward - f) * forward_slope + (backward - b) * mean
+        objective = (forward - f) * (forward - f) + (backward - b) * (backward - b)
+        width = _at(alpha, lanes, 1) - _at(alpha, lanes, 0)
+        at, share = _cell(forward, backward, forward_slope, mean, slope, f, b, width, last, COUNT)
+        end = at + 1
+        if number == 0:
+            at, end = _hull(objective, forward, backward, f, b, COUNT)
+        excess = slope
+    else:
+        excess = tl.sqrt(forward) - tl.sqrt(f)
+        at = tl.minimum(tl.maximum(tl.sum((excess < 0).to(tl.int32), 0) - 1, 0), COUNT - 2)
+        end = at + 1
+        share = tl.where(_at(excess, lanes, at) >= 0, 0.0, 1.0)
+    low = _at(alpha, lanes, at)
+    high = _at(alpha, lanes, end)
+    tl.store(bracket + q * 4, low)
+    tl.store(bracket + q * 4 + 1, high)
+    tl.store(bracket + q * 4 + 2, _at(backward, lanes, at))
+    tl.store(bracket + q * 4 + 3, _at(backward, lanes, end))
+    if last:
+        f_low = _at(excess, lanes, at)
+        f_high = _at(excess, lanes, end)
+        crosses = (f_low < 0) & (f_high > 0)
+        part_way = -f_low / tl.where(crosses, f_high - f_low, 1.0)
+        answer = low + (high - low) * tl.where(crosses, part_way, share)
+        broken = (f_low != f_low) | (f_high != f_high)
+        tl.store(solved + q, tl.where(broken, float("nan"), answer))
+
+
+@triton.jit
+def _targets(target, rule, base, r, q, SPLITS, WIDTH: tl.constexpr):
+    """(forward, backward) divergences to match: KL(p_1‖p_2) and KL(p_2‖p_1), or ε."""
+    budgeted = tl.load(rule + r * 8).to(tl.int32) == BUDGET
+    forward = tl.load(rule + r * 8 + 2)
+    backward = 0.0
+    if budgeted == 0:
+        m, phi, psi, _ = _joined(target, q, SPLITS, 1, 1, WIDTH)
+        forwards, backwards, _ = _divergences(m, phi, psi, tl.load(base + q * 5 + 4))
+        forward = tl.sum(forwards, 0)
+        backward = tl.sum(backwards, 0)
+    return forward, backward
+
+
+@triton.jit
+def alpha_narrow(
+    part, target, rule, base, bracket, solved, number, last, PAIRS, SPLITS, COUNT: tl.constexpr, WIDTH: tl.constexpr
+):
+    """Grid (R · PAIRS), after each pass."""
     q = tl.program_id(0).to(tl.int64)
     r = q // PAIRS
     if _solves(rule, r, q % PAIRS):
-        low = 0.0
-        high = tl.load(rule + r * 8 + 1)
-        center = 0.0
-        if number > 0:
-            low = tl.load(bracket + q * 2)
-            high = tl.load(bracket + q * 2 + 1)
-            lse0 = tl.load(base + q * 2)
+        if COUNT > 8:
+            if _is_symmetric(rule, r):
+                _search(
+                    part, target, rule, base, bracket, solved, r, q, number, last, SPLITS, COUNT, COUNT, WIDTH, True
+                )
+            else:
+                _search(part, target, rule, base, bracket, solved, r, q, number, last, SPLITS, COUNT, 8, WIDTH, False)
         else:
-            m, s, first, _ = _joined(part, q, SPLITS, WIDTH)
-            is_base = tl.arange(0, LANES) == 0  # the first lane of pass 0 is α = 0
-            lse0 = tl.sum(tl.where(is_base, m + tl.log(s), 0.0), 0)
-            center = tl.sum(tl.where(is_base, first / s, 0.0), 0)
-            tl.store(base + q * 2, lse0)
-            tl.store(base + q * 2 + 1, center)
-        alpha, f = _excess(part, target, rule, r, q, low, high, lse0, center, SPLITS, WIDTH)
-        at, f_at, end, f_end = _bracket(alpha, f)
-        tl.store(bracket + q * 2, at)
-        tl.store(bracket + q * 2 + 1, end)
-        if last:
-            answer = at - f_at * (end - at) / (f_end - f_at)
-            answer = tl.where(f_at >= 0, at, tl.where(f_end <= 0, end, answer))
-            broken = (f_at != f_at) | (f_end != f_end)
-            tl.store(solved + q, tl.where(broken, float("nan"), answer))
+            _search(part, target, rule, base, bracket, solved, r, q, number, last, SPLITS, COUNT, 8, WIDTH, False)

@@ -132,19 +132,24 @@ def _solve(batch: Batch, solved: Tensor) -> None:
     table, (rows, slots, _), pairs = batch.table, batch.table.shape, batch.table.pairs
     count = rows * pairs
     split = split_vocab(count, batch.vocab, BLOCK)
-    target, part = batch.get("target", (count, split.parts, 6)), batch.get("alpha", (count, split.parts, 8, 4))
-    base, bracket = batch.get("base", (count, 2)), batch.get("bracket", (count, 2))
+    chunks = alpha.CHUNKS if table.has_symmetric else 1
+    lanes = 8 * chunks
+    names = {"alpha stats": (split.parts, 8), "target": (split.parts, 1, 4), "alpha": (split.parts, lanes, 4)}
+    stats_of, target, part = (batch.get(name, (count, *shape)) for name, shape in names.items())
+    base, bracket = batch.get("base", (count, 5)), batch.get("bracket", (count, 4))
     grid = (count, split.parts)
     shape: dict[str, Any] = {"K": slots, "SPLITS": split.parts, "BLOCK": BLOCK, "DTYPE": batch.code, "num_warps": 8}
-    _run(alpha.alpha_targets, grid, *batch.heads(), target, table.rule, batch.vocab, split.tiles, pairs, **shape)
+    _run(alpha.alpha_stats, grid, *batch.heads(), stats_of, table.rule, batch.vocab, split.tiles, pairs, **shape)
+    _run(alpha.alpha_centers, (count,), stats_of, table.rule, base, bracket, pairs, split.parts, WIDTH=split.width)
+    _run(alpha.alpha_targets, grid, *batch.heads(), target, table.rule, base, batch.vocab, split.tiles, pairs, **shape)
     for number in range(alpha.PASSES):
-        _run(alpha.alpha_pass, grid,
-            *batch.heads(), table.rule, part, base, bracket, batch.vocab, split.tiles, number, pairs, **shape,
+        _run(alpha.alpha_pass, (*grid, chunks),
+            *batch.heads(), table.rule, part, base, bracket, batch.vocab, split.tiles, pairs, COUNT=lanes, **shape,
         )  # fmt: skip
-        last = number == alpha.PASSES - 1
+        last = int(number == alpha.PASSES - 1)
         _run(alpha.alpha_narrow, (count,),
-            part, target, table.rule, base, bracket, solved, number, last, pairs, split.parts, WIDTH=split.width,
-            num_warps=8,
+            part, target, table.rule, base, bracket, solved, number, last, pairs, split.parts, COUNT=lanes,
+            WIDTH=split.width, num_warps=8,
         )  # fmt: skip
 
 

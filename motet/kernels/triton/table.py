@@ -32,6 +32,7 @@ class RowTable:
     has_rules: bool
     has_gates: bool
     has_solver: bool
+    has_symmetric: bool
     has_discriminator: bool
     has_state: bool
     needs_stats: bool
@@ -164,6 +165,7 @@ def _arrays(rows: Sequence[_Row], plan: ComposeRows, logits: Logits) -> RowTable
         has_rules=bool(kinds),
         has_gates=any(gate >= 0 for row in rows for gate in row.gate),
         has_solver=bool(kinds & {Kind.DYNAMIC, Kind.BUDGET}),
+        has_symmetric=any(bool((part.param[:, 1] > 0).any()) for part in plan.rules if part.kind is Kind.DYNAMIC),
         has_discriminator=Kind.DISCRIMINATOR in kinds,
         has_state=bool(kinds & {Kind.DISCRIMINATOR, Kind.ROUTED}),
         needs_stats=any(any(row.needs) for row in rows),
@@ -187,6 +189,7 @@ def score_table(rows: int) -> RowTable:
         has_rules=False,
         has_gates=False,
         has_solver=False,
+        has_symmetric=False,
         has_discriminator=False,
         has_state=False,
         needs_stats=False,

@@ -83,7 +83,7 @@ def apply(recomputation: Recomputation, model: PreTrainedModel) -> None:
     arguments: dict[str, Any] = {"use_reentrant": False}
     if recomputation == "products":
         arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _kept)
-    cast("Any", model).gradient_checkpointing_enable(arguments)
+    cast("Any", model).activation_checkpointing_enable(arguments)
 
 
 def _kept(context: object, operation: object, *args: Any, **kwargs: Any) -> CheckpointPolicy:

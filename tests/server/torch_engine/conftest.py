@@ -51,15 +51,21 @@ class PlainLoop:
 
     @torch.no_grad()
     def state(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor | None:
-        """The log-probs of all tokens so far under the streams of both classes, summed, and their number."""
+        """The log-probs of all tokens so far under the streams of both classes, summed, and their number: those of the
+        prompt that both classes read alike, and those that followed."""
         if not isinstance(plan.rule, Discriminator):
             return None
+        _, one, other = contexts
+        judged = 0
+        while judged < min(len(one), len(other)) - 1 and one[-1 - judged] == other[-1 - judged]:
+            judged += 1
         sums: list[float] = []
         for stream, context in list(zip(plan.streams, contexts, strict=True))[1:]:
-            logits = self.models[stream.model](torch.tensor([[*context, *shared]]), use_cache=False).logits[0].double()
-            logprobs = logits[len(context) - 1 :].log_softmax(-1)
-            sums.append(sum(float(logprobs[i, token]) for i, token in enumerate(shared)))
-        return torch.tensor([[*sums, float(len(shared))]], dtype=torch.float64)
+            ids = [*context, *shared]
+            logits = self.models[stream.model](torch.tensor([ids]), use_cache=False).logits[0].double()
+            logprobs = logits.log_softmax(-1)
+            sums.append(sum(float(logprobs[i - 1, ids[i]]) for i in range(len(context) - judged, len(ids))))
+        return torch.tensor([[*sums, float(judged + len(shared))]], dtype=torch.float64)
 
     def greedy(
         self, plan: Plan, contexts: tuple[tuple[int, ...], ...], forced: tuple[int, ...], max_tokens: int

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from motet.composers.plan import Discriminator, Plan, judged_tokens
 from motet.server.engines.base import FinishReason, GenerationRequest, Matcher, ends_of
 from motet.server.engines.torch.cache import Slot
 from motet.server.engines.torch.model import Member
@@ -16,11 +17,15 @@ from motet.server.engines.torch.model import Member
 
 @dataclass(slots=True, eq=False)
 class StreamState:
-    """One stream of a choice: its member, its own context, and its slot once admitted."""
+    """One stream of a choice: its member, its own context, and its slot once admitted.
+
+    `judged`: how many tokens at the end of its context the plan's rule must know the log-probs of.
+    """
 
     member: Member
     context: list[int]
     slot: Slot | None = None
+    judged: int = 0
 
     @property
     def computed(self) -> int:
@@ -31,6 +36,17 @@ class StreamState:
     def missing(self) -> int:
         """Context tokens still to be computed before the last one, which is fed together with all streams."""
         return max(0, len(self.context) - 1 - self.computed)
+
+    @property
+    def reusable(self) -> int:
+        """Tokens that another stream's slot may spare this one. A judged token is computed whatever is cached: keys and
+        values do not tell its log-prob."""
+        return len(self.context) - 1 - self.judged
+
+    def judged_rows(self, count: int) -> int:
+        """How many of the next `count` tokens yield the distribution of a judged one."""
+        end = min(self.computed + count, len(self.context) - 1)
+        return max(0, end - max(self.computed, self.reusable))
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +59,16 @@ class ChoiceGroup:
     @property
     def finished(self) -> bool:
         return all(choice.finished for choice in self.choices)
+
+
+def initial_state(plan: Plan, streams: Sequence[StreamState]) -> list[float]:
+    """The state of a rule (see `cores.rule_scores`) before anything is computed: GeDi's sums, to which the judged
+    tokens of the prompt come while it is read, and the number of those tokens."""
+    if not isinstance(plan.rule, Discriminator):
+        return [0.0, 0.0, 0.0]
+    _, wanted, unwanted = streams
+    wanted.judged = unwanted.judged = judged_tokens(wanted.context, unwanted.context)
+    return [0.0, 0.0, float(wanted.judged)]
 
 
 def choices_of(request: GenerationRequest, members: Sequence[Member]) -> ChoiceGroup:
@@ -76,7 +102,7 @@ class Choice:
         self.num_forced = len(request.forced)
         self.position = 0
         self.counts: Counter[int] = Counter()  # of generated tokens
-        self.rule_state = [0.0, 0.0, 0.0]  # what the plan's rule has gathered over the reported tokens
+        self.rule_state = initial_state(plan, self.streams)  # what the plan's rule has gathered so far
         self.finished = False
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
         self.cached_tokens = 0

@@ -1,4 +1,7 @@
-"""What a rule gathers over the tokens of a choice: GeDi's sums of log-probs under both classes."""
+"""What a rule gathers over the tokens of a choice: GeDi's sums of log-probs under both classes.
+
+They begin with the prompt, so an answer is the same whether its prompt is read, reported (`echo`) or scored.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,15 @@ class StepRow(Protocol):
     def streams(self) -> tuple[int, ...]: ...
     @property
     def is_forced(self) -> bool: ...
+
+
+def judge(choice: Choice, k: int, logits: Tensor) -> None:
+    """Adds the next judged tokens of stream k's context, which its raw logits (n, V) predict."""
+    stream = choice.streams[k]
+    start = 1 + max(stream.computed, stream.reusable)
+    tokens = torch.tensor(stream.context[start : start + len(logits)], device=logits.device)
+    logprobs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    choice.rule_state[k - 1] += float(logprobs.gather(-1, tokens[:, None]).double().sum())
 
 
 def gathered(logits: Logits, rows: Sequence[StepRow]) -> Tensor | None:

@@ -35,11 +35,18 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one choice does in a step: `counts[k]` tokens of stream k, of which the last `positions` yield rows."""
+    """What one choice does in a step: `counts[k]` tokens of stream k, of which the last `positions` yield rows, and
+    those before them that its rule judges."""
 
     choice: Choice
     counts: tuple[int, ...]
     positions: int
+
+    @property
+    def rows(self) -> int:
+        """Distributions of the stream that has the most of them."""
+        judged = (stream.judged_rows(count) for stream, count in zip(self.choice.streams, self.counts, strict=True))
+        return self.positions + max(judged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +136,8 @@ class Scheduler:
 
     def _start(self, choice: Choice) -> None:
         for k, stream in enumerate(choice.streams):
-            reuse = len(stream.context) - 1
-            stream.slot = stream.member.cache.acquire(stream.context, choice.reserved(stream), reuse)
-            self.prefix_queries += reuse
+            stream.slot = stream.member.cache.acquire(stream.context, choice.reserved(stream), stream.reusable)
+            self.prefix_queries += stream.reusable
             self.prefix_hits += stream.computed
             if k == 0:
                 choice.cached_tokens = stream.computed
@@ -190,7 +196,7 @@ class Scheduler:
                 item = _chunk(choice, left, rows)
                 if item is not None:
                     work.append(item)
-                    rows -= item.positions
+                    rows -= item.rows
         return work
 
     def remove(self, choice: Choice, *, failed: bool = False) -> None:
@@ -221,23 +227,24 @@ def _chunk(choice: Choice, left: defaultdict[str, int], rows: int) -> Work | Non
     """As much of a choice's prompt and scored text as the models' budgets of this step allow, in at most `rows`
     distributions."""
     streams = choice.streams
-    room = min(_share(stream, streams, left) - stream.missing for stream in streams)
+    room = min(_share(stream, streams, left, rows) - stream.missing for stream in streams)
     positions = min(choice.waiting_positions, room, rows)
     if positions >= 1:
         counts = tuple(stream.missing + positions for stream in streams)
     else:
         positions = 0
-        counts = tuple(min(stream.missing, _share(stream, streams, left)) for stream in streams)
+        counts = tuple(min(stream.missing, _share(stream, streams, left, rows)) for stream in streams)
     for stream, count in zip(streams, counts, strict=True):
         left[stream.member.name] -= count
     return Work(choice, counts, positions) if any(counts) else None
 
 
-def _share(stream: StreamState, streams: Sequence[StreamState], left: Mapping[str, int]) -> int:
+def _share(stream: StreamState, streams: Sequence[StreamState], left: Mapping[str, int], rows: int) -> int:
     """What is left of the model's budget for one of the choice's streams over it; at least one token, so that a
-    chunk smaller than the number of streams still moves."""
+    chunk smaller than the number of streams still moves. Judged tokens are `rows` at most."""
     part = left[stream.member.name] // sum(other.member is stream.member for other in streams)
-    return max(part, 1 if left[stream.member.name] > 0 else 0)
+    share = max(part, 1 if left[stream.member.name] > 0 else 0)
+    return min(share, max(0, stream.reusable - stream.computed) + rows) if stream.judged else share
 
 
 def _joined(need: Need, slots: int, length: int) -> Need:

@@ -21,7 +21,7 @@ from motet.server.engines.base import EngineError, NoTokenPossible, TokenOutput,
 from motet.server.engines.edits import allowed_tokens, banned_tokens, grammar_mask, penalties, sample_rows
 from motet.server.engines.torch.choice import Choice
 from motet.server.engines.torch.model import Member, ModelWork
-from motet.server.engines.torch.rule_state import advanced, gathered
+from motet.server.engines.torch.rule_state import advanced, gathered, judge
 from motet.server.engines.torch.scheduler import Work
 from motet.server.engines.traces import top_of, trace_of, traced_top
 
@@ -151,18 +151,22 @@ def _reason(error: Exception) -> EngineError:
 
 
 def _forward_member(member: Member, parts: Sequence[tuple[Work, int]], offsets: dict[tuple[int, int], int]) -> Tensor:
-    """One forward; on success the slots know their new tokens."""
+    """One forward; on success the slots know their new tokens, and the rules what they judge of the prompts."""
     items: list[tuple[ModelWork, Work, int]] = []
     for item, k in parts:
         stream = item.choice.streams[k]
         assert stream.slot is not None
         tokens = item.choice.inputs(stream, item.counts[k])
-        items.append((ModelWork(stream.slot.index, stream.computed, tokens, item.positions), item, k))
+        rows = stream.judged_rows(len(tokens)) + item.positions
+        items.append((ModelWork(stream.slot.index, stream.computed, tokens, rows), item, k))
     items.sort(key=lambda entry: (len(entry[0].tokens) > 1, entry[0].slot))
     logits = member.forward([entry[0] for entry in items])
     offset = 0
     for model_work, item, k in items:
-        offsets[id(item.choice), k] = offset
+        judged = model_work.num_logits - item.positions
+        if judged:
+            judge(item.choice, k, logits[offset : offset + judged])
+        offsets[id(item.choice), k] = offset + judged
         offset += model_work.num_logits
         slot = item.choice.streams[k].slot
         assert slot is not None

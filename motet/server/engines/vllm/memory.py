@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from motet.server.engines.vllm.internals import touch
 
 GIB = 1 << 30
 CPU_SPACE = "VLLM_CPU_KVCACHE_SPACE"
+BLOCK = 128  # tokens: vLLM's default on CPUs, its largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,14 @@ class KvCache:
     def part(self, share: float) -> dict[str, Any]:
         """vLLM's option for the engine that gets this fraction."""
         return {"kv_cache_memory_bytes": int(self.total * share)}
+
+    def held(self, share: float, cost: int, engine_args: Mapping[str, Any]) -> int:
+        """The longest context that the engine of this fraction can hold; `cost`: bytes of a token over all devices."""
+        space = float(os.environ.get(CPU_SPACE) or 0) * GIB if overriding_environment() else self.total * share
+        devices = [int(engine_args.get(f"{kind}_parallel_size") or 1) for kind in ("tensor", "pipeline")]
+        block = int(engine_args.get("block_size") or BLOCK)
+        blocks = int(space * math.prod(devices)) // (cost * block)
+        return (blocks - 1) * block  # vLLM keeps one for itself
 
 
 @dataclass(frozen=True, slots=True)
