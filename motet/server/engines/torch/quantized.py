@@ -125,8 +125,9 @@ class Int8Weight:
 
     def spread(self, dtype: torch.dtype) -> Iterator[Tensor]:
         step = max(1, SPREAD_BYTES // (self.shape[1] * dtype.itemsize))
-        for codes, scale in zip(self.codes.split(step), self.scale.split(step), strict=True):
-            yield codes.to(dtype).mul_(scale.to(dtype)[:, None])
+        for first in range(0, len(self.codes), step):
+            part = slice(first, first + step)
+            yield self.codes[part].to(dtype).mul_(self.scale[part].to(dtype)[:, None])
 
 
 def multiply_spread(x: Tensor, weight: StoredWeight) -> Tensor:
@@ -147,7 +148,7 @@ def quantize_int8(weight: Tensor) -> Int8Weight:
 
 def quantize_int4(weight: Tensor) -> Int4Weight:
     """Rounds each group of weights (out, in) to 16 levels, placed by least squares."""
-    parts = [fit_int4(part) for part in weight.split(ROWS_AT_ONCE)]
+    parts = [fit_int4(weight[i : i + ROWS_AT_ONCE]) for i in range(0, len(weight), ROWS_AT_ONCE)]
     codes, scale, zero = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return Int4Weight(codes, scale, zero)
 
@@ -158,7 +159,7 @@ def fit_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     From levels between the least and the greatest of a group, codes and levels are fitted to each other in turn: the
     nearest codes, then the line through (code, weight) with the least squared error, which therefore only falls.
     """
-    groups = weight.float().unflatten(1, (-1, GROUP))
+    groups = weight.float().reshape(len(weight), -1, GROUP)
     least, greatest = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     scale = torch.where(greatest > least, (greatest - least) / (LEVELS - 1), 1.0)
     zero = least + MIDDLE * scale
