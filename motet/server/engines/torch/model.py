@@ -16,10 +16,11 @@ from transformers import PreTrainedModel
 
 from motet.models.checkpoint import load_weights
 from motet.server.engines.base import ModelInfo, Quantization
-from motet.server.engines.facts import end_token_ids, ends_within, max_positions, num_parameters
+from motet.server.engines.facts import end_token_ids, ends_within, longrope_limit, max_positions, num_parameters
 from motet.server.engines.torch.attention import STEP, Segment, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
 from motet.server.engines.torch.check import CheckFailed, check
+from motet.server.engines.torch.packing import does_more
 from motet.server.engines.torch.quantization import QuantizationError, quantize
 from motet.server.engines.torch.recording import Recording, narrowed, record
 from motet.server.engines.torch.replacements import replace_modules, replaceable
@@ -162,6 +163,10 @@ def load_member(
         model = adapt(model)
     _check_weights(name, model)
     longest = max_positions(model.config)
+    if longest == longrope_limit(model.config):
+        log.warning(
+            "%s: its context ends at %d tokens, where longrope changes the factors of whole batches", name, longest
+        )
     limit = min(max_model_len or longest, longest)
     width = vocab_size or int(model.config.get_text_config().vocab_size)
     try:
@@ -195,9 +200,16 @@ def _prepare(
             check(member, recording)
         except CheckFailed as error:
             raise ModelLoadError(
-                f"model {name!r} computes something else here than in transformers. {error}"
+                f"model {name!r} computes something else here than in transformers: {error}{_quantisation(model)}"
             ) from error
     return member
+
+
+def _quantisation(model: PreTrainedModel) -> str:
+    """What a failed check should also say of a model whose linears quantise what goes in."""
+    odd = next((module for module in model.modules() if does_more(module)), None)
+    kind = type(odd).__name__
+    return "" if odd is None else f"; its layers are quantised ({kind}), perhaps by what else is in the batch"
 
 
 def _record(name: str, model: PreTrainedModel, ids: Sequence[int]) -> Recording:

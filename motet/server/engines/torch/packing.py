@@ -97,6 +97,11 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     )
 
 
+def does_more(module: nn.Module) -> bool:
+    """A linear that is not plain: its weights or what goes in are quantised, or code hangs on it."""
+    return isinstance(module, nn.Linear) and not is_plain(module)
+
+
 def joint_parts(linears: Sequence[nn.Linear], make: LinearMaker = PackedLinear) -> list[ProjectionPart] | None:
     """What stands for sibling linears of the same input; None where some have a bias and some not."""
     if len({(linear.in_features, bias_of(linear) is None) for linear in linears}) != 1:
