@@ -289,8 +289,16 @@ def inspect(
 
 
 def _unfit(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
-    problems = {
-        "device: vLLM places all members of a composite itself.": model.device is not None,
-        "vocab: a composite has one vocabulary; only the engine kind 'torch' cuts members.": model.vocab == "cut",
-    }
-    return [f"models.{name}.{problem}" for problem, is_given in problems.items() if is_given]
+    problems: list[str] = []
+    if model.device is not None:
+        problems.append(f"models.{name}.device: vLLM places all members of a composite itself.")
+    if model.quantize is not None:
+        problems.append(
+            f"models.{name}.quantize: it is the embedded engine's; vLLM takes engine.engine_args.quantization (fp8, "
+            "say), or checkpoints that are quantised already."
+        )
+    if model.vocab == "cut":
+        problems.append(
+            f"models.{name}.vocab: a composite has one vocabulary; only the engine kind 'torch' cuts members."
+        )
+    return problems
