@@ -144,6 +144,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
         revision=source.checkpoint_revision,
         ends=own_ends(source, tokenizer),
         adapt=None if source.base is None else lambda checkpoint: merge_adapter(checkpoint, source),
+        quantization=model.quantize,
         sample=tokenizer.encode(SAMPLE, add_special_tokens=True),
     )
 

@@ -289,6 +289,12 @@ def inspect(
 
 
 def _unfit(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
-    if model.device is None:
-        return []
-    return [f"models.{name}.device: vLLM places all members of a composite itself."]
+    problems: list[str] = []
+    if model.device is not None:
+        problems.append(f"models.{name}.device: vLLM places all members of a composite itself.")
+    if model.quantize is not None:
+        problems.append(
+            f"models.{name}.quantize: it is the embedded engine's; vLLM takes engine.engine_args.quantization (fp8, "
+            "say), or checkpoints that are quantised already."
+        )
+    return problems

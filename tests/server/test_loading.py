@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,20 @@ def test_a_config_of_no_known_architecture(models: Path, tmp_path: Path) -> None
     (tmp_path / "odd" / "config.json").write_text(json.dumps({"model_type": "nothing-known"}))
     byte_tokenizer().hf.save_pretrained(tmp_path / "odd")
     assert "models.odd: " in refused(tmp_path, {"odd": {"path": "odd"}})
+
+
+def test_a_quantised_checkpoint_is_not_quantised_again(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "one", tmp_path / "packed")
+    config = tmp_path / "packed" / "config.json"
+    written = json.loads(config.read_text()) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    config.write_text(json.dumps(written))
+    message = refused(tmp_path, {"packed": {"path": "packed", "quantize": "int8"}})
+    assert message == "models.packed: quantize: the checkpoint is already quantised (gptq); leave it out."
+
+
+def test_a_quantised_member_keeps_its_names_and_size(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "one", tmp_path / "one")
+    file = write(tmp_path, {"plain": {"path": "one"}, "small": {"path": "one", "quantize": "int8"}})
+    engine, _ = load_engine(load(file))
+    plain, small = engine.models["plain"], engine.models["small"]
+    assert (small.num_parameters, small.dtype) == (plain.num_parameters, plain.dtype)

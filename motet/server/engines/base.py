@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from motet.composers.plan import Plan
 
 FinishReason = Literal["stop", "length"]
+Quantization = Literal["int8", "int4"]  # of weights
 
 
 class EngineError(Exception):
@@ -176,6 +177,7 @@ class ModelInfo:
     dtype: str
     device: str
     eos_token_ids: tuple[int, ...] = ()
+    quantization: Quantization | None = None
 
 
 def ends_of(plan: Plan, infos: Mapping[str, ModelInfo]) -> tuple[int, ...]:
