@@ -237,7 +237,10 @@ def test_a_members_vocabulary_must_be_the_same(root: Path, tmp_path: Path) -> No
 def test_an_architecture_that_cannot_be_packed_is_refused(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_policies, "_isolates", lambda model, **lengths: False)
+    def leaks(model: object, **lengths: object) -> bool:
+        return False
+
+    monkeypatch.setattr(model_policies, "_isolates", leaks)
     chosen = recipe(tmp_path / "run", tuning=LORA, batch={"rows": 4, "packing": "fit", "max_length": 64})
     (problem,) = refused(chosen, root)
     assert problem.startswith("batch.packing: LlamaForCausalLM: tokens of this architecture see other documents")
