@@ -114,7 +114,7 @@ async def test_a_sentencepiece_model_alone(tmp_path: Path, monkeypatch: pytest.M
     await engine.close()
     tokenizer = registry.members["m"].tokenizer
     assert tokenizer.decode(tokenizer.encode("seven kites")) == "seven kites"
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "find_spec", dict[str, object]().get)  # no package is installed
     (folder / "tokenizer.model").write_bytes(b"broken")
     assert "pip install sentencepiece protobuf" in refused(tmp_path, {"m": {"path": "m"}})
 
