@@ -32,7 +32,8 @@ class ModelConfig(Section):
     by default its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's.
     `quantize`: the embedded engine stores the weights in 8 or 4 bits. `base`: the model that an adapter belongs to, by
     default what the adapter itself names. `check_expert`: whether compositions must keep to the role and partner of the
-    model's `expert.json`."""
+    model's `expert.json`. `vocab`: whether the model may be composed with models that lack its last tokens, which are
+    then impossible (`cut`)."""
 
     path: Annotated[str, Field(min_length=1)]
     dtype: Dtype | None = None
@@ -42,6 +43,7 @@ class ModelConfig(Section):
     revision: str | None = None
     base: Annotated[str, Field(min_length=1)] | None = None
     check_expert: bool = True
+    vocab: Literal["exact", "cut"] = "exact"
 
 
 class ServerConfig(Section):

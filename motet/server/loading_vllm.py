@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from motet.composers.vocabulary import read_vocabulary
 from motet.models import gguf
 from motet.models.checkpoint import load_weights, read_tokenizer
+from motet.models.tokenizer import Tokenizer
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
@@ -25,7 +26,6 @@ from motet.server.operator_file import ConfigError, Configuration
 from motet.server.preflight import read_model
 from motet.server.registry import Registry
 from motet.server.sources import Source
-from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from motet.server.engines.vllm.engine import VllmEngine
@@ -296,5 +296,9 @@ def _unfit(name: str, model: ModelConfig, configuration: Configuration) -> list[
         problems.append(
             f"models.{name}.quantize: it is the embedded engine's; vLLM takes engine.engine_args.quantization (fp8, "
             "say), or checkpoints that are quantised already."
+        )
+    if model.vocab == "cut":
+        problems.append(
+            f"models.{name}.vocab: a composite has one vocabulary; only the engine kind 'torch' cuts members."
         )
     return problems

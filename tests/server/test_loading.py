@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import sentencepiece
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from motet.models.tokenizer import Tokenizer
+from motet.server import loading
 from motet.server.loading import load_engine
 from motet.server.operator_file import ConfigError, load
-from motet.server.tokenizer import Tokenizer
 from tests.fakes import byte_tokenizer
 
 CONTRAST = {"strategy": "contrastive", "base": "one", "amateur": "two"}
@@ -91,6 +94,29 @@ def test_everything_that_cannot_be_loaded_is_named(models: Path) -> None:
     assert any(line.startswith("models.mute: the tokenizer of") for line in lines)
     assert "models.narrow: the model has 261 tokens, but its tokenizer has ids up to 262." in lines
     assert "models.one" not in message
+
+
+async def test_a_sentencepiece_model_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Llama 2's first checkpoints come: without tokenizer.json."""
+    pieces = io.BytesIO()
+    cast(Any, sentencepiece).SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red kite over the harbour", "seven boats and one kite"] * 20), model_writer=pieces,
+        model_type="bpe", vocab_size=300, byte_fallback=True, bos_id=1, eos_id=2, unk_id=0, minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    folder = tmp_path / "m"
+    save_model(folder, byte_tokenizer(), padding=100)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(pieces.getvalue())
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    engine, registry = load_engine(load(write(tmp_path, {"m": {"path": "m"}})))
+    await engine.close()
+    tokenizer = registry.members["m"].tokenizer
+    assert tokenizer.decode(tokenizer.encode("seven kites")) == "seven kites"
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    (folder / "tokenizer.model").write_bytes(b"broken")
+    assert "pip install sentencepiece protobuf" in refused(tmp_path, {"m": {"path": "m"}})
 
 
 def test_a_template_that_does_not_exist(models: Path) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from motet.models.checkpoint import load_weights
+from motet.models.ends import end_token_ids, ends_within
 from motet.server.engines.base import ModelInfo, Quantization
-from motet.server.engines.facts import end_token_ids, ends_within, longrope_limit, max_positions, num_parameters
+from motet.server.engines.facts import longrope_limit, max_positions, num_parameters
 from motet.server.engines.torch.attention import STEP, Segment, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
 from motet.server.engines.torch.check import CheckFailed, check
