@@ -14,6 +14,7 @@ from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, voca
 from motet.experts.fit import Known
 from motet.models.checkpoint import read_config, read_generation_config
 from motet.models.ends import end_token_ids
+from motet.models.tokenizer import Tokenizer
 from motet.server.adapters import merge_adapter, num_tokens
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
@@ -23,7 +24,6 @@ from motet.server.operator_file import ConfigError, Configuration
 from motet.server.preflight import Prepared, device_of, prepare
 from motet.server.registry import Member, Registry, Template
 from motet.server.sources import Source, find_source
-from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from motet.server.engines.torch import Member as TorchMember

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from motet.composers.vocabulary import read_vocabulary
 from motet.models import gguf
 from motet.models.checkpoint import load_weights, read_tokenizer
+from motet.models.tokenizer import Tokenizer
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
@@ -25,7 +26,6 @@ from motet.server.operator_file import ConfigError, Configuration
 from motet.server.preflight import read_model
 from motet.server.registry import Registry
 from motet.server.sources import Source
-from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from motet.server.engines.vllm.engine import VllmEngine

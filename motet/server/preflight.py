@@ -11,12 +11,12 @@ from motet.composers.vocabulary import vocabulary_size
 from motet.models import memory, prequantised
 from motet.models.checkpoint import local, read_config
 from motet.models.memory import GIB, gib
+from motet.models.tokenizer import Tokenizer
 from motet.server.config import EngineConfig, ModelConfig
 from motet.server.engines.base import ModelInfo
 from motet.server.operator_file import ConfigError, Configuration
 from motet.server.registry import Registry
 from motet.server.sources import Source, file_problems, find_source
-from motet.server.tokenizer import Tokenizer
 
 SMALLEST_CONTEXT = 64  # tokens: what an arena of the embedded engine takes for the shortest request
 

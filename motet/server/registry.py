@@ -14,11 +14,11 @@ from motet.composers.spec import Composition, build_plan, describe, from_guidanc
 from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
 from motet.experts.bundle import ExpertBundle
 from motet.experts.fit import Known, misfits
+from motet.models.tokenizer import Tokenizer
 from motet.server.engines.base import ModelInfo, common_width
 from motet.server.engines.grammars import Grammars
 from motet.server.errors import ApiError, invalid, nearest
 from motet.server.schemas import Target
-from motet.server.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 Template = Literal["chat", "plain"]

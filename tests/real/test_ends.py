@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from motet.models.tokenizer import Tokenizer
 from motet.server.config import EngineConfig, ModelConfig
 from motet.server.engines.base import ModelInfo
 from motet.server.preflight import read_model
 from motet.server.sources import find_source
-from motet.server.tokenizer import Tokenizer
 
 VARIABLE = "MOTET_REAL_MODELS"
 ENDS = {

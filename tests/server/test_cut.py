@@ -14,13 +14,13 @@ import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from motet.models.tokenizer import Tokenizer
 from motet.server.app import create_app
 from motet.server.config import ServerConfig
 from motet.server.loading import find_sources, load_engine
 from motet.server.loading_vllm import inspect
 from motet.server.operator_file import ConfigError, load
 from motet.server.service import Service
-from motet.server.tokenizer import Tokenizer
 from tests.fakes import byte_tokenizer
 
 WIDTH = byte_tokenizer().size

@@ -13,10 +13,10 @@ import sentencepiece
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from motet.models.tokenizer import Tokenizer
 from motet.server import loading
 from motet.server.loading import load_engine
 from motet.server.operator_file import ConfigError, load
-from motet.server.tokenizer import Tokenizer
 from tests.fakes import byte_tokenizer
 
 CONTRAST = {"strategy": "contrastive", "base": "one", "amateur": "two"}

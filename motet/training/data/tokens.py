@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from motet.server.tokenizer import PROBE, template_takes_parts
+from motet.models.tokenizer import PROBE, template_takes_parts
 from motet.training.data.errors import DataError
 from motet.training.data.messages import Message, Messages, Tools, as_chat
 
