@@ -18,7 +18,7 @@ from motet.training.objectives.logprobs import policy_logprobs
 from motet.training.policies.composed import MASKED, ComposedPolicy
 from motet.training.policies.through import member_plan, through_plan, views_of
 from tests.training.batches import Document, make_batch
-from tests.training.tables import Whole
+from tests.training.tables import Whole, blocks_of
 
 VOCAB = 7
 BATCH = make_batch([[Document([1, 2, 3, 4], 2)], [Document([4, 5, 6], 1), Document([1, 5], 1)]])
@@ -189,7 +189,7 @@ def test_blocks_of_rows_give_the_oracles_log_probs(name: str, rows: int, monkeyp
     whole = ComposedPolicy(plan, tables, (0,))
     expected = whole(BATCH).log_softmax(-1).gather(-1, BATCH.targets[:, None])[:, 0]
     (slope,) = torch.autograd.grad((expected * weights).sum(), trained)
-    monkeypatch.setattr("motet.training.objectives.logprobs.block_rows", lambda width: rows)
+    monkeypatch.setattr("motet.training.objectives.logprobs.block_rows", blocks_of(rows))
     policy = ComposedPolicy(plan, tables, (0,))
     got = policy_logprobs(policy, BATCH)
     torch.testing.assert_close(got, expected)

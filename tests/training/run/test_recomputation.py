@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from motet.training import llama
 from motet.training.run import recomputation
 from motet.training.run.errors import RunError
 from motet.training.run.identity import recipe_hash
@@ -32,6 +33,10 @@ def qwen() -> PreTrainedModel:
     return Qwen2ForCausalLM(Qwen2Config(**SHAPE))
 
 
+def no_model(model: object) -> bool:
+    return False
+
+
 def gradients(root: Path, tmp_path: Path, setting: str | bool, **changes: Any) -> dict[str, torch.Tensor]:
     session = Session(recipe(tmp_path / "run", gradient_checkpointing=setting, **changes), root=root)
     torch.manual_seed(7)
@@ -48,7 +53,7 @@ def test_gradients_are_the_same_bit_by_bit(
 ) -> None:
     """Dropout included, and products that are kept."""
     monkeypatch.setattr(recomputation, "SMALLEST_INNER", 8)
-    monkeypatch.setattr("motet.training.llama.runs_fast", lambda model: False)  # whose sums have another order
+    monkeypatch.setattr(llama, "runs_fast", no_model)  # whose sums have another order
     changes: dict[str, Any] = {"tuning": tuning, "precision": precision}
     plain, again = (gradients(root, tmp_path, kind, **changes) for kind in (False, setting))
     assert plain
@@ -97,7 +102,7 @@ def test_auto_keeps_what_is_little_and_repeats_what_does_not_fit(monkeypatch: py
 
 def test_an_architecture_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = qwen()
-    monkeypatch.setattr(type(model), "supports_gradient_checkpointing", False)
+    monkeypatch.setattr(Qwen2ForCausalLM, "supports_gradient_checkpointing", False)
     assert choose("auto", model, 10**9) == "none"
     with pytest.raises(RunError, match=r"gradient_checkpointing: Qwen2ForCausalLM has none; allowed: false, auto"):
         choose(True, model, 1)

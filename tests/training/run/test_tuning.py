@@ -50,7 +50,7 @@ def test_an_adapted_layer_computes_what_pefts_own_does(root: Path, dtype: torch.
     model: Any = prepare(base(root), Lora(r=4), base="base")
     layer: Any = model.base_model.model.model.layers[0].mlp.up_proj
     assert type(layer) is AdaptedLinear
-    nn.init.normal_(layer.lora_B["default"].weight)
+    nn.init.normal_(cast("Any", layer.lora_B["default"]).weight)
     x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
     layer.base_layer.to(dtype)
     layer.base_layer.bias = nn.Parameter(torch.randn(32).to(dtype))
