@@ -37,7 +37,7 @@ def compose_logits(
         streams = [read(source) for source in rule.sources]
         z[rule.rows], solved = rule_scores(rule, streams, None if state is None else state[rule.rows])
         if solved is not None:
-            alpha[rule.rows, : solved.shape[1]] = solved
+            alpha[rule.rows, : solved.shape[1]] = solved.to(alpha.dtype)
     if rules is not None:
         z.index_put_((rules.rows, rules.tokens), rules.values, accumulate=True)
     for mask in plan.masks:

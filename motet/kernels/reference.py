@@ -97,7 +97,7 @@ def _scores(logprobs: Tensor, plan: ComposeRows, state: Tensor | None, alpha: Te
         streams = [logprobs[source] for source in rule.sources]
         z[rule.rows], solved = rule_scores(rule, streams, None if state is None else state[rule.rows])
         if solved is not None:
-            alpha[rule.rows, : solved.shape[1]] = solved
+            alpha[rule.rows, : solved.shape[1]] = solved.to(alpha.dtype)
     return z
 
 

@@ -120,8 +120,9 @@ def _hull(alpha: Tensor, moved: Divergences, forward: Tensor, backward: Tensor) 
 
 
 def _narrowed(alpha: Tensor, moved: Divergences, forward: Tensor, backward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The interval between α (n, C) in which J is least, and where: at the root of its slope by a secant where that
-    changes its sign there, else where the estimate is least."""
+    """What is left of α (n, C), and where J is least: at the root of its slope by a secant where that changes its sign
+    in the interval of the least estimate, else where the estimate is least. The intervals beside it are kept, since an
+    estimate near the end of one may be off by more than that end is away."""
     width = alpha[:, 1:] - alpha[:, :-1]
     estimates = _objective(
         Divergences(
@@ -139,7 +140,9 @@ def _narrowed(alpha: Tensor, moved: Divergences, forward: Tensor, backward: Tens
     low, high, f_low, f_high = (values.gather(-1, at) for values in (alpha, slope) for at in (cell, cell + 1))
     secant = low - f_low * (high - low) / (f_high - f_low)
     guess = torch.where((f_low < 0) & (f_high > 0), secant, low + (high - low) * point / POINTS)
-    return low.squeeze(-1), high.squeeze(-1), guess.squeeze(-1)
+    left = alpha.gather(-1, (cell - 1).clamp_min(0)).squeeze(-1)
+    right = alpha.gather(-1, (cell + 2).clamp_max(alpha.shape[1] - 1)).squeeze(-1)
+    return left, right, guess.squeeze(-1)
 
 
 def _between(values: Tensor, slopes: Tensor, width: Tensor) -> Tensor:

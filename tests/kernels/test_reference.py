@@ -244,7 +244,8 @@ def test_warp_keeps_what_the_definitions_keep(
     if np.array_equal(expected > 0, probs > 0):
         np.testing.assert_allclose(probs, expected, atol=1e-12)
     else:
-        assert abs(int((expected > 0).sum()) - int((probs > 0).sum())) <= 1
+        unlike = (expected > 0) != (probs > 0)
+        assert int(unlike.sum()) <= 1 or float((expected + probs)[unlike].sum()) < 1e-8
 
 
 def test_inverse_cdf_never_draws_the_impossible() -> None:
