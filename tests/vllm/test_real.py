@@ -62,7 +62,8 @@ CASES = [
     Case(("qwen-0.5b",), "float32", (GUIDANCE,)),
     Case(("qwen-0.5b",), "bfloat16", ()),
     Case(PAIR, "float32", ({"strategy": "contrastive", "amateur": "qwen-0.5b"}, GUIDANCE)),
-    Case(PAIR, "bfloat16", ({"strategy": "contrastive", "amateur": "qwen-0.5b"}, GUIDANCE)),
+    # without its mask: which tokens lie just inside of it is decided by rounding
+    Case(PAIR, "bfloat16", ({"strategy": "contrastive", "amateur": "qwen-0.5b", "alpha": 1e-9}, GUIDANCE)),
 ]
 
 
@@ -92,7 +93,7 @@ def named_ends(name: str) -> set[int]:
     assert folder is not None
     found: set[int] = set()
     for file in ("config.json", "generation_config.json"):
-        ids = json.loads((folder / file).read_text()).get("eos_token_id")
+        ids: int | list[int] = json.loads((folder / file).read_text())["eos_token_id"]
         found.update(ids if isinstance(ids, list) else [ids])
     token = json.loads((folder / "tokenizer_config.json").read_text())["eos_token"]
     added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
@@ -130,8 +131,9 @@ def check_float32(reference: Tensor, outputs: Sequence[TokenOutput]) -> None:
     """The likeliest token each time, and log-probs to a thousandth."""
     for row, output in zip(reference, outputs, strict=True):
         assert float(row.max() - row[output.token]) <= 1e-3
-        assert abs(output.logprob - float(row[output.token])) <= 1e-3
-        assert all(abs(value - float(row[token])) <= 1e-3 for token, value in output.top[:20])
+        assert output.logprob == pytest.approx(float(row[output.token]), abs=1e-3)
+        for token, value in output.top[:20]:
+            assert value == pytest.approx(float(row[token]), abs=1e-3)  # −inf is −inf
 
 
 def check_bfloat16(exact: Tensor, plain: Tensor, outputs: Sequence[TokenOutput]) -> tuple[Tensor, Tensor]:
@@ -148,6 +150,7 @@ def check_bfloat16(exact: Tensor, plain: Tensor, outputs: Sequence[TokenOutput])
     return own, theirs
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{'+'.join(case.names)}-{case.dtype}")
 async def test_answers_are_those_of_transformers(case: Case, tmp_path: Path) -> None:
     skip_without(case.names)
