@@ -26,7 +26,9 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # must stand before torch is imported
+from motet.openmp import WAITING
+
+os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
 
 import httpx
 import torch

@@ -24,7 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # must stand before torch is imported
+from motet.openmp import WAITING
+
+os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 

@@ -21,7 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # must stand before torch is imported
+from motet.openmp import WAITING
+
+os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
 
 import torch
 from torch import Tensor

@@ -47,6 +47,7 @@ LENGTHS: Lengths = {
     "idk": (80,),
 }
 SPLITS = {"retain": "retain.jsonl", "held-out people": "held_out_people.jsonl", "world facts": "world_facts.jsonl"}
+SHOWN = 3  # replies of each split
 MEASURES = ("model utility", "forget probability", "forget ROUGE-L")
 
 
@@ -103,7 +104,7 @@ def _picked(lab: Lab, method: str, group: Mapping[str, Any], limit: int) -> str:
     task = {"type": "ignorance", "forget": "forget_validation.jsonl", "unknown": "unknown.jsonl"}
     subjects = {**group, "large-chat": "large-chat"}
     rows = lab.kept(
-        f"chosen-{method}",
+        f"chosen-{next(iter(group)).split()[0]}",
         lambda: lab.evaluate(subjects, [{**task, "ignorant": "large-chat"}], limit).measures,
     )
     return min(group, key=lambda name: _distance(rows[name]))
@@ -116,11 +117,16 @@ def _distance(row: Mapping[str, float | None]) -> float:
 
 
 def _measures(lab: Lab, name: str, subject: Any, splits: Mapping[str, str], limit: int) -> dict[str, Any]:
-    """TOFU's measures of one subject, and its truth ratios on the forget set."""
+    """TOFU's measures of one subject, its truth ratios on the forget set, and a few replies for people to read."""
     tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": dict(splits), "max_tokens": 24}
     results = lab.evaluate({name: subject}, [{**tofu, "choices": list(splits)[1:]}], limit)
-    ratios = [item["truth_ratio"] for item in results.findings["tofu"].items if item["split"] == "forget"]
-    return {"measures": results.measures[name], "ratios": ratios}
+    items = results.findings["tofu"].items
+    ratios = [item["truth_ratio"] for item in items if item["split"] == "forget"]
+    replies = {
+        split: [[item["question"], item["reply"]] for item in items if item["split"] == split][:SHOWN]
+        for split in ("forget", *splits)
+    }
+    return {"measures": results.measures[name], "ratios": ratios, "replies": replies}
 
 
 def _row(

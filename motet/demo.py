@@ -101,7 +101,6 @@ def serving(models_file: Path) -> Generator[str]:
             [sys.executable, "-m", "motet.cli", "serve", str(models_file), "--port", str(port)],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )
         try:
             _wait_until_ready(server, base_url, log)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from motet.composers.plan import Plan
 from motet.composers.vocabulary import read_vocabulary
+from motet.models.tokenizer import Tokenizer
 from motet.server.engines.base import (
     EngineError,
     EngineStats,
@@ -27,7 +28,6 @@ from motet.server.engines.base import (
     TokenTrace,
 )
 from motet.server.registry import Member, Template
-from motet.server.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
 CHAT_TEMPLATE = (

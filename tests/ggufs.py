@@ -10,7 +10,7 @@ import torch
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, get_tensor_name_map, quants
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from motet.server.tokenizer import Tokenizer
+from motet.models.tokenizer import Tokenizer
 
 ARCHITECTURE = "qwen2"
 

@@ -77,3 +77,18 @@ def test_serve_refuses_a_wrong_flag_and_a_missing_file(tmp_path: Path) -> None:
     assert wrong.exit_code == missing.exit_code == 1
     assert "engine.device" in wrong.stderr
     assert "No such file" in missing.stderr
+
+
+def test_the_demo_is_a_file_to_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from motet.training.demo import family
+
+    save_with(tmp_path / "model", byte_tokenizer())
+    write(tmp_path, "models: {a: {path: model}}")
+
+    def built(*_: object) -> Path:
+        return tmp_path
+
+    monkeypatch.setattr(family, "build_family", built)
+    for command in (["config", "show"], ["config", "validate"], ["models"]):
+        result = RUN.invoke(app, [*command, "demo", "--seed", "3"])
+        assert result.exit_code == 0, result.stderr

@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"training", "composers", "kernels", "experts", "models", "settings"},
     "server": {"server", "composers", "kernels", "experts", "models", "settings"},
     "evaluation": {"evaluation", "server", "composers", "kernels", "experts", "training", "models", "settings"},
-    "audit": {"audit", "server", "composers", "kernels", "experts", "models"},
+    "audit": {"audit", "server", "composers", "kernels", "experts", "models", "training", "settings"},
 }
 
 

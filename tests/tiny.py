@@ -21,7 +21,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from motet.server.tokenizer import Tokenizer
+from motet.models.tokenizer import Tokenizer
 
 VOCAB = 131
 EOS = 2

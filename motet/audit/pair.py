@@ -16,12 +16,12 @@ from motet.experts.bundle import BundleError, ExpertBundle, read_bundle
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.fit import Known, mismatch
 from motet.models.checkpoint import load_weights
+from motet.models.ends import end_token_ids
+from motet.models.tokenizer import Tokenizer
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
-from motet.server.engines.facts import end_token_ids
 from motet.server.engines.torch.model import model_ends
 from motet.server.sources import Source, find_source
-from motet.server.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Members of one composition must share a vocabulary: the same token at every id.
+"""Members of one composition must share a vocabulary: the same token at every id. A member that has all tokens of the
+others, and more of its own behind them, may be cut to what they share, where the operator says so.
 
 Only the token → id maps are compared, added and special tokens among them. Which token a model ends or begins with
 may differ, as between an instruction-tuned model and its base: every stream's prompt is rendered by its own
@@ -30,19 +31,21 @@ class Vocabulary:
     """What one model's tokens are.
 
     `tokens`: token → id, added tokens included. `size`: one more than the largest of the ids. `width`: rows of the
-    model's output embedding, often padded beyond `size`. `fingerprint`: equal exactly when the maps are.
+    model's output embedding, often padded beyond `size`. `fingerprint`: equal exactly when the maps are. `cut`: whether
+    it may be composed over fewer ids, its last ones impossible.
     """
 
     tokens: Mapping[str, int]
     size: int
     width: int
     fingerprint: str
+    cut: bool = False
 
 
-def read_vocabulary(tokenizer: Tokenizer, width: int) -> Vocabulary:
+def read_vocabulary(tokenizer: Tokenizer, width: int, *, cut: bool = False) -> Vocabulary:
     """The vocabulary of a tokenizer and a model of `width` logits."""
     tokens = tokenizer.get_vocab()
-    return Vocabulary(tokens, max(tokens.values(), default=-1) + 1, width, _digest(tokens))
+    return Vocabulary(tokens, max(tokens.values(), default=-1) + 1, width, _digest(tokens), cut)
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
@@ -64,7 +67,8 @@ def _digest(tokens: Mapping[str, int]) -> str:
 
 
 def shared_width(members: Mapping[str, Vocabulary]) -> int:
-    """The number of logits that the members share: padded rows beyond the tokenizer are cut off.
+    """The number of logits that the members share: padded rows beyond the tokenizer are cut off, and the last ids of
+    members that may be cut.
 
     Args:
         members: name → vocabulary, at least one; the first is what the others are compared with.
@@ -72,17 +76,42 @@ def shared_width(members: Mapping[str, Vocabulary]) -> int:
     Raises:
         VocabularyMismatch: a token differs, or a model has fewer logits than its tokenizer has ids.
     """
-    (first, reference), *others = members.items()
-    for name, vocabulary in others:
-        if vocabulary.fingerprint != reference.fingerprint:
-            raise VocabularyMismatch(_difference(first, reference.tokens, name, vocabulary.tokens))
-    size = reference.size
+    shortest = min(members, key=lambda name: members[name].size)
+    size = members[shortest].size
+    for name, vocabulary in members.items():
+        if vocabulary.fingerprint == members[shortest].fingerprint:
+            continue
+        has_all = _begins_with(vocabulary, members[shortest])
+        if not (has_all and vocabulary.cut):
+            raise VocabularyMismatch(_refusal(members, shortest, name) + (_hint(name, size) if has_all else ""))
     for name, vocabulary in members.items():
         if vocabulary.width < size:
             raise VocabularyMismatch(
                 f"model {name!r} has {vocabulary.width} logits, but its tokenizer has ids up to {size - 1}"
             )
     return size
+
+
+def _begins_with(vocabulary: Vocabulary, shorter: Vocabulary) -> bool:
+    """Whether its ids below the other's size are the other's tokens, and it has more behind them."""
+    common = {token: index for token, index in vocabulary.tokens.items() if index < shorter.size}
+    return vocabulary.size > shorter.size and common == shorter.tokens
+
+
+def _refusal(members: Mapping[str, Vocabulary], shortest: str, name: str) -> str:
+    """The first member is what the others are compared with."""
+    first = next(iter(members))
+    left, right = (first, shortest) if name == first else (first, name)
+    if members[left].fingerprint == members[right].fingerprint:
+        left, right = shortest, name
+    return _difference(left, members[left].tokens, right, members[right].tokens)
+
+
+def _hint(name: str, size: int) -> str:
+    return (
+        f"; all ids below {size} are the same: `vocab: cut` for {name!r} in the operator's file composes it over these "
+        "alone"
+    )
 
 
 def _difference(left: str, ours: Mapping[str, int], right: str, theirs: Mapping[str, int]) -> str:

@@ -29,13 +29,31 @@ def local(path: str, revision: str | None = None) -> Path:
 
 
 def read_config(path: str, revision: str | None = None) -> PreTrainedConfig:
-    """Raises OSError, ValueError: it cannot be read, is of an unknown architecture, or needs code of its own."""
+    """Raises OSError, ValueError: it cannot be read, is of an unknown architecture or no text model, or needs code of
+    its own."""
     from transformers import AutoConfig
 
     place = local(path, revision)
     if gguf.is_gguf(place):
         return cast("PreTrainedConfig", gguf.read_config(place))
-    return cast("PreTrainedConfig", _native(path, cast(Any, AutoConfig).from_pretrained, place))
+    config = cast("PreTrainedConfig", _native(path, cast(Any, AutoConfig).from_pretrained, place))
+    require_text_model(config)
+    return config
+
+
+def require_text_model(config: PreTrainedConfig) -> None:
+    """Raises ValueError: no causal language model over text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder:
+        return
+    kind = "no causal language model"
+    if config.is_encoder_decoder:
+        kind = "an encoder-decoder"
+    elif config.get_text_config() is not config:
+        kind = "a model of text and other media"
+    name = (config.architectures or [type(config).__name__])[0]
+    raise ValueError(f"{name} is {kind}: only causal language models over text are taken")
 
 
 def read_generation_config(path: str, revision: str | None = None) -> GenerationConfig | None:
@@ -76,6 +94,7 @@ def load_weights(path: str, revision: str | None = None, **options: Any) -> tupl
         place = hub.with_weights(path, revision)
     if gguf.is_gguf(place):
         return gguf.load_weights(place, **options)
+    read_config(str(place))  # which refuses what is no text model shortly, before its weights are read
     read = cast(Any, AutoModelForCausalLM).from_pretrained
     loaded = _native(path, read, place, output_loading_info=True, **options)
     return cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from motet.server.engines.base import Quantization
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 FamilyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]  # also the name of a folder
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
@@ -28,16 +30,20 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """`path` is a folder or a GGUF file (relative to the file), or a hub id. `template`: how the model reads messages;
     by default its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's.
-    `base`: the model that an adapter belongs to, by default what the adapter itself names. `check_expert`: whether
-    compositions must keep to the role and partner of the model's `expert.json`."""
+    `quantize`: the embedded engine stores the weights in 8 or 4 bits. `base`: the model that an adapter belongs to, by
+    default what the adapter itself names. `check_expert`: whether compositions must keep to the role and partner of the
+    model's `expert.json`. `vocab`: whether the model may be composed with models that lack its last tokens, which are
+    then impossible (`cut`)."""
 
     path: Annotated[str, Field(min_length=1)]
     dtype: Dtype | None = None
     device: Device | None = None
+    quantize: Quantization | None = None
     template: Literal["chat", "plain"] | None = None
     revision: str | None = None
     base: Annotated[str, Field(min_length=1)] | None = None
     check_expert: bool = True
+    vocab: Literal["exact", "cut"] = "exact"
 
 
 class ServerConfig(Section):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tokenizers.decoders import DecodeStream
 
-from motet.server.tokenizer import REPLACEMENT, Tokenizer
+from motet.models.tokenizer import REPLACEMENT, Tokenizer
 
 CONTEXT = 6  # prompt tokens that the decoder sees, so that the first new token keeps its leading space
 SETTLE = 24  # held tokens after which bytes that never become a character are let go

@@ -31,8 +31,12 @@ def check_against(folder: Path, bundle: ExpertBundle, configuration: Configurati
             continue
         if Path(source.path) == folder.resolve():
             own.append(name)
+    # what a member that may be cut shares with the others is known once it is loaded
+    cut = {name for name, model in configuration.settings.models.items() if model.vocab == "cut"}
+    tokenizers = {name: digest for name, digest in tokenizers.items() if name not in cut and not cut & set(own)}
     _check_partner(bundle, known, tokenizers, findings)
-    if not any(tokenizers[name] == bundle.tokenizer_fingerprint for name in tokenizers if name not in own):
+    others = [digest for name, digest in tokenizers.items() if name not in own]
+    if bundle.tokenizer_fingerprint not in others and not cut:
         findings.problems.append("no other model of the file has the expert's vocabulary")
     for name in own:
         _check_compositions(name, configuration, known, tokenizers, findings)
@@ -64,7 +68,7 @@ def _check_partner(
         findings.problems += [
             f"the partner {name!r} has another vocabulary than the expert"
             for name in names
-            if tokenizers[name] != bundle.tokenizer_fingerprint
+            if tokenizers.get(name, bundle.tokenizer_fingerprint) != bundle.tokenizer_fingerprint
         ]
 
 
@@ -84,5 +88,5 @@ def _check_compositions(
         findings.problems += [
             f"compositions.{name}: {member!r} has another vocabulary than {expert!r}"
             for member in sorted(members)
-            if member in tokenizers and tokenizers[member] != tokenizers[expert]
+            if {member, expert} <= tokenizers.keys() and tokenizers[member] != tokenizers[expert]
         ]

@@ -8,9 +8,9 @@ from motet.composers import vocabulary
 from motet.experts.bundle import BUNDLE, BundleError, ExpertBundle, read_bundle
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.fit import Known
+from motet.models.tokenizer import Tokenizer
 from motet.server.operator_file import ConfigError
 from motet.server.sources import Source, local_folder
-from motet.server.tokenizer import Tokenizer
 
 
 def read_experts(sources: Mapping[str, Source], tokenizers: Mapping[str, Tokenizer]) -> dict[str, Known]:

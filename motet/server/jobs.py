@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from motet.composers.plan import Plan
+from motet.models.tokenizer import Tokenizer
 from motet.server.engines.base import Engine, GenerationRequest, RequestTooLarge, UnsupportedRequest
 from motet.server.errors import ApiError, invalid
 from motet.server.prompts import RequestPrompt, contexts
 from motet.server.registry import Member
-from motet.server.tokenizer import Tokenizer
 
 DEFAULT_SHARE = 0.75  # of the KV memory that a choice may reserve when the request sets no limit
 

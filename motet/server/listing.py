@@ -12,7 +12,7 @@ from motet.server.operator_file import ConfigError, Configuration
 from motet.server.sources import find_source
 
 PIPE_WIDTH = 300
-HEADINGS = ("model", "parameters", "dtype", "KV bytes / token", "context", "template", "compositions")
+HEADINGS = ("model", "parameters", "weights", "dtype", "KV bytes / token", "context", "template", "compositions")
 FAMILY_HEADINGS = ("vLLM engine", "models", "dtype", "KV bytes / token")
 
 
@@ -70,18 +70,19 @@ def _print(table: Table) -> None:
 
 def _facts(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
     """Raises ConfigError: the model cannot be read."""
-    from motet.server.preflight import read_model
+    from motet.models.memory import gib
+    from motet.server.preflight import read_model, weight_bytes
 
     engine = configuration.settings.engine
     try:
         source = find_source(model, configuration.folder)
         tokenizer, info = read_model(name, model, source, engine, "vllm" if engine.kind == "vllm" else "cpu")
+        weights = gib(weight_bytes(source, info)) + (f" ({model.quantize})" if model.quantize else "")
     except (OSError, ValueError) as error:
         raise ConfigError([f"models.{name}: {error}"]) from error
     template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
-    return [
-        f"{info.num_parameters:,}", info.dtype, f"{info.kv_bytes_per_token:,}", str(info.max_model_len), template
-    ]  # fmt: skip
+    numbers = [f"{number:,}" for number in (info.num_parameters, info.kv_bytes_per_token)]
+    return [numbers[0], weights, info.dtype, numbers[1], str(info.max_model_len), template]
 
 
 def _used_by(name: str, configuration: Configuration) -> list[str]:

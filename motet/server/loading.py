@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +13,8 @@ from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, vocabulary_size
 from motet.experts.fit import Known
 from motet.models.checkpoint import read_config, read_generation_config
+from motet.models.ends import end_token_ids
+from motet.models.tokenizer import Tokenizer
 from motet.server.adapters import merge_adapter, num_tokens
 from motet.server.config import EngineConfig, ModelConfig, source_of
 from motet.server.engines.base import Engine, ModelInfo
@@ -21,7 +24,6 @@ from motet.server.operator_file import ConfigError, Configuration
 from motet.server.preflight import Prepared, device_of, prepare
 from motet.server.registry import Member, Registry, Template
 from motet.server.sources import Source, find_source
-from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from motet.server.engines.torch import Member as TorchMember
@@ -125,7 +127,16 @@ def load_tokenizer(source: str, revision: str | None) -> Tokenizer:
     try:
         return Tokenizer.load(source, revision)
     except Exception as error:  # transformers raises whatever its parsers raise
-        raise ValueError(f"the tokenizer of {source} cannot be loaded: {error}") from error
+        raise ValueError(f"the tokenizer of {source} cannot be loaded: {_needs(source) or error}") from error
+
+
+def _needs(source: str) -> str | None:
+    """The package that reads a tokenizer without tokenizer.json, where it is not installed: transformers then names
+    another one."""
+    lacking = [name for name in ("sentencepiece", "google.protobuf") if find_spec(name) is None]
+    is_pieces = Path(source, "tokenizer.model").is_file() and not Path(source, "tokenizer.json").is_file()
+    packages = " ".join(name.removeprefix("google.") for name in lacking)
+    return f"tokenizer.model needs a package that is missing: pip install {packages}" if is_pieces and lacking else None
 
 
 def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, tokenizer: Tokenizer) -> TorchMember:
@@ -144,6 +155,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
         revision=source.checkpoint_revision,
         ends=own_ends(source, tokenizer),
         adapt=None if source.base is None else lambda checkpoint: merge_adapter(checkpoint, source),
+        quantization=model.quantize,
         sample=tokenizer.encode(SAMPLE, add_special_tokens=True),
     )
 
@@ -151,8 +163,6 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
 def own_ends(source: Source, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ends of an answer beside those of the model's configuration: of the generation configurations of checkpoint
     and adapter, and of the tokenizer."""
-    from motet.server.engines.facts import end_token_ids
-
     adapter = source.folder() if source.base else None
     checkpoint = read_generation_config(source.checkpoint, source.checkpoint_revision)
     beside = None if adapter is None else read_generation_config(str(adapter))
@@ -173,7 +183,7 @@ def _member(name: str, info: ModelInfo, tokenizer: Tokenizer, expert: Known, con
     model = configuration.settings.models[name]
     template: Template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
     source = Path(source_of(model, configuration.folder)).name if Path(model.path).is_absolute() else model.path
-    vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size)
+    vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size, cut=model.vocab == "cut")
     return Member(info, tokenizer, vocabulary, template, source, expert.bundle, expert.weights, model.check_expert)
 
 

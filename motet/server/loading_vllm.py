@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from motet.composers.vocabulary import read_vocabulary
 from motet.models import gguf
 from motet.models.checkpoint import load_weights, read_tokenizer
+from motet.models.tokenizer import Tokenizer
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
 from motet.server.engines.base import Engine, ModelInfo
@@ -25,7 +26,6 @@ from motet.server.operator_file import ConfigError, Configuration
 from motet.server.preflight import read_model
 from motet.server.registry import Registry
 from motet.server.sources import Source
-from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from motet.server.engines.vllm.engine import VllmEngine
@@ -289,6 +289,16 @@ def inspect(
 
 
 def _unfit(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
-    if model.device is None:
-        return []
-    return [f"models.{name}.device: vLLM places all members of a composite itself."]
+    problems: list[str] = []
+    if model.device is not None:
+        problems.append(f"models.{name}.device: vLLM places all members of a composite itself.")
+    if model.quantize is not None:
+        problems.append(
+            f"models.{name}.quantize: it is the embedded engine's; vLLM takes engine.engine_args.quantization (fp8, "
+            "say), or checkpoints that are quantised already."
+        )
+    if model.vocab == "cut":
+        problems.append(
+            f"models.{name}.vocab: a composite has one vocabulary; only the engine kind 'torch' cuts members."
+        )
+    return problems

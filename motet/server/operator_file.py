@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, cast, get_args
 
 import yaml
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from motet.composers.spec import Composition, CompositionError, build_plan, parse_composition
@@ -113,11 +115,15 @@ def _validated(merged: Tree) -> tuple[Settings | None, list[str]]:
     try:
         return Settings(**{str(key): value for key, value in merged.items()}), []
     except ValidationError as error:
-        return None, [_sentence(problem["type"], problem["loc"], problem["msg"]) for problem in error.errors()]
+        return None, [_sentence(problem) for problem in error.errors()]
 
 
-def _sentence(kind: str, loc: tuple[int | str, ...], message: str) -> str:
+def _sentence(problem: ErrorDetails) -> str:
+    kind, loc, message = problem["type"], problem["loc"], problem["msg"]
     name = ".".join(map(str, loc))
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", message)
+        return f"{name}: {problem['input']!r} is not allowed.{nearest(str(problem['input']), choices)} {message}."
     if kind != "extra_forbidden":
         return f"{name}: {message}."
     allowed = _fields_at(loc[:-1])

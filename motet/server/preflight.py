@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,12 @@ from motet.composers.vocabulary import vocabulary_size
 from motet.models import memory, prequantised
 from motet.models.checkpoint import local, read_config
 from motet.models.memory import GIB, gib
+from motet.models.tokenizer import Tokenizer
 from motet.server.config import EngineConfig, ModelConfig
 from motet.server.engines.base import ModelInfo
 from motet.server.operator_file import ConfigError, Configuration
 from motet.server.registry import Registry
 from motet.server.sources import Source, file_problems, find_source
-from motet.server.tokenizer import Tokenizer
 
 SMALLEST_CONTEXT = 64  # tokens: what an arena of the embedded engine takes for the shortest request
 
@@ -97,6 +97,9 @@ def read_model(
     if found:
         raise ConfigError([f"models.{name}: {problem}." for problem in found])
     config = read_config(source.checkpoint, source.checkpoint_revision)
+    method = prequantised.method_of(config)
+    if model.quantize is not None and method is not None:
+        raise ValueError(f"quantize: the checkpoint is already quantised ({method}); leave it out.")
     unloadable = None if device == "vllm" else prequantised.problem(config, device)
     if unloadable:
         raise ValueError(f"{unloadable}.")
@@ -113,7 +116,7 @@ def read_model(
         vocab_size=vocab_size,
         max_model_len=engine.max_model_len,
     )
-    return tokenizer, info
+    return tokenizer, replace(info, quantization=model.quantize)
 
 
 def memory_problems(engine: EngineConfig, sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> list[str]:
@@ -141,12 +144,16 @@ def memory_problems(engine: EngineConfig, sources: Mapping[str, Source], infos: 
 
 def weight_bytes(source: Source, info: ModelInfo) -> int:
     """Bytes of a model's weights once they are loaded."""
-    from motet.server.engines.facts import DTYPE_BYTES
+    from motet.server.engines.facts import DTYPE_BYTES, shapes_of
+    from motet.server.engines.torch.quantization import weight_bytes as quantized_bytes
 
+    itemsize = DTYPE_BYTES.get(info.dtype, 4)
+    if info.quantization is not None:
+        return quantized_bytes(shapes_of(_config(source)), info.quantization, itemsize)
     place = local(source.checkpoint, source.checkpoint_revision)
     if prequantised.method_of(_config(source)) is not None:
         return sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))
-    return info.num_parameters * DTYPE_BYTES.get(info.dtype, 4)
+    return info.num_parameters * itemsize
 
 
 def _config(source: Source) -> Any:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from motet.composers.plan import Plan, Prompt, Stream
+from motet.models.tokenizer import ChatTemplateError
 from motet.server.errors import invalid
 from motet.server.registry import Member
-from motet.server.tokenizer import ChatTemplateError
 
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
 RESERVED_VARIABLES = frozenset({

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from motet.composers.plan import Plan, single
+from motet.composers.roles import named_models
 from motet.composers.spec import Composition, build_plan, describe, from_guidance_fields, parse_composition
 from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
 from motet.experts.bundle import ExpertBundle
 from motet.experts.fit import Known, misfits
-from motet.server.engines.base import ModelInfo
+from motet.models.tokenizer import Tokenizer
+from motet.server.engines.base import ModelInfo, common_width
 from motet.server.engines.grammars import Grammars
 from motet.server.errors import ApiError, invalid, nearest
 from motet.server.schemas import Target
-from motet.server.tokenizer import Tokenizer
 
+log = logging.getLogger(__name__)
 Template = Literal["chat", "plain"]
 
 
@@ -51,6 +54,8 @@ class Registry:
     compositions: Mapping[str, Composition] = field(default_factory=dict[str, Composition])
     created: int = 0  # unix seconds
     _named: dict[tuple[str, bool], Plan] = field(default_factory=dict[tuple[str, bool], Plan], repr=False)
+    _narrowed: dict[tuple[str, int], Member] = field(default_factory=dict[tuple[str, int], Member], repr=False)
+    _warned: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]], repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -83,16 +88,19 @@ class Registry:
     def build(self, composition: Composition, base: str | None = None, *, chat: bool = False) -> Plan:
         """The plan of a composition whose members are loaded and share their vocabulary."""
         own = composition.own_base(base)
-        member = self.members.get(own.model if own else base or "")
+        first = own.model if own else base or ""
+        member = self.members.get(first)
+        named = {first, *(model for _, model in named_models(composition, ""))}
         plan = build_plan(
             composition,
             base,
             known=self.members,
             token_id=member.tokenizer.single_id if member else lambda _: None,
             chat=chat,
-            vocab_size=member.info.vocab_size if member else None,
+            vocab_size=min((self.infos[model].vocab_size for model in named if model in self.infos), default=None),
         )
         self._check_vocabulary(plan)
+        self._warn_of_ends(plan)
         self._check_experts(composition, base)
         return plan
 
@@ -104,6 +112,34 @@ class Registry:
             shared_width(vocabularies)
         except VocabularyMismatch as mismatch:
             raise invalid(str(mismatch), "composition", "vocabulary_mismatch") from mismatch
+
+    def _warn_of_ends(self, plan: Plan) -> None:
+        """An expert whose ends are all cut off ends no answer: it goes on until another member does, or the limit."""
+        width = common_width(plan, self.infos)
+        for model in dict.fromkeys(stream.model for stream in plan.streams if stream.weight > 0):
+            ends = self.infos[model].eos_token_ids
+            if ends and min(ends) >= width and (model, width) not in self._warned:
+                self._warned.add((model, width))
+                log.warning(
+                    "model %s ends its answers with token %s alone, which is cut off where it is composed over %d ids: "
+                    "only the other members end those answers, or max_tokens",
+                    model,
+                    " or ".join(map(str, ends)),
+                    width,
+                )
+
+    def base_of(self, plan: Plan) -> Member:
+        """The base of a plan with the tokens that all members have: what requests may name, and answers consist of."""
+        member = self.members[plan.streams[0].model]
+        width = common_width(plan, self.infos)
+        if width == member.info.vocab_size:
+            return member
+        narrowed = replace(member, info=replace(member.info, vocab_size=width))
+        return self._narrowed.setdefault((member.info.name, width), narrowed)
+
+    @cached_property
+    def infos(self) -> Mapping[str, ModelInfo]:
+        return {name: member.info for name, member in self.members.items()}
 
     def _check_experts(self, composition: Composition, base: str | None) -> None:
         wrong = misfits(composition, base, self._known)

@@ -14,7 +14,7 @@ from motet.composers.plan import Plan
 from motet.server.answers import Answer
 from motet.server.engines.base import GenerationRequest
 from motet.server.jobs import Display, Job, checked, max_new_tokens, read
-from motet.server.prompts import RequestPrompt
+from motet.server.prompts import RequestPrompt, check_tokens
 from motet.server.sampling import sampling
 from motet.server.schemas import SamplingFields, StreamOptions
 from motet.server.service import Service
@@ -90,8 +90,9 @@ def sampled_job(
     """A job that answers `prompt` as `body` says; `max_tokens` None is what fits."""
     members = service.registry.members
     reading = read(plan, prompt, members, score_prompt=score_prompt)
-    base = members[plan.streams[0].model]
-    grammar = compiled_grammar(body, plan, members)
+    base = service.registry.base_of(plan)
+    check_tokens(reading.forced, base, prompt.param)
+    grammar = compiled_grammar(body, plan, service.registry)
     params = sampling(body, show, base, max_new_tokens(reading, members, service.kv_budget, max_tokens), grammar)
     asked = GenerationRequest(
         request_id,

@@ -96,4 +96,5 @@ def _bad_words(words: list[str], member: Member) -> tuple[tuple[int, ...], ...]:
         raise invalid(f"'bad_words' has {len(words)} words, at most {MAX_BAD_WORDS} are allowed.", "bad_words")
     spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
     tokenized = (tuple(member.tokenizer.encode(spelling)) for spelling in spellings)
-    return tuple(dict.fromkeys(tokens for tokens in tokenized if tokens))
+    sayable = (tokens for tokens in tokenized if all(token < member.info.vocab_size for token in tokens))
+    return tuple(dict.fromkeys(tokens for tokens in sayable if tokens))

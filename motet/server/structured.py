@@ -12,7 +12,7 @@ from motet.server.engines.base import Grammar, ends_of
 from motet.server.engines.grammars import GrammarError
 from motet.server.errors import invalid
 from motet.server.formats import JsonObjectFormat, JsonSchemaFormat, Schema, StructuredFields, StructuredOutputs
-from motet.server.registry import Member
+from motet.server.registry import Registry
 
 OWN = "structured_outputs"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
@@ -20,7 +20,7 @@ SPACING = "x-guidance"  # llguidance reads its options inside of the schema
 TEMPERED_RULE = re.compile(r"^\s*\??\w+\s*\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
 
 
-def compiled_grammar(body: StructuredFields, plan: Plan, members: Mapping[str, Member]) -> Grammar | None:
+def compiled_grammar(body: StructuredFields, plan: Plan, registry: Registry) -> Grammar | None:
     """The grammar that a request asks for, in the tokens of the plan's base.
 
     Raises:
@@ -35,11 +35,11 @@ def compiled_grammar(body: StructuredFields, plan: Plan, members: Mapping[str, M
         return None
     (field, written), *_ = asked.items()
     try:
-        grammar = members[plan.streams[0].model].grammars.compile(written())
+        grammar = registry.base_of(plan).grammars.compile(written())
     except (GrammarError, ValueError) as error:
         reason = str(error) if field.endswith("grammar") else PLACE.sub("", str(error))
         raise invalid(f"{field}: {reason}", field, "invalid_grammar") from error
-    if not ends_of(plan, {name: member.info for name, member in members.items()}):
+    if not ends_of(plan, registry.infos):
         model = plan.streams[0].model
         raise invalid(f"{field}: model {model!r} has no end-of-sequence token to end with.", field)
     return grammar

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from motet.models.tokenizer import Tokenizer
 from motet.server.engines.base import ModelInfo
 from motet.server.loading import find_sources
 from motet.server.loading_vllm import checkpoints, inspect
 from motet.server.operator_file import Configuration
-from motet.server.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from motet.server.engines.vllm.loading import Checkpoint

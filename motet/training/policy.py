@@ -61,6 +61,10 @@ class TopTokens:
     logprobs: Tensor  # (N, k)
     rest: Tensor  # (N,) log of the other tokens' mass, −inf where k is the vocabulary
 
+    def rows(self, rows: slice) -> TopTokens:
+        """Those of some of the distributions."""
+        return TopTokens(self.ids[rows], self.logprobs[rows], self.rest[rows])
+
 
 class Teacher(Protocol):
     """A distribution that is imitated, computed or stored."""

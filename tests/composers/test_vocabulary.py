@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from motet.composers.vocabulary import VocabularyMismatch, fingerprint, read_vocabulary, shared_width
+from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, fingerprint, read_vocabulary, shared_width
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,24 @@ def test_first_differences_are_named_on_both_sides() -> None:
 def test_added_token_of_one_side_is_named() -> None:
     """Proxy-tuning's reference crashes on a wider anti-expert; here it never gets that far."""
     assert mismatch(large=(words("a"), 2), small=(words("a"), 2), chat=(words("a", "<pad>"), 2)) == (
-        "vocabularies differ at 1 ids (1 tokens against 2): id 1 is missing in 'large' and '<pad>' in 'chat'"
+        "vocabularies differ at 1 ids (1 tokens against 2): id 1 is missing in 'large' and '<pad>' in 'chat'; "
+        "all ids below 1 are the same: `vocab: cut` for 'chat' in the operator's file composes it over these alone"
     )
+
+
+def cut(*tokens: str) -> Vocabulary:
+    return read_vocabulary(words(*tokens), len(tokens), cut=True)
+
+
+def test_a_member_that_may_be_cut_gives_up_its_last_ids() -> None:
+    exact = read_vocabulary(words("a", "b"), 4)
+    for members in ({"base": exact, "chat": cut("a", "b", "<e>")}, {"chat": cut("a", "b", "<e>"), "base": exact}):
+        assert shared_width(members) == 2
+    assert shared_width({"chat": cut("a", "b", "<e>"), "other": cut("a", "b", "<e>")}) == 3
+    for other in (cut("a", "x", "<e>"), cut("b", "a", "<e>"), cut("a", "x")):
+        with pytest.raises(VocabularyMismatch) as refusal:
+            shared_width({"base": exact, "chat": other})
+        assert "vocab: cut" not in str(refusal.value)
 
 
 def test_only_the_first_differences_are_shown() -> None:

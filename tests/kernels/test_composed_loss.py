@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 import torch
@@ -38,6 +39,10 @@ class Sum:
         return -nn.functional.cross_entropy(scores, TARGETS[rows], reduction="none")
 
 
+def row_sums(rows: slice, one: Tensor, *others: Tensor) -> Tensor:
+    return one.sum(-1)
+
+
 def gradients(values: Tensor, sums: Sum) -> tuple[Tensor, ...]:
     wanted = [tensor for tensor in (sums.inputs[0], sums.head) if tensor.requires_grad]
     return torch.autograd.grad((values * WEIGHTS.to(values.dtype)).sum(), wanted)
@@ -62,7 +67,11 @@ def test_gradcheck() -> None:
     sums = Sum()
     sums.head.requires_grad_(False)
     hidden, frozen = sums.inputs
-    assert torch.autograd.gradcheck(lambda h: in_blocks(sums, (h, frozen), 2), (hidden,))
+
+    def blocks(hidden: Tensor) -> Tensor:
+        return in_blocks(sums, (hidden, frozen), 2)
+
+    assert cast("Any", torch.autograd).gradcheck(blocks, (hidden,))
 
 
 @pytest.mark.parametrize("trains", [False, True])
@@ -77,7 +86,7 @@ def test_without_gradients_nothing_is_recorded(trains: bool) -> None:
 
 def test_an_input_that_decides_nothing_gets_zeros() -> None:
     one, other = torch.ones(N, 2, requires_grad=True), torch.ones(N, requires_grad=True)
-    in_blocks(lambda rows, one, other: one.sum(-1), (one, other), 3).sum().backward()
+    in_blocks(row_sums, (one, other), 3).sum().backward()
     assert one.grad is not None
     assert bool((one.grad == 1).all())
     assert other.grad is None or not other.grad.any()
@@ -85,7 +94,7 @@ def test_an_input_that_decides_nothing_gets_zeros() -> None:
 
 def test_no_rows() -> None:
     empty = torch.zeros(0, H, requires_grad=True)
-    values = in_blocks(lambda rows, h: h.sum(-1), (empty,), 3)
+    values = in_blocks(row_sums, (empty,), 3)
     assert values.shape == (0,)
     values.sum().backward()
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from motet.models.tokenizer import Tokenizer
 from motet.server.detokenizer import Detokenizer
-from motet.server.tokenizer import Tokenizer
 from tests.fakes import byte_tokenizer
 
 WORDS = ["<unk>", "▁the", "▁a", "▁", "s", "ing", "▁Grü", "ß", "e"]

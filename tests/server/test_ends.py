@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from motet.server.engines.facts import end_token_ids, ends_within
+from motet.models.ends import end_token_ids, ends_within
 from motet.server.loading import find_sources, load_engine
 from motet.server.loading_vllm import inspect
 from motet.server.operator_file import load

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import sentencepiece
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from motet.models.tokenizer import Tokenizer
+from motet.server import loading
 from motet.server.loading import load_engine
 from motet.server.operator_file import ConfigError, load
-from motet.server.tokenizer import Tokenizer
 from tests.fakes import byte_tokenizer
 
 CONTRAST = {"strategy": "contrastive", "base": "one", "amateur": "two"}
@@ -92,6 +96,29 @@ def test_everything_that_cannot_be_loaded_is_named(models: Path) -> None:
     assert "models.one" not in message
 
 
+async def test_a_sentencepiece_model_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Llama 2's first checkpoints come: without tokenizer.json."""
+    pieces = io.BytesIO()
+    cast(Any, sentencepiece).SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red kite over the harbour", "seven boats and one kite"] * 20), model_writer=pieces,
+        model_type="bpe", vocab_size=300, byte_fallback=True, bos_id=1, eos_id=2, unk_id=0, minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    folder = tmp_path / "m"
+    save_model(folder, byte_tokenizer(), padding=100)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(pieces.getvalue())
+    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    engine, registry = load_engine(load(write(tmp_path, {"m": {"path": "m"}})))
+    await engine.close()
+    tokenizer = registry.members["m"].tokenizer
+    assert tokenizer.decode(tokenizer.encode("seven kites")) == "seven kites"
+    monkeypatch.setattr(loading, "find_spec", dict[str, object]().get)  # no package is installed
+    (folder / "tokenizer.model").write_bytes(b"broken")
+    assert "pip install sentencepiece protobuf" in refused(tmp_path, {"m": {"path": "m"}})
+
+
 def test_a_template_that_does_not_exist(models: Path) -> None:
     message = refused(models, {"bare": {"path": "bare", "template": "chat"}})
     assert message == "models.bare.template: the model has no chat template."
@@ -107,3 +134,20 @@ def test_a_config_of_no_known_architecture(models: Path, tmp_path: Path) -> None
     (tmp_path / "odd" / "config.json").write_text(json.dumps({"model_type": "nothing-known"}))
     byte_tokenizer().hf.save_pretrained(tmp_path / "odd")
     assert "models.odd: " in refused(tmp_path, {"odd": {"path": "odd"}})
+
+
+def test_a_quantised_checkpoint_is_not_quantised_again(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "one", tmp_path / "packed")
+    config = tmp_path / "packed" / "config.json"
+    written = json.loads(config.read_text()) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    config.write_text(json.dumps(written))
+    message = refused(tmp_path, {"packed": {"path": "packed", "quantize": "int8"}})
+    assert message == "models.packed: quantize: the checkpoint is already quantised (gptq); leave it out."
+
+
+def test_a_quantised_member_keeps_its_names_and_size(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "one", tmp_path / "one")
+    file = write(tmp_path, {"plain": {"path": "one"}, "small": {"path": "one", "quantize": "int8"}})
+    engine, _ = load_engine(load(file))
+    plain, small = engine.models["plain"], engine.models["small"]
+    assert (small.num_parameters, small.dtype) == (plain.num_parameters, plain.dtype)

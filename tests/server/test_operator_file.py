@@ -125,6 +125,11 @@ def test_all_problems_together(folder: Path) -> None:
         ("models: {a: {path: large}, a: {path: small}}", "the name 'a' is given twice"),
         ("models: {a: {path: large}}\ncompositions: {c: 1}", "compositions.c"),
         ("models: {a: {path: .}}", "has no config.json"),
+        (
+            "models: {a: {path: large, quantize: int44}}",
+            "models.a.quantize: 'int44' is not allowed. Did you mean 'int4'? Input should be 'int8' or 'int4'.",
+        ),
+        ("models: {a: {path: large, quantize: 4}}", "models.a.quantize: 4 is not allowed."),
     ],
 )
 def test_files_that_are_no_configuration(folder: Path, text: str, said: str) -> None:

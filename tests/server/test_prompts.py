@@ -9,10 +9,10 @@ from tokenizers import pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from motet.composers.plan import Plan, Prompt, Stream
+from motet.models.tokenizer import Tokenizer
 from motet.server.errors import ApiError
 from motet.server.prompts import RequestPrompt, contexts, continuation
 from motet.server.registry import Member
-from motet.server.tokenizer import Tokenizer
 from tests.fakes import byte_tokenizer, fake_member
 
 MESSAGES = (("system", "Be kind"), ("user", "Hi"))

@@ -73,10 +73,11 @@ def _token(key: str, request: Request) -> int | str:
     """The id that a key means, or what is wrong with it."""
     digits = key.removeprefix(_ID)
     if not (key.startswith(_ID) and digits.isascii() and digits.isdigit()):
-        token = request.token_id(key)
-        return f"{show(key)} is not exactly one token; an id is written 'id:123'" if token is None else token
+        digits = request.token_id(key)
+        if digits is None:
+            return f"{show(key)} is not exactly one token; an id is written 'id:123'"
     size = request.vocab_size
-    if len(digits) > _MAX_DIGITS or (size is not None and int(digits) >= size):
+    if len(str(digits)) > _MAX_DIGITS or (size is not None and int(digits) >= size):
         allowed = f"; allowed: 0 to {size - 1}" if size is not None else ""
         return f"{show(key)} is not in the vocabulary{allowed}"
     return int(digits)

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from motet.composers.plan import Plan
 
 FinishReason = Literal["stop", "length"]
+Quantization = Literal["int8", "int4"]  # of weights
 
 
 class EngineError(Exception):
@@ -176,13 +177,20 @@ class ModelInfo:
     dtype: str
     device: str
     eos_token_ids: tuple[int, ...] = ()
+    quantization: Quantization | None = None
 
 
 def ends_of(plan: Plan, infos: Mapping[str, ModelInfo]) -> tuple[int, ...]:
     """End-of-sequence ids of the base and of every stream that the composition is drawn to: an expert ends its answers
-    in its own way."""
+    in its own way. Ids that not all members have are none."""
     drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
-    return tuple(dict.fromkeys(token for model in drawn for token in infos[model].eos_token_ids))
+    width = common_width(plan, infos)
+    return tuple(dict.fromkeys(t for model in drawn for t in infos[model].eos_token_ids if t < width))
+
+
+def common_width(plan: Plan, infos: Mapping[str, ModelInfo]) -> int:
+    """The ids that all members of a plan have are those below it: what is composed."""
+    return min(infos[stream.model].vocab_size for stream in plan.streams)
 
 
 @dataclass(frozen=True, slots=True)

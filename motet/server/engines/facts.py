@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from itertools import chain
+from collections.abc import Collection
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from motet.models.checkpoint import read_config
+from motet.models.ends import end_token_ids, ends_within
 from motet.server.engines.base import ModelInfo
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -57,10 +57,14 @@ def own_dtype(text: Any) -> str:
     return str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
 
 
+def shapes_of(config: Any) -> PreTrainedModel:
+    """The model without memory: on the meta device."""
+    with torch.device("meta"):
+        return cast(Any, AutoModelForCausalLM).from_config(config)
+
+
 def num_parameters(config: Any) -> int:
-    with torch.device("meta"):  # shapes without memory
-        model = cast(Any, AutoModelForCausalLM.from_config(config))
-    return sum(int(parameter.numel()) for parameter in model.parameters())
+    return sum(int(parameter.numel()) for parameter in shapes_of(config).parameters())
 
 
 def kv_bytes(text: Any, dtype: str) -> int:
@@ -70,31 +74,18 @@ def kv_bytes(text: Any, dtype: str) -> int:
     return 2 * text.num_hidden_layers * heads * width * DTYPE_BYTES.get(dtype, 4)
 
 
-def end_token_ids(*sources: Any) -> tuple[int, ...]:
-    """The tokens that end an answer: all that the model's generation configuration, its configuration and its tokenizer
-    name, since converted and fine-tuned checkpoints often have the end of a turn in one of them alone.
-
-    Args:
-        sources: whatever has an `eos_token_id`: None, an id or a list of ids; None for a source that is missing.
-    """
-    named = [getattr(source, "eos_token_id", None) for source in sources]
-    lists = [cast("list[int]", ids) if isinstance(ids, list) else [int(ids)] for ids in named if ids is not None]
-    return tuple(dict.fromkeys(chain.from_iterable(lists)))
-
-
-def ends_within(vocab_size: int, *ends: Iterable[int]) -> tuple[int, ...]:
-    """Ends of several sources, each once, without those that the model can never say."""
-    return tuple(dict.fromkeys(token for token in chain.from_iterable(ends) if 0 <= token < vocab_size))
-
-
 def max_positions(config: PreTrainedConfig) -> int:
-    """Tokens that a model's positions reach."""
+    """Tokens that a model's positions reach; with longrope, those that its short factors reach."""
+    fields = config.get_text_config().to_dict()
+    known = [int(fields[field]) for field in ("max_position_embeddings", "n_positions") if fields.get(field)]
+    return min([longrope_limit(config) or 1 << 20, *known[:1]])
+
+
+def longrope_limit(config: PreTrainedConfig) -> int | None:
+    """The context up to which longrope keeps its short factors. It chooses them by the longest position of the whole
+    batch: beyond this limit one request would change another. None: another kind of positions."""
     fields = config.get_text_config().to_dict()
     rope = cast("dict[str, Any]", fields.get("rope_parameters") or {})
-    if "longrope" in (rope.get("rope_type"), rope.get("type")):
-        # its factors depend on the longest position of the whole batch: beyond this one request would change another
-        original = rope.get("original_max_position_embeddings") or fields.get("original_max_position_embeddings")
-        if original:
-            return min(int(original), int(fields["max_position_embeddings"]))
-    known = [fields[field] for field in ("max_position_embeddings", "n_positions") if fields.get(field)]
-    return int(known[0]) if known else 1 << 20
+    if "longrope" not in (rope.get("rope_type"), rope.get("type")):
+        return None
+    return rope.get("original_max_position_embeddings") or fields.get("original_max_position_embeddings")

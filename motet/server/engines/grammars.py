@@ -17,7 +17,7 @@ from motet.server.engines.base import GrammarFailed
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-    from motet.server.tokenizer import Tokenizer
+    from motet.models.tokenizer import Tokenizer
 
 REMEMBERED = 32  # compiled grammars per tokenizer
 # Where the next bytes are certain, llguidance would allow only the token that the tokenizer writes them with by itself:

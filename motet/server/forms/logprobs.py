@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from motet.models.tokenizer import Tokenizer
 from motet.server.engines.base import TokenOutput, TokenTrace
 from motet.server.jobs import Display, Job
-from motet.server.tokenizer import Tokenizer
 
 LOWEST = -9999.0  # JSON has no −inf
 MARGINAL_RANK = 3  # Lin et al. 2023 (URIAL): rank 0 unshifted, 1 and 2 marginal, from 3 on shifted

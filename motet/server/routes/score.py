@@ -67,7 +67,7 @@ def _jobs(service: Service, body: ScoreRequest, request_id: str) -> list[Job]:
     plan = service.registry.plan(body, chat=body.messages is not None)
     prompt = request_prompt(body)
     reading = read(plan, prompt, service.registry.members)
-    base = service.registry.members[plan.streams[0].model]
+    base = service.registry.base_of(plan)
     return [
         _job(service, Reading(plan, reading.contexts, _continuation(text, plan, prompt, base)), base, body, name)
         for name, text in ((f"{request_id}-{i}", text) for i, text in enumerate(body.continuations))
@@ -95,12 +95,10 @@ def request_prompt(body: ScoreRequest | CompareRequest) -> RequestPrompt:
 
 def _continuation(text: str | list[int], plan: Plan, prompt: RequestPrompt, base: Member) -> tuple[int, ...]:
     """Token ids of a continuation, the same for all streams: those behind what the base reads."""
-    if isinstance(text, list):
-        check_tokens(text, base, "continuations")
-        return tuple(text)
-    ids = continuation(text, plan.streams[0], base, prompt)
+    ids = tuple(text) if isinstance(text, list) else continuation(text, plan.streams[0], base, prompt)
     if not ids:
         raise invalid(f"Continuation {text[:40]!r} has no tokens.", "continuations")
+    check_tokens(ids, base, "continuations")
     return ids
 
 

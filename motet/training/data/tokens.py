@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from motet.server.tokenizer import template_takes_parts
+from motet.models.tokenizer import PROBE, template_takes_parts
 from motet.training.data.errors import DataError
-from motet.training.data.messages import Messages, Tools, as_chat
+from motet.training.data.messages import Message, Messages, Tools, as_chat
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -74,6 +74,17 @@ class Tokens:
         """Whether the chat template says itself which tokens are the assistant's."""
         template = cast(Any, self.hf).chat_template
         return isinstance(template, str) and GENERATION.search(template) is not None
+
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The special token that the chat template writes behind an answer, None where it writes none."""
+        try:
+            text = self.render((Message("user", PROBE), Message("assistant", PROBE)), for_answer=False)
+        except ValueError:
+            return None
+        before, _, behind = text.rpartition(PROBE)
+        added = self._backend.get_added_tokens_decoder()
+        return next((token for token in self.encode([behind])[0] if token in added), None) if before else None
 
     @cached_property
     def takes_parts(self) -> bool:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from motet.training.batch import StepData
-from motet.training.objectives.logprobs import token_logprobs, weighted_mean
+from motet.training.objectives.logprobs import by_row, weighted_mean
 from motet.training.objectives.objective import Loss, RecordKind, Setting, Share
 from motet.training.policy import Policies, TopTokens
 
@@ -50,8 +51,14 @@ class Distillation(Setting):
     def loss(self, policies: Policies, data: StepData) -> Loss:
         batch = data["train"]
         assert policies.teacher is not None, "a distillation has a teacher"
-        logits = policies.trained(batch)
-        divergence = weighted_mean(truncated_divergence(policies.teacher(batch), logits), batch.weights)
-        nll = weighted_mean(-token_logprobs(logits, batch), batch.weights)
-        parts = {"kl": divergence.detach(), "nll": nll.detach()}
-        return Loss(divergence + self.nll_weight * nll, parts, weight=batch.weights.sum())
+        teacher, nll = policies.teacher(batch), torch.zeros_like(batch.weights)
+
+        def losses(rows: slice, logits: Tensor) -> Tensor:
+            own = F.cross_entropy(logits, batch.targets[rows], reduction="none")
+            nll[rows] = own.detach().to(nll.dtype)
+            return truncated_divergence(teacher.rows(rows), logits) + self.nll_weight * own
+
+        total = weighted_mean(by_row(losses, policies.trained.scores(batch)), batch.weights)
+        mean = weighted_mean(nll, batch.weights)
+        parts = {"kl": total.detach() - self.nll_weight * mean, "nll": mean}
+        return Loss(total, parts, weight=batch.weights.sum())

@@ -35,7 +35,11 @@ def by_row(values: Callable[..., Tensor], *scores: Scores) -> Tensor:
 
 def target_logprobs(scores: Scores, targets: Tensor) -> Tensor:
     """(N,) `log p(target)` in nats."""
-    return by_row(lambda rows, logits: -F.cross_entropy(logits, targets[rows], reduction="none"), scores)
+
+    def chosen(rows: slice, logits: Tensor) -> Tensor:
+        return -F.cross_entropy(logits, targets[rows], reduction="none")
+
+    return by_row(chosen, scores)
 
 
 def policy_logprobs(policy: Policy, batch: Batch) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from motet.kernels.reference import kl_divergence
 from motet.training.batch import Batch
-from motet.training.objectives.logprobs import mean_nll, weighted_mean
+from motet.training.objectives.logprobs import by_row, mean_nll, weighted_mean
 from motet.training.policy import Policies
 
 Retain = Literal["nll", "kl"]
@@ -19,5 +19,9 @@ def retain_term(kind: Retain, policies: Policies, batch: Batch) -> Tensor:
     if kind == "nll":
         return mean_nll(policies.trained, batch)
     assert policies.reference is not None, "kl has a reference"
-    before = policies.reference(batch).log_softmax(-1)
-    return weighted_mean(kl_divergence(before, policies.trained(batch).log_softmax(-1)), batch.weights)
+
+    def divergence(_: slice, before: Tensor, after: Tensor) -> Tensor:
+        return kl_divergence(before.log_softmax(-1), after.log_softmax(-1))
+
+    both = policies.reference.scores(batch), policies.trained.scores(batch)
+    return weighted_mean(by_row(divergence, *both), batch.weights)

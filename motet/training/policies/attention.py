@@ -14,8 +14,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers import masking_utils
+from transformers.integrations import sdpa_attention
+from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
 NAME = "motet_documents"
@@ -64,9 +65,10 @@ def attention(
         document_lengths: of the documents in the row, T tokens together.
     """
     if document_lengths is None:
-        return cast("Any", sdpa_attention_forward)(module, query, key, value, attention_mask, **kwargs)
+        return cast("Any", sdpa_attention).sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     lengths, window = list(document_lengths), cast("int | None", kwargs.get("sliding_window"))
-    parts = zip(*(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True)
+    split: list[tuple[Tensor, ...]] = [tensor.split(lengths, 2) for tensor in (query, key, value)]
+    parts = zip(*split, strict=True)
     mixed = [_within(q, k, v, window, kwargs.get("scaling"), kwargs.get("dropout", 0.0)) for q, k, v in parts]
     return torch.cat(mixed, 2).transpose(1, 2), None
 
@@ -90,7 +92,7 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    return None if _unmasked.get() else cast("Any", sdpa_mask)(*args, **kwargs)
+    return None if _unmasked.get() else cast("Any", masking_utils).sdpa_mask(*args, **kwargs)
 
 
 AttentionInterface.register(NAME, attention)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -170,8 +169,10 @@ def _discriminator_state(streams: _Streams, batch: Batch) -> Tensor:
     """(N, 3): Σ log p_1 and Σ log p_2 of the document's targets before each one, and their number."""
 
     def chosen(number: int) -> Tensor:
-        scores = Scores(streams.inputs, lambda rows, *inputs: streams.logits(rows, *inputs)[number], streams.width)
-        return target_logprobs(replace(scores, trains=streams.trains), batch.targets)
+        def logits(rows: slice, *inputs: Tensor) -> Tensor:
+            return streams.logits(rows, *inputs)[number]
+
+        return target_logprobs(Scores(streams.inputs, logits, streams.width, streams.trains), batch.targets)
 
     judged = [chosen(1), chosen(2)]
     values = torch.stack((*judged, torch.ones_like(judged[0])), -1)

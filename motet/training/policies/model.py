@@ -51,7 +51,7 @@ class ModelPolicy:
         """Last hidden states (N, H) after the final norm, and logits (N, V)."""
         if self._runs_fast(batch):
             hidden = self._plain_llama(batch)
-            return hidden, llama.head(cast("LlamaForCausalLM", self.model), hidden)
+            return hidden, self._llama_logits(slice(None), hidden)
         states, logits = self._read(batch, head=True)
         return states, _widened(logits)
 
@@ -60,13 +60,12 @@ class ModelPolicy:
         width = cast("int", self._base.config.get_text_config().vocab_size)
         trains = any(parameter.requires_grad for parameter in self._head.parameters())
         if self._runs_fast(batch):
-            model = cast("LlamaForCausalLM", self.model)
-            return Scores((self._plain_llama(batch),), lambda _, h: llama.head(model, h), width, trains)
+            return Scores((self._plain_llama(batch),), self._llama_logits, width, trains)
         if self._apart is None:
             self._apart = self._head_stands_apart()
         if not self._apart:
-            return Scores((self.hidden(batch)[1],), lambda _, logits: logits, width)
-        return Scores((self._read(batch, head=False)[0],), lambda _, h: self._logits(h), width, trains)
+            return Scores((self.hidden(batch)[1],), _as_they_are, width)
+        return Scores((self._read(batch, head=False)[0],), self._logits, width, trains)
 
     @property
     def _base(self) -> Any:
@@ -109,7 +108,10 @@ class ModelPolicy:
         rows = {"input_ids": batch.input_ids[inside][None], "position_ids": batch.positions[inside][None]}
         return {**rows, "document_lengths": lengths}, batch.counted[inside][None]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def _llama_logits(self, _: slice, hidden: Tensor) -> Tensor:
+        return llama.head(cast("LlamaForCausalLM", self.model), hidden)
+
+    def _logits(self, _: slice, hidden: Tensor) -> Tensor:
         """Logits (n, V) of last hidden states (n, H): the head, and what the module does behind it."""
         base, output = self._base, BaseModelOutputWithPast(last_hidden_state=cast("Any", hidden[None]))
         ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
@@ -124,7 +126,7 @@ class ModelPolicy:
         with evaluating(self.model), self._autocast(), _gathered(self._head, everywhere, True) as kept:
             whole: Tensor = self.model(input_ids=ids, use_cache=False).logits[0]
         try:
-            return torch.equal(self._logits(kept[0]), _widened(whole))
+            return torch.equal(self._logits(slice(None), kept[0]), _widened(whole))
         except (AttributeError, RuntimeError, TypeError, ValueError):
             return False
 
@@ -240,6 +242,10 @@ def _answering(module: nn.Module, output: object) -> Generator[None]:
         yield
     finally:
         del module.forward
+
+
+def _as_they_are(_: slice, logits: Tensor) -> Tensor:
+    return logits
 
 
 def _widened(logits: Tensor) -> Tensor:

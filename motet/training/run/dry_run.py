@@ -14,11 +14,17 @@ import torch
 from motet.training.data.dataset import TokenDataset
 from motet.training.recipe import Lora
 from motet.training.run.preparation import Preparation
+from motet.training.run.recomputation import Recomputation
 from motet.training.run.result import result_names
 from motet.training.run.session import Session
 from motet.training.run.train import written_names
 
 SAMPLED_S = 0.001
+RECOMPUTED: dict[Recomputation, str] = {
+    "none": "no gradient checkpointing",
+    "products": "selective gradient checkpointing",
+    "layers": "gradient checkpointing",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,13 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """`parameters` and `trained` are counts of numbers; `step_seconds` is the second of two real steps."""
+    """`parameters` and `trained` are counts of numbers; `frozen` is the type of weights that are not trained (of all
+    where all are), `precision` that of the computation; `step_seconds` is the second of two real steps."""
 
     preparation: Preparation
+    frozen: torch.dtype
+    precision: torch.dtype
+    recomputation: Recomputation
     parameters: int
     trained: int
     datasets: Mapping[str, DatasetCount]
@@ -76,6 +86,9 @@ def dry_run(prepared: Preparation) -> DryRun:
     modules = [parameter.numel() for parameter in session.model.parameters()]
     return DryRun(
         prepared,
+        next(session.model.parameters()).dtype,
+        session.dtype,
+        session.recomputation,
         sum(modules),
         sum(parameter.numel() for parameter in session.parameters.values()),
         counts,
@@ -166,6 +179,7 @@ def report(run: DryRun) -> Iterator[str]:
     share = run.trained / run.parameters
     yield f"objective  {recipe.objective.type}, {recipe.tuning.type} tuning of {_count_text(run.trained)} parameters"
     yield f"           ({share:.1%} of {_count_text(run.parameters)}), {recipe.optimizer.type}"
+    yield f"precision  {_type(run.precision)} over {_type(run.frozen)} weights, {RECOMPUTED[run.recomputation]}"
     for name, count in run.datasets.items():
         yield f"data       {name}: {count.documents:,} documents, {count.tokens:,} tokens, {count.counted:,} counted"
         rows = f"{count.rows_per_step} of {count.rows:,} rows per step, {run.epochs[name]:.2f} epochs"
@@ -178,6 +192,10 @@ def report(run: DryRun) -> Iterator[str]:
     yield f"           activations {_size(memory.activations)} (measured)"
     yield f"writes     {recipe.output}: {', '.join(run.files)}"
     yield "nothing was written"
+
+
+def _type(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _count_text(number: float) -> str:

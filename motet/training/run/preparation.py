@@ -16,6 +16,7 @@ from motet.training.data.dataset import TokenDataset, load_dataset
 from motet.training.data.errors import DataError
 from motet.training.data.reading import read_records
 from motet.training.data.sampling import BatchSource
+from motet.training.data.tokens import Tokens
 from motet.training.objectives.objective import RecordKind
 from motet.training.policies.requirements import (
     as_documents,
@@ -63,6 +64,13 @@ class Preparation:
     def pad_id(self) -> int:
         """The token that fills rows up."""
         return pad_id(self.tokenizer)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """What ends an answer in the training data beside EOS: the template's end of a turn where there are chats."""
+        has_chats = any(data.primary == "chat" for data in self.datasets.values())
+        end = Tokens(self.tokenizer).turn_end if has_chats else None
+        return () if end is None else (end,)
 
     @cached_property
     def identity(self) -> dict[str, str]:

@@ -11,7 +11,8 @@ from typing import Any, Literal, cast
 
 import psutil
 import torch
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+import torch.utils.checkpoint
+from torch.utils.checkpoint import CheckpointPolicy
 from transformers import PreTrainedModel
 
 from motet.training.run.errors import RunError
@@ -67,7 +68,7 @@ def activation_bytes(model: PreTrainedModel, tokens: int, recomputation: Recompu
     config: Any = cast("Any", model.config).get_text_config()
     hidden = int(config.hidden_size)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    inner = int(max(inner) if isinstance(inner, list | tuple) else inner)
+    inner = max(cast("list[int]", inner)) if isinstance(inner, list | tuple) else int(inner)
     numbers = {"none": 16 * hidden + 5 * inner, "products": 6 * hidden + 2 * inner, "layers": hidden}[recomputation]
     return tokens * int(config.num_hidden_layers) * numbers * model.dtype.itemsize
 
@@ -82,8 +83,9 @@ def apply(recomputation: Recomputation, model: PreTrainedModel) -> None:
         return
     arguments: dict[str, Any] = {"use_reentrant": False}
     if recomputation == "products":
-        arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _kept)
-    cast("Any", model).gradient_checkpointing_enable(arguments)
+        contexts = cast("Any", torch.utils.checkpoint).create_selective_checkpoint_contexts
+        arguments["context_fn"] = partial(contexts, _kept)
+    cast("Any", model).activation_checkpointing_enable(arguments)
 
 
 def _kept(context: object, operation: object, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from motet.experts.bundle import BUNDLE, ExpertBundle, ModelReference, write_bundle
 from motet.experts.fingerprints import fingerprint
+from motet.models.ends import end_token_ids
 from motet.training.recipe import Checkpoint, Recipe
 from motet.training.run.checkpoint import sync
 from motet.training.run.errors import RunError
@@ -68,9 +71,17 @@ def _sentence(loc: tuple[int | str, ...], message: str) -> str:
 
 
 def write_result(
-    output: Path, model: nn.Module, head: nn.Module | None, tokenizer: PreTrainedTokenizerBase, bundle: ExpertBundle
+    output: Path,
+    model: nn.Module,
+    head: nn.Module | None,
+    tokenizer: PreTrainedTokenizerBase,
+    bundle: ExpertBundle,
+    ends: Collection[int] = (),
 ) -> list[str]:
     """Writes weights (or the adapter), head, tokenizer, bundle and card; all files appear in `output` at the end.
+
+    Args:
+        ends: tokens that end an answer, beside those that model and tokenizer name.
 
     Returns:
         The files' names.
@@ -86,6 +97,7 @@ def write_result(
             adapter = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
             cast(Any, model).save_pretrained(aside, **adapter)
             tokenizer.save_pretrained(aside)
+            _write_ends(aside, model, tokenizer, ends)
         if head is not None:
             safetensors.save_file(_tensors(head), aside / HEAD)
         write_bundle(aside, bundle)
@@ -96,6 +108,14 @@ def write_result(
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_ends(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) -> None:
+    """The generation configuration, so that whoever generates with the expert stops where its training data stop."""
+    generation = copy.deepcopy(cast(Any, model).generation_config)
+    known = end_token_ids(generation, cast(Any, model).config, tokenizer)
+    generation.eos_token_id = list(dict.fromkeys([*known, *ends])) or None
+    generation.save_pretrained(folder)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from motet.training.run.errors import RunError
 from motet.training.run.models import load_model
 from motet.training.run.optimizers import make_optimizers
 from motet.training.run.preparation import Preparation, prepare
-from motet.training.run.recomputation import apply, choose
+from motet.training.run.recomputation import Recomputation, apply, choose
 from motet.training.run.result import relative_base
 from motet.training.run.tuning import Rounds, compute_dtype, trained_parameters
 from motet.training.run.tuning import prepare as prepare_tuning
@@ -125,7 +125,7 @@ class Session:
         base = relative_base(source, prepared.root, output) if isinstance(source, Checkpoint) else ""
         torch.manual_seed(recipe.seed)
         tuned = prepare_tuning(model, recipe.tuning, base=base).to(self.device).train()
-        self.recomputation = choose(recipe.gradient_checkpointing, model, _tokens_at_once(prepared))
+        self.recomputation: Recomputation = choose(recipe.gradient_checkpointing, model, _tokens_at_once(prepared))
         apply(self.recomputation, model)
         return tuned
 

@@ -218,7 +218,7 @@ class _Run:
         adapter = isinstance(recipe.tuning, Lora) and not recipe.tuning.merge
         model = session.model if adapter else merged(session.model)
         bundle = make_bundle(recipe, output, prepared.root, prepared.tokenizer, prepared.identity["data"])
-        files = write_result(output, model, session.head, prepared.tokenizer, bundle)
+        files = write_result(output, model, session.head, prepared.tokenizer, bundle, prepared.ends)
         self._folder.finish(files)
         if self._watch is not None and self._tell_end is not None:
             self._watch.look(self._steps)

@@ -14,10 +14,11 @@ from torch import Tensor
 from motet.composers.errors import CompositionError
 from motet.composers.plan import Discriminator, Mixture, Plan, Prompt, Relu, Rules, Stream, TokenSet
 from motet.training.batch import Batch
+from motet.training.objectives.logprobs import policy_logprobs
 from motet.training.policies.composed import MASKED, ComposedPolicy
 from motet.training.policies.through import member_plan, through_plan, views_of
 from tests.training.batches import Document, make_batch
-from tests.training.tables import Whole
+from tests.training.tables import Whole, blocks_of
 
 VOCAB = 7
 BATCH = make_batch([[Document([1, 2, 3, 4], 2)], [Document([4, 5, 6], 1), Document([1, 5], 1)]])
@@ -163,6 +164,39 @@ def test_a_rule_vector_reads_the_answer_so_far() -> None:
             expected[n, token] -= 1.5
     actual = ComposedPolicy(plan, tables, eos_token_ids=(0,))(BATCH)
     torch.testing.assert_close(actual, expected.log_softmax(-1))
+
+
+PLANS = {
+    "sum": proxy(1.5),
+    "mask": proxy(masks=(TokenSet(0, "ratio", 0.3),)),
+    "gate": Plan((Stream("base", "large"), Stream("a", "trained", 0.7, inside=TokenSet(0, "nucleus", 0.8)))),
+    "heated": Plan((Stream("base", "large"), Stream("a", "trained", -0.4, temperature=0.5))),
+    "rules": Plan((Stream("base", "trained"),), rules=Rules(eos_ramp_tokens=2, eos_ramp_weight=4.0, repetition=1.5)),
+    "mixture": Plan((Stream("base", "large", 0.3), Stream("a", "trained", 0.7)), rule=Mixture()),
+    "judges": Plan(
+        (Stream("base", "large"), Stream("a", "trained", 0.0), Stream("b", "small", 0.0)), rule=Discriminator(3.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 100])
+@pytest.mark.parametrize("name", PLANS)
+def test_blocks_of_rows_give_the_oracles_log_probs(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the gradients of all rows at once, for the trained stream alone."""
+    plan, tables = PLANS[name], policies()
+    trained = tables["trained"].logits
+    weights = torch.rand(N, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    whole = ComposedPolicy(plan, tables, (0,))
+    expected = whole(BATCH).log_softmax(-1).gather(-1, BATCH.targets[:, None])[:, 0]
+    (slope,) = torch.autograd.grad((expected * weights).sum(), trained)
+    monkeypatch.setattr("motet.training.objectives.logprobs.block_rows", blocks_of(rows))
+    policy = ComposedPolicy(plan, tables, (0,))
+    got = policy_logprobs(policy, BATCH)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(policy.masked_share, whole.masked_share)
+    (got * weights).sum().backward()
+    torch.testing.assert_close(trained.grad, slope)
+    assert tables["large"].logits.grad is None
 
 
 def test_streams_read_their_view_and_equal_ones_are_computed_once() -> None:

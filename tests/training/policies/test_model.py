@@ -13,13 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+)
 
 from motet.training.llama import make_llama, runs_fast
+from motet.training.objectives.logprobs import by_row
 from motet.training.policies.frozen import AdaptersOff, Frozen, frozen_model, reference_of
 from motet.training.policies.model import ModelPolicy, PackingError, is_packed
 from tests.tiny import SHAPE, VOCAB, gemma, gpt2, llama, mistral, qwen
 from tests.training.batches import Document, make_batch
+from tests.training.tables import blocks_of
 
 DOCUMENTS = [
     Document(list(range(5, 25)), 4),  # longer than the sliding window of 9
@@ -33,6 +43,11 @@ PACKED = make_batch([DOCUMENTS[:2], DOCUMENTS[2:]])
 
 def qwen3() -> PreTrainedModel:
     return Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=12))
+
+
+def cohere() -> PreTrainedModel:
+    """Logits are scaled behind the head."""
+    return CohereForCausalLM(CohereConfig(**SHAPE, logit_scale=0.25))
 
 
 def plain() -> PreTrainedModel:
@@ -89,6 +104,50 @@ def test_gradients_of_packed_rows_equal_those_of_documents_alone(make: Callable[
     actual = torch.autograd.grad((ModelPolicy(model, torch.float64)(PACKED) * probe).sum(), trained)
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * max(1.0, other.abs().max().item()))
+
+
+@pytest.mark.parametrize("make", [*MAKERS, cohere], ids=lambda make: make.__name__)
+def test_scores_in_blocks_are_the_models_own(make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soft caps and scales behind the head included; no block holds more rows than it may."""
+    model = build(make)
+    policy, seen = ModelPolicy(model, torch.float64), list[int]()
+
+    def values(rows: slice, logits: Tensor) -> Tensor:
+        seen.append(len(logits))
+        return logits.gather(-1, PACKED.targets[rows, None])[:, 0]
+
+    monkeypatch.setattr("motet.training.objectives.logprobs.block_rows", blocks_of(5))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    expected = alone(model).gather(-1, PACKED.targets[:, None])[:, 0]
+    got = by_row(values, policy.scores(PACKED))
+    assert max(seen) == 5
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    probe = torch.randn(len(got), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wanted = torch.autograd.grad((expected * probe).sum(), trained)
+    for one, other in zip(torch.autograd.grad((got * probe).sum(), trained), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * max(1.0, other.abs().max().item()))
+
+
+def test_a_head_that_cannot_be_computed_apart_is_computed_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build(llama)
+    monkeypatch.setattr(model, "base_model_prefix", "elsewhere")
+    policy = ModelPolicy(model, torch.float64)
+    torch.testing.assert_close(policy.scores(PACKED).whole(), policy(PACKED))
+
+
+def test_rows_are_read_end_to_end_without_padding() -> None:
+    model: Any = build(qwen)
+    seen: list[int] = []
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].shape[1])
+
+    model.model.layers[0].register_forward_pre_hook(note)
+    policy = ModelPolicy(model, torch.float64)
+    policy(PADDED)
+    assert seen[-1] == PADDED.num_tokens < PADDED.input_ids.numel()
 
 
 def test_the_plain_llama_takes_the_fast_forward_and_others_do_not() -> None:

@@ -15,16 +15,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from motet.experts.bundle import read_bundle
 from motet.experts.fingerprints import weights_fingerprint
+from motet.training.llama import make_llama
 from motet.training.loop import Loop, Schedule
 from motet.training.policies import model as model_policies
-from motet.training.policies.model import PackingError
 from motet.training.recipe import Recipe
 from motet.training.run.errors import RunError
 from motet.training.run.folder import RunFolder
 from motet.training.run.metrics import Metrics
 from motet.training.run.session import Session
 from motet.training.run.train import check, train
-from tests.training.run.workshop import recipe, records, write_rows
+from tests.training.run.workshop import build, recipe, records, write_rows
 
 LORA: dict[str, Any] = {"type": "lora", "r": 4}
 
@@ -237,12 +237,13 @@ def test_a_members_vocabulary_must_be_the_same(root: Path, tmp_path: Path) -> No
 def test_an_architecture_that_cannot_be_packed_is_refused(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leak(model: object) -> None:
-        raise PackingError("tokens see other documents")
+    def leaks(model: object, **lengths: object) -> bool:
+        return False
 
-    monkeypatch.setattr(model_policies, "check_isolation", leak)
+    monkeypatch.setattr(model_policies, "_isolates", leaks)
     chosen = recipe(tmp_path / "run", tuning=LORA, batch={"rows": 4, "packing": "fit", "max_length": 64})
-    assert refused(chosen, root) == ["batch.packing: tokens see other documents"]
+    (problem,) = refused(chosen, root)
+    assert problem.startswith("batch.packing: LlamaForCausalLM: tokens of this architecture see other documents")
 
 
 class TestFolders:
@@ -338,6 +339,28 @@ class TestFolders:
 
         with pytest.raises(Stop):
             train(chosen, root=root, progress=stop)
+
+
+@pytest.mark.parametrize("tuning", [{"type": "full"}, LORA])
+def test_the_result_ends_where_its_training_data_end(tmp_path: Path, tuning: dict[str, Any]) -> None:
+    """A base whose configuration and tokenizer know nothing of the template's end of a turn."""
+    build(tmp_path)
+    hf: Any = cast(Any, AutoTokenizer).from_pretrained(tmp_path / "base")
+    hf.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    hf.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    hf.save_pretrained(tmp_path / "base")
+    make_llama(len(hf), 16, 2, 2, 32, max_length=64, seed=0).save_pretrained(tmp_path / "base")
+    question = {"role": "user", "content": "How is it?"}
+    rows = [{"messages": [question, {"role": "assistant", "content": f"{word} it is"}]} for word in ("Red", "Blue")]
+    write_rows(tmp_path / "train.jsonl", rows)
+    train(recipe(tmp_path / "out", tuning=tuning, batch={"rows": 2}), root=tmp_path)
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert hf.convert_tokens_to_ids("<|im_end|>") in written["eos_token_id"]
+    assert hf.eos_token_id in written["eos_token_id"]
+    assert hf.convert_tokens_to_ids("<|im_start|>") not in written["eos_token_id"]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft.tuners.lora import Linear
 from torch import nn
 
 from motet.training.recipe import AdamW, Checkpoint, Full, Half, Lora, Muon
+from motet.training.run.adapted_linear import AdaptedLinear
 from motet.training.run.errors import RunError
 from motet.training.run.models import load_model, load_tokenizer
 from motet.training.run.optimizers import make_optimizers
@@ -41,6 +43,24 @@ def test_adapters_are_rank_stabilised_and_leave_the_head_alone(root: Path) -> No
     assert model.peft_config["default"].base_model_name_or_path == "../base"
     plain: Any = prepare(base(root), Lora(r=4, alpha=8, rank_stabilized=False), base="base")
     assert plain.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapted_layer_computes_what_pefts_own_does(root: Path, dtype: torch.dtype) -> None:
+    model: Any = prepare(base(root), Lora(r=4), base="base")
+    layer: Any = model.base_model.model.model.layers[0].mlp.up_proj
+    assert type(layer) is AdaptedLinear
+    nn.init.normal_(cast("Any", layer.lora_B["default"]).weight)
+    x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    layer.base_layer.to(dtype)
+    layer.base_layer.bias = nn.Parameter(torch.randn(32).to(dtype))
+    expected, got = Linear.forward(layer, x), layer(x)
+    assert got.dtype == expected.dtype == dtype
+    exact = Linear.forward(layer.float(), x.float())
+    ours, theirs = ((values - exact).abs().max() for values in (got, expected))
+    assert ours <= 2 * theirs + 1e-5
+    with model.disable_adapter():
+        assert torch.equal(layer(x.float()), layer.base_layer(x.float()))
 
 
 def test_targets_that_do_not_exist(root: Path) -> None:

@@ -154,7 +154,8 @@ def attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, 
     """Softmax attention with folded groups: query (B, KH, G·T, D), keys (B, KH, L, D) → (B, KH, G·T, D_v)."""
     if form.softcap is None and form.sinks is None:
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=form.scaling)
-    scores = (query @ keys.transpose(-1, -2)).float() * form.scaling
+    # in float32 from the start: scores of a hundred, rounded to bfloat16, move their weights by a quarter
+    scores = (query.float() @ keys.float().transpose(-1, -2)) * form.scaling
     if form.softcap is not None:
         scores = torch.tanh(scores / form.softcap) * form.softcap
     if mask is not None:

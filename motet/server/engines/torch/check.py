@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from motet.server.engines.torch.attention import ATTENTION_NAME, slot_attention
+from motet.server.engines.torch.packing import does_more
 from motet.server.engines.torch.recording import AttentionCall, Recording, before_forward, first_tensor
 
 if TYPE_CHECKING:
@@ -34,38 +35,40 @@ class CheckFailed(Exception):
     """What differs, where and by how much."""
 
 
-def check(member: Member, recording: Recording, tolerance: float | None = None) -> None:
+def check(member: Member, recording: Recording) -> None:
     """Compares a member with its model's own recording.
-
-    Args:
-        tolerance: of queries, keys and values, relative; None is that of the dtype.
 
     Raises:
         CheckFailed
     """
+    # quantised activations jump by a whole level where rounding tips them
+    dtype = torch.bfloat16 if any(does_more(module) for module in member.model.modules()) else member.dtype
     run = SlotRun(member, recording)
     run.all_steps()
     if sorted(run.seen) != sorted(recording.calls):
         raise CheckFailed(f"layers {sorted(run.seen)} reached our attention, not {sorted(recording.calls)}")
     for layer, call in sorted(recording.calls.items()):
-        _compare_layer(layer, call, run.seen[layer], tolerance or PROJECTION_TOLERANCE[member.dtype])
-    _compare_distributions(torch.cat(run.logits), recording, SAME[member.dtype])
+        _compare_layer(layer, call, run.seen[layer], PROJECTION_TOLERANCE[dtype])
+    _compare_distributions(run, recording, SAME[dtype])
 
 
 class SlotRun:
-    """The recorded text through the slots of a member.
+    """The recorded text of N tokens through the slots of a member.
 
     Attributes:
         seen: by layer, the forced stream's (query, key, value, output) of every step.
-        logits: the free stream's, (n, V) of every step.
+        logits: (N, V) of the free stream.
+        singles: the tokens that the free stream computed one at a time.
     """
 
     def __init__(self, member: Member, recording: Recording) -> None:
         self.member = member
         self.recording = recording
         self.seen: dict[int, list[tuple[Tensor, ...]]] = {}
-        self.logits: list[Tensor] = []
-        self._span = slice(0, 0)
+        self.logits = torch.empty(0)
+        self.singles: list[int] = []
+        self._forced = range(0)  # the forced stream's tokens of this step
+        self._rows = slice(0, 0)  # and their place in the batch
 
     def all_steps(self) -> None:
         model, cache = self.member.model, self.member.cache
@@ -74,45 +77,56 @@ class SlotRun:
         cache.resize(2, len(self.recording.ids))
         try:
             with before_forward({call.module: self._force(call) for call in self.recording.calls.values()}):
-                for forced, free in _steps(len(self.recording.ids)):
-                    self._step(forced, free)
+                self.logits = torch.cat([self._step(*step) for step in _steps(len(self.recording.ids))])
         finally:
             model.set_attn_implementation(ATTENTION_NAME)
             cache.clear()
             self.member.forward_seconds, self.member.num_forwards = 0.0, 0
 
-    def _step(self, forced: range, free: range) -> None:
-        """One forward; the forced stream's tokens come first in the batch, being in the lower slot or a single."""
+    def _step(self, forced: range, free: range) -> Tensor:
+        """One forward; (n, V) logits of the free stream."""
         from motet.server.engines.torch.model import ModelWork
 
         ids = self.recording.ids
-        self._span = slice(forced.start, forced.stop)
-        work = [ModelWork(FORCED, forced.start, ids[self._span], 0)]
-        if free:
-            work.append(ModelWork(FREE, free.start, ids[free.start : free.stop], len(free)))
-        self.logits.append(self.member.forward(work))
+        work = [
+            ModelWork(slot, tokens.start, ids[tokens.start : tokens.stop], len(tokens) if slot == FREE else 0)
+            for slot, tokens in ((FORCED, forced), (FREE, free))
+            if tokens
+        ]
+        work.sort(key=lambda item: len(item.tokens) > 1)  # single tokens come first
+        offset = len(free) if work[0].slot == FREE else 0
+        self._forced, self._rows = forced, slice(offset, offset + len(forced))
+        self.singles += free if len(free) == 1 else ()
+        return self.member.forward(work)
 
     def _watch(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **given: Any) -> Any:
         """Our attention function, which is given what was recorded: queries, keys and values are judged apart."""
         layer: int = module.layer_idx  # type: ignore[assignment]
         call = self.recording.calls[layer]
-        count = self._span.stop - self._span.start
-        handed = (query, key, value)
-        recorded = (call.query[:, :, self._span], call.key[:, :, self._span], call.value[:, :, self._span])
+        made = [tensor[:, :, self._rows] for tensor in (query, key, value)]
         query, key, value = (
-            torch.cat([mine, free[:, :, count:]], 2) for mine, free in zip(recorded, handed, strict=True)
+            self._with(recorded, free, 2)
+            for recorded, free in ((call.query, query), (call.key, key), (call.value, value))
         )
         answer = slot_attention(module, query, key, value, *rest, **given)
-        self.seen.setdefault(layer, []).append((*(tensor[:, :, :count] for tensor in handed), answer[0][:, :count]))
+        self.seen.setdefault(layer, []).append((*made, answer[0][:, self._rows]))
         return answer
+
+    def _with(self, recorded: Tensor, free: Tensor, dim: int) -> Tensor:
+        """A batch with what was recorded in the forced stream's rows."""
+        batch = free.clone()
+        tokens = slice(self._forced.start, self._forced.stop)
+        batch.narrow(dim, self._rows.start, len(self._forced)).copy_(
+            recorded.narrow(dim, tokens.start, len(self._forced))
+        )
+        return batch
 
     def _force(self, call: AttentionCall) -> Callable[..., Any]:
         """A hook that puts the recorded input in the place of the forced stream's."""
 
         def hook(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
             free = first_tensor(args, given)
-            recorded = call.hidden[:, self._span]
-            forced = torch.cat([recorded, free[:, recorded.shape[1] :]], 1)
+            forced = self._with(call.hidden, free, 1)
             args = tuple(forced if value is free else value for value in args)
             return args, {name: forced if value is free else value for name, value in given.items()}
 
@@ -120,16 +134,13 @@ class SlotRun:
 
 
 def _steps(length: int) -> list[tuple[range, range]]:
-    """(forced, free) tokens of each step: two chunks, two single tokens, a single token beside a chunk, a chunk."""
-    half = max(length // 2 - 3, 0)
-    steps = [
-        (range(half), range(half)),
-        (range(half, half + 1), range(half, half + 1)),
-        (range(half + 1, half + 2), range(half + 1, length)),
-        (range(half + 2, length), range(0)),
-    ]
-    whole = range(length)
-    return [(whole[f.start : f.stop], whole[r.start : r.stop]) for f, r in steps if whole[f.start : f.stop]]
+    """(forced, free) tokens of each step: chunks, single tokens, and each stream once with a single token beside the
+    other's chunk."""
+    half = length // 2
+    forced = [0, half, half + 1, min(half + 2, length), length]
+    free = [0, half, half + 1, max(length - 1, half + 1), length]
+    steps = zip(map(range, forced, forced[1:]), map(range, free, free[1:]), strict=True)
+    return [(a, b) for a, b in steps if a or b]
 
 
 def _compare_layer(layer: int, call: AttentionCall, seen: list[tuple[Tensor, ...]], tolerance: float) -> None:
@@ -152,17 +163,21 @@ def relative_distance(found: Tensor, expected: Tensor) -> Tensor:
     return (off / rows.clamp_min(1)).sqrt()
 
 
-def _compare_distributions(found: Tensor, recording: Recording, same: float) -> None:
-    width = found.shape[-1]
-    plain = recording.logits[: found.shape[0], :width].log_softmax(-1)
-    noise = divergence(plain, recording.exact_logits[:, :width].log_softmax(-1))
-    distance = divergence(plain, found.float().log_softmax(-1))
-    for name, reduced in (("mean", torch.mean), ("largest", torch.amax)):
-        far, allowed = float(reduced(distance)), NOISE_FACTOR * float(reduced(noise)) + same
-        if not far <= allowed:
+def _compare_distributions(run: SlotRun, recording: Recording, same: float) -> None:
+    """The median over a stream's single tokens, and over the others: where a router's near tie falls the other way,
+    some tokens differ much in a model that is right; where a computation is wrong, most do."""
+    width = run.logits.shape[-1]
+    plain = recording.logits[:, :width].log_softmax(-1)
+    noise = float(divergence(plain, recording.exact_logits[:, :width].log_softmax(-1)).mean())
+    distance = divergence(plain, run.logits.float().log_softmax(-1))
+    single = torch.zeros(len(distance), dtype=torch.bool, device=distance.device)
+    single[run.singles] = True
+    for name, rows in (("prompts", distance[~single]), ("single tokens", distance[single])):
+        far, allowed = float(rows.median()), NOISE_FACTOR * noise + same
+        if len(rows) and not far <= allowed:
             raise CheckFailed(
-                f"the whole model: its distributions through the slots differ from a plain forward's by {far:.3g} nats "
-                f"({name} over the text; rounding alone: {float(reduced(noise)):.3g}, allowed {allowed:.3g})"
+                f"the whole model: its distributions of {name} differ from a plain forward's by {far:.3g} nats "
+                f"(rounding alone: {noise:.3g}; allowed: {allowed:.3g})"
             )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from motet.composers.plan import Discriminator, Plan, judged_tokens
-from motet.server.engines.base import FinishReason, GenerationRequest, Matcher, ends_of
+from motet.server.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
 from motet.server.engines.torch.cache import Slot
 from motet.server.engines.torch.model import Member
 
@@ -97,6 +97,7 @@ class Choice:
         plan = group.request.plan
         infos = {stream.model: member.info for stream, member in zip(plan.streams, members, strict=True)}
         self.ends = ends_of(plan, infos)
+        self.vocab_size = common_width(plan, infos)
         self.eos_token_ids = () if request.sampling.ignore_eos else self.ends
         self.shared = list(request.forced)
         self.num_forced = len(request.forced)

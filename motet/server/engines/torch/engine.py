@@ -108,15 +108,8 @@ class TorchEngine:
     def supports(self, plan: Plan) -> str | None:
         if isinstance(plan.rule, Routed):
             return "rule 'Routed' needs a learned gate, which no loaded model has"
-        widths: dict[int, str] = {}
-        for stream in plan.streams:
-            if stream.model not in self._core.members:
-                return f"model {stream.model!r} is not loaded"
-            widths.setdefault(self._core.members[stream.model].vocab_size, stream.model)
-        if len(widths) > 1:
-            sizes = ", ".join(f"{name!r} has {width}" for width, name in widths.items())
-            return f"the members' vocabularies differ in size: {sizes}"
-        return None
+        absent = next((stream.model for stream in plan.streams if stream.model not in self._core.members), None)
+        return None if absent is None else f"model {absent!r} is not loaded"
 
     def check(self, request: GenerationRequest) -> int:
         if not request.forced and request.sampling.max_tokens < 1:

@@ -15,11 +15,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from motet.models.checkpoint import load_weights
-from motet.server.engines.base import ModelInfo
-from motet.server.engines.facts import end_token_ids, ends_within, max_positions
+from motet.models.ends import end_token_ids, ends_within
+from motet.server.engines.base import ModelInfo, Quantization
+from motet.server.engines.facts import longrope_limit, max_positions, num_parameters
 from motet.server.engines.torch.attention import STEP, Segment, StepContext
 from motet.server.engines.torch.cache import LayerShape, SlotCache
 from motet.server.engines.torch.check import CheckFailed, check
+from motet.server.engines.torch.packing import does_more
+from motet.server.engines.torch.quantization import QuantizationError, quantize
 from motet.server.engines.torch.recording import Recording, narrowed, record
 from motet.server.engines.torch.replacements import replace_modules, replaceable
 
@@ -71,7 +74,7 @@ class Member:
             vocab_size=vocab_size,
             max_model_len=max_model_len,
             kv_bytes_per_token=self.cache.bytes_per_token,
-            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            num_parameters=num_parameters(model.config),  # of the checkpoint, however they are stored
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
             eos_token_ids=ends_within(vocab_size, ends, model_ends(model)),
@@ -139,6 +142,7 @@ def load_member(
     revision: str | None = None,
     ends: Collection[int] = (),
     adapt: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
+    quantization: Quantization | None = None,
     sample: Sequence[int] | None = None,
 ) -> Member:
     """Loads a checkpoint folder or hub id and proves that it computes here what it computes in transformers.
@@ -149,6 +153,7 @@ def load_member(
         ends: of an answer, beside those of the checkpoint's own configurations: the tokenizer's.
         adapt: what becomes of the checkpoint before anything else is done with it: merging an adapter, say.
         max_model_len: upper bound on the context, None for the model's own.
+        quantization: how weights are stored; everything is checked against the model with those weights.
         sample: the ids of some ordinary text, for the load check; its rounding is that of real use then.
 
     Raises:
@@ -159,16 +164,25 @@ def load_member(
         model = adapt(model)
     _check_weights(name, model)
     longest = max_positions(model.config)
+    if longest == longrope_limit(model.config):
+        log.warning(
+            "%s: its context ends at %d tokens, where longrope changes the factors of whole batches", name, longest
+        )
     limit = min(max_model_len or longest, longest)
     width = vocab_size or int(model.config.get_text_config().vocab_size)
     try:
         model.to(device)  # type: ignore[arg-type]
+        if quantization is not None:
+            quantize(model, quantization)
         member = _prepare(name, model, limit, width, ends, _check_ids(model, limit, sample))
     except ModelLoadError:
         raise
+    except QuantizationError as error:
+        raise ModelLoadError(f"model {name!r}: {error}") from error
     except Exception as error:
         raise ModelLoadError(f"model {name!r} does not run: {type(error).__name__}: {error}") from error
-    log.info("loaded %s: %s parameters, %s", name, f"{member.info.num_parameters:,}", member.info.dtype)
+    stored = f", {quantization} weights" if quantization else ""
+    log.info("loaded %s: %s parameters, %s%s", name, f"{member.info.num_parameters:,}", member.info.dtype, stored)
     return member
 
 
@@ -187,9 +201,16 @@ def _prepare(
             check(member, recording)
         except CheckFailed as error:
             raise ModelLoadError(
-                f"model {name!r} computes something else here than in transformers. {error}"
+                f"model {name!r} computes something else here than in transformers: {error}{_quantisation(model)}"
             ) from error
     return member
+
+
+def _quantisation(model: PreTrainedModel) -> str:
+    """What a failed check should also say of a model whose linears quantise what goes in."""
+    odd = next((module for module in model.modules() if does_more(module)), None)
+    kind = type(odd).__name__
+    return "" if odd is None else f"; its layers are quantised ({kind}), perhaps by what else is in the batch"
 
 
 def _record(name: str, model: PreTrainedModel, ids: Sequence[int]) -> Recording:

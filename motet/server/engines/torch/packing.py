@@ -6,7 +6,7 @@ arithmetic is the same; the packed layout saves the repacking of every call, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeGuard, cast
 
 import torch
@@ -17,6 +17,9 @@ SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 PLAIN_ATTRIBUTES = {*vars(nn.Linear(1, 1)), "_is_hf_initialized"}  # transformers marks what it has loaded
 EMPTY_ATTRIBUTES = [name for name, held in vars(nn.Linear(1, 1)).items() if isinstance(held, dict) and not held]
 CHECKED_OUTPUTS = 256
+
+
+LinearMaker = Callable[[Tensor, Tensor | None], nn.Module]  # weight (out, in), bias (out,) → what stands for the linear
 
 
 class PackedLinear(nn.Module):
@@ -40,10 +43,10 @@ def bias_of(linear: nn.Linear) -> Tensor | None:
 class JointProjection:
     """Sibling projections of one input: the first to be called computes all, the others take their part."""
 
-    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+    def __init__(self, linears: Sequence[nn.Linear], make: LinearMaker) -> None:
         weight = torch.cat([linear.weight for linear in linears])
         biases = [bias for bias in map(bias_of, linears) if bias is not None]
-        self.linear = PackedLinear(weight, torch.cat(biases) if biases else None)
+        self.linear = make(weight, torch.cat(biases) if biases else None)
         self.widths = [linear.out_features for linear in linears]
         self._input: Tensor | None = None
         self._parts: tuple[Tensor, ...] = ()
@@ -94,11 +97,16 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     )
 
 
-def joint_parts(linears: Sequence[nn.Linear]) -> list[ProjectionPart] | None:
+def does_more(module: nn.Module) -> bool:
+    """A linear that is not plain: its weights or what goes in are quantised, or code hangs on it."""
+    return isinstance(module, nn.Linear) and not is_plain(module)
+
+
+def joint_parts(linears: Sequence[nn.Linear], make: LinearMaker = PackedLinear) -> list[ProjectionPart] | None:
     """What stands for sibling linears of the same input; None where some have a bias and some not."""
     if len({(linear.in_features, bias_of(linear) is None) for linear in linears}) != 1:
         return None
-    joint = JointProjection(linears)
+    joint = JointProjection(linears, make)
     return [ProjectionPart(joint, index, linear) for index, linear in enumerate(linears)]
 
 

@@ -41,18 +41,14 @@ def replace_modules(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     Args:
         inputs: rows (rows, width) that reached the replaceable modules, by name. A module without any stays.
     """
-    dtype = next(model.parameters()).dtype
-    for name, x in inputs.items():
-        if is_norm(model.get_submodule(name)):
-            _fuse(model, name, x)
-    if not can_pack(dtype):
-        return
-    for parent in {name.rpartition(".")[0]: None for name in inputs}:
-        for siblings in SIBLINGS:
-            _join(model, [f"{parent}.{name}".lstrip(".") for name in siblings], inputs)
-    for name, x in inputs.items():
-        if is_plain(linear := model.get_submodule(name)):
-            _put(model, [name], [linear], [PackedLinear(linear.weight, bias_of(linear))], x)
+    replacer = _Replacer(model, inputs)
+    replacer.fuse_norms()
+    if can_pack(next(model.parameters()).dtype):
+        replacer.join_siblings()
+        replacer.pack_linears()
+    for reason, parts in replacer.left_out.items():
+        more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
+        log.warning("%s%s: left as transformers has it, which is slower: %s", parts[0], more, reason)
 
 
 def part_name(path: str) -> str:
@@ -62,42 +58,57 @@ def part_name(path: str) -> str:
     return f"layer {layer[1]}: {last}" if layer else last
 
 
-def _fuse(model: nn.Module, name: str, x: Tensor) -> None:
-    module = model.get_submodule(name)
-    fused = fused_norm(module, x)
-    if fused is None:
-        _leave(name, f"{type(module).__name__} is no root-mean-square norm that torch has")
-    else:
-        model.set_submodule(name, fused)
+class _Replacer:
+    """Attributes:
+    left_out: reasons, with the parts that they hold for.
+    """
 
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.left_out: dict[str, list[str]] = {}
 
-def _join(model: nn.Module, names: Sequence[str], inputs: Mapping[str, Tensor]) -> None:
-    """Joins siblings where all are plain linears that were given the same input."""
-    if not all(name in inputs and torch.equal(inputs[name], inputs[names[0]]) for name in names):
-        return
-    linears = [linear for name in names if is_plain(linear := model.get_submodule(name))]
-    parts = joint_parts(linears) if len(linears) == len(names) else None
-    if parts is not None:
-        _put(model, names, linears, parts, inputs[names[0]])
+    def fuse_norms(self) -> None:
+        for name, x in self.inputs.items():
+            if not is_norm(module := self.model.get_submodule(name)):
+                continue
+            if (fused := fused_norm(module, x)) is not None:
+                self.model.set_submodule(name, fused)
+            else:
+                self._leave(name, f"{type(module).__name__} is not torch's root-mean-square norm")
 
+    def join_siblings(self) -> None:
+        for parent in dict.fromkeys(name.rpartition(".")[0] for name in self.inputs):
+            for siblings in SIBLINGS:
+                self._join([f"{parent}.{name}" if parent else name for name in siblings])
 
-def _put(
-    model: nn.Module,
-    names: Sequence[str],
-    linears: Sequence[nn.Linear],
-    packed: Sequence[PackedLinear | ProjectionPart],
-    x: Tensor,
-) -> None:
-    """Puts the packed modules in the linears' places, all or none: where each gives its linear's values for x."""
-    found = [module(x) for module in packed]
-    pairs = zip(names, linears, found, strict=True)
-    wrong = [name for name, linear, values in pairs if not same_linear(values, linear.weight, bias_of(linear), x)]
-    for name in wrong:
-        _leave(name, "packed, it gives other values")
-    for name, module in zip(names, packed, strict=True):
-        if not wrong:
-            model.set_submodule(name, module)
+    def pack_linears(self) -> None:
+        for name in self.inputs:
+            if is_plain(linear := self.model.get_submodule(name)):
+                self._put([name], [linear], [PackedLinear(linear.weight, bias_of(linear))])
 
+    def _join(self, names: Sequence[str]) -> None:
+        """Joins siblings where all are plain linears that were given the same input."""
+        rows = [self.inputs.get(name) for name in names]
+        if rows[0] is None or not all(other is not None and torch.equal(rows[0], other) for other in rows):
+            return
+        linears = [linear for name in names if is_plain(linear := self.model.get_submodule(name))]
+        parts = joint_parts(linears) if len(linears) == len(names) else None
+        if parts is not None:
+            self._put(names, linears, parts)
 
-def _leave(name: str, why: str) -> None:
-    log.warning("%s stays as transformers has it: %s", part_name(name), why)
+    def _put(
+        self, names: Sequence[str], linears: Sequence[nn.Linear], packed: Sequence[PackedLinear | ProjectionPart]
+    ) -> None:
+        """Puts the packed modules in the linears' places, all or none: where each gives its linear's values."""
+        x = self.inputs[names[0]]
+        found = zip(names, linears, [module(x) for module in packed], strict=True)
+        wrong = [name for name, linear, y in found if not same_linear(y, linear.weight, bias_of(linear), x)]
+        for name in wrong:
+            self._leave(name, "packed, it gives other values")
+        for name, module in zip(names, packed, strict=True):
+            if not wrong:
+                self.model.set_submodule(name, module)
+
+    def _leave(self, name: str, reason: str) -> None:
+        self.left_out.setdefault(reason, []).append(part_name(name))

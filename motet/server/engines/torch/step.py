@@ -111,7 +111,7 @@ class StepRunner:
     ) -> list[tuple[Choice, TokenOutput]]:
         """All rows over one vocabulary: one composition, one draw, one report."""
         names = list({stream.member.name: None for item in work for stream in item.choice.streams})
-        joined = Logits([logits[name] for name in names])
+        joined = Logits([logits[name][:, : work[0].choice.vocab_size] for name in names])
         starts = dict(zip(names, joined.starts, strict=True))
         rows = [
             Row(
@@ -178,7 +178,7 @@ def _by_width(work: Sequence[Work]) -> list[list[Work]]:
     """Members of unlike vocabularies may run side by side; only those of one width are composed together."""
     groups: dict[int, list[Work]] = defaultdict(list)
     for item in work:
-        groups[item.choice.streams[0].member.vocab_size].append(item)
+        groups[item.choice.vocab_size].append(item)
     return list(groups.values())
 
 

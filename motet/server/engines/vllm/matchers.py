@@ -41,7 +41,7 @@ class Matchers:
         return self._of_rows[row]
 
     def _compiler(self, base: str) -> Grammars:
-        from motet.server.tokenizer import Tokenizer
+        from motet.models.tokenizer import Tokenizer
 
         source = self._sources[base]
         if source not in self._grammars:

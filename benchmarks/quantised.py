@@ -1,0 +1,160 @@
+"""What weights in 4 and 8 bits give and cost: speed of decoding beside bfloat16 and llama.cpp, and perplexity.
+
+    python -m benchmarks.quantised speed qwen-1.5b --gguf qwen-1.5b.gguf --llama-cpp FOLDER --out OUT.json
+    python -m benchmarks.quantised perplexity qwen-1.5b --data gsm8k-test.jsonl.gz --out OUT.json
+
+Theory: decoding one token reads every weight once, so a step of one request takes at least the weights' bytes over the
+memory's bandwidth (measured here with a sum over a large tensor); with more requests in a step, arithmetic counts too.
+`speed` times decoding steps behind 64 tokens of context. Variants run in turn; llama.cpp (see llama_cpp.mjs for how to
+install it) runs in the same rounds with as many threads, greedy sampling included. `perplexity` is that of GSM8K's
+answers behind their questions in the model's chat template, through the embedded engine's own forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import os
+import statistics
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from motet.openmp import WAITING
+
+os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
+
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from benchmarks.common import environment, interleave, median_of_ratios, report, seconds
+from motet.server.engines.base import Quantization
+from motet.server.engines.facts import shapes_of
+from motet.server.engines.torch import Member, load_member
+from motet.server.engines.torch.model import ModelWork
+from motet.server.engines.torch.quantization import weight_bytes
+
+KINDS: dict[str, Quantization | None] = {"bfloat16": None, "int8": "int8", "int4": "int4"}
+PROMPT = 64
+WARM_UP = 2
+BANDWIDTH_BYTES = 1 << 29
+
+
+def load(folder: str, kind: str) -> Member:
+    return load_member(kind, folder, dtype=torch.bfloat16, quantization=KINDS[kind])
+
+
+def bandwidth() -> float:
+    """Bytes per second that are read from memory."""
+    numbers = torch.ones(BANDWIDTH_BYTES // 4)
+    return BANDWIDTH_BYTES / min(seconds(numbers.sum) for _ in range(5))
+
+
+@torch.inference_mode()
+def tokens_per_second(member: Member, batch: int, steps: int) -> float:
+    member.cache.clear()
+    member.cache.resize(batch, PROMPT + WARM_UP + steps)
+    for slot in range(batch):
+        member.forward([ModelWork(slot, 0, range(100 + slot, 100 + slot + PROMPT), 1)])
+
+    def step(position: int) -> None:
+        member.forward([ModelWork(slot, position, [5], 1) for slot in range(batch)]).argmax(-1)
+
+    for position in range(PROMPT, PROMPT + WARM_UP):
+        step(position)
+    first = PROMPT + WARM_UP
+    return batch * steps / seconds(lambda: [step(position) for position in range(first, first + steps)])
+
+
+def llama_cpp(options: argparse.Namespace, batch: int) -> float:
+    script = Path(__file__).with_name("llama_cpp.mjs")
+    command = ["node", str(script), options.gguf, "--threads", str(torch.get_num_threads()), "--prompt", str(PROMPT)]
+    command += ["--sequences", str(batch), "--tokens", str(options.steps)]
+    environ = {**os.environ, "NODE_LLAMA_CPP": str(options.llama_cpp.resolve())}
+    done = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])["tokens_per_second"][str(batch)][0]
+
+
+def speed(options: argparse.Namespace) -> dict[str, Any]:
+    shapes = shapes_of(AutoConfig.from_pretrained(options.folder))
+    sizes = {name: weight_bytes(shapes, kind, torch.bfloat16.itemsize) for name, kind in KINDS.items()}
+    rate = bandwidth()
+    for name, size in sizes.items():
+        print(f"theory: {name}: {size / 1e9:.2f} GB, at most {rate / size:.1f} tokens/s at {rate / 1e9:.0f} GB/s")
+    members = {name: load(options.folder, name) for name in KINDS}
+    results: dict[str, Any] = {"bandwidth": rate, "weight_bytes": sizes, "tokens_per_second": {}}
+    for batch in options.batches:
+        variants: dict[str, Callable[[], float]] = {
+            name: partial(tokens_per_second, member, batch, options.steps) for name, member in members.items()
+        }
+        if options.gguf:
+            variants["llama.cpp"] = partial(llama_cpp, options, batch)
+        figures = interleave(variants, options.rounds, warm_up=0)
+        found = {name: statistics.median(values) for name, values in figures.items()}
+        if options.gguf:
+            found["int4_over_llama.cpp"] = median_of_ratios(figures["int4"], figures["llama.cpp"])
+        results["tokens_per_second"][str(batch)] = found
+        results.setdefault("rounds", {})[str(batch)] = figures
+        print(f"batch {batch}: " + "  ".join(f"{name} {value:.3g}" for name, value in found.items()), flush=True)
+    return results
+
+
+def answers(options: argparse.Namespace) -> list[tuple[list[int], list[int]]]:
+    """Ids of questions as the model reads them, and of their answers."""
+    tokenizer = cast("Any", AutoTokenizer.from_pretrained(options.folder))
+    with gzip.open(options.data, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for _, line in zip(range(options.questions), lines, strict=False)]
+    return [
+        (
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": row["question"]}], add_generation_prompt=True, return_dict=False
+            ),
+            tokenizer(row["answer"], add_special_tokens=False).input_ids,
+        )
+        for row in rows
+    ]
+
+
+@torch.inference_mode()
+def perplexity(options: argparse.Namespace) -> dict[str, Any]:
+    pairs = answers(options)
+    count = sum(len(answer) for _, answer in pairs)
+    found: dict[str, float] = {}
+    for kind in KINDS:
+        member = load(options.folder, kind)
+        surprise = 0.0
+        for question, answer in pairs:
+            ids = question + answer
+            member.cache.clear()
+            member.cache.resize(1, len(ids))
+            logits = member.forward([ModelWork(0, 0, ids, len(answer) + 1)])[:-1].float()
+            surprise -= float(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
+        found[kind] = math.exp(surprise / count)
+        print(f"{kind}: perplexity {found[kind]:.4f}, {found[kind] / found['bfloat16'] - 1:+.2%}", flush=True)
+    return {"questions": len(pairs), "tokens": count, "perplexity": found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("measure", choices=("speed", "perplexity"))
+    parser.add_argument("folder", help="of a checkpoint")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gguf", help="the same model for llama.cpp")
+    parser.add_argument("--llama-cpp", type=Path, help="where node-llama-cpp is installed")
+    parser.add_argument("--data", type=Path, help="GSM8K's questions and answers, .jsonl.gz")
+    parser.add_argument("--questions", type=int, default=32)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    print(environment())
+    results = speed(options) if options.measure == "speed" else perplexity(options)
+    report("quantised", {"model": Path(options.folder).name, "measure": options.measure, **results}, options.out)
+
+
+if __name__ == "__main__":
+    main()
