@@ -7,6 +7,7 @@ reason.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ PROMPTS = (
     "In one word: what is the capital of France?",
 )
 TOP = 48  # tokens that a distribution is compared on, beside the rest of it as one
+DUST = 1e-9  # what is less likely, be it masked, counts as this
 
 Sequence_ = tuple[tuple[int, ...], tuple[int, ...]]  # what is read, and the answer behind it
 
@@ -76,9 +78,9 @@ def composed_logprobs(
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p ‖ q) in nats of every row, from (n, TOP) log-probs of the same tokens and the rest as one token."""
-    p, q = (torch.cat((part, _rest(part)), -1) for part in (p.double(), q.double()))
+    p, q = (torch.cat((part, _rest(part)), -1).clamp_min(math.log(DUST)) for part in (p.double(), q.double()))
     return (p.exp() * (p - q)).sum(-1)
 
 
 def _rest(logprobs: Tensor) -> Tensor:
-    return (1 - logprobs.exp().sum(-1, keepdim=True)).clamp_min(1e-9).log()
+    return (1 - logprobs.exp().sum(-1, keepdim=True)).clamp_min(DUST).log()
