@@ -110,7 +110,7 @@ def _load(path: Path, device: str) -> tuple[PreTrainedModel, Tokenizer]:
         raise OSError("it is no folder")
     source = _source(path)
     dtype = "float32" if device == "cpu" else "auto"
-    model, _ = load_weights(source.checkpoint, source.checkpoint_revision, dtype=dtype)
+    model = load_weights(source.checkpoint, source.checkpoint_revision, dtype=dtype)
     if source.base is not None:
         model = merge_adapter(model, source)
     model.to(torch.device(device))  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ def write_merge(folder: Path, base: Path, add: dict[Path, float], reference: Pat
 
     disable_progress_bar()
     try:
-        model, _ = load_weights(str(base))
+        model = load_weights(str(base))
         states = {path: _state(path) for path in {*add, reference or base}}
     except (OSError, ValueError) as error:
         raise RecipeError([f"merge: {error}"]) from error
@@ -65,7 +65,7 @@ def _moved(
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    model, _ = load_weights(str(path))
+    model = load_weights(str(path))
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 

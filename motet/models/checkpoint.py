@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+KEYS_SHOWN = 5
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "tekken.json")  # beside the names that a tokenizer's class knows
+
+
 class OwnCodeError(ValueError):
     """The checkpoint can only be read by code that it brings along."""
 
@@ -69,24 +73,39 @@ def read_generation_config(path: str, revision: str | None = None) -> Generation
 
 
 def read_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Raises OSError, ValueError, and whatever its parsers raise."""
+    """Raises OSError, ValueError (a folder without a vocabulary, of which transformers makes an empty tokenizer), and
+    whatever its parsers raise."""
     from transformers import AutoTokenizer
 
     place = local(path, revision)
     if gguf.is_gguf(place):
         return cast("PreTrainedTokenizerBase", gguf.read_tokenizer(place))
-    return cast("PreTrainedTokenizerBase", _native(path, cast(Any, AutoTokenizer).from_pretrained, place))
+    tokenizer = cast("PreTrainedTokenizerBase", _native(path, cast(Any, AutoTokenizer).from_pretrained, place))
+    names = sorted({*VOCABULARIES, *map(str, tokenizer.vocab_files_names.values())})
+    if not any((place / name).is_file() for name in names):
+        raise ValueError(f"{place} holds no tokenizer ({', '.join(names)})")
+    return tokenizer
 
 
-def load_weights(path: str, revision: str | None = None, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The causal language model and transformers' report on its keys.
+def load_weights(path: str, revision: str | None = None, **options: Any) -> PreTrainedModel:
+    """The causal language model; transformers alone would make up weights that are missing.
 
     Args:
         options: of transformers' `from_pretrained`.
 
     Raises:
-        OSError, ValueError, and whatever transformers' readers raise.
+        ValueError: tensors that the checkpoint lacks or misshapes.
+        OSError, and whatever transformers' readers raise.
     """
+    model, report = _load_weights(path, revision, **options)
+    lost = sorted(report.get("missing_keys", ())) + [str(key) for key in report.get("mismatched_keys", ())]
+    if lost:
+        shown = ", ".join(lost[:KEYS_SHOWN]) + (f" and {len(lost) - KEYS_SHOWN} more" if len(lost) > KEYS_SHOWN else "")
+        raise ValueError(f"the checkpoint {path!r} lacks or misshapes {shown}")
+    return model
+
+
+def _load_weights(path: str, revision: str | None, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
     place = Path(path)
@@ -111,3 +130,5 @@ def _native(path: str, read: Any, place: Path, **options: Any) -> Any:
                 "architectures and tokenizers are transformers' own"
             ) from error
         raise
+    except (AttributeError, KeyError, TypeError) as error:  # a field that is missing or of another type
+        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from motet.models import gguf
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")  # all that is read before weights are
+UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError)  # an index that is none
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # the first bytes of a pointer, the format's own rule
 
 
@@ -36,7 +39,9 @@ def adapter_problems(folder: Path) -> Iterator[str]:
 
 
 def _folder_problems(folder: Path, weights: tuple[str, ...]) -> Iterator[str]:
-    pointers = [file for file in sorted(folder.iterdir()) if file.is_file() and _is_pointer(file)]
+    loaded = _weight_files(folder, weights or WEIGHTS)
+    small = [file for pattern in SMALL_FILES for file in sorted(folder.glob(pattern))]
+    pointers = [file for file in (*loaded, *small) if file.is_file() and _is_pointer(file)]
     if pointers:
         yield pointer(*pointers)
         return
@@ -44,8 +49,25 @@ def _folder_problems(folder: Path, weights: tuple[str, ...]) -> Iterator[str]:
         yield from _json_problems(folder / name)
     if weights:
         yield from _weight_problems(folder, weights)
-    for file in sorted(folder.glob("*.safetensors")):
-        yield from _damage(file)
+    for file in loaded:
+        if file.suffix == ".safetensors" and file.is_file():
+            yield from _damage(file)
+
+
+def _weight_files(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The files that are loaded, whole or in shards: weights in other formats may lie beside them, broken or not."""
+    for name in names:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            with suppress(*UNREADABLE):  # told by `_shard_problems`
+                return [folder / shard for shard in _shards(index)]
+    return []
+
+
+def _shards(index: Path) -> list[str]:
+    return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
 
 
 def pointer(first: Path, *others: Path) -> str:
@@ -86,9 +108,9 @@ def _weight_problems(folder: Path, names: tuple[str, ...]) -> Iterator[str]:
 
 def _shard_problems(index: Path) -> Iterator[str]:
     try:
-        shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        shards = _shards(index)
         missing = [shard for shard in shards if not (index.parent / shard).is_file()]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         yield f"{index} is not readable as an index of weights: {error!r}"
         return
     if missing:

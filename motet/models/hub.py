@@ -10,7 +10,6 @@ from typing import Any, cast
 from motet.models import files
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")  # all that is read before weights are
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # what is there of the first kind is preferred
 NOT_WEIGHTS = ("original/*", "consolidated*", "*/*")  # the same weights in other people's formats
 TIMEOUT_S = 5.0
@@ -33,7 +32,7 @@ def snapshot(name: str, revision: str | None = None) -> Path:
         HubError: the hub has no such model, does not give it, or cannot be reached and the cache does not hold it.
     """
     cached = _cached(name, revision)
-    return _download(name, revision, SMALL_FILES) if cached is None else cached
+    return _download(name, revision, files.SMALL_FILES) if cached is None else cached
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
@@ -51,7 +50,8 @@ def with_weights(name: str, revision: str | None = None) -> Path:
     if not list(files.problems(folder)):
         return folder
     for pattern in WEIGHTS:
-        folder = _download(name, revision, (*SMALL_FILES, pattern))
+        # of the same commit as what was read before
+        folder = _download(name, folder.name, (*files.SMALL_FILES, pattern))
         if any(folder.glob(pattern)):
             break
     return folder

@@ -6,6 +6,7 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 CGROUP_V1 = CGROUP / "memory"
+PAGES = ("inactive_file", "active_file")  # of files: given back when memory is wanted
 GIB = 1 << 30
 
 
@@ -30,7 +31,7 @@ def _left(limit: Path, used: Path, stat: Path) -> int | None:
     try:
         allowed = int(limit.read_text())
         cached = dict(line.split() for line in stat.read_text().splitlines())
-        return allowed - int(used.read_text()) + int(cached.get("inactive_file", 0))
+        return allowed - int(used.read_text()) + sum(int(cached.get(name, 0)) for name in PAGES)
     except (OSError, ValueError):  # no such group, or "max"
         return None
 

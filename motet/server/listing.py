@@ -71,12 +71,13 @@ def _print(table: Table) -> None:
 def _facts(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
     """Raises ConfigError: the model cannot be read."""
     from motet.models.memory import gib
-    from motet.server.preflight import read_model, weight_bytes
+    from motet.server.preflight import device_of, read_model, weight_bytes
 
     engine = configuration.settings.engine
     try:
         source = find_source(model, configuration.folder)
-        tokenizer, info = read_model(name, model, source, engine, "vllm" if engine.kind == "vllm" else "cpu")
+        device = "vllm" if engine.kind == "vllm" else device_of(model, engine)
+        tokenizer, info = read_model(name, model, source, engine, device)
         weights = gib(weight_bytes(source, info)) + (f" ({model.quantize})" if model.quantize else "")
     except (OSError, ValueError) as error:
         raise ConfigError([f"models.{name}: {error}"]) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from motet.composers.vocabulary import read_vocabulary
 from motet.models import gguf
-from motet.models.checkpoint import load_weights, read_tokenizer
+from motet.models.checkpoint import load_weights, local, read_tokenizer
 from motet.models.tokenizer import Tokenizer
 from motet.server.adapters import merge_adapter
 from motet.server.config import ModelConfig
@@ -239,7 +239,7 @@ def converted_checkpoint(file: Path, cache: Path) -> Path:
     folder = cache / "converted" / digest.hexdigest()[:16]
     if not (folder / "config.json").is_file():
         partial = folder.with_suffix(".partial")
-        model, _ = load_weights(str(file), dtype="auto")
+        model = load_weights(str(file), dtype="auto")
         model.save_pretrained(partial)
         read_tokenizer(str(file)).save_pretrained(partial)
         partial.rename(folder)
@@ -248,13 +248,15 @@ def converted_checkpoint(file: Path, cache: Path) -> Path:
 
 def merged_checkpoint(source: Source, cache: Path) -> Path:
     """The folder of an adapter's base with the adapter merged into it; made where it is not there yet."""
-    files = sorted(Path(source.path).glob("adapter_*"))
-    digest = hashlib.sha256(f"{MERGE} {source.checkpoint}@{source.checkpoint_revision}".encode())
+    place = local(source.path, source.revision)  # of a hub id the snapshot, whose name is its commit
+    files = sorted(place.glob("adapter_*"))
+    base_name = f"{source.checkpoint}@{source.checkpoint_revision}"
+    digest = hashlib.sha256(f"{MERGE} {base_name} {place.name}".encode())
     for file in files:
         digest.update(file.read_bytes())
     folder = cache / "merged" / digest.hexdigest()[:16]
     if not (folder / "config.json").is_file():
-        base, _ = load_weights(source.checkpoint, source.checkpoint_revision, dtype="auto")
+        base = load_weights(source.checkpoint, source.checkpoint_revision, dtype="auto")
         partial = folder.with_suffix(".partial")
         merge_adapter(base, source).save_pretrained(partial)
         partial.rename(folder)

@@ -17,11 +17,11 @@ def bind(config: ServerConfig) -> socket.socket:
         ConfigError: the address is taken, not of this machine, or not allowed.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ConfigError([f"server.host: {config.host!r} is no address of this machine: {error.strerror}."]) from error
+    # of a name with both kinds of address (localhost) the one that clients fall back to
+    family, kind, protocol, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     bound = socket.socket(family, kind, protocol)
     try:
         _bind(bound, address)

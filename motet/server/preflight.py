@@ -46,7 +46,8 @@ def prepare(configuration: Configuration) -> Prepared:
     problems = memory_problems(configuration.settings.engine, sources, infos)
     if problems:
         raise ConfigError(problems)
-    return Prepared(sources, tokenizers, registry, _warnings(infos))
+    warnings = _endless(infos) + _memory_warnings(configuration.settings.engine, sources, infos)
+    return Prepared(sources, tokenizers, registry, warnings)
 
 
 def _read_all(
@@ -69,13 +70,23 @@ def _read_all(
 
 
 def device_of(model: ModelConfig, engine: EngineConfig) -> str:
-    """Where a model of the embedded engine is computed: `auto` is CUDA where there is one."""
+    """Where a model of the embedded engine is computed: `auto` is CUDA where there is one.
+
+    Raises:
+        ValueError: a CUDA device that this machine, or this build of torch, does not have.
+    """
     device = model.device or engine.device
-    if device != "auto":
+    if device == "cpu":
         return device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda:0" if count else "cpu"
+    index = torch.device(device).index or 0
+    if index >= count:
+        raise ValueError(f"device: torch sees {count} CUDA devices here, so there is no {device!r}. Nearest: 'auto'.")
+    return f"cuda:{index}"
 
 
 def read_model(
@@ -120,7 +131,10 @@ def read_model(
 
 
 def memory_problems(engine: EngineConfig, sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> list[str]:
-    """What cannot fit: weights and the KV budget into each device's memory, the shortest request into the budget."""
+    """What cannot fit: weights and the shortest request into each device's memory, that request into the KV budget.
+
+    The budget itself is taken as requests need it: where it might not fit, `_memory_warnings` says so.
+    """
     budget = int(engine.kv_cache_gib * GIB)
     largest = max(infos.values(), key=lambda info: info.kv_bytes_per_token)
     least = SMALLEST_CONTEXT * largest.kv_bytes_per_token
@@ -129,17 +143,53 @@ def memory_problems(engine: EngineConfig, sources: Mapping[str, Source], infos: 
             f"engine.kv_cache_gib: {engine.kv_cache_gib:g} GiB hold no request: {largest.name!r} needs "
             f"{largest.kv_bytes_per_token:,} bytes for each of {SMALLEST_CONTEXT} tokens, {least / GIB:.3g} GiB."
         ]
-    problems: list[str] = []
-    for device in dict.fromkeys(info.device for info in infos.values()):
-        sizes = {name: weight_bytes(sources[name], info) for name, info in infos.items() if info.device == device}
-        free = memory.available_bytes(device)
-        if sum(sizes.values()) + budget > free:
-            parts = ", ".join(f"{name} {gib(size)}" for name, size in sizes.items())
-            problems.append(
-                f"engine: the models do not fit into the {gib(free)} that {device} has free: {parts} of weights and "
-                f"{gib(budget)} of keys and values (kv_cache_gib) are {gib(sum(sizes.values()) + budget)}."
-            )
-    return problems
+    return [
+        f"engine: the models do not fit into {demand.sentence(budget)}."
+        for demand in _demands(sources, infos)
+        if demand.weights + least > demand.free or budget > demand.free
+    ]
+
+
+def _memory_warnings(engine: EngineConfig, sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> list[str]:
+    """What would not fit if requests took the whole KV budget."""
+    budget = int(engine.kv_cache_gib * GIB)
+    return [
+        f"engine: under load the models may not fit into {demand.sentence(budget)}. Nearest: a smaller kv_cache_gib."
+        for demand in _demands(sources, infos)
+        if demand.weights + budget > demand.free
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """What the models of one device take, and what it has free, in bytes."""
+
+    device: str
+    sizes: Mapping[str, int]
+    free: int
+
+    @property
+    def weights(self) -> int:
+        return sum(self.sizes.values())
+
+    def sentence(self, budget: int) -> str:
+        parts = ", ".join(f"{name} {gib(size)}" for name, size in self.sizes.items())
+        return (
+            f"the {gib(self.free)} that {self.device} has free: {parts} of weights and {gib(budget)} of keys and "
+            f"values (kv_cache_gib) are {gib(self.weights + budget)}"
+        )
+
+
+def _demands(sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> list[_Demand]:
+    sizes = {name: weight_bytes(sources[name], info) for name, info in infos.items()}
+    return [
+        _Demand(
+            device,
+            {name: size for name, size in sizes.items() if infos[name].device == device},
+            memory.available_bytes(device),
+        )
+        for device in dict.fromkeys(info.device for info in infos.values())
+    ]
 
 
 def weight_bytes(source: Source, info: ModelInfo) -> int:
@@ -160,7 +210,7 @@ def _config(source: Source) -> Any:
     return read_config(source.checkpoint, source.checkpoint_revision)
 
 
-def _warnings(infos: Mapping[str, ModelInfo]) -> list[str]:
+def _endless(infos: Mapping[str, ModelInfo]) -> list[str]:
     return [
         f"models.{name}: neither its configuration nor its tokenizer names a token that ends an answer: answers run on "
         "until max_tokens or a stop sequence."

@@ -35,7 +35,7 @@ class Source:
     @property
     def has_tokenizer(self) -> bool:
         """Whether the tokenizer lies beside the weights that were named; an adapter may have only its base's."""
-        return self.base is None or (Path(self.path) / "tokenizer_config.json").is_file()
+        return self.base is None or (local(self.path, self.revision) / "tokenizer_config.json").is_file()
 
     @property
     def tokenizer(self) -> tuple[str, str | None]:

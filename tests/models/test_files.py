@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from motet.models.checkpoint import OwnCodeError, read_config, read_tokenizer
+from motet.models.checkpoint import OwnCodeError, load_weights, read_config, read_tokenizer
 from motet.models.files import LFS_POINTER, adapter_problems, problems
 from motet.models.prequantised import method_of, problem
 from tests.fakes import byte_tokenizer
@@ -104,7 +105,7 @@ def test_code_of_a_checkpoint_is_never_run(folder: Path) -> None:
     [
         ({"quant_method": "aqlm", "in_group_size": 8}, "aqlm"),
         ({"quant_method": "compressed-tensors", "config_groups": {}}, "compressed"),
-        ({"quant_method": "dreamt-of"}, "transformers reads"),
+        ({"quant_method": "dreamt-of"}, "supported types"),
     ],
 )
 def test_quantisations_that_cannot_be_loaded_here(folder: Path, written: dict[str, Any], said: str) -> None:
@@ -121,3 +122,40 @@ def test_plain_weights_need_nothing(folder: Path) -> None:
     config = read_config(str(folder))
     assert method_of(config) is None
     assert problem(config, "cpu") is None
+
+
+def test_files_that_are_not_loaded_are_not_judged(folder: Path) -> None:
+    """A clone may hold pointers of other frameworks' weights, and Mistral's own format beside the usual one."""
+    (folder / "pytorch_model.bin").write_bytes(POINTER)
+    (folder / "tf_model.h5").write_bytes(POINTER)
+    (folder / "consolidated.safetensors").write_bytes(b"cut off")
+    assert list(problems(folder)) == []
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
+    """transformers makes an empty tokenizer for some architectures."""
+    edit_config(folder, model_type="qwen2", architectures=["Qwen2ForCausalLM"])
+    for file in (*folder.glob("tokenizer*"), *folder.glob("special_tokens*"), *folder.glob("vocab*")):
+        file.unlink()
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        read_tokenizer(str(folder))
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(folder: Path) -> None:
+    """transformers would make one up."""
+    index = folder / "model.safetensors.index.json"
+    tree = json.loads(index.read_text())
+    name = next(name for name in tree["weight_map"] if "down_proj" in name)
+    shard = folder / tree["weight_map"].pop(name)
+    kept = {key: tensor for key, tensor in load_file(shard).items() if key != name}
+    save_file(kept, shard, metadata={"format": "pt"})
+    index.write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=f"lacks or misshapes {name}"):
+        load_weights(str(folder))
+
+
+def test_bitsandbytes_is_known_by_its_written_name(folder: Path) -> None:
+    """Files say `bitsandbytes`, transformers' table has one name per width."""
+    edit_config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    refusal = problem(read_config(str(folder)), "cpu")
+    assert refusal is None or "supported types" not in refusal

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import MambaConfig
 from typer.testing import CliRunner
 
 from motet.cli import app
@@ -100,6 +101,8 @@ def test_models_that_do_not_fit_into_memory(models: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(memory, "available_bytes", free)
     named = {"one": {"path": "one"}, "two": {"path": "one"}}
     assert prepare(load(write(models, named, engine={"kv_cache_gib": 0.05, "device": "cpu"}))).warnings == []
+    (warning,) = prepare(load(write(models, named, engine={"kv_cache_gib": 100 / 1024, "device": "cpu"}))).warnings
+    assert "under load the models may not fit" in warning
     (said,) = refused(models, named, engine={"kv_cache_gib": 0.1, "device": "cpu"})
     assert "one 0.00 GiB, two 0.00 GiB of weights and 0.10 GiB of keys and values" in said
 
@@ -175,3 +178,21 @@ def test_hosts_that_are_not_ours() -> None:
     for host in ("no-such-host.invalid", "192.0.2.1"):
         with pytest.raises(ConfigError, match=r"server\.host: "):
             bind(ServerConfig(host=host, port=0))
+
+
+def test_a_cuda_device_that_is_not_there(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (said,) = refused(models, {"one": {"path": "one", "device": "cuda:1"}})
+    assert said == "models.one: device: torch sees 0 CUDA devices here, so there is no 'cuda:1'. Nearest: 'auto'."
+
+
+def test_a_model_without_attention(models: Path) -> None:
+    folder = models / "recurrent"
+    folder.mkdir()
+    MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=400).save_pretrained(folder)
+    for file in (models / "one").iterdir():
+        if file.name.startswith(("tokenizer", "model")):
+            (folder / file.name).write_bytes(file.read_bytes())
+    said = refused(models, {"m": {"path": "recurrent"}, "two": {"path": "nowhere/at-all"}})
+    assert "only models with attention are served" in said[0]
+    assert [line.split(":")[0] for line in said] == ["models.m", "models.two"]

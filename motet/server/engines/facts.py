@@ -68,8 +68,10 @@ def num_parameters(config: Any) -> int:
 
 
 def kv_bytes(text: Any, dtype: str) -> int:
-    """Bytes of keys and values per token, all layers."""
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    """Bytes of keys and values per token, all layers. Raises ValueError: a model without attention."""
+    heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
+    if heads is None:
+        raise ValueError(f"{type(text).__name__} has no attention heads: only models with attention are served")
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return 2 * text.num_hidden_layers * heads * width * DTYPE_BYTES.get(dtype, 4)
 

@@ -131,7 +131,7 @@ def test_absent_tensors_are_not_made_up(saved: dict[str, Path], tmp_path: Path) 
     shutil.copytree(saved["llama"], tmp_path / "more")
     config = json.loads((tmp_path / "more" / "config.json").read_text())
     (tmp_path / "more" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    with pytest.raises(RunError, match=r"the weights lack 9 of the model's tensors, model.layers.2"):
+    with pytest.raises(RunError, match=r"lacks or misshapes model\.layers\.2\."):
         load(tmp_path / "more")
 
 
