@@ -15,7 +15,7 @@ from motet.training.batch import Batch
 from motet.training.data.dataset import TokenDataset
 from motet.training.data.packing import Row
 from motet.training.data.records import Text
-from motet.training.data.sampling import batches_of, lay_out
+from motet.training.data.sampling import batches_of, lay_out, part_of, parts_of
 from motet.training.run.answers import generate
 from motet.training.run.checkpoint import write_json
 from motet.training.run.folder import REPORT
@@ -81,11 +81,12 @@ class Watch:
         """The objective's loss on a dataset's rows in the place of its first dataset's."""
         recipe, source = self._session.recipe, self._session.preparation.source
         rows = lay_out(dataset, recipe.batch, 0, shuffle=False)[:limit]
-        at_once = max(1, source.sources[self._leading].per_step // recipe.batch.accumulate)
+        at_once = source.sources[self._leading].per_step // recipe.batch.accumulate
+        parts = parts_of(len(rows), max(source.least, at_once), source.least)
         named, others = replace(dataset, name=self._leading), source.at(0)
         total = weight = 0.0
-        for start in range(0, len(rows), at_once):
-            loss = recipe.objective.loss(self._session.policies, self._batches(named, rows[start:][:at_once], others))
+        for start, stop in (part_of(len(rows), part, parts) for part in range(parts)):
+            loss = recipe.objective.loss(self._session.policies, self._batches(named, rows[start:stop], others))
             total, weight = total + float(loss.total * loss.weight), weight + float(loss.weight)
         return total / weight if weight else 0.0
 

@@ -392,6 +392,24 @@ def test_labels_of_the_validation_are_those_of_training(root: Path, tmp_path: Pa
         train(chosen, root=root)
 
 
+@pytest.mark.parametrize("batch", [{"rows": 8, "accumulate": 4}, {"rows": 2}])
+def test_kto_never_reads_one_document_alone(root: Path, tmp_path: Path, batch: dict[str, int]) -> None:
+    """Nine records do not go evenly into steps, micro-batches, and the validation's batches."""
+    rows = [{**row, "label": number % 2 == 0} for number, row in enumerate(records()[:9])]
+    write_rows(tmp_path / "nine.jsonl", rows)
+    write_rows(tmp_path / "one.jsonl", rows[:1])
+    nine, one = ({"files": [str(tmp_path / f"{name}.jsonl")]} for name in ("nine", "one"))
+    made = {"objective": {"type": "kto"}, "batch": batch, "schedule": {"epochs": 1 if batch["rows"] == 2 else 3}}
+    lines: list[str] = []
+    train(recipe(tmp_path / "run", data={"train": nine, "validation": nine}, **made), root=root, report=lines.append)
+    assert any(line.startswith("validation ") for line in lines)
+    told = refused(recipe(tmp_path / "few", data={"train": one, "validation": one}, **made), root)
+    assert told == [
+        f"data.{name}: kto compares records with each other and needs 2 at least, got 1"
+        for name in ("train", "validation")
+    ]
+
+
 def test_an_output_that_cannot_be_written_is_found_before_training(root: Path) -> None:
     """Permissions alone say nothing to root: it is tried."""
     for folder in ("/proc/motet", "/sys/motet"):
