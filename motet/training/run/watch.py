@@ -102,16 +102,10 @@ class Watch:
         first = list(example.counted).index(True)
         ids = list(example.input_ids[: first if first > 1 else TEXT_TOKENS])
         with torch.autocast(self._session.device.type, self._session.dtype, self._session.dtype != torch.float32):
-            (answer,) = generate(
-                self._session.model, [ids], pad_id=prepared.pad_id, eos_id=self._eos, max_tokens=ANSWER_TOKENS
-            )
+            (answer,) = generate(self._session.model, [ids], prepared, max_tokens=ANSWER_TOKENS)
         part = next(iter(dataset.records[0].sides.values()))
         asked = self._text(ids) if isinstance(part, Text) else part.messages[part.turns[0] - 1].content
         return asked, self._text(answer)
-
-    @property
-    def _eos(self) -> int:
-        return cast(int, cast(Any, self._session.preparation.tokenizer).eos_token_id)
 
     def _text(self, ids: Sequence[int]) -> str:
         tokenizer: Any = self._session.preparation.tokenizer

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from motet.experts.bundle import read_bundle
 from motet.experts.fingerprints import weights_fingerprint
-from motet.training.llama import make_llama
 from motet.training.loop import Loop, Schedule
 from motet.training.policies import model as model_policies
 from motet.training.recipe import Recipe
@@ -24,7 +23,7 @@ from motet.training.run.folder import RunFolder
 from motet.training.run.metrics import Metrics
 from motet.training.run.session import Session
 from motet.training.run.train import check, train
-from tests.training.run.workshop import build, recipe, records, write_rows
+from tests.training.run.workshop import chatting, recipe, records, write_rows
 
 LORA: dict[str, Any] = {"type": "lora", "r": 4}
 
@@ -343,19 +342,7 @@ class TestFolders:
 
 @pytest.mark.parametrize("tuning", [{"type": "full"}, LORA])
 def test_the_result_ends_where_its_training_data_end(tmp_path: Path, tuning: dict[str, Any]) -> None:
-    """A base whose configuration and tokenizer know nothing of the template's end of a turn."""
-    build(tmp_path)
-    hf: Any = cast(Any, AutoTokenizer).from_pretrained(tmp_path / "base")
-    hf.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    hf.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    hf.save_pretrained(tmp_path / "base")
-    make_llama(len(hf), 16, 2, 2, 32, max_length=64, seed=0).save_pretrained(tmp_path / "base")
-    question = {"role": "user", "content": "How is it?"}
-    rows = [{"messages": [question, {"role": "assistant", "content": f"{word} it is"}]} for word in ("Red", "Blue")]
-    write_rows(tmp_path / "train.jsonl", rows)
+    hf = chatting(tmp_path)
     train(recipe(tmp_path / "out", tuning=tuning, batch={"rows": 2}), root=tmp_path)
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert hf.convert_tokens_to_ids("<|im_end|>") in written["eos_token_id"]
