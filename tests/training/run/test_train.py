@@ -20,6 +20,7 @@ from motet.training.policies import model as model_policies
 from motet.training.recipe import Recipe
 from motet.training.run.errors import RunError
 from motet.training.run.folder import RunFolder
+from motet.training.run.identity import models_hash
 from motet.training.run.metrics import Metrics
 from motet.training.run.session import Session
 from motet.training.run.train import check, train
@@ -377,6 +378,15 @@ def test_labels_of_the_validation_are_those_of_training(root: Path, tmp_path: Pa
     chosen = recipe(tmp_path / "run", objective={"type": "gedi", "prompts": ["x", "y"]}, data=data)
     with pytest.raises(RunError, match=r"data.validation: its labels must be those of the training data: 'a', 'b'"):
         train(chosen, root=root)
+
+
+def test_another_gguf_file_is_another_start(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path / "run", model={"path": "base.gguf"})
+    hashes: set[str] = set()
+    for content in (b"GGUF one", b"GGUF two", b"GGUF two"):
+        (tmp_path / "base.gguf").write_bytes(content)
+        hashes.add(models_hash(chosen, tmp_path))
+    assert len(hashes) == 2
 
 
 @pytest.mark.parametrize("batch", [{"rows": 8, "accumulate": 4}, {"rows": 2}])
