@@ -149,8 +149,8 @@ def test_parquet_counts_rows(tmp_path: Path) -> None:
 def test_parquet_adds_nothing_to_tool_calls(tmp_path: Path) -> None:
     """Arrow fills every object of a column up with the others' fields; a null in a list stands for itself."""
     path = tmp_path / "a.parquet"
-    add = {"name": "add", "arguments": {"a": 1, "of": [{"x": 1}, {"y": None}]}}
-    calls = [[add], [{"name": "now", "arguments": {}}]]
+    add: dict[str, Any] = {"name": "add", "arguments": {"a": 1, "of": [{"x": 1}, {"y": None}]}}
+    calls: list[list[dict[str, Any]]] = [[add], [{"name": "now", "arguments": {}}]]
     rows = [{"tool_calls": call, "marks": [1, None], "text": None} for call in calls]
     parquet.write_table(cast(Any, arrow.Table).from_pylist(rows), path)
     add["arguments"] = {"a": 1, "of": [{"x": 1}, {}]}

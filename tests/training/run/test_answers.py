@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_answers_end_as_serving_ends_them_and_take_no_other_setting(tmp_path: Pa
     for _ in range(12):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     plain = ids[len(prompt) :]
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
     inner.generation_config.update(repetition_penalty=5.0, suppress_tokens=plain, no_repeat_ngram_size=1)
     own = inner.generation_config
     assert answer() == plain
