@@ -353,6 +353,10 @@ def test_the_result_ends_where_its_training_data_end(tmp_path: Path, tuning: dic
     )
     hf.save_pretrained(tmp_path / "base")
     make_llama(len(hf), 16, 2, 2, 32, max_length=64, seed=0).save_pretrained(tmp_path / "base")
+    generation = (
+        tmp_path / "base" / "generation_config.json"
+    )  # as older checkpoints have it: sampling without saying so
+    generation.write_text(json.dumps({**json.loads(generation.read_text()), "temperature": 0.9, "top_p": 0.6}))
     question = {"role": "user", "content": "How is it?"}
     rows = [{"messages": [question, {"role": "assistant", "content": f"{word} it is"}]} for word in ("Red", "Blue")]
     write_rows(tmp_path / "train.jsonl", rows)
