@@ -17,7 +17,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # must stand before torch is imported
+from motet.openmp import WAITING
+
+os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
 
 import torch
 

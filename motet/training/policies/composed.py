@@ -9,11 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from motet.composers.plan import Discriminator as DiscriminatorRule
 from motet.composers.plan import Linear, Plan, Prompt, Rules, Stream
 from motet.composers.rows import compose_logits
 from motet.training.batch import Batch, PromptForm
-from motet.training.objectives.logprobs import target_logprobs
 from motet.training.policies.frozen import without_gradients
 from motet.training.policy import Policy, Scores
 from motet.training.recipe import TRAINED
@@ -70,22 +68,21 @@ class ComposedPolicy:
 
     def _composed(self, streams: _Streams, batch: Batch) -> Scores:
         past = _answers_so_far(batch) if _repeats(self.plan.rules) else None
-        judged = (_discriminator_state(streams, batch),) if isinstance(self.plan.rule, DiscriminatorRule) else ()
-        self._outside = torch.zeros(len(batch.targets), dtype=torch.bool, device=batch.targets.device)
+        # blocks may be computed again in the backward pass, when another batch has been scored since
+        outside = self._outside = torch.zeros(len(batch.targets), dtype=torch.bool, device=batch.targets.device)
 
         def logits(rows: slice, *inputs: Tensor) -> Tensor:
             composed = compose_logits(
                 self.plan,
-                torch.stack(streams.logits(rows, *inputs[: len(streams.inputs)])),
+                torch.stack(streams.logits(rows, *inputs)),
                 generated=None if past is None else past[rows],
                 eos_token_ids=self.eos_token_ids,
-                state=inputs[-1] if judged else None,
             )
             target = composed.detach().gather(-1, batch.targets[rows, None])
-            self._outside[rows] = target[:, 0] == -math.inf
+            outside[rows] = target[:, 0] == -math.inf
             return composed.masked_fill(composed == -math.inf, MASKED)
 
-        return Scores((*streams.inputs, *judged), logits, streams.width, streams.trains)
+        return Scores(streams.inputs, logits, streams.width, streams.trains)
 
 
 StreamKey = tuple[str, PromptForm | None]
@@ -163,19 +160,3 @@ def _answers_so_far(batch: Batch) -> Sequence[Sequence[int]]:
         so_far.append(list(past[owner]))
         past[owner].append(target)
     return so_far
-
-
-def _discriminator_state(streams: _Streams, batch: Batch) -> Tensor:
-    """(N, 3): Σ log p_1 and Σ log p_2 of the document's targets before each one, and their number."""
-
-    def chosen(number: int) -> Tensor:
-        def logits(rows: slice, *inputs: Tensor) -> Tensor:
-            return streams.logits(rows, *inputs)[number]
-
-        return target_logprobs(Scores(streams.inputs, logits, streams.width, streams.trains), batch.targets)
-
-    judged = [chosen(1), chosen(2)]
-    values = torch.stack((*judged, torch.ones_like(judged[0])), -1)
-    same = batch.owners[:, None] == batch.owners[None, :]
-    before = torch.ones_like(same).tril(-1) & same
-    return before.to(values.dtype) @ values

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Budget, Dynamic, Linear, Mixture, Plan, Stream
+from motet.composers.plan import Budget, Discriminator, Dynamic, Linear, Mixture, Plan, Stream
 from motet.composers.spec import build_plan, parse_composition
 from motet.training.batch import PromptForm
 from motet.training.policies.composed import prompt_form
@@ -48,12 +48,19 @@ def member_plan(composition: Mapping[str, Any], models: Collection[str], token_i
     """The plan of a composition whose streams read the records' own prompts.
 
     Raises:
-        CompositionError: unknown models, no base, prompts of the streams' own; paths begin with `path`.
+        CompositionError: unknown models, no base, prompts of the streams' own, rules that judge more than a run scores;
+            paths begin with `path`.
     """
     try:
         plan = build_plan(parse_composition(dict(composition)), None, known=models, token_id=token_id)
     except CompositionError as error:
         raise CompositionError(re.sub(r"(^|; )composition\b", rf"\1{path}", error.message), path) from None
+    if isinstance(plan.rule, Discriminator):
+        raise CompositionError(
+            f"{path}.strategy: {plan.strategy!r} judges the prompt with the answer, of which a run scores the "
+            "answer alone; train the classes with the gedi objective",
+            f"{path}.strategy",
+        )
     for stream in plan.streams:
         try:
             prompt_form(stream.prompt)

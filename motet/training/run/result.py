@@ -115,6 +115,10 @@ def _write_ends(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBa
     generation = copy.deepcopy(cast(Any, model).generation_config)
     known = end_token_ids(generation, cast(Any, model).config, tokenizer)
     generation.eos_token_id = list(dict.fromkeys([*known, *ends])) or None
+    try:
+        generation.validate(strict=True)
+    except ValueError:  # a temperature without `do_sample`, as older checkpoints have, is not written otherwise
+        generation.do_sample = True
     generation.save_pretrained(folder)
 
 

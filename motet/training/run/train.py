@@ -216,12 +216,14 @@ class _Run:
         session, recipe, output = self._session, self._session.recipe, self._folder.path
         prepared = session.preparation
         adapter = isinstance(recipe.tuning, Lora) and not recipe.tuning.merge
+        told = self._watch is not None and self._tell_end is not None
+        if self._watch is not None and told:
+            self._watch.look(self._steps)  # before adapters are merged: references are the model without them
         model = session.model if adapter else merged(session.model)
         bundle = make_bundle(recipe, output, prepared.root, prepared.tokenizer, prepared.identity["data"])
         files = write_result(output, model, session.head, prepared.tokenizer, bundle, prepared.ends)
         self._folder.finish(files)
         if self._watch is not None and self._tell_end is not None:
-            self._watch.look(self._steps)
             for line in outcome(recipe, prepared.root, output, files, self._watch.looks):
                 self._tell_end(line)
 

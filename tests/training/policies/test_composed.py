@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Discriminator, Mixture, Plan, Prompt, Relu, Rules, Stream, TokenSet
+from motet.composers.plan import Mixture, Plan, Prompt, Relu, Rules, Stream, TokenSet
 from motet.training.batch import Batch
 from motet.training.objectives.logprobs import policy_logprobs
 from motet.training.policies.composed import MASKED, ComposedPolicy
@@ -123,23 +123,15 @@ def test_the_mask_is_a_constant_of_the_gradient() -> None:
 
 def test_rules_that_are_no_sums() -> None:
     tables = policies()
-    base, trained, small = (tables[name].logits.log_softmax(-1) for name in ("large", "trained", "small"))
+    base, trained = (tables[name].logits.log_softmax(-1) for name in ("large", "trained"))
     streams = (Stream("base", "large", 0.3), Stream("other", "trained", 0.7))
     relu = ComposedPolicy(Plan(streams, rule=Relu(2.0)), tables)
     torch.testing.assert_close(relu(BATCH), (base - 2 * (trained - base).relu()).log_softmax(-1))
     mixture = ComposedPolicy(Plan(streams, rule=Mixture()), tables)
     torch.testing.assert_close(mixture(BATCH), (0.3 * base.exp() + 0.7 * trained.exp()).log())
-    s = torch.empty_like(base)
-    for n in range(N):
-        past = [m for m in range(n) if BATCH.owners[m] == BATCH.owners[n]]
-        so_far = sum(trained[m, BATCH.targets[m]] - small[m, BATCH.targets[m]] for m in past)
-        s[n] = (so_far + trained[n] - small[n]) / (len(past) + 1)
-    classes = (Stream("base", "large"), Stream("wanted", "trained", 0.0), Stream("unwanted", "small", 0.0))
-    discriminator = ComposedPolicy(Plan(classes, rule=Discriminator(3.0, mass=1.0)), tables)
-    torch.testing.assert_close(discriminator(BATCH), (base + 3 * s.sigmoid().log()).log_softmax(-1))
 
 
-@pytest.mark.parametrize("rule", [Relu(2.0), Mixture(), Discriminator(3.0, mass=1.0), Discriminator(3.0)])
+@pytest.mark.parametrize("rule", [Relu(2.0), Mixture()])
 def test_gradients_of_rules_that_are_no_sums(rule: Any) -> None:
     tables = policies()
     streams = (Stream("base", "large", 0.3), Stream("a", "trained", 0.7), Stream("b", "small", 0.5))
@@ -173,9 +165,6 @@ PLANS = {
     "heated": Plan((Stream("base", "large"), Stream("a", "trained", -0.4, temperature=0.5))),
     "rules": Plan((Stream("base", "trained"),), rules=Rules(eos_ramp_tokens=2, eos_ramp_weight=4.0, repetition=1.5)),
     "mixture": Plan((Stream("base", "large", 0.3), Stream("a", "trained", 0.7)), rule=Mixture()),
-    "judges": Plan(
-        (Stream("base", "large"), Stream("a", "trained", 0.0), Stream("b", "small", 0.0)), rule=Discriminator(3.0)
-    ),
 }
 
 
@@ -271,3 +260,20 @@ def test_a_composed_teacher_names_no_trained_model() -> None:
     assert [stream.model for stream in plan.streams] == ["large", "chat", "small"]
     with pytest.raises(CompositionError, match=r"objective\.teacher\.expert: unknown model 'trained'"):
         member_plan(THROUGH, ["large", "small"], no_token, "objective.teacher")
+
+
+def test_a_batch_scored_meanwhile_does_not_disturb_the_backward_pass() -> None:
+    """Blocks of a trained head are computed again in the backward pass, before which pairs score two batches."""
+    tables = policies()
+    policy = ComposedPolicy(PLANS["mask"], tables, (0,))
+    first = policy.scores(BATCH)
+    policy.policies = {name: Table(table.logits[:1]) for name, table in tables.items()}
+    policy.scores(replace(BATCH, targets=BATCH.targets[:1], weights=BATCH.weights[:1], owners=BATCH.owners[:1]))
+    policy.policies = tables
+    torch.testing.assert_close(first.whole(), policy(BATCH))
+
+
+def test_a_rule_that_judges_the_prompt_is_no_composition_of_a_run() -> None:
+    composition = {"strategy": "discriminator", "base": "large", "wanted": "trained", "unwanted": "small"}
+    with pytest.raises(CompositionError, match=r"through.strategy: 'discriminator' judges the prompt"):
+        through_plan(composition, ["large", "small"], lambda _: 0)

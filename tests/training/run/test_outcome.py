@@ -17,7 +17,7 @@ from motet.training.run.outcome import operator_lines, outcome
 from motet.training.run.train import Interrupted, train
 from motet.training.run.watch import Look
 from tests.training.run.test_train import weights
-from tests.training.run.workshop import recipe
+from tests.training.run.workshop import recipe, write_rows
 
 VALIDATED = {name: {"files": ["train.jsonl"], "limit": limit} for name, limit in (("train", 40), ("validation", 10))}
 CARD = {"role": "expert", "partner": "base", "strategy": "proxy_tuning"}
@@ -58,6 +58,17 @@ def test_watching_changes_nothing_of_a_run(root: Path, tmp_path: Path) -> None:
     ended(chosen, root)
     watched = weights(chosen.output)
     assert all(torch.equal(watched[name], plain[name]) for name in plain)
+
+
+def test_references_are_there_until_the_end(root: Path, tmp_path: Path) -> None:
+    """Adapters are merged at the end, and a preference's reference is the model without them."""
+    pairs = [{"prompt": "How is it?", "chosen": " red", "rejected": " blue"} for _ in range(4)]
+    write_rows(root / "pairs.jsonl", pairs)
+    tuning = {"type": "lora", "r": 2, "merge": True}
+    chosen = recipe(
+        tmp_path / "run", tuning=tuning, objective={"type": "dpo"}, data={"train": {"files": ["pairs.jsonl"]}}
+    )
+    assert any("loss" in line for line in ended(chosen, root))
 
 
 def test_a_run_that_learnt_nothing_says_so(root: Path, tmp_path: Path) -> None:

@@ -344,6 +344,9 @@ class TestFolders:
 @pytest.mark.parametrize("tuning", [{"type": "full"}, LORA])
 def test_the_result_ends_where_its_training_data_end(tmp_path: Path, tuning: dict[str, Any]) -> None:
     hf = chatting(tmp_path)
+    generation = tmp_path / "base" / "generation_config.json"
+    # as older checkpoints have it: sampling without saying so
+    generation.write_text(json.dumps({**json.loads(generation.read_text()), "temperature": 0.9, "top_p": 0.6}))
     train(recipe(tmp_path / "out", tuning=tuning, batch={"rows": 2}), root=tmp_path)
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert hf.convert_tokens_to_ids("<|im_end|>") in written["eos_token_id"]
