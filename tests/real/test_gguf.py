@@ -70,7 +70,7 @@ def test_what_is_known_without_the_weights(pair: tuple[Path, Path], tmp_path: Pa
 
 
 def test_weights_are_those_of_the_folder(pair: tuple[Path, Path]) -> None:
-    ours, others = (load_weights(str(path), dtype="auto")[0].state_dict() for path in pair)
+    ours, others = (load_weights(str(path), dtype="auto").state_dict() for path in pair)
     assert ours.keys() == others.keys()
     assert all(tensor.equal(others[name]) for name, tensor in ours.items())
 

@@ -262,7 +262,7 @@ def test_gguf_files_are_converted_once_for_vllm(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     write_gguf(file, tiny_qwen(tokenizer), tokenizer)
     folder = converted_checkpoint(file, tmp_path / "cache")
-    before, after = (load_weights(str(path), dtype="auto")[0].state_dict() for path in (file, folder))
+    before, after = (load_weights(str(path), dtype="auto").state_dict() for path in (file, folder))
     assert before.keys() == after.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert read_tokenizer(str(folder)).encode("a <|user|>") == tokenizer.encode("a <|user|>")
