@@ -185,8 +185,7 @@ def own_answers(model: PreTrainedModel, prepared: Preparation, objective: SelfPl
         ids = generate(
             model,
             [prompts[index] for index in chosen],
-            pad_id=prepared.pad_id,
-            eos_id=tokenizer.eos_token_id,
+            prepared,
             max_tokens=objective.max_new_tokens,
             temperature=objective.temperature,
         )

@@ -232,7 +232,8 @@ def _cells(source: Source, columns: Sequence[str], cells: Sequence[str]) -> Valu
 
 
 def _parquet(path: Path) -> Iterator[Value | Bad]:
-    """A row's number stands for its line."""
+    """A row's number stands for its line. Arrow gives each object of a column the fields of all of them, null where it
+    has none: those are left out, so that a chat template does not write them into every tool call."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
@@ -242,9 +243,18 @@ def _parquet(path: Path) -> Iterator[Value | Bad]:
             for batch in cast(Iterable[Any], file.iter_batches()):
                 for values in cast(Iterable[dict[str, Any]], batch.to_pylist()):
                     number += 1
-                    yield Value(Source(str(path), number), values)
+                    yield Value(Source(str(path), number), {name: _unfilled(value) for name, value in values.items()})
     except cast("type[Exception]", arrow.ArrowException) as error:
         yield Bad(str(path), f"cannot be read as Parquet: {error}")
+
+
+def _unfilled(value: object) -> object:
+    """Without the null fields of its objects, at any depth."""
+    if is_list(value):
+        return [_unfilled(item) for item in value]
+    if is_object(value):
+        return {name: _unfilled(item) for name, item in value.items() if item is not None}
+    return value
 
 
 READERS: dict[str, Callable[[Path], Iterator[Value | Bad]]] = {

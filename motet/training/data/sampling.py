@@ -24,6 +24,16 @@ def permutation(seed: int, name: str, epoch: int, count: int) -> list[int]:
     return cast("list[int]", torch.randperm(count, generator=generator).tolist())
 
 
+def parts_of(count: int, size: int, least: int = 1) -> int:
+    """Into how many even parts `count` rows go: none over `size`, but rather that than one under `least`."""
+    return max(1, min(-(-count // size), count // least))
+
+
+def part_of(count: int, part: int, parts: int) -> tuple[int, int]:
+    """Where one of a number of even parts of `count` rows begins and ends; they differ by one row at the most."""
+    return count * part // parts, count * (part + 1) // parts
+
+
 class RowSource:
     """One dataset's rows: every epoch all of them once, in a new order; a step may span two epochs."""
 
@@ -37,6 +47,7 @@ class RowSource:
         shuffle: bool,
         epochs: float | None = None,
         least: int = 1,
+        together: int = 1,
     ) -> None:
         """
         Args:
@@ -44,11 +55,13 @@ class RowSource:
             shuffle: a new order each epoch, else that of the files.
             epochs: what all steps together read, neither more nor less; None: as many rows as the steps take.
             least: rows per step that there must be, some of them twice where the dataset has fewer.
+            together: rows that no step is to have fewer of, as far as the dataset has as many.
         """
         self._dataset, self._seed, self._shuffle = dataset, seed, shuffle
         self._rows = lay_out(dataset, batching, seed, shuffle=shuffle)
         self.per_step = max(min(rows, len(self._rows)), least)
-        self._total = None if epochs is None else max(1, round(epochs * len(self._rows)))
+        self._together = min(together, len(self._rows))
+        self._total = None if epochs is None else max(self._together, round(epochs * len(self._rows)))
         self._order = lru_cache(2)(self._new_order)
 
     @property
@@ -58,13 +71,13 @@ class RowSource:
     @property
     def steps(self) -> int | None:
         """Steps that read what `epochs` says; None where it says nothing."""
-        return None if self._total is None else -(-self._total // self.per_step)
+        return None if self._total is None else parts_of(self._total, self.per_step, self._together)
 
     def bounds(self, step: int) -> tuple[int, int]:
-        """The rows of a step, counted over all epochs. Steps that must come out even differ by one row at the most."""
+        """The rows of a step, counted over all epochs. Steps that must come out even are even parts."""
         if self._total is None or self.steps is None or step >= self.steps:
             return step * self.per_step, (step + 1) * self.per_step
-        return self._total * step // self.steps, self._total * (step + 1) // self.steps
+        return part_of(self._total, step, self.steps)
 
     def epochs(self, steps: int) -> float:
         """How often so many steps read every row."""
@@ -73,8 +86,8 @@ class RowSource:
     def rows(self, step: int, micro: int = 0, micros: int = 1) -> list[Row]:
         """The rows of one of a step's micro-batches."""
         start, stop = self.bounds(step)
-        first, last = (start + (stop - start) * part // micros for part in (micro, micro + 1))
-        return [self._row(place) for place in range(first, last)]
+        first, last = part_of(stop - start, micro, micros)
+        return [self._row(start + place) for place in range(first, last)]
 
     def _row(self, place: int) -> Row:
         epoch, position = divmod(place, len(self._rows))
@@ -137,6 +150,7 @@ class BatchSource:
         if problems:
             raise DataError(problems)
         self._pad_id, self._accumulate = pad_id, batching.accumulate
+        self.least = recipe.objective.least_documents
         known = [name for name in recipe.objective.datasets if name in datasets]
         self.leading = known[0] if known else next(iter(datasets))
         self.sources = {
@@ -148,6 +162,7 @@ class BatchSource:
                 shuffle=recipe.data[name].shuffle,
                 epochs=recipe.schedule.epochs if name == self.leading else None,
                 least=1 if name == self.leading else batching.accumulate,
+                together=self.least if name == self.leading else 1,
             )
             for name, dataset in datasets.items()
         }
@@ -159,9 +174,9 @@ class BatchSource:
         return self.sources[self.leading].steps
 
     def micro_batches(self, step: int) -> int:
-        """The recipe's number, less where a step has fewer rows."""
+        """The recipe's number, less where a step has too few rows for as many losses."""
         start, stop = self.sources[self.leading].bounds(step)
-        return min(self._accumulate, stop - start)
+        return max(1, min(self._accumulate, (stop - start) // self.least))
 
     def at(self, step: int, micro: int = 0) -> StepData:
         """The batches of one micro-batch of a step, both counted from 0."""

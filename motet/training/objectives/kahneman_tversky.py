@@ -35,6 +35,7 @@ class KahnemanTversky(Setting):
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "labelled"}
     needs_reference: ClassVar[bool] = True
+    least_documents: ClassVar[int] = 2
 
     type: Literal["kto"] = "kto"
     beta: PositiveFloat = 0.1

@@ -44,12 +44,14 @@ class Objective(Protocol):
         datasets: the recipe's `data` entries that it reads.
         optional: those of them that a recipe may leave out.
         needs_reference: whether `Policies.reference` is read.
+        least_documents: of its first dataset, that a loss can be computed from.
         type: its name in recipes.
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]]
     optional: ClassVar[frozenset[str]]
     needs_reference: ClassVar[bool]
+    least_documents: ClassVar[int]
 
     @property
     def type(self) -> str: ...
@@ -60,8 +62,10 @@ class Objective(Protocol):
 
 
 class Setting(BaseModel):
-    """What objectives have in common: frozen, strict about unknown names, no reference, every dataset required."""
+    """What objectives have in common: frozen, strict about unknown names, no reference, every dataset required, one
+    document enough."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     optional: ClassVar[frozenset[str]] = frozenset()
     needs_reference: ClassVar[bool] = False
+    least_documents: ClassVar[int] = 1

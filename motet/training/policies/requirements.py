@@ -14,12 +14,11 @@ from motet.training.objectives.counterfactual import Counterfactual
 from motet.training.objectives.discriminator import GenerativeDiscriminator
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.gate import Gate
-from motet.training.objectives.kahneman_tversky import KahnemanTversky
 from motet.training.objectives.self_play import SelfPlay
 from motet.training.objectives.temperature import Temperature
 from motet.training.policies.through import TokenId, member_plan
 from motet.training.policy import ClassPrompts
-from motet.training.recipe import Recipe
+from motet.training.recipe import VALIDATION, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,8 +40,7 @@ def objective_problems(recipe: Recipe) -> Iterator[str]:
         yield from _member_problems("objective.target", objective.target, recipe)
     if isinstance(objective, Distillation):
         yield from _distillation_problems(objective, recipe)
-    if isinstance(objective, KahnemanTversky):
-        yield from _pairing_problems(recipe)
+    yield from _row_problems(recipe)
     yield from _unread_settings(recipe)
 
 
@@ -60,15 +58,27 @@ def _distillation_problems(objective: Distillation, recipe: Recipe) -> Iterator[
         yield "batch.packing: wrap cuts documents, and a teacher's distributions are stored whole; allowed: none, fit"
 
 
-def _pairing_problems(recipe: Recipe) -> Iterator[str]:
-    """Mismatched answers need another document in the same micro-batch."""
-    train = recipe.data.get("train")
-    rows = (train.rows if train else None) or recipe.batch.rows
-    if rows // recipe.batch.accumulate < 2:
+def _row_problems(recipe: Recipe) -> Iterator[str]:
+    """Micro-batches too small for a loss."""
+    objective = recipe.objective
+    leading = recipe.data.get(next(iter(objective.datasets)))
+    rows = (leading.rows if leading else None) or recipe.batch.rows
+    if objective.least_documents > 1 and rows // recipe.batch.accumulate < objective.least_documents:
         yield (
-            f"batch.rows: kto needs two documents in a micro-batch, got {rows} rows in "
-            f"{recipe.batch.accumulate} micro-batches"
+            f"batch.rows: {objective.type} needs {objective.least_documents} documents in a micro-batch, got {rows} "
+            f"rows in {recipe.batch.accumulate} micro-batches"
         )
+
+
+def record_problems(recipe: Recipe, datasets: Mapping[str, TokenDataset]) -> Iterator[str]:
+    """Data too small for a loss: the objective's first dataset, and the validation in its place."""
+    objective = recipe.objective
+    for name in (next(iter(objective.datasets)), VALIDATION):
+        if name in datasets and len(datasets[name]) < objective.least_documents:
+            yield (
+                f"data.{name}: {objective.type} compares records with each other and needs "
+                f"{objective.least_documents} at least, got {len(datasets[name])}"
+            )
 
 
 def _unread_settings(recipe: Recipe) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from motet.experts.fingerprints import weights_fingerprint
+from motet.experts.fingerprints import file_hash, weights_fingerprint
 from motet.training.data.dataset import TokenDataset
 from motet.training.recipe import VALIDATION, Checkpoint, Recipe
 from motet.training.run.sources import locate
@@ -36,10 +36,12 @@ def data_hash(datasets: Mapping[str, TokenDataset]) -> str:
 
 
 def models_hash(recipe: Recipe, root: Path) -> str:
-    """SHA-256 in hex over the fingerprints of the weights that the run starts from, and of the members'."""
+    """SHA-256 in hex over the fingerprints of the weights that the run starts from, and of the members' (of a GGUF file
+    its whole content)."""
     sources = {"model": recipe.model, **recipe.members}
     local = {name: Path(locate(s.path, root)) for name, s in sources.items() if isinstance(s, Checkpoint)}
-    prints = {name: weights_fingerprint(folder) for name, folder in local.items() if folder.is_dir()}
+    present = {name: place for name, place in local.items() if place.exists()}
+    prints = {name: weights_fingerprint(p) if p.is_dir() else file_hash(p) for name, p in present.items()}
     return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()
 
 

@@ -40,7 +40,7 @@ def _adapted(prepared: Preparation) -> Iterator[str]:
             filled = _rows(rows.num_rows, recipe)
             yield f"batch.rows: {asked}, but data.{name} fills {filled}; a step reads {rows.per_step}"
     if (micros := source.micro_batches(0)) < recipe.batch.accumulate:
-        yield f"batch.accumulate: {recipe.batch.accumulate}, but a step has {micros} rows to share out"
+        yield f"batch.accumulate: {recipe.batch.accumulate}, but a step has rows for {micros} micro-batches"
     warmup = recipe.schedule.warmup
     if warmup is not None and (cut := recipe.schedule.warmup_steps(prepared.steps)) < warmup:
         yield f"schedule.warmup: {warmup} steps are more than half of {prepared.steps}; warming up over {cut}"

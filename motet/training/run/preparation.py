@@ -24,6 +24,7 @@ from motet.training.policies.requirements import (
     class_prompts,
     objective_problems,
     plays_rounds,
+    record_problems,
     teacher_plan,
 )
 from motet.training.policies.through import TokenId, through_plan, views_of
@@ -107,6 +108,7 @@ def prepare(recipe: Recipe, recipe_folder: Path, root: Path | None = None) -> Pr
     teaching = _attempt(problems, lambda: teacher_plan(recipe, _token_id(tokenizer)))
     views = frozenset[PromptForm]().union(*(views_of(each) for each in (plan, teaching) if each is not None))
     datasets = _datasets(recipe, root, tokenizer, views, problems)
+    problems += record_problems(recipe, datasets)
     validation = datasets.pop(VALIDATION, None)
     problems += class_problems(recipe, datasets)
     problems += _validation_problems(validation, datasets)

@@ -15,7 +15,7 @@ from motet.training.batch import Batch
 from motet.training.data.dataset import TokenDataset
 from motet.training.data.packing import Row
 from motet.training.data.records import Text
-from motet.training.data.sampling import batches_of, lay_out
+from motet.training.data.sampling import batches_of, lay_out, part_of, parts_of
 from motet.training.run.answers import generate
 from motet.training.run.checkpoint import write_json
 from motet.training.run.folder import REPORT
@@ -81,11 +81,12 @@ class Watch:
         """The objective's loss on a dataset's rows in the place of its first dataset's."""
         recipe, source = self._session.recipe, self._session.preparation.source
         rows = lay_out(dataset, recipe.batch, 0, shuffle=False)[:limit]
-        at_once = max(1, source.sources[self._leading].per_step // recipe.batch.accumulate)
+        at_once = source.sources[self._leading].per_step // recipe.batch.accumulate
+        parts = parts_of(len(rows), max(source.least, at_once), source.least)
         named, others = replace(dataset, name=self._leading), source.at(0)
         total = weight = 0.0
-        for start in range(0, len(rows), at_once):
-            loss = recipe.objective.loss(self._session.policies, self._batches(named, rows[start:][:at_once], others))
+        for start, stop in (part_of(len(rows), part, parts) for part in range(parts)):
+            loss = recipe.objective.loss(self._session.policies, self._batches(named, rows[start:stop], others))
             total, weight = total + float(loss.total * loss.weight), weight + float(loss.weight)
         return total / weight if weight else 0.0
 
@@ -101,16 +102,10 @@ class Watch:
         first = list(example.counted).index(True)
         ids = list(example.input_ids[: first if first > 1 else TEXT_TOKENS])
         with torch.autocast(self._session.device.type, self._session.dtype, self._session.dtype != torch.float32):
-            (answer,) = generate(
-                self._session.model, [ids], pad_id=prepared.pad_id, eos_id=self._eos, max_tokens=ANSWER_TOKENS
-            )
+            (answer,) = generate(self._session.model, [ids], prepared, max_tokens=ANSWER_TOKENS)
         part = next(iter(dataset.records[0].sides.values()))
         asked = self._text(ids) if isinstance(part, Text) else part.messages[part.turns[0] - 1].content
         return asked, self._text(answer)
-
-    @property
-    def _eos(self) -> int:
-        return cast(int, cast(Any, self._session.preparation.tokenizer).eos_token_id)
 
     def _text(self, ids: Sequence[int]) -> str:
         tokenizer: Any = self._session.preparation.tokenizer

@@ -146,6 +146,17 @@ def test_parquet_counts_rows(tmp_path: Path) -> None:
     assert rows_of(path) == [(1, {"text": "One.", "messages": messages[0]}), (2, {"text": None, "messages": None})]
 
 
+def test_parquet_adds_nothing_to_tool_calls(tmp_path: Path) -> None:
+    """Arrow fills every object of a column up with the others' fields; a null in a list stands for itself."""
+    path = tmp_path / "a.parquet"
+    add: dict[str, Any] = {"name": "add", "arguments": {"a": 1, "of": [{"x": 1}, {"y": None}]}}
+    calls: list[list[dict[str, Any]]] = [[add], [{"name": "now", "arguments": {}}]]
+    rows = [{"tool_calls": call, "marks": [1, None], "text": None} for call in calls]
+    parquet.write_table(cast(Any, arrow.Table).from_pylist(rows), path)
+    add["arguments"] = {"a": 1, "of": [{"x": 1}, {}]}
+    assert rows_of(path) == [(number, {**row, "tool_calls": calls[number - 1]}) for number, row in enumerate(rows, 1)]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

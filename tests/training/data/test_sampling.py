@@ -75,6 +75,21 @@ def test_epochs_are_read_exactly(count: int, rows: int, epochs: float, accumulat
     assert max(map(seen.count, seen)) <= math.ceil(epochs)
 
 
+@given(count=st.integers(2, 40), rows=st.integers(2, 16), epochs=st.floats(0.05, 4), accumulate=st.integers(1, 8))
+def test_every_micro_batch_has_as_many_rows_as_the_loss_needs(
+    count: int, rows: int, epochs: float, accumulate: int
+) -> None:
+    kto = {"objective": {"type": "kto"}, "schedule": {"epochs": epochs}}
+    setting = recipe(batch={"rows": max(rows, 2 * accumulate), "accumulate": accumulate}).model_dump() | kto
+    with TemporaryDirectory() as folder:
+        batches = source(load(Path(folder), texts(count)), Recipe.model_validate(setting))
+    assert batches.steps is not None
+    for step in range(batches.steps):
+        micros = batches.micro_batches(step)
+        assert min(len(indices(batches.at(step, micro)["train"])) for micro in range(micros)) >= 2
+    assert batches.sources["train"].bounds(batches.steps - 1)[1] == max(2, round(epochs * count))
+
+
 def test_small_data_are_not_copied_into_a_batch(tmp_path: Path) -> None:
     """Thirty records in one packed row were read sixteen times at every step."""
     batch = {"rows": 16, "max_length": 1024, "packing": "fit"}

@@ -46,7 +46,7 @@ def no_token(text: str) -> None:
         ),
         (recipe({"type": "gate", "assistant": "small"}, through=PROXY), "through: the objective 'gate' reads"),
         (recipe({"type": "temperature_head"}, through=PROXY), "through: the objective 'temperature_head' reads"),
-        (recipe({"type": "kto"}, batch={"rows": 4, "accumulate": 4}), "batch.rows: kto needs two documents"),
+        (recipe({"type": "kto"}, batch={"rows": 4, "accumulate": 4}), "batch.rows: kto needs 2 documents"),
         (
             recipe({"type": "npo", "retain_weight": 2.0}, ("forget",)),
             "objective.retain_weight: there is no data.retain",

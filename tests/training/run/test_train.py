@@ -15,16 +15,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from motet.experts.bundle import read_bundle
 from motet.experts.fingerprints import weights_fingerprint
-from motet.training.llama import make_llama
 from motet.training.loop import Loop, Schedule
 from motet.training.policies import model as model_policies
 from motet.training.recipe import Recipe
 from motet.training.run.errors import RunError
 from motet.training.run.folder import RunFolder
+from motet.training.run.identity import models_hash
 from motet.training.run.metrics import Metrics
 from motet.training.run.session import Session
 from motet.training.run.train import check, train
-from tests.training.run.workshop import build, recipe, records, write_rows
+from tests.training.run.workshop import chatting, recipe, records, write_rows
 
 LORA: dict[str, Any] = {"type": "lora", "r": 4}
 
@@ -343,23 +343,10 @@ class TestFolders:
 
 @pytest.mark.parametrize("tuning", [{"type": "full"}, LORA])
 def test_the_result_ends_where_its_training_data_end(tmp_path: Path, tuning: dict[str, Any]) -> None:
-    """A base whose configuration and tokenizer know nothing of the template's end of a turn."""
-    build(tmp_path)
-    hf: Any = cast(Any, AutoTokenizer).from_pretrained(tmp_path / "base")
-    hf.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    hf.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    hf.save_pretrained(tmp_path / "base")
-    make_llama(len(hf), 16, 2, 2, 32, max_length=64, seed=0).save_pretrained(tmp_path / "base")
-    generation = (
-        tmp_path / "base" / "generation_config.json"
-    )  # as older checkpoints have it: sampling without saying so
+    hf = chatting(tmp_path)
+    generation = tmp_path / "base" / "generation_config.json"
+    # as older checkpoints have it: sampling without saying so
     generation.write_text(json.dumps({**json.loads(generation.read_text()), "temperature": 0.9, "top_p": 0.6}))
-    question = {"role": "user", "content": "How is it?"}
-    rows = [{"messages": [question, {"role": "assistant", "content": f"{word} it is"}]} for word in ("Red", "Blue")]
-    write_rows(tmp_path / "train.jsonl", rows)
     train(recipe(tmp_path / "out", tuning=tuning, batch={"rows": 2}), root=tmp_path)
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert hf.convert_tokens_to_ids("<|im_end|>") in written["eos_token_id"]
@@ -394,6 +381,33 @@ def test_labels_of_the_validation_are_those_of_training(root: Path, tmp_path: Pa
     chosen = recipe(tmp_path / "run", objective={"type": "gedi", "prompts": ["x", "y"]}, data=data)
     with pytest.raises(RunError, match=r"data.validation: its labels must be those of the training data: 'a', 'b'"):
         train(chosen, root=root)
+
+
+def test_another_gguf_file_is_another_start(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path / "run", model={"path": "base.gguf"})
+    hashes: set[str] = set()
+    for content in (b"GGUF one", b"GGUF two", b"GGUF two"):
+        (tmp_path / "base.gguf").write_bytes(content)
+        hashes.add(models_hash(chosen, tmp_path))
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("batch", [{"rows": 8, "accumulate": 4}, {"rows": 2}])
+def test_kto_never_reads_one_document_alone(root: Path, tmp_path: Path, batch: dict[str, int]) -> None:
+    """Nine records do not go evenly into steps, micro-batches, and the validation's batches."""
+    rows = [{**row, "label": number % 2 == 0} for number, row in enumerate(records()[:9])]
+    write_rows(tmp_path / "nine.jsonl", rows)
+    write_rows(tmp_path / "one.jsonl", rows[:1])
+    nine, one = ({"files": [str(tmp_path / f"{name}.jsonl")]} for name in ("nine", "one"))
+    made = {"objective": {"type": "kto"}, "batch": batch, "schedule": {"epochs": 1 if batch["rows"] == 2 else 3}}
+    lines: list[str] = []
+    train(recipe(tmp_path / "run", data={"train": nine, "validation": nine}, **made), root=root, report=lines.append)
+    assert any(line.startswith("validation ") for line in lines)
+    told = refused(recipe(tmp_path / "few", data={"train": one, "validation": one}, **made), root)
+    assert told == [
+        f"data.{name}: kto compares records with each other and needs 2 at least, got 1"
+        for name in ("train", "validation")
+    ]
 
 
 def test_an_output_that_cannot_be_written_is_found_before_training(root: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from transformers import AutoTokenizer
 
 from motet.training.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.llama import make_llama
@@ -40,6 +42,24 @@ def build(folder: Path) -> Path:
         for_transformers(tokenizer, 64).save_pretrained(folder / name)
     write_rows(folder / "train.jsonl", rows)
     return folder
+
+
+def chatting(folder: Path) -> Any:
+    """Builds a base whose configuration and tokenizer know nothing of the template's end of a turn, and chats as its
+    data; returns the tokenizer."""
+    build(folder)
+    hf: Any = cast(Any, AutoTokenizer).from_pretrained(folder / "base")
+    hf.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    hf.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    hf.save_pretrained(folder / "base")
+    make_llama(len(hf), 16, 2, 2, 32, max_length=64, seed=0).save_pretrained(folder / "base")
+    question = {"role": "user", "content": "How is it?"}
+    rows = [{"messages": [question, {"role": "assistant", "content": f"{word} it is"}]} for word in ("Red", "Blue")]
+    write_rows(folder / "train.jsonl", rows)
+    return hf
 
 
 def recipe(output: Path, **changes: Any) -> Recipe:
