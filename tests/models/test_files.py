@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors import torch as tensor_files
 
 from motet.models.checkpoint import OwnCodeError, load_weights, read_config, read_tokenizer
 from motet.models.files import LFS_POINTER, adapter_problems, problems
@@ -147,8 +147,8 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(folder: Path) -> None:
     tree = json.loads(index.read_text())
     name = next(name for name in tree["weight_map"] if "down_proj" in name)
     shard = folder / tree["weight_map"].pop(name)
-    kept = {key: tensor for key, tensor in load_file(shard).items() if key != name}
-    save_file(kept, shard, metadata={"format": "pt"})
+    kept = {key: tensor for key, tensor in tensor_files.load_file(shard).items() if key != name}
+    tensor_files.save_file(kept, shard, metadata={"format": "pt"})
     index.write_text(json.dumps(tree))
     with pytest.raises(ValueError, match=f"lacks or misshapes {name}"):
         load_weights(str(folder))
