@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from motet.openmp import WAITING
+from motet.openmp import missing
 
-os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
+os.environ.update(missing(os.environ))  # must stand before torch is imported
 
 import torch
 from transformers import AutoConfig, AutoTokenizer

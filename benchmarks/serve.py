@@ -26,9 +26,9 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from motet.openmp import WAITING
+from motet.openmp import missing
 
-os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
+os.environ.update(missing(os.environ))  # must stand before torch is imported
 
 import httpx
 import torch

@@ -21,9 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-from motet.openmp import WAITING
+from motet.openmp import missing
 
-os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
+os.environ.update(missing(os.environ))  # must stand before torch is imported
 
 import torch
 from torch import Tensor

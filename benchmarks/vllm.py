@@ -26,9 +26,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from motet.openmp import WAITING
+from motet.openmp import missing
 
-os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
+os.environ.update(missing(os.environ))  # must stand before torch is imported
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 

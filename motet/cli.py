@@ -12,14 +12,14 @@ from motet import __version__
 from motet.audit.cli import audit
 from motet.evaluation import cli as evaluation
 from motet.experts_cli import app as experts_app
-from motet.openmp import WAITING
+from motet.openmp import missing
 from motet.training.data import cli as data
 from motet.training.run import cli as training
 
 if TYPE_CHECKING:
     from motet.server.operator_file import Configuration
 
-os.environ.update({**WAITING, **os.environ})
+os.environ.update(missing(os.environ))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 DEMO = "demo"

@@ -17,9 +17,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from motet.openmp import WAITING
+from motet.openmp import missing
 
-os.environ.update({**WAITING, **os.environ})  # must stand before torch is imported
+os.environ.update(missing(os.environ))  # must stand before torch is imported
 
 import torch
 
