@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -14,6 +14,7 @@ from motet.evaluation.recipe import Recipe
 from motet.evaluation.run import Results, evaluate
 from motet.evaluation.settings import validated
 from motet.experts.bundle import BUNDLE
+from motet.settings import texts_of
 from motet.training.run.recipe_file import read_recipe
 from motet.training.run.train import train
 
@@ -73,20 +74,8 @@ class Lab:
         for model in content["models"].values():
             model["path"] = str(self.family / model["path"])
         trained = {name: {"path": str(self.folder / name), "template": "chat"} for name in self.seconds}
-        named = set(_strings(subjects))
+        named = set(texts_of(subjects))
         compositions = {name: fields for name, fields in content["compositions"].items() if name in named}
-        named |= set(_strings(compositions))
+        named |= set(texts_of(compositions))
         models = {name: fields for name, fields in (content["models"] | trained).items() if name in named}
         return {**content, "models": models, "compositions": compositions}
-
-
-def _strings(tree: object) -> Iterator[str]:
-    """All values in decoded YAML that are texts, names of models among them."""
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for value in cast("Mapping[str, object]", tree).values():
-            yield from _strings(value)
-    elif isinstance(tree, list | tuple):
-        for value in cast("Sequence[object]", tree):
-            yield from _strings(value)

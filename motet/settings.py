@@ -4,7 +4,8 @@ that grows without bound when it is read."""
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import yaml
 
@@ -63,3 +64,15 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
             parts = [part for pair in node.value for part in pair]
         sizes[id(node)] = 1 + sum(_expanded_size(part, sizes) for part in parts)
     return sizes[id(node)]
+
+
+def texts_of(value: object) -> Iterator[str]:
+    """All values in decoded YAML that are texts, names of models among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in cast("Mapping[str, Any]", value).values():
+            yield from texts_of(item)
+    elif isinstance(value, list | tuple):
+        for item in cast("list[Any]", value):
+            yield from texts_of(item)

@@ -14,6 +14,7 @@ from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, voca
 from motet.experts.fit import Known
 from motet.models.checkpoint import read_config, read_generation_config
 from motet.models.ends import end_token_ids
+from motet.models.memory import GIB
 from motet.models.tokenizer import Tokenizer
 from motet.server.adapters import merge_adapter, num_tokens
 from motet.server.config import EngineConfig, ModelConfig, source_of
@@ -28,7 +29,6 @@ from motet.server.sources import Source, find_source
 if TYPE_CHECKING:
     from motet.server.engines.torch import Member as TorchMember
 
-GIB = 1 << 30
 Told = Callable[[str], None]
 # what the load check reads: ordinary text, on which rounding is that of real use
 SAMPLE = (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator
 
+from motet.settings import texts_of
 from motet.training.recipe import Recipe
 from motet.training.run.preparation import Preparation
 
@@ -74,17 +74,6 @@ def _more(prepared: Preparation) -> str:
 
 def _unnamed(recipe: Recipe) -> Iterator[str]:
     """Members that are loaded for nothing."""
-    named = set(_texts(recipe.model_dump(include={"through", "objective"})))
+    named = set(texts_of(recipe.model_dump(include={"through", "objective"})))
     for name in sorted(recipe.members.keys() - named):
         yield f"members.{name}: nothing names it, yet it is loaded; name it in through or objective, or leave it out"
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in cast("Mapping[str, Any]", value).values():
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in cast("list[Any]", value):
-            yield from _texts(item)
