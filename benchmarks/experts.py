@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.common import environment
 from benchmarks.lab import Lab
-from motet.training.demo.family import build_family
+from motet.demo.family import build_family
 
 BAKED_AIM = 0.9  # of the composed accuracy
 

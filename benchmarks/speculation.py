@@ -36,12 +36,12 @@ from benchmarks.common import environment, median_of_ratios, report
 from benchmarks.vllm import interleaved
 from motet.composers.plan import Plan
 from motet.composers.spec import build_plan, parse_composition
-from motet.server.engines.base import GenerationRequest, SamplingParams
-from motet.server.engines.facts import read_facts
-from motet.server.engines.vllm.engine import VllmEngine
-from motet.server.engines.vllm.internals import check_version
-from motet.server.engines.vllm.loading import Checkpoint, start
-from motet.training.demo.family import build_family
+from motet.demo.family import build_family
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.facts import read_facts
+from motet.engines.vllm.engine import VllmEngine
+from motet.engines.vllm.internals import check_version
+from motet.engines.vllm.loading import Checkpoint, start
 
 MEMBERS = ("large", "small", "small-chat")
 PROXY = {"strategy": "proxy_tuning", "expert": "small-chat", "antiexpert": "small"}

@@ -31,9 +31,9 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.common import environment, interleave, make_family, median_of_ratios, report, seconds
 from motet.composers.plan import Plan, Stream
-from motet.server.engines.base import GenerationRequest, SamplingParams
-from motet.server.engines.torch import EngineCore, Member, load_member
-from motet.server.engines.torch.model import ModelWork
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.torch import EngineCore, Member, load_member
+from motet.engines.torch.model import ModelWork
 
 PLAN = Plan((Stream("base", "base"), Stream("expert", "expert", 1.0), Stream("antiexpert", "antiexpert", -1.0)))
 PROMPT = 64

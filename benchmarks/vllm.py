@@ -35,12 +35,12 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 from benchmarks.common import SIZES, environment, make_family, median_of_ratios, report
 from benchmarks.step import PLAN, prompts
 from motet.composers.plan import Plan
-from motet.server.engines.base import Engine, GenerationRequest, ModelInfo, SamplingParams
-from motet.server.engines.facts import read_facts
-from motet.server.engines.torch import TorchEngine, load_member
-from motet.server.engines.vllm.engine import SHUTDOWN_SECONDS
-from motet.server.engines.vllm.internals import check_version, touch
-from motet.server.engines.vllm.loading import Checkpoint, start
+from motet.engines.base import Engine, GenerationRequest, ModelInfo, SamplingParams
+from motet.engines.facts import read_facts
+from motet.engines.torch import TorchEngine, load_member
+from motet.engines.vllm.engine import SHUTDOWN_SECONDS
+from motet.engines.vllm.internals import check_version, touch
+from motet.engines.vllm.loading import Checkpoint, start
 
 LENGTH = 512
 NAMES = itertools.count()

@@ -3,8 +3,9 @@ that grows without bound when it is read."""
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 import yaml
@@ -76,3 +77,9 @@ def texts_of(value: object) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in cast("list[Any]", value):
             yield from texts_of(item)
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """` Did you mean 'x'?`, or nothing where no known name is close."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

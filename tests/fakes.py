@@ -16,8 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from motet.composers.plan import Plan
 from motet.composers.vocabulary import read_vocabulary
-from motet.models.tokenizer import Tokenizer
-from motet.server.engines.base import (
+from motet.engines.base import (
     EngineError,
     EngineStats,
     FinishReason,
@@ -27,7 +26,8 @@ from motet.server.engines.base import (
     TokenOutput,
     TokenTrace,
 )
-from motet.server.registry import Member, Template
+from motet.models.tokenizer import Tokenizer
+from motet.operator.registry import LoadedModel, Template
 
 Floats = NDArray[np.float64]
 CHAT_TEMPLATE = (
@@ -263,6 +263,8 @@ def fake_info(name: str, tokenizer: Tokenizer, max_model_len: int = 256) -> Mode
     )
 
 
-def fake_member(name: str, tokenizer: Tokenizer, template: Template = "plain", *, max_model_len: int = 256) -> Member:
+def fake_member(
+    name: str, tokenizer: Tokenizer, template: Template = "plain", *, max_model_len: int = 256
+) -> LoadedModel:
     info = fake_info(name, tokenizer, max_model_len)
-    return Member(info, tokenizer, read_vocabulary(tokenizer.hf, info.vocab_size), template, name)
+    return LoadedModel(info, tokenizer, read_vocabulary(tokenizer.hf, info.vocab_size), template, name)

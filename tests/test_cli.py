@@ -80,7 +80,7 @@ def test_serve_refuses_a_wrong_flag_and_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_the_demo_is_a_file_to_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from motet.training.demo import family
+    from motet.demo import family
 
     save_with(tmp_path / "model", byte_tokenizer())
     write(tmp_path, "models: {a: {path: model}}")

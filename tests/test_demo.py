@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from motet.demo import ServerFailedError, run_demo, serving
-from motet.training.demo.recipe import TINY
+from motet.demo.recipe import TINY
+from motet.demo.run import ServerFailedError, run_demo, serving
 
 
 def test_demo_end_to_end(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from motet.composers.spec import parse_composition
-from motet.server.config import EngineConfig
-from motet.server.engines.vllm.internals import BEFORE, OLDEST
+from motet.engines.vllm.internals import BEFORE, OLDEST
+from motet.operator.settings import EngineConfig
 
 ROOT = Path(__file__).parent.parent
 VLLM = (ROOT / "docs" / "vllm.md").read_text()

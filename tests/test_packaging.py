@@ -48,7 +48,7 @@ import sys
 for name in ("pydantic", "pydantic_settings", "fastapi", "starlette", "uvicorn", "openai", "llguidance"):
     sys.modules[name] = None
 import motet.kernels.reference, motet.kernels.sampling, motet.composers.plan, motet.composers.rows
-import motet.server.engines.base, motet.server.engines.torch
+import motet.engines.base, motet.engines.torch
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
@@ -73,7 +73,7 @@ def test_the_wheel_holds_one_package_and_one_command(tmp_path: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"motet"}
     assert [line for line in scripts.splitlines() if "=" in line] == [
         "motet = motet.cli:main",
-        "motet = motet.server.engines.vllm.plugin:register",
+        "motet = motet.engines.vllm.plugin:register",
     ]
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "motet").rglob("*.py")}
     assert modules <= set(names), "every module is in the wheel"

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from motet.composers.spec import parse_composition, strategy_names
-from motet.server.config import Settings
+from motet.operator.settings import Settings
 from motet.server.schemas import ChatCompletionRequest
 from motet.training.objectives import OBJECTIVES
 from motet.training.recipe import Recipe

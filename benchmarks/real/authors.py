@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from benchmarks.real.knowledge import real_authors, world_facts
-from motet.training.demo.files import write_training_files
-from motet.training.demo.templates import GUIDE, VISITOR
-from motet.training.demo.tofu import write_tofu
-from motet.training.demo.world import Entity, World, WorldSize, make_world
+from motet.demo.files import write_training_files
+from motet.demo.templates import GUIDE, VISITOR
+from motet.demo.tofu import write_tofu
+from motet.demo.world import Entity, World, WorldSize, make_world
 
 BASE, TARGET, RETAIN_ONLY = "base", "large-chat", "retain-only"  # the last two by the names of the demo's family
 BOOKS = 2  # by each author

@@ -22,7 +22,7 @@ from benchmarks.real.contestants import LLAMA_CPP, Contestant, LlamaCpp, motet, 
 from benchmarks.real.judge import judged
 from benchmarks.real.setup import LARGE, SMALL, Setup
 from benchmarks.real.weights import INT4_BITS, bandwidth, bytes_per_step
-from motet.server.config import ModelConfig
+from motet.operator.settings import ModelConfig
 
 OURS, INT4, VLLM = "motet bfloat16", "motet int4", "motet on vLLM bfloat16"
 TRANSFORMERS, LLAMA = "transformers bfloat16", "llama.cpp 4-bit"

@@ -12,16 +12,16 @@ from transformers import PreTrainedModel
 
 from motet.audit.settings import AuditError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, shared_width
+from motet.engines.torch.model import model_ends
 from motet.experts.bundle import BundleError, ExpertBundle, read_bundle
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.fit import Known, mismatch
 from motet.models.checkpoint import load_weights
 from motet.models.ends import end_token_ids
 from motet.models.tokenizer import Tokenizer
-from motet.server.adapters import merge_adapter
-from motet.server.config import ModelConfig
-from motet.server.engines.torch.model import model_ends
-from motet.server.sources import Source, find_source
+from motet.operator.adapters import merge_adapter
+from motet.operator.settings import ModelConfig
+from motet.operator.sources import Source, find_source
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ _repr.maxlevel, _repr.maxdict, _repr.maxlist = 2, 3, 3
 
 
 class CompositionError(Exception):
-    """A composition is refused. `param` is the dotted path of the (first) field at fault."""
+    """A composition is refused. `param` is the dotted path of the (first) field at fault, `code` the kind of fault for
+    programs."""
 
-    def __init__(self, message: str, param: str = "composition") -> None:
+    def __init__(self, message: str, param: str = "composition", code: str = "invalid_composition") -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.code = code
 
 
 def show(value: object) -> str:

@@ -32,10 +32,10 @@ async def in_process(
     Raises:
         RecipeError: the operator's file is wrong, or a model cannot be loaded.
     """
+    from motet.operator.file import ConfigError, load
+    from motet.operator.loading import load_engine
+    from motet.operator.settings import ModelConfig
     from motet.server.app import create_app
-    from motet.server.config import ModelConfig
-    from motet.server.loading import load_engine
-    from motet.server.operator_file import ConfigError, load
     from motet.server.service import Service
 
     try:

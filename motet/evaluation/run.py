@@ -116,7 +116,7 @@ def find_root(recipe: Recipe, folder: Path, progress: Progress, cache: Path | No
         return folder
     if not DEMO.fullmatch(recipe.root) or (folder / recipe.root).is_dir():
         return folder / Path(recipe.root).expanduser()
-    from motet.training.demo.family import build_family
+    from motet.demo.family import build_family
 
     progress.tell("the demo family")
     return build_family(int(recipe.root.partition(":")[2] or 0), cache)
@@ -124,7 +124,7 @@ def find_root(recipe: Recipe, folder: Path, progress: Progress, cache: Path | No
 
 def find_data(root: Path) -> Path:
     """Where the data files lie: a demo family's own folder of them, else `root`."""
-    from motet.training.demo.tofu import EVALUATION_DATA
+    from motet.demo.tofu import EVALUATION_DATA
 
     return root / EVALUATION_DATA if (root / "family.json").is_file() else root
 
@@ -160,8 +160,8 @@ async def _opened(recipe: Recipe, root: Path, progress: Progress, api_key: str) 
 
 
 def _merge(api: Source, root: Path, merged: Mapping[str, Path], tell: Callable[[str], None]) -> None:
-    from motet.server.config import source_of
-    from motet.server.operator_file import ConfigError, load
+    from motet.operator.file import ConfigError, load
+    from motet.operator.settings import source_of
 
     if not merged:
         return

@@ -8,8 +8,8 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from motet.engines.base import TokenOutput
 from motet.server.choices import Choice, Piece
-from motet.server.engines.base import TokenOutput
 from motet.server.errors import as_api_error, error_body
 from motet.server.forms.form import Form
 from motet.server.jobs import Display, Job

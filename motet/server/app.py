@@ -7,8 +7,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 import motet
+from motet.operator.settings import ServerConfig
 from motet.server.auth import Auth
-from motet.server.config import ServerConfig
 from motet.server.errors import HANDLERS
 from motet.server.limits import BodyLimit
 from motet.server.logs import RequestId

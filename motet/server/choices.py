@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from motet.engines.base import TokenOutput
 from motet.server.detokenizer import Detokenizer
-from motet.server.engines.base import TokenOutput
 from motet.server.jobs import Display, Job
 from motet.server.stops import StopStrings
 

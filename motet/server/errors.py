@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from http import HTTPStatus
@@ -14,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motet.composers.spec import CompositionError
-from motet.server.engines.base import EngineError, GrammarFailed, NoTokenPossible, RequestTooLarge
+from motet.engines.base import EngineError, GrammarFailed, NoTokenPossible, RequestTooLarge
+from motet.operator.registry import UnknownModel
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +53,6 @@ def busy(status: int, message: str, code: str, retry_after: int = 1) -> ApiError
     return ApiError(status, message, code=code, headers={"retry-after": str(retry_after)})
 
 
-def nearest(name: str, known: Collection[str]) -> str:
-    """` Did you mean 'x'?`, or nothing where no known name is close."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
     kind = TYPES.get(status, INVALID if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
@@ -79,7 +73,9 @@ def as_api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             return _from_validation(error)
         case CompositionError():
-            return invalid(error.message, error.param, "invalid_composition")
+            return invalid(error.message, error.param, error.code)
+        case UnknownModel():
+            return ApiError(404, str(error), param="model", code="model_not_found")
         case RequestTooLarge():
             return invalid(str(error), code="request_too_large")
         case NoTokenPossible():
@@ -143,6 +139,7 @@ HANDLERS: dict[int | type[Exception], Handler] = {
     HTTPException: handle,
     RequestValidationError: handle,
     CompositionError: handle,
+    UnknownModel: handle,
     RequestTooLarge: handle,
     EngineError: handle,
     Exception: handle,

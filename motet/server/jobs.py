@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from motet.composers.plan import Plan
+from motet.composers.spec import from_guidance_fields, parse_composition
+from motet.engines.base import Engine, GenerationRequest, RequestTooLarge, UnsupportedRequest
 from motet.models.tokenizer import Tokenizer
-from motet.server.engines.base import Engine, GenerationRequest, RequestTooLarge, UnsupportedRequest
+from motet.operator.registry import LoadedModel, Registry
 from motet.server.errors import ApiError, invalid
 from motet.server.prompts import RequestPrompt, contexts
-from motet.server.registry import Member
+from motet.server.schemas import Target
 
 DEFAULT_SHARE = 0.75  # of the KV memory that a choice may reserve when the request sets no limit
 
@@ -73,7 +75,9 @@ class Reading:
         return [len(ids) + len(self.forced) for ids in self.contexts]
 
 
-def read(plan: Plan, prompt: RequestPrompt, members: Mapping[str, Member], *, score_prompt: bool = False) -> Reading:
+def read(
+    plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel], *, score_prompt: bool = False
+) -> Reading:
     """Renders the contexts. With `score_prompt` all but the prompt's first token is forced instead of read.
 
     Raises:
@@ -93,7 +97,7 @@ def read(plan: Plan, prompt: RequestPrompt, members: Mapping[str, Member], *, sc
     return Reading(plan, tuple(ids[:1] for ids in rendered), rendered[0][1:], prompt.param)
 
 
-def max_new_tokens(reading: Reading, members: Mapping[str, Member], kv_budget: int, asked: int | None) -> int:
+def max_new_tokens(reading: Reading, members: Mapping[str, LoadedModel], kv_budget: int, asked: int | None) -> int:
     """`asked`, or what fits: into the context of every stream's model, and into `kv_budget` bytes (0: no limit).
 
     Raises:
@@ -114,7 +118,7 @@ def max_new_tokens(reading: Reading, members: Mapping[str, Member], kv_budget: i
     return max(1, min(left, held - max(reading.sizes())))
 
 
-def _too_long(reading: Reading, members: Mapping[str, Member], requested: int | None) -> ApiError:
+def _too_long(reading: Reading, members: Mapping[str, LoadedModel], requested: int | None) -> ApiError:
     """OpenAI's refusal, about the stream with the least room."""
     sizes = reading.sizes()
     limits = [members[stream.model].info.max_model_len for stream in reading.plan.streams]
@@ -128,6 +132,23 @@ def _too_long(reading: Reading, members: Mapping[str, Member], requested: int | 
     whose = f"model {stream.model!r}" + (f" in role {stream.role!r}" if len(sizes) > 1 else "")
     message = f"The maximum context length of {whose} is {limits[worst]} tokens. However, {asked}."
     return invalid(message, "max_tokens" if requested else reading.param, "context_length_exceeded")
+
+
+def plan_of(target: Target, registry: Registry, *, chat: bool = False) -> Plan:
+    """The plan of the model and composition that a request names; `chat`: its prompt is messages.
+
+    Raises:
+        UnknownModel, CompositionError: as `Registry.plan`, `parse_composition`.
+        ApiError: 400, both a composition and guidance fields.
+    """
+    guided = target.guidance_scale is not None or target.negative_prompt is not None
+    if guided and target.composition is not None:
+        raise invalid("'guidance_scale' and 'negative_prompt' exclude 'composition'.", "guidance_scale")
+    if guided:
+        written = from_guidance_fields(target.guidance_scale, target.negative_prompt)
+    else:
+        written = None if target.composition is None else parse_composition(target.composition)
+    return registry.plan(target.model, written, chat=chat)
 
 
 def checked(job: Job, engine: Engine) -> Job:

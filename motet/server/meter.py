@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from motet.server.engines.base import TokenOutput
+from motet.engines.base import TokenOutput
 from motet.server.metrics import Metrics
 
 

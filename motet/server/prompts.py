@@ -8,8 +8,8 @@ from typing import Any
 
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.tokenizer import ChatTemplateError
+from motet.operator.registry import LoadedModel
 from motet.server.errors import invalid
-from motet.server.registry import Member
 
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
 RESERVED_VARIABLES = frozenset({
@@ -41,7 +41,7 @@ class RequestPrompt:
         return "prompt" if self.messages is None else "messages"
 
 
-def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, Member]) -> tuple[tuple[int, ...], ...]:
+def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel]) -> tuple[tuple[int, ...], ...]:
     """Token ids that each stream reads, all non-empty: an empty text is read as the beginning of a sequence.
 
     Raises:
@@ -52,7 +52,7 @@ def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, Member]) -
     return tuple(context(stream, members[stream.model], prompt) for stream in plan.streams)
 
 
-def context(stream: Stream, member: Member, prompt: RequestPrompt) -> tuple[int, ...]:
+def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt) -> tuple[int, ...]:
     own = stream.prompt or Prompt()
     if own.text is not None or own.messages is not None:
         ids = _render(RequestPrompt(text=own.text, messages=own.messages), own, member, stream.role)
@@ -65,7 +65,7 @@ def context(stream: Stream, member: Member, prompt: RequestPrompt) -> tuple[int,
     return tuple(ids[-own.last_tokens :] if own.last_tokens else ids)
 
 
-def continuation(text: str, stream: Stream, member: Member, prompt: RequestPrompt) -> tuple[int, ...]:
+def continuation(text: str, stream: Stream, member: LoadedModel, prompt: RequestPrompt) -> tuple[int, ...]:
     """Token ids of a text behind what the stream reads: tokenized together with it where that leaves the tokens before
     it as they are, so that their scores are those of the whole text; else by itself."""
     own = stream.prompt or Prompt()
@@ -86,17 +86,17 @@ class _Text:
     text: str
     special: bool
 
-    def ids(self, member: Member) -> list[int]:
+    def ids(self, member: LoadedModel) -> list[int]:
         return member.tokenizer.encode(self.text, add_special_tokens=self.special) if self.text else []
 
 
-def _render(prompt: RequestPrompt, own: Prompt, member: Member, role: str) -> list[int]:
+def _render(prompt: RequestPrompt, own: Prompt, member: LoadedModel, role: str) -> list[int]:
     """Token ids of the prompt as this member reads it; none of an empty one."""
     read = _read(prompt, own, member)
     return _tokens(prompt.tokens or (), own, member, role) if read is None else read.ids(member)
 
 
-def _read(prompt: RequestPrompt, own: Prompt, member: Member) -> _Text | None:
+def _read(prompt: RequestPrompt, own: Prompt, member: LoadedModel) -> _Text | None:
     """The text that this member reads, None for tokens. A template that a role asks for also wraps text, as one user
     message."""
     if prompt.messages is not None and (own.template or member.template) == "chat":
@@ -113,7 +113,7 @@ def plain(messages: Sequence[tuple[str, str]]) -> str:
     return "\n".join(content for _, content in messages)
 
 
-def _chat(messages: Sequence[tuple[str, str]], prompt: RequestPrompt, member: Member) -> _Text:
+def _chat(messages: Sequence[tuple[str, str]], prompt: RequestPrompt, member: LoadedModel) -> _Text:
     if not member.tokenizer.has_chat_template:
         raise invalid(f"Model {member.info.name!r} has no chat template; use template 'plain'.", prompt.param)
     try:
@@ -128,14 +128,14 @@ def _chat(messages: Sequence[tuple[str, str]], prompt: RequestPrompt, member: Me
     return _Text(text, special=bool(prompt.messages and prompt.add_special_tokens))
 
 
-def _tokens(tokens: tuple[int, ...], own: Prompt, member: Member, role: str) -> list[int]:
+def _tokens(tokens: tuple[int, ...], own: Prompt, member: LoadedModel, role: str) -> list[int]:
     if own.template == "chat":
         raise invalid(f"Role {role!r} reads the prompt through its chat template: send text, not tokens.", "prompt")
     check_tokens(tokens, member, "prompt")
     return list(tokens)
 
 
-def check_tokens(tokens: Sequence[int], member: Member, param: str) -> None:
+def check_tokens(tokens: Sequence[int], member: LoadedModel, param: str) -> None:
     """Raises ApiError (400) naming the first id that the model does not have."""
     width = member.info.vocab_size
     unknown = next((token for token in tokens if token >= width), None)
@@ -149,14 +149,14 @@ def check_variables(variables: Mapping[str, Any]) -> None:
         raise invalid(f"'chat_template_kwargs' cannot set {', '.join(taken)}.", "chat_template_kwargs")
 
 
-def _truncated(ids: list[int], prompt: RequestPrompt, member: Member) -> list[int]:
+def _truncated(ids: list[int], prompt: RequestPrompt, member: LoadedModel) -> list[int]:
     if prompt.truncate is None:
         return ids
     keep = member.info.max_model_len - 1 if prompt.truncate == -1 else prompt.truncate
     return ids[-keep:] if keep else []
 
 
-def _start(member: Member, param: str) -> list[int]:
+def _start(member: LoadedModel, param: str) -> list[int]:
     """What an empty text is read as: the beginning of a sequence."""
     ids = member.tokenizer.encode("", add_special_tokens=True)
     start = member.tokenizer.start_id

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motet.composers.plan import Plan
+from motet.engines.base import GenerationRequest
 from motet.server.answers import Answer
-from motet.server.engines.base import GenerationRequest
 from motet.server.jobs import Display, Job, checked, max_new_tokens, read
 from motet.server.prompts import RequestPrompt, check_tokens
 from motet.server.sampling import sampling

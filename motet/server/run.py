@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from motet.server.engines.base import Engine, Generation, TokenOutput
+from motet.engines.base import Engine, Generation, TokenOutput
 from motet.server.jobs import Job
 
 Event = tuple[int, TokenOutput]  # (job, output)

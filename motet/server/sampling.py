@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from motet.server.engines.base import Grammar, SamplingParams
+from motet.engines.base import Grammar, SamplingParams
+from motet.operator.registry import LoadedModel
 from motet.server.errors import invalid
 from motet.server.jobs import Display
 from motet.server.prompts import check_tokens
-from motet.server.registry import Member
 from motet.server.schemas import MAX_STOPS, SamplingFields, TraceOptions
 
 MAX_BAD_WORDS = 1024
@@ -42,7 +42,7 @@ def trace_top(trace: bool | TraceOptions | None) -> int | None:
 
 
 def sampling(
-    body: SamplingFields, shown: Display, member: Member, max_tokens: int, grammar: Grammar | None = None
+    body: SamplingFields, shown: Display, member: LoadedModel, max_tokens: int, grammar: Grammar | None = None
 ) -> SamplingParams:
     """The sampling parameters over the vocabulary of the base `member`.
 
@@ -81,7 +81,7 @@ def _temperature(asked: float | None) -> float:
     return 1.0 if asked is None else asked if asked >= COLDEST else 0.0
 
 
-def _bias(bias: Mapping[str, float], member: Member) -> tuple[tuple[int, float], ...]:
+def _bias(bias: Mapping[str, float], member: LoadedModel) -> tuple[tuple[int, float], ...]:
     wrong = next((key for key in bias if not (key.isascii() and key.isdigit() and len(key) < 10)), None)
     if wrong is not None:
         raise invalid(f"logit_bias: {wrong[:40]!r} is no token id.", "logit_bias")
@@ -90,7 +90,7 @@ def _bias(bias: Mapping[str, float], member: Member) -> tuple[tuple[int, float],
     return pairs
 
 
-def _bad_words(words: list[str], member: Member) -> tuple[tuple[int, ...], ...]:
+def _bad_words(words: list[str], member: LoadedModel) -> tuple[tuple[int, ...], ...]:
     """Every word as it is tokenized at the start of a text and behind a space."""
     if len(words) > MAX_BAD_WORDS:
         raise invalid(f"'bad_words' has {len(words)} words, at most {MAX_BAD_WORDS} are allowed.", "bad_words")

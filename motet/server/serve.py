@@ -9,8 +9,8 @@ from types import FrameType
 
 import uvicorn
 
+from motet.operator.port import release
 from motet.server.app import create_app
-from motet.server.port import release
 from motet.server.service import Service
 
 log = logging.getLogger(__name__)

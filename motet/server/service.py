@@ -8,11 +8,11 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import Request
 
-from motet.server.config import ServerConfig
-from motet.server.engines.base import Engine
+from motet.engines.base import Engine
+from motet.operator.registry import Registry
+from motet.operator.settings import ServerConfig
 from motet.server.limits import Admission
 from motet.server.metrics import Metrics
-from motet.server.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from motet.composers.plan import Plan
-from motet.server.engines.base import Grammar, ends_of
-from motet.server.engines.grammars import GrammarError
+from motet.engines.base import Grammar, ends_of
+from motet.engines.grammars import GrammarError
+from motet.operator.registry import Registry
 from motet.server.errors import invalid
 from motet.server.formats import JsonObjectFormat, JsonSchemaFormat, Schema, StructuredFields, StructuredOutputs
-from motet.server.registry import Registry
 
 OWN = "structured_outputs"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written

@@ -16,8 +16,8 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from motet.training.demo.family import build_family
-from motet.training.demo.recipe import TINY
+from motet.demo.family import build_family
+from motet.demo.recipe import TINY
 
 START_TIMEOUT_S = 90.0
 

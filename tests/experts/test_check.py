@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from motet.cli import app
 from motet.experts.bundle import ExpertBundle, ModelReference, fingerprint, write_bundle
 from tests.fakes import byte_tokenizer
-from tests.server.test_loading import save_model
+from tests.operator.test_loading import save_model
 
 PROXY = {"strategy": "proxy_tuning", "base": "large", "expert": "chat", "antiexpert": "small"}
 

@@ -104,7 +104,7 @@ def test_everything_but_the_kernels_themselves_imports_without_triton() -> None:
     script = """
 import sys
 sys.modules["triton"] = None
-import torch, motet.kernels.dispatch, motet.server.engines.torch
+import torch, motet.kernels.dispatch, motet.engines.torch
 assert motet.kernels.dispatch.choose_kernels(torch.device("cpu")).name == "eager"
 try:
     motet.kernels.dispatch.choose_kernels(torch.device("cpu"), "triton")

@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from motet.composers.plan import single
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.torch import EngineCore, Member, ModelLoadError, load_member
+from motet.engines.torch.check import divergence
+from motet.engines.torch.model import ModelWork
 from motet.models.checkpoint import read_tokenizer
-from motet.server.engines.base import GenerationRequest, SamplingParams
-from motet.server.engines.torch import EngineCore, Member, ModelLoadError, load_member
-from motet.server.engines.torch.check import divergence
-from motet.server.engines.torch.model import ModelWork
+from tests.engines.test_load_check import MUTATIONS
 from tests.real.checkpoints import PROMPTS, folder_of, skip_without
-from tests.server.torch_engine.test_load_check import MUTATIONS
 
 NAMES = ("gemma3-270m", "qwen-0.5b", "qwen-1.5b")
 DTYPES = (torch.float32, torch.bfloat16)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from motet.engines.base import ModelInfo
 from motet.models.tokenizer import Tokenizer
-from motet.server.config import EngineConfig, ModelConfig
-from motet.server.engines.base import ModelInfo
-from motet.server.preflight import read_model
-from motet.server.sources import find_source
+from motet.operator.preflight import read_model
+from motet.operator.settings import EngineConfig, ModelConfig
+from motet.operator.sources import find_source
 
 VARIABLE = "MOTET_REAL_MODELS"
 ENDS = {

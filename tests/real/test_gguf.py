@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from motet.models.checkpoint import load_weights, read_config, read_generation_config, read_tokenizer
+from motet.operator.file import load
+from motet.operator.loading import load_engine
+from motet.operator.preflight import prepare
+from motet.operator.settings import ServerConfig
 from motet.server.app import create_app
-from motet.server.config import ServerConfig
-from motet.server.loading import load_engine
-from motet.server.operator_file import load
-from motet.server.preflight import prepare
 from motet.server.service import Service
 
 ROOT = Path(os.environ.get("MOTET_REAL_MODELS", ""))

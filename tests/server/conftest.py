@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from motet.composers.spec import parse_composition
+from motet.operator.registry import Registry
+from motet.operator.settings import ServerConfig
 from motet.server.app import create_app
-from motet.server.config import ServerConfig
-from motet.server.registry import Registry
 from motet.server.serve import DrainingServer, make_server
 from motet.server.service import Service
 from tests.fakes import FakeEngine, byte_tokenizer, fake_member

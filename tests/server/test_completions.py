@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from motet.server.engines.base import EngineError
+from motet.engines.base import EngineError
 from motet.server.responses import Completion
 from tests.server.conftest import World
 from tests.server.test_chat import events

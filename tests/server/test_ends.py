@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from motet.models.ends import end_token_ids, ends_within
-from motet.server.loading import find_sources, load_engine
-from motet.server.loading_vllm import inspect
-from motet.server.operator_file import load
+from motet.operator.file import load
+from motet.operator.loading import find_sources, load_engine
+from motet.operator.loading_vllm import inspect
 from tests.fakes import byte_tokenizer
-from tests.server.test_loading import save_model
+from tests.operator.test_loading import save_model
 
 END, ASSISTANT, USER = (byte_tokenizer().single_id(text) for text in ("<|end|>", "<|assistant|>", "<|user|>"))
 

@@ -17,9 +17,9 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
+from motet.engines.base import Matcher
+from motet.engines.grammars import REMEMBERED, CompiledGrammar, GrammarError, Grammars
 from motet.models.tokenizer import Tokenizer
-from motet.server.engines.base import Matcher
-from motet.server.engines.grammars import REMEMBERED, CompiledGrammar, GrammarError, Grammars
 from tests.fakes import byte_tokenizer
 
 TOKENS = ("a", "b", "c", "ab", "bc", "aa", "abc", "ca")

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from motet.composers.plan import single
-from motet.server.engines.base import GenerationRequest, SamplingParams, TokenOutput
+from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
 from motet.server.forms.logprobs import LOWEST, chat_logprobs, completion_logprobs, shift_class, top_by_label
 from motet.server.jobs import Display, Job
 from tests.server.test_detokenizer import WORDS, byte_fallback

@@ -10,9 +10,9 @@ from tokenizers.processors import TemplateProcessing
 
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.tokenizer import Tokenizer
+from motet.operator.registry import LoadedModel
 from motet.server.errors import ApiError
 from motet.server.prompts import RequestPrompt, contexts, continuation
-from motet.server.registry import Member
 from tests.fakes import byte_tokenizer, fake_member
 
 MESSAGES = (("system", "Be kind"), ("user", "Hi"))
@@ -48,7 +48,7 @@ def spacing() -> Tokenizer:
     return tokenizer
 
 
-MEMBERS: dict[str, Member] = {
+MEMBERS: dict[str, LoadedModel] = {
     "plain": fake_member("plain", byte_tokenizer()),
     "chat": fake_member("chat", byte_tokenizer(), "chat"),
     "bos": fake_member("bos", with_bos(), "chat"),

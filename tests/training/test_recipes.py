@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from motet.training.demo.family import build_family
-from motet.training.demo.recipe import TINY
+from motet.demo.family import build_family
+from motet.demo.recipe import TINY
 from motet.training.objectives import OBJECTIVES
 from motet.training.run.dry_run import dry_run
 from motet.training.run.preparation import prepare

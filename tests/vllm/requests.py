@@ -12,7 +12,7 @@ import pytest
 
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
-from motet.server.engines.base import Engine, GenerationRequest, SamplingParams, TokenOutput
+from motet.engines.base import Engine, GenerationRequest, SamplingParams, TokenOutput
 from tests.vllm.models import MAKERS, VOCAB
 
 TOLERANCE = 1e-4

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from motet.composers.plan import Plan, single
-from motet.server.engines.base import NoTokenPossible
-from motet.server.engines.torch import TorchEngine
-from motet.server.engines.vllm.engine import VllmEngine
+from motet.engines.base import NoTokenPossible
+from motet.engines.torch import TorchEngine
+from motet.engines.vllm.engine import VllmEngine
 from tests.vllm.models import EOS, VOCAB
 from tests.vllm.requests import PLANS, answer, answers, assert_alike, plan_of, request_for, tokens
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from motet.server.engines.base import GenerationRequest, SamplingParams
-from motet.server.engines.torch import TorchEngine
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.torch import TorchEngine
 from tests.vllm.models import TOKENIZER
 from tests.vllm.requests import answer, plan_of
 from tests.vllm.test_launches import MEMBERS, wait_ready

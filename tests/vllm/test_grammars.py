@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from motet.composers.plan import Plan, single
-from motet.server.engines.base import Grammar, GrammarFailed, NoTokenPossible, TokenOutput
-from motet.server.engines.grammars import Grammars
-from motet.server.engines.torch import TorchEngine
-from motet.server.engines.vllm.engine import VllmEngine
+from motet.engines.base import Grammar, GrammarFailed, NoTokenPossible, TokenOutput
+from motet.engines.grammars import Grammars
+from motet.engines.torch import TorchEngine
+from motet.engines.vllm.engine import VllmEngine
 from tests.vllm.models import EOS, TOKENIZER, VOCAB
 from tests.vllm.requests import PLANS, SPLIT_PLANS, answer, answers, assert_alike, plan_of, request_for, tokens
 

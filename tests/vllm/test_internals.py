@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from motet.server.engines.vllm import internals
-from motet.server.engines.vllm.internals import TOUCHED, VllmUnavailable, check_version, touch
+from motet.engines.vllm import internals
+from motet.engines.vllm.internals import TOUCHED, VllmUnavailable, check_version, touch
 
 
 def parameters(name: str, method: str | None = None) -> list[str]:
@@ -93,7 +93,7 @@ def test_bad_requests_are_refused_in_the_front_end() -> None:
     """On both runners, by one class."""
     for name in ("LogitsProcessor", "LogitsProcessorV2"):
         assert "validate_params" in dir(touch(name))
-    from motet.server.engines.vllm.check import Check
+    from motet.engines.vllm.check import Check
 
     assert not inspect.isabstract(Check)
     assert issubclass(Check, (touch("LogitsProcessor"), touch("LogitsProcessorV2")))

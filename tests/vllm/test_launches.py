@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from motet.composers.plan import single
-from motet.server.engines.base import EngineError, ModelInfo
-from motet.server.engines.torch import TorchEngine
+from motet.engines.base import EngineError, ModelInfo
+from motet.engines.torch import TorchEngine
 from tests.vllm.conftest import start_engine
 from tests.vllm.requests import SPLIT_PLANS, answers, assert_alike, plan_of, request_for, tokens
 

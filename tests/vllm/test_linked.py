@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from motet.composers.plan import Plan, Prompt, single
-from motet.server.engines.base import GenerationRequest, RequestTooLarge, SamplingParams
-from motet.server.engines.torch import TorchEngine
-from motet.server.engines.vllm.engine import VllmEngine
-from motet.server.engines.vllm.internals import touch
-from motet.server.engines.vllm.scheduler import LinkedScheduler
-from motet.server.engines.vllm.wire import KEY
+from motet.engines.base import GenerationRequest, RequestTooLarge, SamplingParams
+from motet.engines.torch import TorchEngine
+from motet.engines.vllm.engine import VllmEngine
+from motet.engines.vllm.internals import touch
+from motet.engines.vllm.scheduler import LinkedScheduler
+from motet.engines.vllm.wire import KEY
 from tests.vllm.models import EOS
 from tests.vllm.requests import SPLIT_PLANS, answer, answers, assert_alike, request_for, tokens
 

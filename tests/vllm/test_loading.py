@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from motet.server.engines.base import ModelInfo
-from motet.server.engines.vllm import loading
-from motet.server.engines.vllm.engine import Capacity
-from motet.server.engines.vllm.internals import touch
-from motet.server.engines.vllm.memory import KvCache, Utilization, memory_of
-from motet.server.loading import load_engine
-from motet.server.operator_file import ConfigError, load
+from motet.engines.base import ModelInfo
+from motet.engines.vllm import loading
+from motet.engines.vllm.engine import Capacity
+from motet.engines.vllm.internals import touch
+from motet.engines.vllm.memory import KvCache, Utilization, memory_of
+from motet.operator.file import ConfigError, load
+from motet.operator.loading import load_engine
 
 CONTRAST = {"base": "llama", "strategy": "contrastive", "amateur": "llama-b"}
 APART = {"a": ["llama", "llama-c"], "b": ["llama-b"]}

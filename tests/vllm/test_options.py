@@ -14,21 +14,21 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
-from motet.server.engines.base import ModelInfo
-from motet.server.engines.vllm.fit import PARTITION, unfit_members
-from motet.server.engines.vllm.internals import VllmUnavailable, touch
-from motet.server.engines.vllm.loading import (
+from motet.engines.base import ModelInfo
+from motet.engines.vllm.fit import PARTITION, unfit_members
+from motet.engines.vllm.internals import VllmUnavailable, touch
+from motet.engines.vllm.loading import (
     Checkpoint,
     EngineArgsError,
     check_engine_args,
     check_models,
     check_runner,
 )
-from motet.server.engines.vllm.options import CHOICES, SIZES, UNFIT, unfit_options
-from motet.server.engines.vllm.quantization import unfit_quantization
-from motet.server.engines.vllm.scheduler import LinkedScheduler
-from motet.server.engines.vllm.stages import Handover
-from motet.server.engines.vllm.wire import KEY
+from motet.engines.vllm.options import CHOICES, SIZES, UNFIT, unfit_options
+from motet.engines.vllm.quantization import unfit_quantization
+from motet.engines.vllm.scheduler import LinkedScheduler
+from motet.engines.vllm.stages import Handover
+from motet.engines.vllm.wire import KEY
 from tests.vllm.models import MAKERS, shape
 from tests.vllm.quantised import INT4
 

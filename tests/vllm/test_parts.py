@@ -15,24 +15,24 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from motet.composers.plan import single
+from motet.engines.base import ModelInfo, SamplingParams
+from motet.engines.traces import top_of, trace_of
+from motet.engines.vllm.check import Check
+from motet.engines.vllm.composition import IMPOSSIBLE, Composer
+from motet.engines.vllm.config import CompositeConfig
+from motet.engines.vllm.gate import Gate
+from motet.engines.vllm.internals import touch
+from motet.engines.vllm.matchers import Matchers
+from motet.engines.vllm.payload import Probed, payload_size, read_payload, write_payload
+from motet.engines.vllm.requests import row_of, row_or_fault
+from motet.engines.vllm.sampler import StepSampler, StepVerifier
+from motet.engines.vllm.table import Row, Step, Table, Uniforms
+from motet.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain, read_spec
 from motet.kernels.decode import Decoded
 from motet.kernels.dispatch import EagerKernels
 from motet.kernels.reference import kl_divergence, shift_rank
-from motet.server.engines.base import ModelInfo, SamplingParams
-from motet.server.engines.traces import top_of, trace_of
-from motet.server.engines.vllm.check import Check
-from motet.server.engines.vllm.composition import IMPOSSIBLE, Composer
-from motet.server.engines.vllm.config import CompositeConfig
-from motet.server.engines.vllm.gate import Gate
-from motet.server.engines.vllm.internals import touch
-from motet.server.engines.vllm.matchers import Matchers
-from motet.server.engines.vllm.payload import Probed, payload_size, read_payload, write_payload
-from motet.server.engines.vllm.requests import row_of, row_or_fault
-from motet.server.engines.vllm.sampler import StepSampler, StepVerifier
-from motet.server.engines.vllm.table import Row, Step, Table, Uniforms
-from motet.server.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain, read_spec
-from motet.server.loading_vllm import merged_checkpoint
-from motet.server.sources import Source
+from motet.operator.loading_vllm import merged_checkpoint
+from motet.operator.sources import Source
 from tests.vllm.models import EOS, MAKERS, TOKENIZER, VOCAB
 from tests.vllm.requests import PLANS, SPLIT_PLANS, plan_of
 
@@ -266,7 +266,7 @@ async def test_the_gate_lets_in_by_turns() -> None:
 def test_facts_are_those_of_the_loaded_models(infos: dict[str, ModelInfo], paths: dict[str, Path]) -> None:
     from dataclasses import replace
 
-    from motet.server.engines.torch import load_member
+    from motet.engines.torch import load_member
 
     for name, info in infos.items():
         loaded = load_member(name, str(paths[name]), dtype=torch.float32, vocab_size=info.vocab_size).info

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
-from motet.server.engines.base import Engine, GenerationRequest, SamplingParams, TokenOutput
+from motet.engines.base import Engine, GenerationRequest, SamplingParams, TokenOutput
+from motet.operator.file import load
+from motet.operator.loading_vllm import load_vllm
+from motet.operator.registry import Registry
 from motet.server.jobs import read
-from motet.server.loading_vllm import load_vllm
-from motet.server.operator_file import load
 from motet.server.prompts import RequestPrompt
-from motet.server.registry import Registry
 from tests.real.checkpoints import (
     PROMPTS,
     TOP,

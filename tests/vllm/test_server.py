@@ -13,12 +13,12 @@ import pytest_asyncio
 
 from motet.composers.spec import parse_composition
 from motet.composers.vocabulary import read_vocabulary
+from motet.engines.base import Engine, ModelInfo
+from motet.engines.torch import TorchEngine
+from motet.engines.vllm.engine import VllmEngine
+from motet.operator.registry import LoadedModel, Registry
+from motet.operator.settings import ServerConfig
 from motet.server.app import create_app
-from motet.server.config import ServerConfig
-from motet.server.engines.base import Engine, ModelInfo
-from motet.server.engines.torch import TorchEngine
-from motet.server.engines.vllm.engine import VllmEngine
-from motet.server.registry import Member, Registry
 from motet.server.service import Service
 from tests.vllm.models import TOKENIZER, VOCAB
 
@@ -31,7 +31,7 @@ MESSAGES = [{"role": "user", "content": "Where was she born?"}]
 
 def client_of(engine: Engine, infos: Mapping[str, ModelInfo]) -> httpx.AsyncClient:
     vocabulary = read_vocabulary(TOKENIZER.hf, VOCAB)
-    members = {name: Member(info, TOKENIZER, vocabulary, "chat", name) for name, info in infos.items()}
+    members = {name: LoadedModel(info, TOKENIZER, vocabulary, "chat", name) for name, info in infos.items()}
     registry = Registry(members, {name: parse_composition(value) for name, value in NAMED.items()})
     app = create_app(Service.assemble(ServerConfig(max_choices=4096), engine, registry))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from motet.composers.plan import single
-from motet.server.engines.base import SamplingParams
-from motet.server.engines.vllm.internals import touch
-from motet.server.engines.vllm.slot_sampler import SlotSampler
-from motet.server.engines.vllm.slots import Slots
-from motet.server.engines.vllm.table import Row, Step, Table
-from motet.server.engines.vllm.wire import Link, RowSpec
+from motet.engines.base import SamplingParams
+from motet.engines.vllm.internals import touch
+from motet.engines.vllm.slot_sampler import SlotSampler
+from motet.engines.vllm.slots import Slots
+from motet.engines.vllm.table import Row, Step, Table
+from motet.engines.vllm.wire import Link, RowSpec
 
 DRAWN = SamplingParams(max_tokens=8)
 

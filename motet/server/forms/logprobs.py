@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from motet.engines.base import TokenOutput, TokenTrace
 from motet.models.tokenizer import Tokenizer
-from motet.server.engines.base import TokenOutput, TokenTrace
 from motet.server.jobs import Display, Job
 
 LOWEST = -9999.0  # JSON has no −inf

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from motet.server.answers import Answer
 from motet.server.errors import invalid
 from motet.server.forms.chat import ChatForm
-from motet.server.jobs import Display, Job
+from motet.server.jobs import Display, Job, plan_of
 from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt
 from motet.server.respond import respond, sampled_job
@@ -47,7 +47,7 @@ def _logprobs(body: ChatCompletionRequest) -> int | None:
 
 
 def _job(service: Service, body: ChatCompletionRequest, show: Display, request_id: str) -> Job:
-    plan = service.registry.plan(body, chat=True)
+    plan = plan_of(body, service.registry, chat=True)
     asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     return sampled_job(
         service,

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.composers.spec import CompositionError
+from motet.operator.registry import UnknownModel
 from motet.server.answers import Answer, extension, usage
-from motet.server.errors import ApiError, invalid
+from motet.server.errors import ApiError, as_api_error, invalid
 from motet.server.forms.chat import ChatForm
 from motet.server.forms.completion import CompletionForm
-from motet.server.jobs import Display, Job
+from motet.server.jobs import Display, Job, plan_of
 from motet.server.parameters import check_extras
 from motet.server.respond import respond, sampled_job
 from motet.server.responses import STREAMED, Comparison
@@ -61,8 +62,8 @@ def _candidate(entry: str | Candidate, body: CompareRequest) -> Candidate:
 def _job(service: Service, body: CompareRequest, index: int, target: Target, show: Display, request_id: str) -> Job:
     prompt = request_prompt(body)
     try:
-        plan = service.registry.plan(target, chat=body.messages is not None)
-    except (ApiError, CompositionError) as error:
+        plan = plan_of(target, service.registry, chat=body.messages is not None)
+    except (ApiError, CompositionError, UnknownModel) as error:
         raise _located(error, index) from error
     return sampled_job(
         service,
@@ -76,11 +77,9 @@ def _job(service: Service, body: CompareRequest, index: int, target: Target, sho
     )
 
 
-def _located(error: ApiError | CompositionError, index: int) -> ApiError:
+def _located(refusal: Exception, index: int) -> ApiError:
     """The refusal of one candidate, with its place in the request."""
-    where = f"candidates.{index}"
-    if isinstance(error, CompositionError):
-        return invalid(f"{where}: {error.message}", f"{where}.{error.param}", "invalid_composition")
+    where, error = f"candidates.{index}", as_api_error(refusal)
     param = f"{where}.{error.param}" if error.param else where
     return ApiError(error.status_code, f"{where}: {error.detail}", param=param, code=error.code)
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from motet.server.answers import Answer
 from motet.server.forms.completion import CompletionForm
-from motet.server.jobs import Display, Job
+from motet.server.jobs import Display, Job, plan_of
 from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt
 from motet.server.respond import respond, sampled_job
@@ -53,7 +53,7 @@ def prompts(body: CompletionRequest) -> list[str | list[int]]:
 
 
 def _jobs(service: Service, body: CompletionRequest, show: Display, request_id: str) -> list[Job]:
-    plan = service.registry.plan(body)
+    plan = plan_of(body, service.registry)
     asked = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     scored = body.prompt_logprobs is not None or (show.echo and show.logprobs is not None)
     return [

@@ -10,14 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.composers.plan import Plan
+from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
+from motet.operator.registry import LoadedModel
 from motet.server.answers import extension, usage
-from motet.server.engines.base import GenerationRequest, SamplingParams, TokenOutput
 from motet.server.errors import invalid
 from motet.server.forms.logprobs import finite, traces
-from motet.server.jobs import Job, Reading, max_new_tokens, read
+from motet.server.jobs import Job, Reading, max_new_tokens, plan_of, read
 from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt, check_tokens, continuation
-from motet.server.registry import Member
 from motet.server.respond import as_json, prepare, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
 from motet.server.run import Run
@@ -64,7 +64,7 @@ async def _scores(service: Service, body: ScoreRequest, jobs: Sequence[Job]) -> 
 
 
 def _jobs(service: Service, body: ScoreRequest, request_id: str) -> list[Job]:
-    plan = service.registry.plan(body, chat=body.messages is not None)
+    plan = plan_of(body, service.registry, chat=body.messages is not None)
     prompt = request_prompt(body)
     reading = read(plan, prompt, service.registry.members)
     base = service.registry.base_of(plan)
@@ -74,7 +74,7 @@ def _jobs(service: Service, body: ScoreRequest, request_id: str) -> list[Job]:
     ]
 
 
-def _job(service: Service, reading: Reading, base: Member, body: ScoreRequest, request_id: str) -> Job:
+def _job(service: Service, reading: Reading, base: LoadedModel, body: ScoreRequest, request_id: str) -> Job:
     max_new_tokens(reading, service.registry.members, service.kv_budget, asked=0)
     params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=trace_top(body.trace) or 0)
     asked = GenerationRequest(request_id, reading.plan, reading.contexts, params, reading.forced)
@@ -93,7 +93,7 @@ def request_prompt(body: ScoreRequest | CompareRequest) -> RequestPrompt:
             return RequestPrompt(tokens=tuple(tokens))
 
 
-def _continuation(text: str | list[int], plan: Plan, prompt: RequestPrompt, base: Member) -> tuple[int, ...]:
+def _continuation(text: str | list[int], plan: Plan, prompt: RequestPrompt, base: LoadedModel) -> tuple[int, ...]:
     """Token ids of a continuation, the same for all streams: those behind what the base reads."""
     ids = tuple(text) if isinstance(text, list) else continuation(text, plan.streams[0], base, prompt)
     if not ids:

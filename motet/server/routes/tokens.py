@@ -8,10 +8,10 @@ from anyio import to_thread
 from fastapi import APIRouter
 
 from motet.composers.plan import Stream
+from motet.operator.registry import LoadedModel
 from motet.server.errors import invalid
 from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt, check_tokens, context
-from motet.server.registry import Member
 from motet.server.responses import INVALID, Detokenized, Tokenized
 from motet.server.schemas import DetokenizeRequest, Message, TokenizeRequest
 from motet.server.service import Served
@@ -29,7 +29,7 @@ async def tokenize(body: TokenizeRequest, service: Served) -> dict[str, Any]:
     return {"tokens": ids, "count": len(ids), "max_model_len": member.info.max_model_len, "token_strs": names}
 
 
-def _ids(body: TokenizeRequest, member: Member) -> list[int]:
+def _ids(body: TokenizeRequest, member: LoadedModel) -> list[int]:
     if (body.prompt is None) == (body.messages is None):
         raise invalid("Give either 'prompt' or 'messages'.", "prompt")
     if body.prompt is not None:

@@ -29,7 +29,7 @@ def resolve_root(root: str | None, recipe_folder: Path) -> Path:
 
 
 def _demo(seed: str) -> Path:
-    from motet.training.demo.family import FamilyBuildError, build_family
+    from motet.demo.family import FamilyBuildError, build_family
 
     if seed and not seed.isdecimal():
         raise RunError(f"root: {DEMO}:{seed}: the seed must be a whole number")

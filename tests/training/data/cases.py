@@ -11,9 +11,9 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from motet.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.batch import PromptForm
 from motet.training.data.dataset import TokenDataset, load_dataset
-from motet.training.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.objectives.objective import RecordKind
 from motet.training.recipe import Recipe
 from tests.fakes import byte_tokenizer

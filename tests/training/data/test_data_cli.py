@@ -14,7 +14,7 @@ from click.testing import Result
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from motet.training.data.cli import app
+from motet.cli.data import app
 from tests.training.data.cases import demo, write_jsonl
 
 ROWS = [
@@ -142,5 +142,5 @@ def test_kinds_are_guessed(tmp_path: Path, model: Path) -> None:
 
 
 def test_help_does_not_import_torch() -> None:
-    script = "import sys, motet.training.data.cli; assert 'torch' not in sys.modules"
+    script = "import sys, motet.cli.data; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
+from motet.demo.documents import answered_record, corpus, visit
+from motet.demo.tokenizer import for_transformers, train_tokenizer
+from motet.demo.world import WorldSize, make_world, questions
 from motet.training.batch import PromptForm
 from motet.training.data.errors import DataError, RowError
 from motet.training.data.messages import parse_messages
 from motet.training.data.records import Answer
 from motet.training.data.rendering import Renderer
 from motet.training.data.tokens import Tokens
-from motet.training.demo.documents import answered_record, corpus, visit
-from motet.training.demo.tokenizer import for_transformers, train_tokenizer
-from motet.training.demo.world import WorldSize, make_world, questions
 from tests.training.data.cases import CHATML, MARKED, byte_level, demo, load, shown
 
 FORMS: tuple[PromptForm, ...] = ("chat", "plain", "none")

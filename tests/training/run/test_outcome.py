@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from motet.server.operator_file import load
+from motet.operator.file import load
 from motet.training.recipe import Recipe
 from motet.training.run.metrics import Metrics
 from motet.training.run.outcome import operator_lines, outcome

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer
 
-from motet.training.demo.tokenizer import for_transformers, train_tokenizer
+from motet.demo.tokenizer import for_transformers, train_tokenizer
 from motet.training.llama import make_llama
 from motet.training.recipe import Recipe
 

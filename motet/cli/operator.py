@@ -1,0 +1,111 @@
+"""What concerns the operator's file without serving it: `motet models`, `motet config …`, `motet vllm export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from motet.cli.refusal import refuse
+
+if TYPE_CHECKING:
+    from motet.operator.file import Configuration
+
+DEMO = "demo"
+
+config_app = typer.Typer(help="Check or show the effective configuration.", no_args_is_help=True)
+vllm_app = typer.Typer(help="The scale-out engine.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(help="The operator's YAML file, or `demo` for the demo family.")]
+Seed = Annotated[int, typer.Option(help="Seed of the demo family.")]
+Cache = Annotated[Path | None, typer.Option(help="Where demo families are kept. [default: ~/.cache/motet]")]
+
+
+def models(file: File, seed: Seed = 0, cache: Cache = None) -> None:
+    """List the models of FILE with their sizes, and the compositions that use them."""
+    from motet.operator.file import ConfigError
+    from motet.operator.listing import print_models
+
+    try:
+        unread = print_models(load(operator_file(file, seed, cache), {}))
+    except ConfigError as error:
+        refuse(error.problems)
+    if unread:
+        refuse(unread)
+
+
+@vllm_app.command()
+def export(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    seed: Seed = 0,
+    cache: Cache = None,
+) -> None:
+    """Write FILE's models as one composite per family that vLLM's own server serves; prints the commands."""
+    from motet.operator.export import export as write
+    from motet.operator.file import ConfigError
+
+    try:
+        for command in write(load(operator_file(file, seed, cache), {}), out):
+            typer.echo(command)
+    except ConfigError as error:
+        refuse(error.problems)
+
+
+@config_app.command()
+def validate(file: File, seed: Seed = 0, cache: Cache = None) -> None:
+    """Report everything that is wrong with FILE, its models and the environment; reads no weights."""
+    from motet.operator.file import ConfigError
+
+    configuration = load(operator_file(file, seed, cache), {})
+    settings = configuration.settings
+    try:
+        warnings = _preflight(configuration)
+    except ConfigError as error:
+        refuse(error.problems)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{file}: {len(settings.models)} models and {len(settings.compositions)} compositions, no problems.")
+
+
+def _preflight(configuration: Configuration) -> list[str]:
+    """Everything that can be known before weights are read; returns warnings. Raises ConfigError."""
+    if configuration.settings.engine.kind == "vllm":
+        from motet.operator.loading_vllm import check_vllm
+
+        check_vllm(configuration)
+        return []
+    from motet.operator.preflight import prepare
+
+    return prepare(configuration).warnings
+
+
+@config_app.command()
+def show(file: File, seed: Seed = 0, cache: Cache = None) -> None:
+    """Print every effective setting and where it came from; secrets are masked."""
+    from motet.operator.listing import print_origins
+
+    print_origins(load(operator_file(file, seed, cache), {}))
+
+
+def operator_file(file: Path, seed: int, cache: Path | None) -> Path:
+    """`demo` is the cached demo family's file; the family is built where it is missing."""
+    if str(file) != DEMO or file.is_file():
+        return file
+    from motet.demo.family import FamilyBuildError, build_family
+
+    try:
+        return build_family(seed, cache) / "models.yaml"
+    except FamilyBuildError as error:
+        refuse([str(error)])
+
+
+def load(file: Path, flags: dict[str, Any]) -> Configuration:
+    from motet.operator.file import ConfigError
+    from motet.operator.file import load as read
+
+    try:
+        return read(file, flags)
+    except ConfigError as error:
+        refuse(error.problems)

@@ -1,0 +1,75 @@
+"""What a rule gathers over the tokens of a choice: GeDi's sums of log-probs under both classes.
+
+They begin with the prompt, so an answer is the same whether its prompt is read, reported (`echo`) or scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from motet.composers.plan import Discriminator
+from motet.engines.torch.choice import Choice
+from motet.kernels.layout import rows_index
+from motet.kernels.logits import Logits
+
+
+class StepRow(Protocol):
+    """A position of a choice with the rows of its streams (see `step.Row`)."""
+
+    @property
+    def choice(self) -> Choice: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def streams(self) -> tuple[int, ...]: ...
+    @property
+    def is_forced(self) -> bool: ...
+
+
+def judge(choice: Choice, k: int, logits: Tensor) -> None:
+    """Adds the next judged tokens of stream k's context, which its raw logits (n, V) predict."""
+    stream = choice.streams[k]
+    start = 1 + max(stream.computed, stream.reusable)
+    tokens = torch.tensor(stream.context[start : start + len(logits)], device=logits.device)
+    logprobs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    choice.rule_state[k - 1] += float(logprobs.gather(-1, tokens[:, None]).double().sum())
+
+
+def gathered(logits: Logits, rows: Sequence[StepRow]) -> Tensor | None:
+    """The state (R, 3) that each row's rule starts from, None where no rule has one.
+
+    Forced tokens of earlier rows of the same step count: a choice's rows follow one another.
+    """
+    if not any(_has_state(row) for row in rows):
+        return None
+    state = torch.zeros(len(rows), 3, dtype=logits.dtype, device=logits.device)
+    sums: dict[Choice, list[float]] = {}
+    for r, row in enumerate(rows):
+        if _has_state(row):
+            before = sums.get(row.choice, row.choice.rule_state)
+            state[r] = state.new_tensor(before)
+            if row.is_forced:
+                sums[row.choice] = _added(logits, row, row.choice.shared[row.position], before)
+    return state
+
+
+def advanced(logits: Logits, rows: Sequence[StepRow], tokens: Sequence[int]) -> list[tuple[Choice, list[float]]]:
+    """The choices' states after this step; nothing is changed here, since a step may still fail."""
+    sums: dict[Choice, list[float]] = {}
+    for row, token in zip(rows, tokens, strict=True):
+        if _has_state(row):
+            sums[row.choice] = _added(logits, row, token, sums.get(row.choice, row.choice.rule_state))
+    return list(sums.items())
+
+
+def _has_state(row: StepRow) -> bool:
+    return isinstance(row.choice.plan.rule, Discriminator)
+
+
+def _added(logits: Logits, row: StepRow, token: int, sums: Sequence[float]) -> list[float]:
+    wanted, unwanted = cast("list[float]", logits.logprobs(rows_index(row.streams[1:3]))[:, token].tolist())
+    return [sums[0] + wanted, sums[1] + unwanted, sums[2] + 1.0]

@@ -1,0 +1,238 @@
+"""The operator's file, the environment and the flags → settings, with all problems reported together."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import yaml
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import EnvSettingsSource, SettingsError
+
+from motet.composers.spec import Composition, CompositionError, build_plan, parse_composition
+from motet.models.gguf import SUFFIX, is_gguf
+from motet.models.hub import is_hub_id
+from motet.operator.families import naming_problems
+from motet.operator.settings import Families, Settings
+from motet.settings import nearest, read_yaml
+
+MODEL_FILES = ("config.json", "adapter_config.json")  # one of them makes a folder a model's or an adapter's
+Tree = dict[str, Any]
+
+
+class ConfigError(Exception):
+    """`problems`: everything that is wrong, one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """`layers`: where values come from, strongest first: flag, environment, file."""
+
+    settings: Settings
+    compositions: Mapping[str, Composition]
+    folder: Path
+    layers: Mapping[str, Tree]
+
+    def origins(self) -> Iterator[tuple[str, Any, str]]:
+        """(dotted name, value, origin) of every effective setting; secrets masked."""
+        for name, value in _leaves(_shown(self.settings)):
+            yield name, value, next((kind for kind, tree in self.layers.items() if _has(tree, name)), "default")
+
+
+def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> Configuration:
+    """The effective configuration: flag > environment > file > default.
+
+    Raises:
+        ConfigError: all problems of all sources together.
+    """
+    layers = {"flag": flags or {}, "environment": _environment(), "file": _read(path)}
+    merged: Tree = {}
+    for tree in reversed(layers.values()):
+        merged = _merge(merged, tree)
+    folder = path.resolve().parent
+    settings, problems = _validated(merged)
+    compositions, composition_problems = _compositions(merged)
+    problems += _unknown_variables() + composition_problems + _collisions(merged) + _families(merged)
+    problems += _missing_paths(merged, folder) if check_paths else []
+    if settings is None or problems:
+        raise ConfigError(problems)
+    return Configuration(settings, compositions, folder, layers)
+
+
+def _read(path: Path) -> Tree:
+    try:
+        tree: Any = read_yaml(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not readable as YAML: {error}"]) from error
+    if not isinstance(tree, dict):
+        raise ConfigError([f"{path}: a mapping with 'models' is expected."])
+    return cast(Tree, tree)
+
+
+def _environment() -> Tree:
+    try:
+        return EnvSettingsSource(Settings)()
+    except SettingsError as error:
+        raise ConfigError([f"environment: {error}"]) from error
+
+
+def _unknown_variables() -> list[str]:
+    """Variables with a `__` that name no section; others that begin with MOTET_ may be anybody's, as Kubernetes'
+    MOTET_SERVICE_HOST is."""
+    known = [f"MOTET_{section.upper()}" for section in Settings.model_fields]
+    problems: list[str] = []
+    for variable in sorted(os.environ):
+        section, sign, rest = variable.upper().partition("__")
+        if sign and section.startswith("MOTET_") and section not in known:
+            close = difflib.get_close_matches(section, known, n=1)
+            hint = f" Did you mean {close[0]}__{rest}?" if close else f" Sections: {', '.join(known)}."
+            problems.append(f"environment: {variable} names no setting.{hint}")
+    return problems
+
+
+def _merge(weak: Tree, strong: Tree) -> Tree:
+    merged = dict(weak)
+    for key, value in strong.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], cast(Tree, value)) if both else value
+    return merged
+
+
+def _validated(merged: Tree) -> tuple[Settings | None, list[str]]:
+    try:
+        return Settings(**{str(key): value for key, value in merged.items()}), []
+    except ValidationError as error:
+        return None, [_sentence(problem) for problem in error.errors()]
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    kind, loc, message = problem["type"], problem["loc"], problem["msg"]
+    name = ".".join(map(str, loc))
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", message)
+        return f"{name}: {problem['input']!r} is not allowed.{nearest(str(problem['input']), choices)} {message}."
+    if kind != "extra_forbidden":
+        return f"{name}: {message}."
+    allowed = _fields_at(loc[:-1])
+    return f"{name}: unknown key.{nearest(str(loc[-1]), allowed)} Allowed: {', '.join(allowed)}."
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    """The names that the settings allow in the section at `loc`."""
+    section: type[BaseModel] = Settings
+    for part in loc:
+        field = section.model_fields.get(str(part))
+        if field is not None:
+            section = next(_sections(field.annotation), section)
+    return list(section.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _entries(merged: Tree, section: str) -> Tree:
+    entries = merged.get(section)
+    return cast(Tree, entries) if isinstance(entries, dict) else {}
+
+
+def _compositions(merged: Tree) -> tuple[dict[str, Composition], list[str]]:
+    """Parses the named compositions and checks the models that they name."""
+    known = _entries(merged, "models")
+    compositions: dict[str, Composition] = {}
+    problems: list[str] = []
+    for name, value in _entries(merged, "compositions").items():
+        try:
+            compositions[str(name)] = parse_composition(value, strict=False)
+            # ids of texts are known only once the tokenizers are loaded: any single id does here
+            build_plan(compositions[str(name)], None, known=known, token_id=lambda _: 0)
+        except CompositionError as error:
+            problems.append(f"compositions.{name}: {error.message}")
+    return compositions, problems
+
+
+def _collisions(merged: Tree) -> list[str]:
+    both = sorted(set(map(str, _entries(merged, "models"))) & set(map(str, _entries(merged, "compositions"))))
+    return [f"compositions.{name}: a model has the same name." for name in both]
+
+
+def _families(merged: Tree) -> list[str]:
+    try:
+        families = TypeAdapter(Families).validate_python(_entries(_entries(merged, "engine"), "families"))
+    except ValidationError:  # told with the other settings
+        return []
+    return naming_problems(families, list(map(str, _entries(merged, "models"))))
+
+
+def _missing_paths(merged: Tree, folder: Path) -> list[str]:
+    problems: list[str] = []
+    for name, entry in _entries(merged, "models").items():
+        written = cast(Tree, entry) if isinstance(entry, dict) else {}
+        for field, files in (("path", MODEL_FILES), ("base", MODEL_FILES[:1])):
+            path = written.get(field)
+            if isinstance(path, str) and path:
+                problems += [f"models.{name}.{field}: {problem}" for problem in _path_problems(path, folder, files)]
+    return problems
+
+
+def _path_problems(path: str, folder: Path, files: tuple[str, ...]) -> Iterator[str]:
+    """What is wrong with a path that must be a hub id, a GGUF file, or a folder that holds one of `files`."""
+    local = folder / Path(path).expanduser()
+    if local.is_dir() and not any((local / file).is_file() for file in files):
+        yield f"{local} is no model folder: it has no {' and no '.join(files)}."
+    if local.is_file() and not is_gguf(local):
+        yield f"{local} is no folder and no {SUFFIX} file."
+    if not local.exists() and not is_hub_id(path):
+        yield f"{local} does not exist.{nearest(local.name, _models_beside(local))}"
+
+
+def _models_beside(missing: Path) -> list[str]:
+    """What its folder holds that could have been meant."""
+    if not missing.parent.is_dir():
+        return []
+    return [path.name for path in missing.parent.iterdir() if path.is_dir() or is_gguf(path)]
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return str(value)
+    if isinstance(value, BaseModel):
+        return {name: _shown(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): _shown(item) for key, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, tuple | list):
+        return [_shown(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def _leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(cast(Tree, value), f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _has(tree: Any, name: str) -> bool:
+    """Whether a layer sets a dotted name; model names may hold dots themselves, a list stands for a whole section."""
+    if not isinstance(tree, dict):
+        return isinstance(tree, list)
+    branches = cast(Tree, tree)
+    if name in branches:
+        return True
+    return any(name.startswith(f"{key}.") and _has(value, name[len(str(key)) + 1 :]) for key, value in branches.items())

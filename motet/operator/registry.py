@@ -1,0 +1,203 @@
+"""What a request may name: models, and compositions that the operator named, as model ids."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from motet.composers.errors import CompositionError
+from motet.composers.plan import Plan, single
+from motet.composers.roles import named_models
+from motet.composers.spec import Composition, build_plan, describe
+from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
+from motet.engines.base import ModelInfo, common_width
+from motet.engines.grammars import Grammars
+from motet.experts.bundle import ExpertBundle
+from motet.experts.fit import Known, misfits
+from motet.models.tokenizer import Tokenizer
+from motet.settings import nearest
+
+log = logging.getLogger(__name__)
+Template = Literal["chat", "plain"]
+
+
+class UnknownModel(LookupError):
+    """A request names a model that is not there."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A loaded model with all that is known of it. `template`: how it reads messages unless a role says otherwise."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    template: Template
+    source: str  # path or hub id, for model cards
+    expert: ExpertBundle | None = None  # what its expert.json says
+    weights: str | None = None  # the weights' fingerprint, where a bundle asks for it
+    check_expert: bool = True  # whether compositions must keep to `expert`
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Structured outputs in this model's tokens."""
+        return Grammars(self.tokenizer, self.info.vocab_size)
+
+    @property
+    def known(self) -> Known:
+        """As the experts' checks see it."""
+        return Known(self.expert if self.check_expert else None, self.weights)
+
+
+@dataclass
+class Registry:
+    members: Mapping[str, LoadedModel]
+    compositions: Mapping[str, Composition] = field(default_factory=dict[str, Composition])
+    created: int = 0  # unix seconds
+    _named: dict[tuple[str, bool], Plan] = field(default_factory=dict[tuple[str, bool], Plan], repr=False)
+    _narrowed: dict[tuple[str, int], LoadedModel] = field(
+        default_factory=dict[tuple[str, int], LoadedModel], repr=False
+    )
+    _warned: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]], repr=False)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return (*self.members, *self.compositions)
+
+    def plan(self, name: str | None, written: Composition | None = None, *, chat: bool = False) -> Plan:
+        """The plan of a request for the model or composition `name`, or for one that it has `written` over the base
+        `name`; `chat`: its prompt is messages.
+
+        Raises:
+            UnknownModel: no model and no composition has the name.
+            CompositionError: the composition is wrong, names unknown models or models of unlike vocabularies; there is
+                no name.
+        """
+        if name is not None and name not in self.names:
+            raise self.unknown(name)
+        if written is None:
+            if name is None:
+                raise CompositionError(self._missing(), "model", "missing_model")
+            return self.named(name, chat=chat) if name in self.compositions else single(name)
+        if name in self.compositions:
+            raise CompositionError(f"Model {name!r} is a composition already; name a base model.", "composition")
+        return self.build(written, name, chat=chat)
+
+    def named(self, name: str, *, chat: bool = False) -> Plan:
+        """The plan of a named composition, built once."""
+        if (name, chat) not in self._named:
+            self._named[name, chat] = self.build(self.compositions[name], chat=chat)
+        return self._named[name, chat]
+
+    def build(self, composition: Composition, base: str | None = None, *, chat: bool = False) -> Plan:
+        """The plan of a composition whose members are loaded and share their vocabulary."""
+        own = composition.own_base(base)
+        first = own.model if own else base or ""
+        member = self.members.get(first)
+        named = {first, *(model for _, model in named_models(composition, ""))}
+        plan = build_plan(
+            composition,
+            base,
+            known=self.members,
+            token_id=member.tokenizer.single_id if member else lambda _: None,
+            chat=chat,
+            vocab_size=min((self.infos[model].vocab_size for model in named if model in self.infos), default=None),
+        )
+        self._check_vocabulary(plan)
+        self._warn_of_ends(plan)
+        self._check_experts(composition, base)
+        return plan
+
+    def _check_vocabulary(self, plan: Plan) -> None:
+        vocabularies = {stream.model: self.members[stream.model].vocabulary for stream in plan.streams}
+        if len({vocabulary.fingerprint for vocabulary in vocabularies.values()}) == 1:
+            return
+        try:
+            shared_width(vocabularies)
+        except VocabularyMismatch as mismatch:
+            raise CompositionError(str(mismatch), "composition", "vocabulary_mismatch") from mismatch
+
+    def _warn_of_ends(self, plan: Plan) -> None:
+        """An expert whose ends are all cut off ends no answer: it goes on until another member does, or the limit."""
+        width = common_width(plan, self.infos)
+        for model in dict.fromkeys(stream.model for stream in plan.streams if stream.weight > 0):
+            ends = self.infos[model].eos_token_ids
+            if ends and min(ends) >= width and (model, width) not in self._warned:
+                self._warned.add((model, width))
+                log.warning(
+                    "model %s ends its answers with token %s alone, which is cut off where it is composed over %d ids: "
+                    "only the other members end those answers, or max_tokens",
+                    model,
+                    " or ".join(map(str, ends)),
+                    width,
+                )
+
+    def base_of(self, plan: Plan) -> LoadedModel:
+        """The base of a plan with the tokens that all members have: what requests may name, and answers consist of."""
+        member = self.members[plan.streams[0].model]
+        width = common_width(plan, self.infos)
+        if width == member.info.vocab_size:
+            return member
+        narrowed = replace(member, info=replace(member.info, vocab_size=width))
+        return self._narrowed.setdefault((member.info.name, width), narrowed)
+
+    @cached_property
+    def infos(self) -> Mapping[str, ModelInfo]:
+        return {name: member.info for name, member in self.members.items()}
+
+    def _check_experts(self, composition: Composition, base: str | None) -> None:
+        wrong = misfits(composition, base, self._known)
+        if wrong:
+            raise CompositionError("; ".join(map(str, wrong)), wrong[0].path, "expert_mismatch")
+
+    @cached_property
+    def _known(self) -> Mapping[str, Known]:
+        return {name: member.known for name, member in self.members.items()}
+
+    def member(self, name: str | None) -> LoadedModel:
+        """The model of that name, the base of a composition of that name. None is the first model of the file where
+        all have its vocabulary: clients that know servers of one model send no name.
+
+        Raises:
+            UnknownModel: no model and no composition has the name.
+            CompositionError: no name where it decides the tokens.
+        """
+        if name is None and len({member.vocabulary.fingerprint for member in self.members.values()}) > 1:
+            raise CompositionError(
+                f"'model' is missing, and the models' vocabularies differ. Models: {', '.join(self.names)}.",
+                "model",
+                "missing_model",
+            )
+        if name is not None and name not in self.names:
+            raise self.unknown(name)
+        if name is not None and name in self.compositions:
+            name = self.named(name).streams[0].model
+        return self.members[name or next(iter(self.members))]
+
+    def _missing(self) -> str:
+        return f"'model' is missing. Models: {', '.join(self.names)}."
+
+    def unknown(self, name: str) -> UnknownModel:
+        """What is raised about a name that nothing has."""
+        return UnknownModel(f"The model {name!r} does not exist.{nearest(name, self.names)}")
+
+    def card(self, name: str) -> dict[str, Any]:
+        """OpenAI's model object; a composition's `parent` is its base."""
+        card: dict[str, Any] = {"id": name, "object": "model", "created": self.created, "owned_by": "motet"}
+        if name in self.members:
+            member = self.members[name]
+            expert = None if member.expert is None else member.expert.recommendation()
+            return card | _card(member.source, None, member.info.max_model_len, None) | {"expert": expert}
+        if name not in self.compositions:
+            raise self.unknown(name)
+        composition = self.compositions[name]
+        plan = self.named(name)
+        length = min(self.members[stream.model].info.max_model_len for stream in plan.streams)
+        return card | _card(name, plan.streams[0].model, length, describe(composition)) | {"expert": None}
+
+
+def _card(root: str, parent: str | None, max_model_len: int, composition: dict[str, Any] | None) -> dict[str, Any]:
+    return {"root": root, "parent": parent, "max_model_len": max_model_len, "composition": composition}

@@ -1,0 +1,111 @@
+"""Where a model's weights come from: a checkpoint, or a PEFT adapter and the base that it was trained on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from motet.models import files, gguf, hub
+from motet.models.checkpoint import local
+from motet.operator.settings import ModelConfig, source_of
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """`path`: the folder, GGUF file or hub id that the operator named; `base`: an adapter's base, None for others."""
+
+    path: str
+    revision: str | None = None
+    base: str | None = None
+    base_revision: str | None = None
+
+    @property
+    def checkpoint(self) -> str:
+        """What has a configuration and full weights."""
+        return self.base or self.path
+
+    @property
+    def checkpoint_revision(self) -> str | None:
+        return self.base_revision if self.base else self.revision
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the tokenizer lies beside the weights that were named; an adapter may have only its base's."""
+        return self.base is None or (local(self.path, self.revision) / "tokenizer_config.json").is_file()
+
+    @property
+    def tokenizer(self) -> tuple[str, str | None]:
+        """Folder, GGUF file or hub id, and revision."""
+        return (self.path, self.revision) if self.has_tokenizer else (self.checkpoint, self.checkpoint_revision)
+
+    def folder(self) -> Path | None:
+        """Where the files of `path` lie on this machine, None for what was never downloaded."""
+        return local_folder(self.path, self.revision, ADAPTER_CONFIG if self.base else "config.json")
+
+
+def find_source(model: ModelConfig, folder: Path) -> Source:
+    """The source of a model of the operator's file in `folder`.
+
+    Raises:
+        ValueError: an adapter without a base that can be found, a base for what is no adapter.
+        OSError: a file that cannot be read.
+    """
+    path = source_of(model, folder)
+    try:
+        place = local(path, model.revision)
+    except hub.HubError as error:
+        raise ValueError(f"{folder / path} does not exist, and as a hub id: {error}.") from error
+    found = place / ADAPTER_CONFIG
+    if not found.is_file():
+        if model.base is not None:
+            raise ValueError(f"base is given, but {path} is no adapter: it has no {ADAPTER_CONFIG}.")
+        return Source(path, model.revision)
+    written: Any = json.loads(found.read_text("utf-8"))
+    if not isinstance(written, dict):
+        raise ValueError(f"{found} is no object.")
+    written = cast("dict[str, Any]", written)
+    base = _base(model, written, found.parent, folder)
+    if gguf.is_gguf(base):
+        raise ValueError(f"the adapter's base {base} is a GGUF file: adapters are merged into unquantised weights.")
+    if Path(base, ADAPTER_CONFIG).is_file():
+        raise ValueError(f"the adapter's base {base} is itself an adapter: merge that one first.")
+    return Source(path, model.revision, base, None if model.base else written.get("revision"))
+
+
+def file_problems(source: Source) -> list[str]:
+    """What is wrong with a model's files before weights are read, one sentence each. Raises HubError."""
+    path, revision = source.checkpoint, source.checkpoint_revision
+    found = list(files.problems(local(path, revision), weights=Path(path).exists()))
+    if source.base is not None and Path(source.path).is_dir():
+        found += files.adapter_problems(Path(source.path))
+    return found
+
+
+def _base(model: ModelConfig, written: dict[str, Any], adapter: Path, folder: Path) -> str:
+    """The adapter's base: what the operator says, else what the adapter says."""
+    name = model.base or written.get("base_model_name_or_path")
+    if not name:
+        raise ValueError(f"the adapter does not name its base: name it with 'base', relative to {folder}.")
+    places = [folder] if model.base else [adapter, folder]
+    candidates = [(place / Path(name).expanduser()).resolve() for place in places]
+    found = next((candidate for candidate in candidates if candidate.exists()), None)
+    if found is not None:
+        return str(found)
+    if hub.is_hub_id(name):
+        return str(name)
+    looked = " and ".join(dict.fromkeys(map(str, candidates)))
+    raise ValueError(f"the adapter's base {name!r} was not found at {looked}: name it with 'base'.")
+
+
+def local_folder(path: str, revision: str | None, file: str) -> Path | None:
+    """The folder of a local path, or the cached snapshot of a hub id that holds `file`; None for a single file."""
+    if Path(path).exists():
+        return Path(path) if Path(path).is_dir() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(path, file, revision=revision)
+    return Path(cached).parent if isinstance(cached, str) else None

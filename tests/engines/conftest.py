@@ -1,0 +1,99 @@
+"""Tiny members, loaded once, and the straightforward Hugging Face loop that the engine must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from motet.composers.plan import Discriminator, Plan
+from motet.composers.rows import compose_logits
+from motet.engines.torch import EngineSettings, Member, TorchEngine, load_member
+from tests.tiny import EOS, save_all
+
+
+@pytest.fixture(scope="session")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_all(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def loaded(paths: Mapping[str, Path]) -> dict[str, Member]:
+    return {name: load_member(name, str(path), dtype=torch.float32) for name, path in paths.items()}
+
+
+@pytest.fixture
+def members(loaded: dict[str, Member]) -> dict[str, Member]:
+    """The same weights for all tests, without the prefixes that another test left behind."""
+    for member in loaded.values():
+        member.cache.clear()
+    return loaded
+
+
+@dataclass(frozen=True)
+class PlainLoop:
+    """One request, no cache, no batch: every token by whole forwards of unmodified models, composed in float64."""
+
+    models: Mapping[str, PreTrainedModel]
+
+    @torch.no_grad()
+    def distribution(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor:
+        logits = [
+            self.models[stream.model](torch.tensor([[*context, *shared]]), use_cache=False).logits[0, -1:].double()
+            for stream, context in zip(plan.streams, contexts, strict=True)
+        ]
+        state = self.state(plan, contexts, shared)
+        return compose_logits(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
+
+    @torch.no_grad()
+    def state(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor | None:
+        """The log-probs of all tokens so far under the streams of both classes, summed, and their number: those of the
+        prompt that both classes read alike, and those that followed."""
+        if not isinstance(plan.rule, Discriminator):
+            return None
+        _, one, other = contexts
+        judged = 0
+        while judged < min(len(one), len(other)) - 1 and one[-1 - judged] == other[-1 - judged]:
+            judged += 1
+        sums: list[float] = []
+        for stream, context in list(zip(plan.streams, contexts, strict=True))[1:]:
+            ids = [*context, *shared]
+            logits = self.models[stream.model](torch.tensor([ids]), use_cache=False).logits[0].double()
+            logprobs = logits.log_softmax(-1)
+            sums.append(sum(float(logprobs[i - 1, ids[i]]) for i in range(len(context) - judged, len(ids))))
+        return torch.tensor([[*sums, float(judged + len(shared))]], dtype=torch.float64)
+
+    def greedy(
+        self, plan: Plan, contexts: tuple[tuple[int, ...], ...], forced: tuple[int, ...], max_tokens: int
+    ) -> list[tuple[int, float]]:
+        """(token, composed log-prob) of the forced tokens and of `max_tokens` greedy ones."""
+        out: list[tuple[int, float]] = []
+        shared: list[int] = []
+        for position in range(len(forced) + max_tokens):
+            composed = self.distribution(plan, contexts, shared)
+            token = forced[position] if position < len(forced) else int(composed.argmax())
+            out.append((token, float(composed[token])))
+            shared.append(token)
+        return out
+
+
+@pytest.fixture(scope="session")
+def plain_loop(paths: Mapping[str, Path]) -> PlainLoop:
+    return PlainLoop(
+        {
+            name: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+            for name, path in paths.items()
+        }
+    )
+
+
+@pytest.fixture
+async def engine(members: Mapping[str, Member]) -> AsyncIterator[TorchEngine]:
+    """Small chunks, so that every prompt is cut and mixed with decoding rows."""
+    engine = TorchEngine(members, EngineSettings(prefill_chunk=8, idle_prefill_chunk=16))
+    yield engine
+    await engine.close()
