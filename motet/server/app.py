@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
@@ -46,7 +47,9 @@ def middleware(config: ServerConfig) -> list[Middleware]:
 
 
 def create_app(service: Service) -> FastAPI:
-    app = FastAPI(
+    """`/docs` shows the API with files of a package: no machine but this one is asked for them."""
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Motet",
         version=motet.__version__,
         description="An OpenAI-compatible server that composes several language models at the logit level.",
