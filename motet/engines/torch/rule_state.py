@@ -11,7 +11,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from motet.composers.plan import Discriminator
+from motet.composers.plan import DiscriminatorRule
 from motet.engines.torch.choice import Choice
 from motet.kernels.layout import rows_index
 from motet.kernels.logits import Logits
@@ -67,7 +67,7 @@ def advanced(logits: Logits, rows: Sequence[StepRow], tokens: Sequence[int]) -> 
 
 
 def _has_state(row: StepRow) -> bool:
-    return isinstance(row.choice.plan.rule, Discriminator)
+    return isinstance(row.choice.plan.rule, DiscriminatorRule)
 
 
 def _added(logits: Logits, row: StepRow, token: int, sums: Sequence[float]) -> list[float]:

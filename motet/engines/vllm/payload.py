@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from motet.composers.plan import Budget, Dynamic, Plan
+from motet.composers.plan import BudgetRule, DynamicRule, Plan
 from motet.engines.base import TokenTrace
 from motet.engines.vllm.wire import Probe
 
@@ -31,9 +31,9 @@ class Probed:
 
 def num_strengths(plan: Plan) -> int:
     """How many α the rule solves for."""
-    if isinstance(plan.rule, Dynamic):
+    if isinstance(plan.rule, DynamicRule):
         return (len(plan.streams) - 1) // 2
-    return int(isinstance(plan.rule, Budget))
+    return int(isinstance(plan.rule, BudgetRule))
 
 
 def payload_size(probe: Probe, plan: Plan) -> int:

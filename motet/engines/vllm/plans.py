@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
-from motet.composers.plan import Discriminator, Plan, Routed
+from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule
 
 
 def unsupported(plan: Plan, members: Collection[str]) -> str | None:
     """Why the plan cannot run over these members, None if it can."""
-    if isinstance(plan.rule, Routed):
+    if isinstance(plan.rule, RoutedRule):
         return "rule 'Routed' needs a learned gate, which no loaded model has"
-    if isinstance(plan.rule, Discriminator):
+    if isinstance(plan.rule, DiscriminatorRule):
         return (
             "rule 'Discriminator' keeps sums over all tokens so far, which vLLM's workers lose with a preempted "
             "request; the embedded engine runs it"
