@@ -25,7 +25,7 @@ from motet.audit.pair import Pair
 from motet.audit.prompts import Context
 from motet.audit.settings import Settings
 from motet.composers.plan import Plan
-from motet.composers.rows import compose_logits
+from motet.composers.rows import reference_logprobs
 from motet.composers.spec import build_plan, parse_composition
 
 MAX_STEPS = 20
@@ -109,7 +109,7 @@ def _contrast(
 
 def _sampler(plan: Plan, generator: torch.Generator) -> Choose:
     def choose(logits: Tensor) -> Tensor:
-        return compose_logits(plan, logits).exp().multinomial(1, generator=generator).squeeze(-1)
+        return reference_logprobs(plan, logits).exp().multinomial(1, generator=generator).squeeze(-1)
 
     return choose
 

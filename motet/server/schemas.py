@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from motet.server.formats import StructuredFields
+from motet.server.structured import StructuredFields
 
 MAX_CHOICES = 128
 MAX_STOPS = 16  # OpenAI and the chat endpoint: 4; evaluation harnesses send more to completions

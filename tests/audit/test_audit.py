@@ -25,7 +25,7 @@ from motet.audit.report import markdown
 from motet.audit.run import audit
 from motet.audit.settings import AuditError, Settings
 from motet.cli import app
-from motet.composers.rows import compose_logits
+from motet.composers.rows import reference_logprobs
 from motet.experts.bundle import ExpertBundle, ModelReference, fingerprint, write_bundle
 from tests.fakes import byte_tokenizer
 
@@ -117,7 +117,7 @@ def test_both_forms_agree_in_the_first_round(pair: Pair) -> None:
 
 def test_the_contrast_is_the_papers() -> None:
     expert, partner = torch.randn(2, 3, 11, dtype=torch.float64).log_softmax(-1)
-    got = compose_logits(contrast_plan(Settings(weight=0.7, mask=0.2)), torch.stack([expert, partner]))
+    got = reference_logprobs(contrast_plan(Settings(weight=0.7, mask=0.2)), torch.stack([expert, partner]))
     plausible = expert.exp() >= 0.2 * expert.exp().amax(-1, keepdim=True)
     expected = (expert - 0.7 * partner).masked_fill(~plausible, -torch.inf).log_softmax(-1)
     torch.testing.assert_close(got, expected)

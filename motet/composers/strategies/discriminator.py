@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from motet.composers.plan import Discriminator as DiscriminatorRule
-from motet.composers.plan import Rule
+from motet.composers.plan import DiscriminatorRule, Rule
 from motet.composers.roles import MAX_WEIGHT, Role, Share
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy
 from motet.composers.strategies.strategy import Request

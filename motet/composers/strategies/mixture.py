@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Mixture as MixtureRule
-from motet.composers.plan import Rule
+from motet.composers.plan import MixtureRule, Rule
 from motet.composers.roles import MAX_PARTS, MAX_WEIGHT, RoleObject, Voice, named
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy
 from motet.composers.strategies.strategy import Request

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from motet.composers.errors import CompositionError, show
-from motet.composers.plan import Rules
+from motet.composers.plan import RuleVector
 from motet.composers.roles import Spec, Weight
 from motet.composers.shift import Shift
 from motet.composers.strategies.strategy import Request, Strategy
@@ -46,7 +46,7 @@ class RuleAdapter(Strategy, frozen=True):
     def shift(self, request: Request) -> Shift:
         ramp = self.eos_ramp
         return Shift(
-            rules=Rules(
+            rules=RuleVector(
                 eos_ramp_tokens=ramp.tokens if ramp else 0,
                 eos_ramp_weight=ramp.weight if ramp else 0.0,
                 repetition=self.repetition,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from motet.composers.plan import Discriminator, Plan, judged_tokens
+from motet.composers.plan import DiscriminatorRule, Plan, judged_tokens
 from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
@@ -64,7 +64,7 @@ class ChoiceGroup:
 def initial_state(plan: Plan, streams: Sequence[StreamState]) -> list[float]:
     """The state of a rule (see `cores.rule_scores`) before anything is computed: GeDi's sums, to which the judged
     tokens of the prompt come while it is read, and the number of those tokens."""
-    if not isinstance(plan.rule, Discriminator):
+    if not isinstance(plan.rule, DiscriminatorRule):
         return [0.0, 0.0, 0.0]
     _, wanted, unwanted = streams
     wanted.judged = unwanted.judged = judged_tokens(wanted.context, unwanted.context)

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import torch
 
-from motet.composers.plan import Plan, Routed
+from motet.composers.plan import Plan, RoutedRule
 from motet.engines.base import (
     EngineError,
     EngineStats,
@@ -184,7 +184,7 @@ class TorchEngine:
         return {name: member.info for name, member in self._core.members.items()}
 
     def supports(self, plan: Plan) -> str | None:
-        if isinstance(plan.rule, Routed):
+        if isinstance(plan.rule, RoutedRule):
             return "rule 'Routed' needs a learned gate, which no loaded model has"
         absent = next((stream.model for stream in plan.streams if stream.model not in self._core.members), None)
         return None if absent is None else f"model {absent!r} is not loaded"

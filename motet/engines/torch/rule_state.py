@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from motet.composers.plan import Discriminator
+from motet.composers.plan import DiscriminatorRule
 from motet.engines.torch.choice import Choice, Row
 from motet.kernels.layout import rows_index
 from motet.kernels.logits import Logits
@@ -54,7 +54,7 @@ def advanced(logits: Logits, rows: Sequence[Row], tokens: Sequence[int]) -> list
 
 
 def _has_state(row: Row) -> bool:
-    return isinstance(row.choice.plan.rule, Discriminator)
+    return isinstance(row.choice.plan.rule, DiscriminatorRule)
 
 
 def _added(logits: Logits, row: Row, token: int, sums: Sequence[float]) -> list[float]:

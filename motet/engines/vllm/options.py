@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field
 from typing import Any
 
-from motet.composers.plan import Discriminator, Plan, Routed
+from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule
 from motet.engines.vllm.internals import touch
 from motet.settings import nearest
 
@@ -236,9 +236,9 @@ def _is_weight_only(written: Mapping[str, Any]) -> bool:
 
 def unsupported(plan: Plan, members: Collection[str]) -> str | None:
     """Why the plan cannot run over these members, None if it can."""
-    if isinstance(plan.rule, Routed):
+    if isinstance(plan.rule, RoutedRule):
         return "rule 'Routed' needs a learned gate, which no loaded model has"
-    if isinstance(plan.rule, Discriminator):
+    if isinstance(plan.rule, DiscriminatorRule):
         return (
             "rule 'Discriminator' keeps sums over all tokens so far, which vLLM's workers lose with a preempted "
             "request; the embedded engine runs it"

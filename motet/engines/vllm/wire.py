@@ -15,16 +15,16 @@ from itertools import pairwise
 from typing import Any, cast
 
 from motet.composers.plan import (
-    Budget,
-    Discriminator,
-    Dynamic,
-    Linear,
-    Mixture,
+    BudgetRule,
+    DiscriminatorRule,
+    DynamicRule,
+    LinearRule,
+    MixtureRule,
     Plan,
     Prompt,
-    Relu,
-    Routed,
-    Rules,
+    ReluRule,
+    RoutedRule,
+    RuleVector,
     Stream,
     TokenSet,
 )
@@ -85,19 +85,19 @@ class RowSpec:
 CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        Budget,
-        Discriminator,
-        Dynamic,
-        Linear,
+        BudgetRule,
+        DiscriminatorRule,
+        DynamicRule,
+        LinearRule,
         Link,
-        Mixture,
+        MixtureRule,
         Plan,
         Probe,
         Prompt,
-        Relu,
-        Routed,
+        ReluRule,
+        RoutedRule,
         RowSpec,
-        Rules,
+        RuleVector,
         SamplingParams,
         Stream,
         TokenSet,
@@ -157,9 +157,9 @@ class Probed:
 
 def num_strengths(plan: Plan) -> int:
     """How many α the rule solves for."""
-    if isinstance(plan.rule, Dynamic):
+    if isinstance(plan.rule, DynamicRule):
         return (len(plan.streams) - 1) // 2
-    return int(isinstance(plan.rule, Budget))
+    return int(isinstance(plan.rule, BudgetRule))
 
 
 def payload_size(probe: Probe, plan: Plan) -> int:

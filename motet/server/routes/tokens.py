@@ -10,11 +10,11 @@ from fastapi import APIRouter
 from motet.composers.plan import Stream
 from motet.operator.registry import LoadedModel
 from motet.server.errors import invalid
-from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt, check_tokens, context
 from motet.server.responses import INVALID, Detokenized, Tokenized
 from motet.server.schemas import DetokenizeRequest, Message, TokenizeRequest
 from motet.server.service import Served
+from motet.server.unsupported import check_extras
 
 router = APIRouter(tags=["tokens"])
 
