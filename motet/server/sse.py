@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -18,16 +19,14 @@ def data(value: Any) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Calls `on_close` exactly once when the answer is over, also when the client left in the middle."""
+    """Closes what is `held` for the answer when it is over, also when the client left in the middle."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], on_close: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], held: ExitStack) -> None:
         super().__init__(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self._on_close = on_close
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        with self._held:
             await super().__call__(scope, receive, send)
-        finally:
-            self._on_close()
