@@ -38,7 +38,7 @@ from motet.composers.plan import Plan
 from motet.engines.base import Engine, GenerationRequest, ModelInfo, SamplingParams
 from motet.engines.facts import read_facts
 from motet.engines.torch import TorchEngine, load_member
-from motet.engines.vllm.engine import SHUTDOWN_SECONDS
+from motet.engines.vllm.client import SHUTDOWN_SECONDS
 from motet.engines.vllm.internals import check_version, touch
 from motet.engines.vllm.loading import Checkpoint, start
 

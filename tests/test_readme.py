@@ -42,7 +42,9 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_figures_are_those_of_the_results() -> None:
-    rows = [json.loads(file.read_text())["scoreboard"]["exact_match"] for file in sorted(RESULTS.glob("demo-seed*.json"))]
+    rows = [
+        json.loads(file.read_text())["scoreboard"]["exact_match"] for file in sorted(RESULTS.glob("demo-seed*.json"))
+    ]
     base, expert, composed, tuned = (
         sorted(100 * row[name] for row in rows) for name in ("large", "small-chat", "large-proxy", "large-chat")
     )

@@ -106,6 +106,14 @@ class GenerationRequest:
     n: int = 1
 
 
+def refuse_empty(request: GenerationRequest) -> None:
+    """Raises ValueError: what no engine can do, whatever its memory holds."""
+    if not request.forced and request.sampling.max_tokens < 1:
+        raise ValueError("a request must score or generate at least one token")
+    if not all(request.contexts):
+        raise ValueError("every stream needs a context of at least one token")
+
+
 @dataclass(frozen=True, slots=True)
 class TokenTrace:
     """What each voice did to one token.
@@ -234,7 +242,11 @@ class Engine(Protocol):
         ...
 
     def generate(self, request: GenerationRequest) -> Generation:
-        """Queues the request; nothing is computed before the first admission. Call `check` first."""
+        """Queues the request; nothing is computed before the first admission.
+
+        Call `check` first: it is not repeated here. What was not checked and cannot fit into memory then fails as it
+        runs; nobody stops it at the end of its models' contexts.
+        """
         ...
 
     def stats(self) -> EngineStats: ...

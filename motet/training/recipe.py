@@ -8,8 +8,8 @@
       train: {files: [data/tuned.jsonl]}
     schedule: {steps: 200, warmup: 10}
 
-Relative paths of models and data are taken from `root` (by default the recipe's own folder; `demo` is the cached
-demo family of seed 0, `demo:3` of seed 3), `output` from the working directory.
+Relative paths of models and data are taken from `root` (by default the recipe's own folder; to `motet train`, `demo` is
+the cached demo family of seed 0, `demo:3` of seed 3), `output` from the working directory.
 """
 
 from __future__ import annotations

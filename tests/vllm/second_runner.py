@@ -43,7 +43,7 @@ MALFORMED: list[dict[str, Any]] = [
 
 
 def llm_of(engine: VllmEngine) -> Any:
-    return engine._llm  # pyright: ignore[reportPrivateUsage]
+    return engine._client._llm  # pyright: ignore[reportPrivateUsage]
 
 
 async def ask(engine: VllmEngine, name: str, context: tuple[int, ...], extra: dict[str, Any], count: int = 10) -> Any:

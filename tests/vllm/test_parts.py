@@ -16,18 +16,26 @@ from transformers import AutoModelForCausalLM
 
 from motet.composers.plan import single
 from motet.engines.base import ModelInfo, SamplingParams
-from motet.engines.traces import top_of, trace_of
-from motet.engines.vllm.check import Check
-from motet.engines.vllm.composition import IMPOSSIBLE, Composer
+from motet.engines.decoding import top_of, trace_of
+from motet.engines.vllm.composition import IMPOSSIBLE, Composer, Matchers
 from motet.engines.vllm.config import CompositeConfig
-from motet.engines.vllm.gate import Gate
 from motet.engines.vllm.internals import touch
-from motet.engines.vllm.matchers import Matchers
-from motet.engines.vllm.payload import Probed, payload_size, read_payload, write_payload
-from motet.engines.vllm.requests import row_of, row_or_fault
+from motet.engines.vllm.memory import Gate
+from motet.engines.vllm.requests import Check, row_of, row_or_fault
 from motet.engines.vllm.sampler import StepSampler, StepVerifier
 from motet.engines.vllm.table import Row, Step, Table, Uniforms
-from motet.engines.vllm.wire import KEY, Link, Probe, RowSpec, plain, read_spec
+from motet.engines.vllm.wire import (
+    KEY,
+    Link,
+    Probe,
+    Probed,
+    RowSpec,
+    payload_size,
+    plain,
+    read_payload,
+    read_spec,
+    write_payload,
+)
 from motet.kernels.decode import Decoded
 from motet.kernels.dispatch import EagerKernels
 from motet.kernels.reference import kl_divergence, shift_rank

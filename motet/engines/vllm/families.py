@@ -16,7 +16,7 @@ from motet.engines.base import (
     ModelInfo,
     UnsupportedRequest,
 )
-from motet.engines.vllm.plans import unsupported
+from motet.engines.vllm.options import unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ class Families:
         return self._home(request.plan).check(request)
 
     def generate(self, request: GenerationRequest) -> Generation:
-        """Raises UnsupportedRequest: no engine holds all of the plan's models, and a stranger would end one."""
+        """Raises UnsupportedRequest: no engine holds all of the plan's models; one that was asked for another would
+        end."""
         reason = self.supports(request.plan)
         if reason is not None:
             raise UnsupportedRequest(reason)

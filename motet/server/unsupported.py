@@ -1,4 +1,8 @@
-"""Known parameters that are not served: refused where they would change the answer, else ignored with a log line."""
+"""Endpoints and parameters of OpenAI's and vLLM's APIs that this server does not have.
+
+A parameter that would change the answer is refused by its name, any other is ignored with a log line; an endpoint
+answers 400 and says what to use, which helps more than a 404.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,21 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import APIRouter
+
 from motet.server.errors import invalid
 from motet.server.schemas import Body
 
 log = logging.getLogger(__name__)
+router = APIRouter(include_in_schema=False)
+ENDPOINTS = (
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/images/generations",
+    "/v1/audio/speech",
+    "/v1/batches",
+    "/v1/files",
+)
 
 # name → values that ask for nothing; null always does
 REFUSED: Mapping[str, tuple[Any, ...]] = {
@@ -80,3 +95,13 @@ def _check_best_of(extras: Mapping[str, Any], n: int) -> None:
     best_of = extras.get("best_of")
     if best_of is not None and best_of != n:
         raise invalid(f"'best_of' {best_of!r} is not supported: only n of n ({n}).", "best_of", "unsupported_parameter")
+
+
+async def refuse_endpoint() -> None:
+    raise invalid(
+        "This endpoint is not supported. Use /v1/chat/completions or /v1/completions.", code="unsupported_endpoint"
+    )
+
+
+for path in ENDPOINTS:
+    router.add_api_route(path, refuse_endpoint, methods=["GET", "POST"])
