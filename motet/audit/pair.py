@@ -12,12 +12,11 @@ from transformers import PreTrainedModel
 
 from motet.audit.settings import AuditError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, shared_width
-from motet.engines.torch.model import model_ends
 from motet.experts.bundle import BundleError, ExpertBundle, read_bundle
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.fit import Known, mismatch
 from motet.models.checkpoint import load_weights
-from motet.models.ends import end_token_ids
+from motet.models.ends import end_token_ids, model_ends
 from motet.models.tokenizer import Tokenizer
 from motet.operator.adapters import merge_adapter
 from motet.operator.settings import ModelConfig
