@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ class Outcome:
 class Scenario:
     """`places` and `descriptors` of its server (0: as it comes)."""
 
-    run: Callable[[Server, float], Awaitable[Outcome]]
+    run: Callable[[Server, float], Coroutine[Any, Any, Outcome]]
     places: int = 0
     descriptors: int = 0
 
@@ -205,7 +205,7 @@ async def overload(server: Server, patience: float) -> Outcome:
     shaped = all(
         one.status_code == 503 and "retry-after" in one.headers and openai_message(one.text) for _, one in refused
     )
-    numbers = {"refused": len(refused), "p50_ms": _ms(times[len(times) // 2]), "max_ms": _ms(times[-1])}
+    numbers: dict[str, Any] = {"refused": len(refused), "p50_ms": _ms(times[len(times) // 2]), "max_ms": _ms(times[-1])}
     numbers["p99_ms"] = _ms(times[int(0.99 * (len(times) - 1))])
     numbers["retry_after"] = sorted({one.headers.get("retry-after") for _, one in refused}, key=str)
     return Outcome(bool(refused) and shaped and times[-1] < OVERLOADED_S, numbers)

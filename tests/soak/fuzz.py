@@ -146,7 +146,7 @@ def slope(samples: Sequence[Sample]) -> float | None:
 
 
 def results(tally: Tally) -> dict[str, Any]:
-    longest = max(tally.samples, key=len, default=[])
+    longest = max(tally.samples, key=len, default=list[Sample]())
     kinds = Counter(finding.kind for finding in tally.findings)
     return {
         "statuses": dict(sorted(tally.statuses.items())),
@@ -187,4 +187,4 @@ def _request_of(line: dict[str, Any], server: Server, explosive: float) -> Reque
     if line["bytes"] > len(line["body"].encode()) and not line["hex"]:
         return Generator(*describe(server.url), line["seed"], explosive).request(line["index"])
     body = bytes.fromhex(line["hex"]) if line["hex"] else line["body"].encode()
-    return Request(line["method"], line["path"], tuple(map(tuple, line["headers"])), body)
+    return Request(line["method"], line["path"], tuple((name, value) for name, value in line["headers"]), body)

@@ -23,6 +23,7 @@ EXTRAS = (
     "use_beam_search", "documents", "reasoning_effort", "extra_body", "compositon", "strategy", "user", "metadata",
     "cache_salt", "prompt_embeds", "__proto__", "", "self", "cls", "model_extra", "model_config",
 )  # fmt: skip
+TEMPLATE_OPTIONS: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False}, {"messages": []}, {"x": [[]]})
 PROMPTS = ("Where was Lodry Vell born?", "Hi", "", "a b c " * 15, "The town of", "é🜂", "x" * 200, "\n")
 DENSITY = (0.0, 0.0, 0.03, 0.03, 0.03, 0.1, 0.1, 0.3, 0.8)  # of the optional fields
 DAMAGES = (0, 0, 0, 0, 0, 0, 1, 1, 2, 4)
@@ -73,7 +74,7 @@ class Bodies:
             "tokens": self._tokens,
             "bad_words": lambda: rng.sample(("a", " ", "town", "é", "\n"), rng.randint(0, 4)),
             "truncate_prompt_tokens": lambda: rng.choice((-1, 1, 5, 100)),
-            "chat_template_kwargs": lambda: rng.choice(({}, {"enable_thinking": False}, {"messages": []})),
+            "chat_template_kwargs": lambda: rng.choice(TEMPLATE_OPTIONS),
             "candidates": lambda: [
                 rng.choice((self.model(), {"model": self.model()})) for _ in range(rng.randint(1, 4))
             ],
@@ -148,7 +149,7 @@ class Bodies:
         value = self.of(schema)
         fields = self._properties(schema)
         if isinstance(value, dict):
-            body = cast("dict[str, Any]", value)
+            body = value = cast("dict[str, Any]", value)
             self._complete(body, fields)
             if STRUCTURED & fields.keys() and self.rng.random() < 0.2:
                 body.update(self.grammars.any())

@@ -24,6 +24,9 @@ TEXTS = (
     "../../etc/passwd", "large", "null", "true", "NaN", "1", "-1", "id:1", "http://127.0.0.1/", "${jndi:x}", "\\", '"',
 )  # fmt: skip
 
+PLAIN: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"": None})
+ITEMS: tuple[Any, ...] = ("a", 0, None, -1, {}, [], "é", 1.5, 399)
+
 
 @dataclass(frozen=True, slots=True)
 class Raw:
@@ -56,7 +59,7 @@ def nesting(rng: Rng) -> Raw:
 
 def long_list(rng: Rng) -> list[Any]:
     count = rng.choice((5, 33, 129, 1025, 5000, 20_000))
-    return [rng.choice(("a", 0, None, -1, {}, [], "é", 1.5, 399))] * count
+    return [rng.choice(ITEMS)] * count
 
 
 def long_text(rng: Rng) -> str:
@@ -69,13 +72,13 @@ def odd_text(rng: Rng) -> str:
 
 
 def odd_object(rng: Rng) -> dict[str, Any]:
-    return {odd_text(rng): rng.choice((None, 1, "x", [], {})) for _ in range(rng.choice((0, 1, 3, 200)))}
+    return {odd_text(rng): rng.choice(ITEMS) for _ in range(rng.choice((0, 1, 3, 200)))}
 
 
 KINDS: tuple[tuple[int, Callable[[Rng], Any]], ...] = (
     (8, lambda rng: rng.choice(NUMBERS)),
     (6, lambda rng: rng.choice(TEXTS)),
-    (5, lambda rng: rng.choice((None, True, False, [], {}, [[]], [None], {"": None}))),
+    (5, lambda rng: rng.choice(PLAIN)),
     (3, odd_text),
     (2, literals),
     (2, odd_object),

@@ -111,12 +111,14 @@ def _bomb() -> str:
 
 
 def _nan_model(lab: Lab) -> Path:
-    from safetensors.torch import load_file, save_file
+    import torch
+    from transformers import LlamaForCausalLM
 
     folder = lab.copy("with-nan")
-    tensors = load_file(folder / "model.safetensors")
-    next(iter(tensors.values())).fill_(float("nan"))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model = LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(float("nan"))
+    model.save_pretrained(folder)
     return folder
 
 

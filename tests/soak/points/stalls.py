@@ -107,10 +107,19 @@ def long_family(lab: Lab) -> Path:
     if not folder.exists():
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        shape: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
-        heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
-        ends = {"vocab_size": 400, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
-        LlamaForCausalLM(LlamaConfig(**shape, **heads, **ends, max_position_embeddings=CONTEXT)).save_pretrained(folder)
+        config = LlamaConfig(
+            vocab_size=400,
+            hidden_size=256,
+            intermediate_size=768,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=CONTEXT,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=1,
+        )
+        LlamaForCausalLM(config).save_pretrained(folder)
         shutil.copy(lab.family / "large" / "tokenizer.json", folder)
         described = json.loads((lab.family / "large" / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps({**described, "model_max_length": CONTEXT}))
