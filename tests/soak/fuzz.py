@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any, TextIO
 
 import httpx
 
-from tests.soak.client import Answer, Finding, is_busy, judge, send
+from tests.soak.client import MAX_KEPT, Answer, Finding, is_busy, judge, send
 from tests.soak.generator import Generator, Request
 from tests.soak.health import HealthWatch, summary
 from tests.soak.probe import Probe
@@ -184,7 +185,12 @@ def replay(launch: Launch, file: Path, explosive: float) -> list[Finding]:
 
 
 def _request_of(line: dict[str, Any], server: Server, explosive: float) -> Request:
-    if line["bytes"] > len(line["body"].encode()) and not line["hex"]:
-        return Generator(*describe(server.url), line["seed"], explosive).request(line["index"])
+    if line["bytes"] > MAX_KEPT:
+        made = Generator(*describe(server.url), line["seed"], explosive).request(line["index"])
+        if hashlib.sha256(made.body).hexdigest() != line["sha256"]:
+            raise SystemExit(
+                f"request {line['index']}: the description or --explosive is another than when it was found"
+            )
+        return made
     body = bytes.fromhex(line["hex"]) if line["hex"] else line["body"].encode()
     return Request(line["method"], line["path"], tuple((name, value) for name, value in line["headers"]), body)

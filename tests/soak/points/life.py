@@ -112,8 +112,9 @@ def _bomb() -> str:
 
 def _nan_model(lab: Lab) -> Path:
     import torch
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, logging
 
+    logging.disable_progress_bar()
     folder = lab.copy("with-nan")
     model = LlamaForCausalLM.from_pretrained(folder)
     with torch.no_grad():

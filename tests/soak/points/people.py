@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from tests.soak.connections import SCENARIOS, play
 from tests.soak.points.lab import Check, Lab
-from tests.soak.process import Server
+from tests.soak.process import Server, ServerEnded, start
 from tests.soak.raw import post, says
 
 PATIENCE_S = 40.0
@@ -96,8 +98,6 @@ async def _forge(url: str) -> None:
 
 def forged_logs(lab: Lab) -> list[Check]:
     """No input begins a line of the log, or brings a control character into it."""
-    import asyncio
-
     checks: list[Check] = []
     for kind in ("plain", "json"):
         with lab.other("--log-format", kind, "--log-level", "debug") as server:
@@ -119,10 +119,6 @@ def carried_code(lab: Lab) -> list[Check]:
 
 
 def _carried(lab: Lab, place: str) -> Check:
-    from dataclasses import replace
-
-    from tests.soak.process import ServerEnded, start
-
     folder, mark = lab.copy(f"carrying-{place}"), lab.scratch / f"{place}-{MARK}"
     described = json.loads((folder / place).read_text())
     classes = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}

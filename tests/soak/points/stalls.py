@@ -105,8 +105,9 @@ def long_family(lab: Lab) -> Path:
     """An operator's file with one random model that is slow enough, and long enough, for a queue."""
     folder = lab.scratch / "long"
     if not folder.exists():
-        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers import LlamaConfig, LlamaForCausalLM, logging
 
+        logging.disable_progress_bar()
         config = LlamaConfig(
             vocab_size=400,
             hidden_size=256,
