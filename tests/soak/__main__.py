@@ -68,7 +68,7 @@ def _run_fuzz(asked: Arguments) -> Any:
         tally = fuzzing.fuzz(
             _launch(asked), asked.requests, asked.seed, asked.explosive, asked.concurrency, asked.first
         )
-        findings, outcome = tally.findings, fuzzing.results(tally)
+        findings, outcome = [*tally.findings, *tally.suspects], fuzzing.results(tally)
     with asked.findings.open("w") if asked.findings else sys.stderr as out:
         fuzzing.write_findings(findings, asked.seed, out)
     return outcome

@@ -8,6 +8,7 @@ import json
 import time
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httpx
 
@@ -100,7 +101,7 @@ def _refusal_faults(request: Request, answer: Answer, said: str) -> list[str]:
         faults.append("error_shape")
     if len(answer.body) > MAX_ERROR_BYTES:
         faults.append("error_size")
-    if echoes(request.body.decode("utf-8", "replace"), message or ""):
+    if echoes(request.body.decode("utf-8", "replace") + unquote(request.path), message or ""):
         faults.append("echo")
     return faults
 

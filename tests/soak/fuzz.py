@@ -8,13 +8,13 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import httpx
 
-from tests.soak.client import MAX_KEPT, Answer, Finding, is_busy, judge, send
+from tests.soak.client import HANG_S, MAX_KEPT, Answer, Finding, is_busy, judge, send
 from tests.soak.generator import Generator, Request
 from tests.soak.health import HealthWatch, summary
 from tests.soak.probe import Probe
@@ -43,7 +43,10 @@ class Tally:
     def add(self, request: Request, index: int, answer: Answer) -> None:
         self.statuses["busy" if is_busy(answer) else str(answer.status)] += 1
         for finding in judge(request, index, answer):
-            (self.suspects if finding.kind in ("hang", "broken_connection") else self.findings).append(finding)
+            if finding.kind in ("hang", "broken_connection"):
+                self.suspects.append(replace(finding, kind=f"{finding.kind}_under_load"))
+            else:
+                self.findings.append(finding)
 
 
 def describe(url: str) -> tuple[dict[str, Any], list[str]]:
@@ -89,12 +92,22 @@ async def _worker(
 ) -> None:
     for index in indices:
         request = generator.request(index)
-        tally.add(request, index, await send(client, request))
+        answer = await send(client, request)
+        tally.add(request, index, answer)
         server.answered += 1
+        if answer.failure == "timeout":
+            await _end_if_stuck(client, server)
         if index % PROBE_EVERY == PROBE_EVERY - 1 and server.alive:
             await _probe(server, tally)
         if not server.alive:
             return
+
+
+async def _end_if_stuck(client: httpx.AsyncClient, server: Server) -> None:
+    """A server that answers nobody any more is one that died: the rest goes to another."""
+    answer = await send(client, Request("GET", "/health"))
+    if answer.failure and server.alive:
+        await asyncio.to_thread(server.kill, f"/health did not answer for {HANG_S:.0f} s beside a request that hung")
 
 
 async def _probe(server: Server, tally: Tally) -> None:
@@ -152,8 +165,8 @@ def results(tally: Tally) -> dict[str, Any]:
     return {
         "statuses": dict(sorted(tally.statuses.items())),
         "findings": dict(sorted(kinds.items())),
-        "beyond_10_s_under_load": sum(suspect.kind == "hang" for suspect in tally.suspects),
-        "broken_connections": [one.said for one in tally.suspects if one.kind == "broken_connection"][:20],
+        "beyond_10_s_under_load": sum(suspect.kind == "hang_under_load" for suspect in tally.suspects),
+        "broken_connections": [one.said for one in tally.suspects if one.kind == "broken_connection_under_load"][:20],
         "deaths": tally.deaths,
         "health": summary(tally.health),
         "probe_quiet": tally.quiet.summary(),

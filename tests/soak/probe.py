@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import Any
 
@@ -42,24 +41,50 @@ def members(url: str) -> tuple[str, ...]:
 
 
 class Probe:
-    """Asks it again and again. What depends on the moment (ids, times, cached tokens) is left out."""
+    """Asks it again and again. What depends on the moment (ids, times, cached tokens) is left out. The first question
+    is asked twice: the second one finds its prompt read, as all later ones do."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.different = 0
-        self._first: str | None = None
+        self.other_texts = 0
+        self.largest_difference = 0.0  # of two log-probabilities, in nats
+        self._first: Any = None
         self._body: dict[str, Any] = {}
 
     def ask(self, url: str) -> bool:
         """Whether the answer is the first one's, bit by bit."""
-        self._body = self._body or probe_body(members(url))
+        if self._first is None:
+            self._body = probe_body(members(url))
+            self._choices(url)
+            self._first = self._choices(url)
+        choices = self._choices(url)
+        self.asked += 1
+        if choices == self._first:
+            return True
+        self.different += 1
+        texts = [[choice["text"] for choice in one] for one in (self._first, choices)]
+        if texts[0] != texts[1]:
+            self.other_texts += 1
+        else:
+            pairs = zip(_numbers(self._first), _numbers(choices), strict=False)
+            self.largest_difference = max(self.largest_difference, *(abs(one - other) for one, other in pairs))
+        return False
+
+    def _choices(self, url: str) -> Any:
         answer = httpx.post(f"{url}/v1/completions", json=self._body, timeout=TIMEOUT_S)
         answer.raise_for_status()
-        choices = json.dumps(answer.json()["choices"])
-        self._first = self._first or choices
-        self.asked += 1
-        self.different += choices != self._first
-        return choices == self._first
+        return answer.json()["choices"]
 
-    def summary(self) -> dict[str, int]:
-        return {"asked": self.asked, "different": self.different}
+    def summary(self) -> dict[str, Any]:
+        return {
+            "asked": self.asked,
+            "different": self.different,
+            "other_texts": self.other_texts,
+            "largest_difference": self.largest_difference,
+        }
+
+
+def _numbers(choices: Any) -> list[float]:
+    """The log-probabilities of the tokens that were drawn."""
+    return [value for choice in choices for value in choice["logprobs"]["token_logprobs"]]
