@@ -9,6 +9,7 @@ import httpx
 
 MODEL_FIELDS = ("large", "small-chat", "small")  # of the demo family; others take their first models
 TIMEOUT_S = 60.0
+PROMPT = "~ What no other request begins with: where was Lodry Vell born?"  # so that no other has read a part of it
 
 
 def probe_body(models: tuple[str, ...]) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def probe_body(models: tuple[str, ...]) -> dict[str, Any]:
     base, expert, antiexpert = (models * 3)[:3]
     return {
         "model": base,
-        "prompt": "Where was Lodry Vell born?",
+        "prompt": PROMPT,
         "composition": {
             "strategy": "proxy_tuning",
             "base": base,
@@ -41,33 +42,35 @@ def members(url: str) -> tuple[str, ...]:
 
 
 class Probe:
-    """Asks it again and again. What depends on the moment (ids, times, cached tokens) is left out. The first question
-    is asked twice: the second one finds its prompt read, as all later ones do."""
+    """Asks it again and again. What depends on the moment (ids, times, cached tokens) is left out.
+
+    The first question is asked twice, of an idle server: once the prompt is read, once it is found in the cache.
+    Rounding may differ between the two, and later answers must be one of them.
+    """
 
     def __init__(self) -> None:
         self.asked = 0
         self.different = 0
         self.other_texts = 0
         self.largest_difference = 0.0  # of two log-probabilities, in nats
-        self._first: Any = None
+        self._known: list[Any] = []
         self._body: dict[str, Any] = {}
 
     def ask(self, url: str) -> bool:
-        """Whether the answer is the first one's, bit by bit."""
-        if self._first is None:
+        """Whether the answer is known, bit by bit."""
+        if not self._known:
             self._body = probe_body(members(url))
-            self._choices(url)
-            self._first = self._choices(url)
+            self._known = [self._choices(url), self._choices(url)]
         choices = self._choices(url)
         self.asked += 1
-        if choices == self._first:
+        if choices in self._known:
             return True
         self.different += 1
-        texts = [[choice["text"] for choice in one] for one in (self._first, choices)]
+        texts = [[choice["text"] for choice in one] for one in (self._known[1], choices)]
         if texts[0] != texts[1]:
             self.other_texts += 1
         else:
-            pairs = zip(_numbers(self._first), _numbers(choices), strict=False)
+            pairs = zip(_numbers(self._known[1]), _numbers(choices), strict=True)
             self.largest_difference = max(self.largest_difference, *(abs(one - other) for one, other in pairs))
         return False
 
