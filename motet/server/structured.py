@@ -19,7 +19,6 @@ from motet.server.errors import invalid
 OWN = "structured_outputs"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
 SPACING = "x-guidance"  # llguidance reads its options inside of the schema
-TEMPERED_RULE = re.compile(r"^\s*\??\w+\s*\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
 
 Schema = dict[str, JsonValue]
 
@@ -175,11 +174,4 @@ def _from_choice(choices: Sequence[str], _: Mapping[str, Any]) -> str:
 
 def _from_grammar(grammar: str, _: Mapping[str, Any]) -> str:
     """Lark as llguidance knows it, or GBNF as llama.cpp does."""
-    from llguidance.gbnf_to_lark import any_to_lark
-
-    if TEMPERED_RULE.search(grammar):
-        raise ValueError("a rule's own temperature is not followed; set the request's")
-    try:
-        return any_to_lark(grammar)
-    except Exception as error:  # its parser raises whatever its parts raise
-        raise ValueError(f"the grammar is neither Lark nor GBNF: {error}") from error
+    return grammar
