@@ -64,8 +64,8 @@ def check(lark: str) -> None:
     rules = _Rules()
     place, embeds = 0, False
     while place < len(lark):
-        if embeds and (read := _json_at(lark, place)):
-            value, place = read
+        if embeds:
+            value, place = _json_at(lark, place)
             _check_schema(value)
         match = TOKEN.match(lark, place)
         if match is None:
@@ -128,16 +128,14 @@ def check_regex(regex: str, place: str) -> None:
             _at_most_digits(digits or "0", MAX_LENGTH, f"repetitions in {place}")
 
 
-def _json_at(text: str, place: int) -> tuple[Any, int] | None:
-    """The JSON value that begins there, and its end; None where there is none: the library says why."""
-    while place < len(text) and text[place].isspace():
-        place += 1
+def _json_at(text: str, place: int) -> tuple[Any, int]:
+    """The JSON value that begins there, and its end."""
     try:
-        return cast(tuple[Any, int], json.JSONDecoder().raw_decode(text, place))
+        return cast(tuple[Any, int], json.JSONDecoder().raw_decode(text, place + len(text) - place - len(text[place:].lstrip())))
     except RecursionError as error:
         raise GrammarError(f"more than {MAX_NESTING} levels of nesting") from error
-    except ValueError:
-        return None
+    except ValueError as error:
+        raise GrammarError(f"what stands behind %json is no JSON: {error}") from error
 
 
 def _check_schema(schema: Any) -> None:
