@@ -131,7 +131,7 @@ def check_regex(regex: str, place: str) -> None:
 def _json_at(text: str, place: int) -> tuple[Any, int]:
     """The JSON value that begins there, and its end."""
     try:
-        return cast(tuple[Any, int], json.JSONDecoder().raw_decode(text, place + len(text) - place - len(text[place:].lstrip())))
+        return cast(tuple[Any, int], json.JSONDecoder().raw_decode(text, len(text) - len(text[place:].lstrip())))
     except RecursionError as error:
         raise GrammarError(f"more than {MAX_NESTING} levels of nesting") from error
     except ValueError as error:
