@@ -130,8 +130,9 @@ def check_regex(regex: str, place: str) -> None:
 
 def _json_at(text: str, place: int) -> tuple[Any, int]:
     """The JSON value that begins there, and its end."""
+    begin = next((i for i in range(place, len(text)) if not text[i].isspace()), len(text))
     try:
-        return cast(tuple[Any, int], json.JSONDecoder().raw_decode(text, len(text) - len(text[place:].lstrip())))
+        return json.JSONDecoder().raw_decode(text, begin)
     except RecursionError as error:
         raise GrammarError(f"more than {MAX_NESTING} levels of nesting") from error
     except ValueError as error:
@@ -145,9 +146,9 @@ def _check_schema(schema: Any) -> None:
             _at_most(depth, MAX_NESTING, "levels of nesting at", pointer)
         if kind != "schema" or not isinstance(value, dict):
             continue
-        _check_keywords(cast(Mapping[str, Any], value), pointer)
-        target = value.get("$ref")
-        if isinstance(target, str):
+        keywords = cast(Mapping[str, Any], value)
+        _check_keywords(keywords, pointer)
+        if isinstance(target := keywords.get("$ref"), str):
             refs.append((f"{pointer}/$ref", unquote(target)))
     _at_most(len(refs), MAX_DEFINITIONS, "$refs")
     refs.sort()

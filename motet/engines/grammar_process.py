@@ -26,7 +26,7 @@ PROCESSES = 2  # grammars that compile side by side
 WALL_SECONDS = 30.0  # for one grammar, however busy the machine is
 START_SECONDS = 60.0
 TOO_LONG = f"the grammar takes more than {COMPILE_SECONDS:g} s to compile; make it smaller"
-REASONS = {
+REASONS: dict[int, str] = {
     signal.SIGPROF: TOO_LONG,
     signal.SIGKILL: TOO_LONG,
     signal.SIGABRT: too_large(),

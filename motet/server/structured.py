@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from motet.composers.plan import Plan
 from motet.engines.base import Grammar, ends_of
-from motet.engines.grammar_limits import MAX_ALTERNATIVES, MAX_CHARACTERS, GrammarError, check_size
+from motet.engines.grammar_limits import MAX_ALTERNATIVES, MAX_CHARACTERS, GrammarError
 from motet.engines.grammar_process import GrammarUnavailable
 from motet.operator.registry import Registry
 from motet.server.errors import busy, invalid
@@ -170,7 +170,10 @@ def _from_schema(schema: Schema | str, options: Mapping[str, Any]) -> str:
     own = schema.get(SPACING, {})
     if not isinstance(own, dict):
         raise ValueError(f"{SPACING} is an object")
-    return f"start: %json {json.dumps({**schema, SPACING: {**own, **options}})}"
+    try:
+        return f"start: %json {json.dumps({**schema, SPACING: {**own, **options}})}"
+    except RecursionError as error:
+        raise ValueError("the schema is nested too deeply") from error
 
 
 def _parsed(text: str) -> Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -51,7 +52,9 @@ def rules(count: int, *, in_a_row: bool) -> str:
     return "start: r0\n" + "".join(f"{name}: {body}\n" for name, body in zip(names, bodies, strict=True))
 
 
-AT_LIMIT = [  # (what makes one of a size, its limit, where the refusal says it is)
+AT_LIMIT: list[
+    tuple[Callable[[int], str], int, str]
+] = [  # (what makes one of a size, its limit, where the refusal says it is)
     (lambda n: " " * n, MAX_CHARACTERS, "characters"),
     (lambda n: in_lark(chain(n - 1)), MAX_CHAIN, "$refs in a row, from #/$defs/d0"),
     (lambda n: in_lark(backwards(n)), MAX_CHAIN, "$refs in a row, from #/$defs/00500"),
@@ -81,7 +84,9 @@ AT_LIMIT = [  # (what makes one of a size, its limit, where the refusal says it 
 
 
 @pytest.mark.parametrize(("of_size", "limit", "place"), AT_LIMIT)
-def test_what_is_at_a_limit_passes_and_what_is_beyond_is_named(of_size: Any, limit: int, place: str) -> None:
+def test_what_is_at_a_limit_passes_and_what_is_beyond_is_named(
+    of_size: Callable[[int], str], limit: int, place: str
+) -> None:
     check(of_size(limit))
     with pytest.raises(GrammarError) as refusal:
         check(of_size(limit + 1))
@@ -137,6 +142,7 @@ BLOWN_UP = [
     "9",
     "#",
     "%json ",
+    "%json 1 ",
     "%json {",
     "%json [",
     "a[",

@@ -161,7 +161,11 @@ async def test_grammars_of_clients_that_left_are_never_begun(monkeypatch: pytest
 
 async def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
-    monkeypatch.setattr(ROOM.processes, "check", lambda *_: gate.wait(30))
+
+    def waiting(*_: object) -> None:
+        gate.wait(30)
+
+    monkeypatch.setattr(ROOM.processes, "check", waiting)
     with pytest.raises(GrammarUnavailable, match=r"0\.1 s"):
         await grammars_of_bytes().compiled(GOOD, 0.1)
     gate.set()
@@ -170,7 +174,11 @@ async def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_remembered_grammars_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     known = grammars_of_bytes()
     first = await known.compiled(GOOD)
-    monkeypatch.setattr(ROOM.processes, "check", lambda *_: pytest.fail("asked again"))
+
+    def asked_again(*_: object) -> None:
+        pytest.fail("asked again")
+
+    monkeypatch.setattr(ROOM.processes, "check", asked_again)
     assert await known.compiled(GOOD) is first
     assert known.compile(GOOD) is first
 
