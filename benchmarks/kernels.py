@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import interleave, median_of_ratios, report, seconds
-from motet.composers.plan import Dynamic, Linear, Plan, Stream, TokenSet
+from motet.composers.plan import DynamicRule, LinearRule, Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
 from motet.kernels.decode import DecodeRows, Kernels, decode
 from motet.kernels.dispatch import choose_kernels
@@ -81,7 +81,7 @@ def plan_of(case: Case) -> Plan:
     weights = [1.0] + [1.0 if k % 2 else -1.0 for k in range(1, case.members)]
     streams = tuple(Stream(f"s{k}", f"m{k}", w) for k, w in enumerate(weights))
     masks = (TokenSet(0, "ratio", RATIO),) if case.rule == "contrastive" else ()
-    return Plan(streams, masks, rule=Dynamic() if case.rule == "dynamic" else Linear())
+    return Plan(streams, masks, rule=DynamicRule() if case.rule == "dynamic" else LinearRule())
 
 
 def logits_of(case: Case, device: str) -> list[Tensor]:

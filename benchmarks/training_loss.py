@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import interleave, median_of_ratios, report, seconds
-from motet.kernels.composed_loss import in_blocks
+from motet.kernels.composed_loss import in_blocks, weighted_sum
 
 TOKENS, VOCAB, HIDDEN, BASE_HIDDEN = 512, 32_000, 256, 512
 WEIGHTS = (1.0, 1.0, -1.0)
@@ -47,15 +47,14 @@ def members() -> Members:
 
 def written_out(hidden: Sequence[Tensor], heads: Sequence[Tensor], target: Tensor) -> Tensor:
     """What a trainer does with whole logits."""
-    voices = zip(WEIGHTS, hidden, heads, strict=True)
-    z = torch.stack([weight * (h @ head.T).log_softmax(-1) for weight, h, head in voices]).sum(0)
+    each = zip(WEIGHTS, hidden, heads, strict=True)
+    z = torch.stack([weight * (h @ head.T).log_softmax(-1) for weight, h, head in each]).sum(0)
     return torch.nn.functional.cross_entropy(z, target)
 
 
 def in_blocks_of(size: int, hidden: Sequence[Tensor], heads: Sequence[Tensor], target: Tensor) -> Tensor:
     def values(rows: slice, *parts: Tensor) -> Tensor:
-        voices = zip(WEIGHTS, parts, heads, strict=True)
-        z = torch.stack([weight * (h @ head.T) for weight, h, head in voices]).sum(0)
+        z = weighted_sum([h @ head.T for h, head in zip(parts, heads, strict=True)], WEIGHTS)
         return torch.nn.functional.cross_entropy(z, target[rows], reduction="none")
 
     return in_blocks(values, hidden, size).mean()

@@ -67,7 +67,8 @@ def sweep(recipe: RecipeFile, overrides: Overrides = None, cache: Cache = None, 
     from rich.console import Console
 
     from motet.evaluation.recipe import find_recipe, read_recipe
-    from motet.evaluation.sweep import evaluate_sweep, print_sweep, write_sweep
+    from motet.evaluation.sweep import evaluate_sweep
+    from motet.evaluation.sweep_report import print_sweep, write_sweep
 
     console = Console()
     with refusals(), watched(console) as progress:

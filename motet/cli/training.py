@@ -48,32 +48,47 @@ def train(
     _environment(threads)
     existing: Existing = "resume" if resume else "restart" if restart else "refuse"
     with _failures(_again(recipe, changed, threads)):
-        chosen, folder = _read(recipe, changed, existing)
+        chosen, folder, root = _read(recipe, changed, existing)
         if shown:
-            _preview(chosen, folder, shown)
+            _preview(chosen, folder, root, shown)
         elif dry_run:
-            _dry_run(chosen, folder, existing)
+            _dry_run(chosen, folder, root, existing)
         else:
-            _train(chosen, folder, existing)
+            _train(chosen, folder, root, existing)
 
 
-def _read(name: str, overrides: list[str], existing: Existing) -> tuple[Recipe, Path]:
-    """The recipe; a faulty one is refused together with what is wrong with its data and models."""
+def _read(name: str, overrides: list[str], existing: Existing) -> tuple[Recipe, Path, Path | None]:
+    """The recipe, its folder and its root where that is a demo family; a faulty recipe is refused together with what
+    is wrong with its data and models."""
     from motet.training.run.errors import RunError
     from motet.training.run.recipe_file import RecipeError, read_recipe
     from motet.training.run.train import check
 
     try:
-        return read_recipe(name, overrides)
+        recipe, folder = read_recipe(name, overrides)
+        return recipe, folder, _demo_root(recipe, folder)
     except RecipeError as error:
         problems = error.problems
         if error.rest is not None:
             recipe, folder = error.rest
             try:
-                check(recipe, folder, output=recipe.output, existing=existing)
+                root = _demo_root(recipe, folder)
+                check(recipe, folder, root=root, output=recipe.output, existing=existing)
             except RunError as others:
                 problems = [*problems, *others.problems]
         raise RunError(problems) from error
+
+
+def _demo_root(recipe: Recipe, folder: Path) -> Path | None:
+    """The demo family that the recipe names as its root, built where it is missing; None for other roots."""
+    from motet.demo.family import FamilyBuildError, build_family, seed_of
+    from motet.training.run.errors import RunError
+
+    seed = seed_of(recipe.root, folder)
+    try:
+        return None if seed is None else build_family(seed)
+    except (FamilyBuildError, OSError) as error:
+        raise RunError(f"root: the demo family cannot be built: {error}") from error
 
 
 def _shown(arguments: list[str], preview: bool) -> tuple[list[str], int]:
@@ -94,7 +109,7 @@ def _environment(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _train(recipe: Recipe, folder: Path, existing: Existing) -> None:
+def _train(recipe: Recipe, folder: Path, root: Path | None, existing: Existing) -> None:
     import time
 
     from motet.training.progress import for_console
@@ -114,7 +129,7 @@ def _train(recipe: Recipe, folder: Path, existing: Existing) -> None:
         bars.update(name, metrics.step, metrics.loss, metrics.tokens_per_second)
 
     try:
-        run(recipe, folder, existing=existing, progress=show, tell=_say, report=said.append)
+        run(recipe, folder, root=root, existing=existing, progress=show, tell=_say, report=said.append)
         bars.finish(name, time.monotonic() - started)
     finally:
         if begun:
@@ -124,25 +139,25 @@ def _train(recipe: Recipe, folder: Path, existing: Existing) -> None:
     typer.echo(str(recipe.output))
 
 
-def _preview(recipe: Recipe, folder: Path, count: int) -> None:
+def _preview(recipe: Recipe, folder: Path, root: Path | None, count: int) -> None:
     from rich.console import Console
 
     from motet.training.data.histogram import histogram
     from motet.training.data.preview import preview
     from motet.training.run.preparation import prepare
 
-    prepared = prepare(recipe, folder)
+    prepared = prepare(recipe, folder, root)
     preview(prepared.datasets, prepared.tokenizer, count, Console())
     for name, dataset in prepared.datasets.items():
         typer.echo(f"{name}\n{histogram(dataset.lengths)}")
 
 
-def _dry_run(recipe: Recipe, folder: Path, existing: Existing) -> None:
+def _dry_run(recipe: Recipe, folder: Path, root: Path | None, existing: Existing) -> None:
     from motet.training.run.dry_run import dry_run, report
     from motet.training.run.notes import notes
     from motet.training.run.train import check
 
-    prepared = check(recipe, folder, output=recipe.output, existing=existing)
+    prepared = check(recipe, folder, root=root, output=recipe.output, existing=existing)
     for line in (*report(dry_run(prepared)), *(note for note in notes(prepared) if note.startswith("note"))):
         typer.echo(line)
 

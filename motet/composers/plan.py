@@ -69,7 +69,7 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class RuleVector:
     """A rule vector added to the base (Instruction Following without Instruction Tuning, Hewitt et al. 2024).
 
     With t the number of tokens generated so far: the end-of-sequence tokens get
@@ -84,24 +84,24 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class LinearRule:
     """`z = Σ_k w_k L_k`: the streams' weights, temperatures and gates."""
 
 
 @dataclass(frozen=True, slots=True)
-class Relu:
+class ReluRule:
     """`z = L_0 − α·relu(L_1 − L_0)` (Who's Harry Potter, Eldan and Russinovich 2023): stream 1 is the reinforced."""
 
     alpha: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Mixture:
+class MixtureRule:
     """`z = log Σ_k w_k p_k` with the streams' weights ≥ 0, not all of them 0."""
 
 
 @dataclass(frozen=True, slots=True)
-class Discriminator:
+class DiscriminatorRule:
     """`z = L_0 + ω·log σ(s)` (GeDi, Krause et al. 2020), streams 1 and 2 conditioned on the wanted and unwanted class.
 
     `s[v]` is the mean over the t tokens so far and v of `log p_1 − log p_2`. The tokens so far are those of the prompt
@@ -115,7 +115,7 @@ class Discriminator:
 
 
 @dataclass(frozen=True, slots=True)
-class Dynamic:
+class DynamicRule:
     """`z = L_0 + Σ_i w_i α_i (L_2i−1 − L_2i)` with each α_i in [0, `alpha_max`] per token such that
     `KL(p_αi‖p_0) = KL(p_2i−1‖p_2i)`, `p_αi` being the base shifted by pair i alone (On Giant's Shoulders: Dynamic
     Logits Fusion, Fan et al. 2024); `symmetric`: the least squares of both directions. The streams after the base are
@@ -126,7 +126,7 @@ class Dynamic:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class BudgetRule:
     """`z = L_0 + α Σ_{k≥1} w_k L_k` with the largest α ≤ `alpha_max` per token such that `KL(p_α‖p_0) ≤ epsilon`."""
 
     epsilon: float
@@ -134,22 +134,22 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
+class RoutedRule:
     """A gate's share d per token: stream 1 where `d > threshold`, else stream 0 (Co-LLM, Shen et al. 2024);
     `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`."""
 
     threshold: float | None = 0.5
 
 
-Rule = Linear | Relu | Mixture | Discriminator | Dynamic | Budget | Routed
-MIN_STREAMS: dict[type, int] = {Relu: 2, Discriminator: 3, Dynamic: 3, Budget: 2, Routed: 2}
+Rule = LinearRule | ReluRule | MixtureRule | DiscriminatorRule | DynamicRule | BudgetRule | RoutedRule
+MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, BudgetRule: 2, RoutedRule: 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Streams, masks and rules of one composition. Stream 0 is the base: the reference of KL and of traces.
 
-    `rule` says how streams become one score; where it is not `Linear` its streams stand in the order that the rule
+    `rule` says how streams become one score; where it is not `LinearRule` its streams stand in the order that the rule
     names, without temperatures and gates. Masks and the rule vector apply to every score. A row whose masks leave no
     token keeps the base's arg-max.
 
@@ -159,24 +159,24 @@ class Plan:
 
     streams: tuple[Stream, ...]
     masks: tuple[TokenSet, ...] = ()
-    rules: Rules | None = None
+    rules: RuleVector | None = None
     strategy: str = "plain"  # for metrics and messages only
-    rule: Rule = Linear()
+    rule: Rule = LinearRule()
 
     def __post_init__(self) -> None:
-        if isinstance(self.rule, Linear):
+        if isinstance(self.rule, LinearRule):
             return
-        name = type(self.rule).__name__
+        name = type(self.rule).__name__.removesuffix("Rule")
         needed = MIN_STREAMS.get(type(self.rule), 1)
-        if len(self.streams) < needed or (isinstance(self.rule, Discriminator) and len(self.streams) > needed):
+        if len(self.streams) < needed or (isinstance(self.rule, DiscriminatorRule) and len(self.streams) > needed):
             raise ValueError(f"{name} needs {needed} streams, got {len(self.streams)}")
         if any(stream.temperature != 1.0 or stream.inside is not None for stream in self.streams):
             raise ValueError(f"{name}: streams of this rule have no temperature and no gate")
-        if isinstance(self.rule, Dynamic):
+        if isinstance(self.rule, DynamicRule):
             experts, antis = ([stream.weight for stream in self.streams[k::2]] for k in (1, 2))
             if experts != [-weight for weight in antis]:
                 raise ValueError(f"{name} needs pairs of streams of weights w and −w, got {experts} and {antis}")
-        if isinstance(self.rule, Mixture):
+        if isinstance(self.rule, MixtureRule):
             weights = [stream.weight for stream in self.streams]
             if min(weights) < 0 or max(weights) == 0:
                 raise ValueError(f"{name} needs weights ≥ 0, not all of them 0, got {weights}")
@@ -188,7 +188,7 @@ class Plan:
 
 
 def judged_tokens(wanted: Sequence[int], unwanted: Sequence[int]) -> int:
-    """How many tokens at the end of two classes' contexts `Discriminator` judges: those that both classes read, the
+    """How many tokens at the end of two classes' contexts `DiscriminatorRule` judges: those that both classes read, the
     text, without what comes before them, the class. The very first token of a context is never judged: nothing
     predicts it."""
     most = min(len(wanted), len(unwanted)) - 1

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from motet.composers.plan import (
-    Budget,
-    Discriminator,
-    Dynamic,
-    Linear,
-    Mixture,
+    BudgetRule,
+    DiscriminatorRule,
+    DynamicRule,
+    LinearRule,
+    MixtureRule,
     Plan,
-    Relu,
-    Routed,
+    ReluRule,
+    RoutedRule,
     Rule,
-    Rules,
+    RuleVector,
     TokenSet,
 )
 from motet.kernels.layout import (
@@ -77,13 +77,13 @@ def rule_kind(rule: Rule) -> Kind:
 
 
 _KINDS: dict[type[Rule], Kind] = {
-    Linear: Kind.LINEAR,
-    Relu: Kind.RELU,
-    Mixture: Kind.MIXTURE,
-    Discriminator: Kind.DISCRIMINATOR,
-    Dynamic: Kind.DYNAMIC,
-    Budget: Kind.BUDGET,
-    Routed: Kind.ROUTED,
+    LinearRule: Kind.LINEAR,
+    ReluRule: Kind.RELU,
+    MixtureRule: Kind.MIXTURE,
+    DiscriminatorRule: Kind.DISCRIMINATOR,
+    DynamicRule: Kind.DYNAMIC,
+    BudgetRule: Kind.BUDGET,
+    RoutedRule: Kind.ROUTED,
 }
 
 
@@ -105,17 +105,17 @@ def _rule(
 def _params(rule: Rule) -> tuple[float, float, float]:
     """In the order that `RuleRows.param` names."""
     match rule:
-        case Relu():
+        case ReluRule():
             return rule.alpha, 0.0, 0.0
-        case Discriminator():
+        case DiscriminatorRule():
             return rule.omega, rule.mass, rule.posterior
-        case Dynamic():
+        case DynamicRule():
             return rule.alpha_max, float(rule.symmetric), 0.0
-        case Budget():
+        case BudgetRule():
             return rule.alpha_max, rule.epsilon, 0.0
-        case Routed():
+        case RoutedRule():
             return -1.0 if rule.threshold is None else rule.threshold, 0.0, 0.0
-        case Linear() | Mixture():
+        case LinearRule() | MixtureRule():
             return 0.0, 0.0, 0.0
 
 
@@ -129,12 +129,12 @@ def _term(
     """The term of (row, stream) pairs whose streams agree on the gate and on having a temperature."""
     streams = [plans[row].streams[k] for row, k in members]
     gates = [(row, stream.inside) for (row, _), stream in zip(members, streams, strict=True) if stream.inside]
-    heated = any(stream.temperature != 1.0 for stream in streams)
+    has_temperature = any(stream.temperature != 1.0 for stream in streams)
     return TermRows(
         rows=rows_index([row for row, _ in members], like.device),
         source=rows_index([stream_rows[row][k] for row, k in members], like.device),
         weight=like.new_tensor([stream.weight for stream in streams]),
-        temperature=like.new_tensor([stream.temperature for stream in streams]) if heated else None,
+        temperature=like.new_tensor([stream.temperature for stream in streams]) if has_temperature else None,
         inside=_set_rows(stream_rows, gates, like) if gates else None,
     )
 
@@ -145,7 +145,7 @@ def _set_rows(stream_rows: Sequence[Sequence[int]], members: Sequence[tuple[int,
     return SetRows(first.kind, first.value, rows_index(sources, like.device))
 
 
-def rule_places(row: int, rules: Rules, generated: Sequence[int], eos_token_ids: Sequence[int]) -> list[Place]:
+def rule_places(row: int, rules: RuleVector, generated: Sequence[int], eos_token_ids: Sequence[int]) -> list[Place]:
     """What a rule vector adds to one row, given the tokens generated so far."""
     places = [(row, token, offset) for token, offset in rules.offsets]
     if rules.eos_ramp_weight and rules.eos_ramp_tokens:
@@ -156,7 +156,7 @@ def rule_places(row: int, rules: Rules, generated: Sequence[int], eos_token_ids:
     return places
 
 
-def compose_logits(
+def reference_logprobs(
     plan: Plan,
     logits: Tensor,
     *,
@@ -164,9 +164,15 @@ def compose_logits(
     eos_token_ids: tuple[int, ...] = (),
     state: Tensor | None = None,
 ) -> Tensor:
-    """Composed log-probs (R, V) of one plan over R rows from raw logits (K, R, V): the engine's own path, for callers
-    that hold all streams' logits (tests, training through the composition). `state` (R, 3) is what the rule has
-    gathered before (see `cores.rule_scores`)."""
+    """Composed log-probs (R, V) of one plan over R rows by the oracle `kernels.reference`, with gradients: for tests
+    and for training through a composition. Engines compose by the faster kernels that `kernels.dispatch` chooses.
+
+    Args:
+        logits: (K, R, V) raw, of K streams.
+        generated: (R) the tokens that each row has generated so far; read by the plan's rule vector alone.
+        eos_token_ids: what the rule vector's ramp raises.
+        state: (R, 3), what the rule has gathered before (see `cores.rule_scores`).
+    """
     num_streams, num_rows, vocab = logits.shape
     logprobs = logits.log_softmax(-1).reshape(num_streams * num_rows, vocab)
     stream_rows = [[k * num_rows + r for k in range(num_streams)] for r in range(num_rows)]

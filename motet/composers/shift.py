@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Plan, Rules, SetKind, Stream, TokenSet
+from motet.composers.plan import Plan, RuleVector, SetKind, Stream, TokenSet
 from motet.composers.roles import Voice
 
 MAX_STREAMS = 32
@@ -45,7 +45,7 @@ class Shift:
 
     terms: tuple[Term, ...] = ()
     masks: tuple[VoiceSet, ...] = ()
-    rules: Rules | None = None
+    rules: RuleVector | None = None
 
 
 def nucleus(voice: Voice, top_p: float | None) -> VoiceSet | None:
@@ -67,7 +67,7 @@ def add_shifts(shifts: Sequence[Shift], path: str) -> Shift:
     )
 
 
-def _add_rules(rules: Sequence[Rules], path: str) -> Rules | None:
+def _add_rules(rules: Sequence[RuleVector], path: str) -> RuleVector | None:
     if not rules:
         return None
     lengths = {rule.eos_ramp_tokens for rule in rules if rule.eos_ramp_tokens}
@@ -77,7 +77,7 @@ def _add_rules(rules: Sequence[Rules], path: str) -> Rules | None:
     for rule in rules:
         for token, offset in rule.offsets:
             offsets[token] = offsets.get(token, 0.0) + offset
-    return Rules(
+    return RuleVector(
         eos_ramp_tokens=max(lengths, default=0),
         eos_ramp_weight=math.fsum(rule.eos_ramp_weight for rule in rules),
         repetition=math.fsum(rule.repetition for rule in rules),
@@ -122,9 +122,9 @@ def _merged(terms: Iterable[Term]) -> list[Term]:
 
 def _set_only_terms(sets: Sequence[VoiceSet], kept: Sequence[Term], merged: Sequence[Term]) -> list[Term]:
     """Weight-0 terms for voices that only a mask or gate reads; sets are defined at temperature 1."""
-    heard = {term.voice for term in kept if term.temperature == 1.0}
+    used = {term.voice for term in kept if term.temperature == 1.0}
     roles = {term.voice: term.role for term in reversed(merged) if term.temperature == 1.0}
-    missing = [voice for voice in dict.fromkeys(s.voice for s in sets) if voice not in heard]
+    missing = [voice for voice in dict.fromkeys(s.voice for s in sets) if voice not in used]
     return [Term(roles.get(voice, "mask"), voice, 0.0) for voice in missing]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,7 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
 }
+NAME = re.compile(r"demo(?::(\d+))?")  # of a family, as recipes write it
 MEASURED_QUESTIONS = 300  # per split, at most
 
 
@@ -83,6 +85,15 @@ def build_family(
             _build(scratch, seed, recipe, progress or for_console())
             _publish(scratch, folder)
     return folder
+
+
+def seed_of(root: str | None, folder: Path) -> int | None:
+    """The seed of the demo family that a recipe in `folder` names as its root: `demo` (0) or `demo:SEED`.
+
+    None for any other root, also for a folder of that name.
+    """
+    match = NAME.fullmatch(root or "")
+    return None if match is None or (folder / match[0]).is_dir() else int(match[1] or 0)
 
 
 @contextmanager

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 class Merge(Setting, frozen=True):
-    """`add` maps models to their weight λ; the reference of each is `reference`, by default `base`."""
+    """A model whose weights are merged from those of others."""
 
     base: str
+    """The model that the differences are added to."""
     add: dict[str, FiniteFloat] = Field(min_length=1)
+    """Models with their weight λ."""
     reference: str | None = None
+    """What each model's difference is taken from, by default `base`."""
 
     @property
     def members(self) -> list[str]:

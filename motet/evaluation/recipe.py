@@ -32,12 +32,14 @@ PACKAGED = Path(__file__).parent / "recipes"
 
 
 class Source(Setting, frozen=True):
-    """What is asked: the running server at the address `server` (without /v1), else the application in this process
-    over the operator's file `models` of the root. `merges` adds models whose weights are merged from the file's."""
+    """What is asked: a running server, else the application in this process over an operator's file."""
 
     server: str | None = None
+    """The address of a running server, without /v1."""
     models: str = "models.yaml"
+    """The operator's file, in the root."""
     merges: dict[str, Merge] = Field(default_factory=dict[str, Merge])
+    """Further models, whose weights are merged from the file's."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Source:
@@ -48,19 +50,29 @@ class Source(Setting, frozen=True):
 
 
 class Recipe(Setting, frozen=True):
-    """One evaluation. `limit`: rows that are read of each data file at most. `examples`: the file that prompt-only
-    subjects take their answered questions from."""
+    """One evaluation."""
 
-    name: str | None = None  # by default the output folder's name
+    name: str | None = None
+    """By default the output folder's name."""
     root: str | None = None
+    """The folder of data and of the operator's file, by default the recipe's own; `demo` is the cached demo family of
+    seed 0, `demo:3` that of seed 3."""
     output: Path
+    """The folder to write, relative to the working directory."""
     api: Source = Source()
+    """What is asked."""
     subjects: Annotated[dict[str, AnySubject], Field(min_length=1)]
+    """What is evaluated, by name."""
     tasks: Annotated[tuple[AnyTask, ...], Field(min_length=1)]
+    """What is measured."""
     examples: str | None = None
+    """The file that prompt-only subjects take their answered questions from."""
     limit: Annotated[int, Field(ge=1)] | None = None
+    """Rows that are read of each data file, at most."""
     concurrency: Annotated[int, Field(ge=1)] = 32
+    """Requests that are asked at once."""
     sweep: Sweep | None = None
+    """What `motet eval sweep` varies."""
 
     @property
     def title(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -22,8 +21,6 @@ from motet.evaluation.merge import write_merge
 from motet.evaluation.recipe import Recipe, Source
 from motet.evaluation.settings import RecipeError
 from motet.evaluation.subject import Pair
-
-DEMO = re.compile(r"demo(:\d+)?")
 
 
 class Progress:
@@ -114,12 +111,13 @@ def find_root(recipe: Recipe, folder: Path, progress: Progress, cache: Path | No
     """The folder of data and models; a demo family is built where it is missing."""
     if recipe.root is None:
         return folder
-    if not DEMO.fullmatch(recipe.root) or (folder / recipe.root).is_dir():
-        return folder / Path(recipe.root).expanduser()
-    from motet.demo.family import build_family
+    from motet.demo.family import build_family, seed_of
 
+    seed = seed_of(recipe.root, folder)
+    if seed is None:
+        return folder / Path(recipe.root).expanduser()
     progress.tell("the demo family")
-    return build_family(int(recipe.root.partition(":")[2] or 0), cache)
+    return build_family(seed, cache)
 
 
 def find_data(root: Path) -> Path:

@@ -18,9 +18,9 @@ class RecipeError(Exception):
 
 
 class Setting(BaseModel, frozen=True):
-    """Frozen, and strict about names that it does not know."""
+    """Frozen, and strict about names that it does not know; the texts below fields are their descriptions."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 S = TypeVar("S", bound=Setting)

@@ -13,16 +13,20 @@ Pair = tuple[str, str]  # (question, answer)
 
 
 class Subject(Setting, frozen=True):
-    """A bare string is a model id. `composition` is an object as in a request, `model` is then its base.
+    """A model, a composition, or a prompt around one; a bare string is a model id.
 
-    `instructions` (a system message) and `examples` (so many answered questions before the asked one, from the
-    recipe's `examples` file) make a prompt-only baseline in the manner of URIAL (Lin et al. 2023, arXiv:2312.01552).
+    `instructions` and `examples` make a prompt-only baseline in the manner of URIAL (Lin et al. 2023,
+    arXiv:2312.01552).
     """
 
     model: str | None = None
+    """A model or a named composition; beside `composition`, its base."""
     composition: dict[str, Any] | None = None
+    """An object as in a request."""
     instructions: str | None = None
+    """A system message."""
     examples: Annotated[int, Field(ge=0)] = 0
+    """So many answered questions before the asked one, from the recipe's `examples` file."""
 
     @model_validator(mode="after")
     def _something(self) -> Subject:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from motet.evaluation.bench import Row
 from motet.evaluation.measures.pareto import pareto_front
 from motet.evaluation.recipe import Recipe
-from motet.evaluation.report import as_json, columns, markdown, table, write_results
+from motet.evaluation.report import columns
 from motet.evaluation.run import Progress, Results, evaluate
 from motet.evaluation.settings import RecipeError, nearest
 from motet.evaluation.sweep_settings import Select, Sweep, label, varied
@@ -101,48 +97,3 @@ def chosen_of(select: Select | None, rows: Mapping[str, Row]) -> str | None:
     if select.rule == "first":
         return next((name for name, value in values.items() if value >= select.at_least), None)
     return max(values, key=lambda name: _upward(values[name], select.better), default=None)
-
-
-def marks(swept: Swept) -> dict[str, str]:
-    """What is said of each point beside its name."""
-    return {
-        name: ", ".join([*["Pareto"] * (name in swept.front), *["chosen"] * (name == swept.chosen)])
-        for name in swept.rows
-    }
-
-
-def _marked(swept: Swept) -> dict[str, Row]:
-    said = marks(swept)
-    return {f"{name} ({said[name]})" if said[name] else name: row for name, row in swept.rows.items()}
-
-
-def print_sweep(console: Console, swept: Swept) -> None:
-    """The points with the front's measures, and the choice."""
-    wanted = [axis.measure for axis in swept.sweep.front]
-    wanted += [swept.sweep.select.measure] if swept.sweep.select else []
-    short = {name: {measure: row.get(measure) for measure in wanted} for name, row in _marked(swept).items()}
-    console.print(table(f"{swept.results.recipe.title}: sweep", short, "point"))
-    if swept.sweep.select is not None:
-        console.print(f"chosen: {swept.chosen or 'none: no point reaches the level'}", highlight=False)
-
-
-def write_sweep(swept: Swept) -> list[Path]:
-    """As `write_results`, and `sweep.json`, `sweep.csv`, `sweep.md`, `sweep.png` and `sweep.svg`; their paths."""
-    from motet.evaluation.figure import draw
-
-    files = write_results(swept.results)
-    folder = swept.results.recipe.output
-    said = marks(swept)
-    about = {"chosen": swept.chosen, "front": sorted(swept.front), "points": swept.points, **as_json(swept.results)}
-    (folder / "sweep.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "sweep.md").write_text(markdown(_marked(swept), "point"), encoding="utf-8")
-    with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        names = columns(swept.rows)
-        writer.writerow(["point", *swept.sweep.over, "mark", *names])
-        for name, row in swept.rows.items():
-            values = [swept.points.get(name, {}).get(field, "") for field in swept.sweep.over]
-            writer.writerow([name, *values, said[name], *(row.get(measure) for measure in names)])
-    written = [folder / f"sweep.{kind}" for kind in ("json", "md", "csv", "png", "svg")]
-    draw(swept, written[-2:])
-    return [*files, *written]

@@ -18,31 +18,41 @@ Values = Annotated[list[Any], Field(min_length=1)]
 
 
 class Axis(Setting, frozen=True):
-    """A measure, and whether more of it is better. `log`: drawn on a logarithmic axis."""
+    """A measure of the Pareto front."""
 
     measure: str
+    """A column of the report."""
     better: Direction = "max"
+    """Whether more or less of it is better."""
     log: bool = False
+    """Draw it on a logarithmic axis."""
 
 
 class Select(Setting, frozen=True):
-    """`best`: the point with the best `measure`. `first`: the first point of the grid whose `measure` reaches
-    `at_least`. Either way no measure against a reference model is needed unless it is named here."""
+    """Which point is chosen. No measure against a reference model is needed unless it is named here."""
 
     rule: Literal["best", "first"] = "best"
+    """`best`: the point with the best `measure`. `first`: the first point of the grid whose `measure` reaches
+    `at_least`."""
     measure: str
+    """A column of the report."""
     better: Direction = "max"
+    """Whether more or less of it is better."""
     at_least: float = 0.05
+    """For `first`."""
 
 
 class Sweep(Setting, frozen=True):
-    """A grid over fields of the subject's own composition; `over` maps dotted field names to values, the last one
-    varies fastest. `front` are the measures of the Pareto front, the first two of them the figure's axes."""
+    """A grid over fields of a subject's own composition."""
 
     subject: str
+    """The subject that is varied."""
     over: Annotated[dict[str, Values], Field(min_length=1)]
+    """Dotted field names with their values; the last one varies fastest."""
     front: Annotated[tuple[Axis, ...], Field(min_length=2)]
+    """Measures of the Pareto front; the first two are the figure's axes."""
     select: Select | None = None
+    """How a point is chosen; by default none is."""
 
     def points(self) -> list[dict[str, Any]]:
         """Every combination of values."""

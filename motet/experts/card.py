@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from motet.composers.strategies import STRATEGIES
 from motet.experts.roles import PARTNER_ROLES
-
-if TYPE_CHECKING:
-    from motet.experts.bundle import ExpertBundle
+from motet.experts.schema import ExpertBundle
 
 # the field of a strategy that holds the strength of its shift
 WEIGHT_FIELDS = ("alpha", "beta", "weight", "lambda", "omega")

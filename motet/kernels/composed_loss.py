@@ -1,4 +1,4 @@
-"""Losses of a model, or of a composition of models, without all of their logits at once.
+"""Losses of a model, or of a weighted sum of models, without all of their logits at once.
 
 For N tokens and K heads, logits and log-softmaxes of every member are K × N × V floats, of which a loss needs one
 number per token. Here a block of tokens at a time is composed, and its gradient taken at once, as Liger-Kernel's fused
@@ -26,6 +26,18 @@ Values = Callable[..., Tensor]
 def block_rows(width: int, block_bytes: int = BLOCK_BYTES) -> int:
     """How many rows of `width` float32 scores are computed at once."""
     return max(1, block_bytes // (4 * width))
+
+
+def weighted_sum(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """`Σ_k w_k · logits_k` (n, V) of K streams (n, V), with gradients.
+
+    The scores of `reference.compose` up to a constant per row, which a loss does not see: normalising K streams first
+    would cost K log-softmaxes that no loss needs. Not for masks, gates and other rules, which need log-probs.
+
+    Args:
+        weights: of each stream, divided by its temperature.
+    """
+    return cast("Tensor", sum(weight * stream for weight, stream in zip(weights, logits, strict=True)))
 
 
 def in_blocks(values: Values, inputs: Sequence[Tensor], size: int, *, trains: bool = False) -> Tensor:

@@ -1,4 +1,8 @@
-"""The one composition formula: the oracle of every faster path.
+"""The composition formula as it is written down: the oracle of every faster path.
+
+The weighted sum stands once more in each backend that must compute it, always tested against this module: `eager` (the
+CPU), `triton.scores` (CUDA) and `composed_loss.weighted_sum` (losses). `composers.rows.reference_logprobs` applies this
+module to one plan.
 
 Shapes: V is the shared vocabulary, N the stream rows of a step (all streams of all requests), R the output rows
 (one per token position of one choice). Every function follows the dtype of its input: float32 in the engine,

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from motet.engines.base import ModelInfo
+from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.operator.file import Configuration
-from motet.operator.loading import find_sources
 from motet.operator.loading_vllm import checkpoints, inspect
+from motet.operator.sources import find_sources
 
 if TYPE_CHECKING:
     from motet.engines.vllm.loading import Checkpoint

@@ -47,8 +47,8 @@ def _families(configuration: Configuration) -> Table:
     """
     from motet.engines.vllm.speculation import draft_of
     from motet.operator.families import per_family
-    from motet.operator.loading import find_sources
     from motet.operator.loading_vllm import inspect
+    from motet.operator.sources import find_sources
 
     table = Table(*FAMILY_HEADINGS, show_edge=False, box=SIMPLE_HEAD)
     sources = find_sources(configuration)
@@ -71,7 +71,8 @@ def _print(table: Table) -> None:
 def _facts(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
     """Raises ConfigError: the model cannot be read."""
     from motet.models.memory import gib
-    from motet.operator.preflight import device_of, read_model, weight_bytes
+    from motet.operator.memory import weight_bytes
+    from motet.operator.preflight import device_of, read_model
 
     engine = configuration.settings.engine
     try:

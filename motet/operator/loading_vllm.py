@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motet.composers.vocabulary import read_vocabulary
-from motet.engines.base import Engine, ModelInfo
+from motet.engines.base import Engine
 from motet.engines.vllm.families import Families, Family, crossing
 from motet.engines.vllm.memory import KvCache
 from motet.engines.vllm.speculation import draft_of, for_models
 from motet.models import gguf
 from motet.models.checkpoint import load_weights, local, read_tokenizer
+from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.operator.adapters import merge_adapter
 from motet.operator.families import group, per_family, shares
 from motet.operator.file import ConfigError, Configuration
-from motet.operator.loading import Told, find_sources, registry_of
-from motet.operator.preflight import read_model
+from motet.operator.preflight import read_model, registry_of
 from motet.operator.registry import Registry
-from motet.operator.settings import ModelConfig
-from motet.operator.sources import Source
+from motet.operator.settings import Log, ModelConfig
+from motet.operator.sources import Source, find_sources
 
 if TYPE_CHECKING:
     from motet.engines.vllm.engine import VllmEngine
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MERGE = 2  # counts the ways in which adapters were merged: what an older one made is not taken from the cache
 
 
-def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registry]:
+def load_vllm(configuration: Configuration, log: Log) -> tuple[Engine, Registry]:
     """One engine per family of models. What can be known from the configurations is checked first: vLLM takes its time
     to start.
 
@@ -54,13 +54,13 @@ def load_vllm(configuration: Configuration, tell: Told) -> tuple[Engine, Registr
             name: memory.held(share, costs[name], configuration.settings.engine.engine_args)
             for name, share in divided.items()
         }
-        infos = _within_cache(configuration, families, infos, held, tell)
+        infos = _within_cache(configuration, families, infos, held, log)
     registry = registry_of(configuration, sources, tokenizers, infos)
     _check_crossings(registry, families)
     parts = {name: memory.part(share) for name, share in divided.items()}
-    found = checkpoints(sources, tell)
+    found = checkpoints(sources, log)
     _check_models(configuration, families, found, infos)
-    return _start_all(configuration, families, found, infos, parts, tell), registry
+    return _start_all(configuration, families, found, infos, parts, log), registry
 
 
 def _within_cache(
@@ -68,7 +68,7 @@ def _within_cache(
     families: Sequence[Family],
     infos: Mapping[str, ModelInfo],
     held: Mapping[str, int],
-    tell: Told,
+    log: Log,
 ) -> dict[str, ModelInfo]:
     """vLLM starts only where one context of the greatest length fits into the cache: a length that nobody asked for is
     shortened to that.
@@ -92,7 +92,7 @@ def _within_cache(
                 f"holds {max(0, most):,}; lower it, or raise engine.kv_cache_gib."
             )
             continue
-        tell(
+        log(
             f"{whose}: contexts are limited to {most:,} of {longest:,} tokens, which is what the cache holds; "
             "engine.kv_cache_gib raises that"
         )
@@ -170,7 +170,7 @@ def _start_all(
     found: Mapping[str, Checkpoint],
     infos: Mapping[str, ModelInfo],
     memory: Mapping[str, Mapping[str, Any]],
-    tell: Told,
+    log: Log,
 ) -> Engine:
     """One engine after the other: vLLM measures the free memory of a device while it starts.
 
@@ -183,10 +183,10 @@ def _start_all(
     config = configuration.settings.engine
     engines: dict[str, VllmEngine] = {}
     if len(families) > 1 and (variable := overriding_environment()) is not None:
-        tell(f"{variable} is set: each of the {len(families)} engines takes that much, whatever the file says")
+        log(f"{variable} is set: each of the {len(families)} engines takes that much, whatever the file says")
     with ExitStack() as started:
         for family in families:
-            tell(f"starting vLLM with {', '.join(family.models)}")
+            log(f"starting vLLM with {', '.join(family.models)}")
             try:
                 engine = start(
                     {name: found[name] for name in family.models},
@@ -199,12 +199,12 @@ def _start_all(
                 raise ConfigError([f"vLLM did not start with {', '.join(family.models)}: {error}"]) from error
             started.callback(engine.shutdown)
             engines[family.name] = engine
-            tell(told(family.models, engine.capacity.bytes_per_token, engine.capacity.tokens))
+            log(memory_line(family.models, engine.capacity.bytes_per_token, engine.capacity.tokens))
         started.pop_all()
     return engines[families[0].name] if len(families) == 1 else Families(families, engines)
 
 
-def told(models: Sequence[str], bytes_per_token: int, tokens: int) -> str:
+def memory_line(models: Sequence[str], bytes_per_token: int, tokens: int) -> str:
     """What the start-up log says of a family's memory."""
     whose = "its" if len(models) == 1 else "all of their"
     return (
@@ -213,7 +213,7 @@ def told(models: Sequence[str], bytes_per_token: int, tokens: int) -> str:
     )
 
 
-def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoint]:
+def checkpoints(sources: Mapping[str, Source], log: Log) -> dict[str, Checkpoint]:
     """Name → where full weights are. Adapters are merged into their base and GGUF files are converted once, in the
     cache."""
     from motet.engines.vllm.loading import CACHE, Checkpoint
@@ -221,12 +221,12 @@ def checkpoints(sources: Mapping[str, Source], tell: Told) -> dict[str, Checkpoi
     found: dict[str, Checkpoint] = {}
     for name, source in sources.items():
         if gguf.is_gguf(source.path):
-            tell(f"converting {source.path} into a folder, which vLLM reads")
+            log(f"converting {source.path} into a folder, which vLLM reads")
             found[name] = Checkpoint(str(converted_checkpoint(Path(source.path), CACHE.expanduser())))
         elif source.base is None:
             found[name] = Checkpoint(source.path, source.revision)
         else:
-            tell(f"merging the adapter of {name} into {source.base}")
+            log(f"merging the adapter of {name} into {source.base}")
             merged = merged_checkpoint(source, CACHE.expanduser())
             found[name] = Checkpoint(str(merged), tokenizer=source.tokenizer)
     return found

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from motet.composers.vocabulary import vocabulary_size
-from motet.engines.base import ModelInfo
-from motet.models import memory, prequantised
-from motet.models.checkpoint import local, read_config
-from motet.models.memory import GIB, gib
+from motet.composers.spec import CompositionError
+from motet.composers.vocabulary import read_vocabulary, vocabulary_size
+from motet.experts.fit import Known
+from motet.models import prequantised
+from motet.models.checkpoint import read_config, read_generation_config
+from motet.models.ends import end_token_ids
+from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
+from motet.operator.adapters import num_tokens
+from motet.operator.experts import read_experts
 from motet.operator.file import ConfigError, Configuration
-from motet.operator.registry import Registry
-from motet.operator.settings import EngineConfig, ModelConfig
+from motet.operator.memory import memory_problems, memory_warnings
+from motet.operator.registry import LoadedModel, Registry, Template
+from motet.operator.settings import EngineConfig, ModelConfig, source_of
 from motet.operator.sources import Source, file_problems, find_source
-
-SMALLEST_CONTEXT = 64  # tokens: what an arena of the embedded engine takes for the shortest request
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,6 @@ def prepare(configuration: Configuration) -> Prepared:
     Raises:
         ConfigError: everything that is wrong with their files; then with what they are composed to; then with memory.
     """
-    from motet.operator.loading import registry_of
-
     sources, tokenizers, infos, problems = _read_all(configuration)
     if problems:
         raise ConfigError(problems)
@@ -46,7 +49,7 @@ def prepare(configuration: Configuration) -> Prepared:
     problems = memory_problems(configuration.settings.engine, sources, infos)
     if problems:
         raise ConfigError(problems)
-    warnings = _endless(infos) + _memory_warnings(configuration.settings.engine, sources, infos)
+    warnings = _endless(infos) + memory_warnings(configuration.settings.engine, sources, infos)
     return Prepared(sources, tokenizers, registry, warnings)
 
 
@@ -101,8 +104,7 @@ def read_model(
         ConfigError: everything that is wrong with its files.
         OSError, ValueError: a tokenizer or a configuration that cannot be read or do not fit together.
     """
-    from motet.engines.facts import read_facts
-    from motet.operator.loading import check_width, load_tokenizer, own_ends
+    from motet.models.facts import read_facts
 
     found = file_problems(source)
     if found:
@@ -130,84 +132,88 @@ def read_model(
     return tokenizer, replace(info, quantization=model.quantize)
 
 
-def memory_problems(engine: EngineConfig, sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> list[str]:
-    """What cannot fit: weights and the shortest request into each device's memory, that request into the KV budget.
+def load_tokenizer(source: str, revision: str | None) -> Tokenizer:
+    """Raises ValueError: it cannot be loaded."""
+    try:
+        return Tokenizer.load(source, revision)
+    except Exception as error:  # transformers raises whatever its parsers raise
+        raise ValueError(f"the tokenizer of {source} cannot be loaded: {_needs(source) or error}") from error
 
-    The budget itself is taken as requests need it: where it might not fit, `_memory_warnings` says so.
-    """
-    budget = int(engine.kv_cache_gib * GIB)
-    largest = max(infos.values(), key=lambda info: info.kv_bytes_per_token)
-    least = SMALLEST_CONTEXT * largest.kv_bytes_per_token
-    if budget < least:
-        return [
-            f"engine.kv_cache_gib: {engine.kv_cache_gib:g} GiB hold no request: {largest.name!r} needs "
-            f"{largest.kv_bytes_per_token:,} bytes for each of {SMALLEST_CONTEXT} tokens, {least / GIB:.3g} GiB."
-        ]
-    return [
-        f"engine: the models do not fit into {demand.sentence(budget)}."
-        for demand in _demands(sources, infos)
-        if demand.weights + least > demand.free or budget > demand.free
+
+def _needs(source: str) -> str | None:
+    """The package that reads a tokenizer without tokenizer.json, where it is not installed: transformers then names
+    another one."""
+    lacking = [name for name in ("sentencepiece", "google.protobuf") if find_spec(name) is None]
+    is_pieces = Path(source, "tokenizer.model").is_file() and not Path(source, "tokenizer.json").is_file()
+    packages = " ".join(name.removeprefix("google.") for name in lacking)
+    return f"tokenizer.model needs a package that is missing: pip install {packages}" if is_pieces and lacking else None
+
+
+def own_ends(source: Source, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ends of an answer beside those of the model's configuration: of the generation configurations of checkpoint
+    and adapter, and of the tokenizer."""
+    adapter = source.folder() if source.base else None
+    checkpoint = read_generation_config(source.checkpoint, source.checkpoint_revision)
+    beside = None if adapter is None else read_generation_config(str(adapter))
+    return end_token_ids(checkpoint, beside, tokenizer.hf)
+
+
+def check_width(source: Source, vocab_size: int) -> None:
+    """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
+    config = cast(Any, read_config(source.checkpoint, source.checkpoint_revision))
+    width = int(config.get_text_config().vocab_size)
+    if width < vocab_size and source.base is not None:  # tokens that were added when the adapter was trained
+        width = num_tokens(source) or width
+    if width < vocab_size:
+        raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")
+
+
+def registry_of(
+    configuration: Configuration,
+    sources: Mapping[str, Source],
+    tokenizers: Mapping[str, Tokenizer],
+    infos: Mapping[str, ModelInfo],
+) -> Registry:
+    """The names that requests may use. Raises ConfigError, as `read_experts` and `check` do."""
+    experts = read_experts(sources, tokenizers)
+    members = {
+        name: _loaded(name, info, tokenizers[name], experts[name], configuration) for name, info in infos.items()
+    }
+    registry = Registry(members, configuration.compositions, created=int(time.time()))
+    check(registry, configuration)
+    return registry
+
+
+def _loaded(
+    name: str, info: ModelInfo, tokenizer: Tokenizer, expert: Known, configuration: Configuration
+) -> LoadedModel:
+    model = configuration.settings.models[name]
+    template: Template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
+    source = Path(source_of(model, configuration.folder)).name if Path(model.path).is_absolute() else model.path
+    vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size, cut=model.vocab == "cut")
+    return LoadedModel(info, tokenizer, vocabulary, template, source, expert.bundle, expert.weights, model.check_expert)
+
+
+def check(registry: Registry, configuration: Configuration) -> None:
+    """Raises ConfigError: templates that do not exist, named compositions that cannot be built."""
+    problems = [
+        f"models.{name}.template: the model has no chat template."
+        for name, member in registry.members.items()
+        if member.template == "chat" and not member.tokenizer.has_chat_template
     ]
+    problems += _composition_problems(registry, registry.compositions)
+    if problems:
+        raise ConfigError(problems)
 
 
-def _memory_warnings(engine: EngineConfig, sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> list[str]:
-    """What would not fit if requests took the whole KV budget."""
-    budget = int(engine.kv_cache_gib * GIB)
-    return [
-        f"engine: under load the models may not fit into {demand.sentence(budget)}. Nearest: a smaller kv_cache_gib."
-        for demand in _demands(sources, infos)
-        if demand.weights + budget > demand.free
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Demand:
-    """What the models of one device take, and what it has free, in bytes."""
-
-    device: str
-    sizes: Mapping[str, int]
-    free: int
-
-    @property
-    def weights(self) -> int:
-        return sum(self.sizes.values())
-
-    def sentence(self, budget: int) -> str:
-        parts = ", ".join(f"{name} {gib(size)}" for name, size in self.sizes.items())
-        return (
-            f"the {gib(self.free)} that {self.device} has free: {parts} of weights and {gib(budget)} of keys and "
-            f"values (kv_cache_gib) are {gib(self.weights + budget)}"
-        )
-
-
-def _demands(sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> list[_Demand]:
-    sizes = {name: weight_bytes(sources[name], info) for name, info in infos.items()}
-    return [
-        _Demand(
-            device,
-            {name: size for name, size in sizes.items() if infos[name].device == device},
-            memory.available_bytes(device),
-        )
-        for device in dict.fromkeys(info.device for info in infos.values())
-    ]
-
-
-def weight_bytes(source: Source, info: ModelInfo) -> int:
-    """Bytes of a model's weights once they are loaded."""
-    from motet.engines.facts import DTYPE_BYTES, shapes_of
-    from motet.engines.torch.quantization import weight_bytes as quantized_bytes
-
-    itemsize = DTYPE_BYTES.get(info.dtype, 4)
-    if info.quantization is not None:
-        return quantized_bytes(shapes_of(_config(source)), info.quantization, itemsize)
-    place = local(source.checkpoint, source.checkpoint_revision)
-    if prequantised.method_of(_config(source)) is not None:
-        return sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))
-    return info.num_parameters * itemsize
-
-
-def _config(source: Source) -> Any:
-    return read_config(source.checkpoint, source.checkpoint_revision)
+def _composition_problems(registry: Registry, compositions: Mapping[str, object]) -> list[str]:
+    problems: list[str] = []
+    for name in compositions:
+        try:
+            registry.card(name)
+        except CompositionError as error:
+            problems.append(f"compositions.{name}: {error}")
+    return problems
 
 
 def _endless(infos: Mapping[str, ModelInfo]) -> list[str]:

@@ -1,16 +1,18 @@
-"""What the operator decides. The environment is read in `operator_file.py` alone, flags in `cli.py`."""
+"""What the operator decides. The environment is read in `file.py` alone, flags in `motet.cli`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from motet.engines.base import Quantization
+from motet.models.info import Quantization
 
+Log = Callable[[str], None]  # is called with each line that the start-up has to say
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 FamilyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]  # also the name of a folder
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
@@ -24,41 +26,55 @@ def _listed(value: Any) -> Any:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    """Frozen, and strict about names that it does not know; the texts below fields are their descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
-    """`path` is a folder or a GGUF file (relative to the file), or a hub id. `template`: how the model reads messages;
-    by default its chat template where it has one, else their plain text. `dtype` and `device`: by default the engine's.
-    `quantize`: the embedded engine stores the weights in 8 or 4 bits. `base`: the model that an adapter belongs to, by
-    default what the adapter itself names. `check_expert`: whether compositions must keep to the role and partner of the
-    model's `expert.json`. `vocab`: whether the model may be composed with models that lack its last tokens, which are
-    then impossible (`cut`)."""
+    """One model, under the name by which requests and compositions call it."""
 
     path: Annotated[str, Field(min_length=1)]
+    """A folder or a GGUF file (relative to the operator's file), or a hub id."""
     dtype: Dtype | None = None
+    """By default the engine's."""
     device: Device | None = None
+    """By default the engine's."""
     quantize: Quantization | None = None
+    """The embedded engine stores the weights in 8 or 4 bits."""
     template: Literal["chat", "plain"] | None = None
+    """How the model reads messages; by default its chat template where it has one, else their plain text."""
     revision: str | None = None
+    """Of a hub id: a branch, a tag or a commit."""
     base: Annotated[str, Field(min_length=1)] | None = None
+    """The model that an adapter belongs to, by default what the adapter itself names."""
     check_expert: bool = True
+    """Whether compositions must keep to the role and the partner that the model's `expert.json` names."""
     vocab: Literal["exact", "cut"] = "exact"
+    """`cut`: the model may be composed with models that lack its last tokens, which are then impossible."""
 
 
 class ServerConfig(Section):
-    """`max_choices`: choices in flight, computed or waiting; more are answered 503. `drain_seconds`: how long
-    SIGTERM lets running answers go on."""
+    """Where it listens, who may ask, and how much at once."""
 
     host: str = "127.0.0.1"
+    """The address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 takes a free one."""
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Clients must send one of them; none: everybody is let in."""
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    """Origins of web pages whose scripts may ask; `*` is any."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
+    """Longer bodies are answered 413."""
     max_choices: Annotated[int, Field(ge=1)] = 1024
+    """Choices in flight, computed or waiting; more are answered 503."""
     max_choices_per_key: Annotated[int, Field(ge=1)] | None = None
+    """The same for each key; more are answered 429."""
     keep_alive_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
+    """A stream in which nothing came for so long gets a comment line."""
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """How long SIGTERM lets running answers go on."""
 
 
 def _with_models(value: Any) -> Any:
@@ -67,46 +83,66 @@ def _with_models(value: Any) -> Any:
 
 
 class FamilyConfig(Section):
-    """Models that one vLLM engine holds; a list stands for `models` alone. `memory`: the fraction of the file's memory
-    (`kv_cache_gib`, or vLLM's `gpu_memory_utilization`) that is theirs, by default what suits their sizes."""
+    """Models that one vLLM engine holds; a list stands for `models` alone."""
 
     models: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Their names; every model of the file is in one family."""
     memory: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The fraction of the file's memory (`kv_cache_gib`, or vLLM's `gpu_memory_utilization`) that is theirs, by default
+    what suits their sizes."""
 
 
 Families = dict[FamilyName, Annotated[FamilyConfig, BeforeValidator(_with_models)]]
 
 
 class EngineConfig(Section):
-    """`kind`: the embedded engine, or vLLM with `engine_args` and `families` of its own. `kv_cache_gib`: memory for
-    keys and values of all models. `max_running`: choices computed at once, by each family. `prefill_chunk`: prompt
-    tokens per step while others decode. `dtype` auto: the checkpoint's own; `device` auto: CUDA where there is one."""
+    """What computes."""
 
     kind: Literal["torch", "vllm"] = "torch"
+    """The embedded engine, or vLLM."""
     engine_args: dict[str, Any] = {}
+    """vLLM's own options, by their names there."""
     families: Families = {}
+    """vLLM: which models share an engine, by default those that can be composed."""
     kv_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Memory for keys and values of all models."""
     max_running: Annotated[int, Field(ge=1)] = 64
+    """Choices computed at once, by each family."""
     prefill_chunk: Annotated[int, Field(ge=1)] = 128
+    """Prompt tokens per step while others decode."""
     max_model_len: Annotated[int, Field(ge=2)] | None = None
+    """Upper bound on the context of every model, by default its own."""
     dtype: Dtype = "auto"
+    """Of the weights; `auto` is the checkpoint's own."""
     device: Device = "auto"
+    """`auto` is CUDA where there is one, else the CPU."""
 
 
 class LogConfig(Section):
+    """What is logged; never prompts."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
     format: Literal["plain", "json"] = "plain"
+    """`json`: one object per line."""
 
 
 class Settings(BaseSettings):
-    """The operator's file. `folder` is what its paths are relative to."""
+    """The operator's file."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="MOTET_", env_nested_delimiter="__", protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        env_prefix="MOTET_",
+        env_nested_delimiter="__",
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
+    """The models by name."""
     compositions: dict[str, dict[str, Any]] = {}
+    """Named compositions: model ids that stand for a composition object, as requests send it."""
     server: ServerConfig = ServerConfig()
     engine: EngineConfig = EngineConfig()
     log: LogConfig = LogConfig()
@@ -120,7 +156,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what it is given: `operator_file.py` merges the sources, to know where each value came from."""
+        """Only what it is given: `file.py` merges the sources, to know where each value came from."""
         return (init_settings,)
 
 

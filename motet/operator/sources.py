@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from motet.models import files, gguf, hub
 from motet.models.checkpoint import local
+from motet.operator.file import ConfigError, Configuration
 from motet.operator.settings import ModelConfig, source_of
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -74,6 +75,20 @@ def find_source(model: ModelConfig, folder: Path) -> Source:
     if Path(base, ADAPTER_CONFIG).is_file():
         raise ValueError(f"the adapter's base {base} is itself an adapter: merge that one first.")
     return Source(path, model.revision, base, None if model.base else written.get("revision"))
+
+
+def find_sources(configuration: Configuration) -> dict[str, Source]:
+    """Raises ConfigError: adapters whose bases cannot be found, all together."""
+    sources: dict[str, Source] = {}
+    problems: list[str] = []
+    for name, model in configuration.settings.models.items():
+        try:
+            sources[name] = find_source(model, configuration.folder)
+        except (OSError, ValueError) as error:
+            problems.append(f"models.{name}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return sources
 
 
 def file_problems(source: Source) -> list[str]:

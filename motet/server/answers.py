@@ -1,53 +1,121 @@
-"""From jobs to the HTTP answer: whole, or as a stream of chunks, in the form of the endpoint."""
+"""From jobs to the body of the answer: the engine's generations, read as text, whole or as a stream of chunks."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from motet.engines.base import TokenOutput
-from motet.server.choices import Choice, Piece
+from motet.engines.base import Engine, Generation, TokenOutput
 from motet.server.errors import as_api_error, error_body
-from motet.server.forms.form import Form
-from motet.server.jobs import Display, Job
-from motet.server.meter import Meter
-from motet.server.run import Run
+from motet.server.forms import FORMS, extension, usage
+from motet.server.metrics import Meter
+from motet.server.prepare import Job
+from motet.server.query import Display, Query
 from motet.server.schemas import StreamOptions
 from motet.server.service import Service
-from motet.server.sse import DONE, KEEP_ALIVE, data
+from motet.server.sse import DONE, KEEP_ALIVE, encode
+from motet.server.text import ChoiceText, TextPiece
 
 log = logging.getLogger(__name__)
 
-Numbered = tuple[int, Piece]  # (choice of the request, piece)
+JobOutput = tuple[int, TokenOutput]  # (job, output)
+Numbered = tuple[int, TextPiece]  # (choice of the request, piece)
+
+
+class Generations:
+    """Starts all jobs at once and merges their outputs as they come.
+
+    Each generation is read by a task of its own, so that a cancelled request is closed even where the cancellation
+    forbids its reader to wait for anything.
+    """
+
+    def __init__(self, engine: Engine, jobs: Sequence[Job]) -> None:
+        self._engine = engine
+        self._generations: dict[int, Generation] = {}
+        self._queue: asyncio.Queue[JobOutput | Exception | None] = asyncio.Queue()
+        self._readers = [asyncio.create_task(self._read(i, job)) for i, job in enumerate(jobs) if job.computes]
+
+    @property
+    def cached_tokens(self) -> int:
+        return sum(generation.cached_tokens for generation in self._generations.values())
+
+    def queued_of(self, job: int) -> float:
+        """Seconds that the job waited for memory, or has waited so far."""
+        generation = self._generations.get(job)
+        return 0.0 if generation is None else generation.queued_seconds
+
+    def cached_of(self, job: int) -> int:
+        generation = self._generations.get(job)
+        return 0 if generation is None else generation.cached_tokens
+
+    async def _read(self, index: int, job: Job) -> None:
+        try:
+            generation = self._generations[index] = self._engine.generate(job.request)
+            try:
+                async for output in generation:
+                    self._queue.put_nowait((index, output))
+            finally:
+                await generation.aclose()
+            self._queue.put_nowait(None)
+        except Exception as error:  # reaches the client through `outputs`
+            self._queue.put_nowait(error)
+
+    async def outputs(self, idle_seconds: float | None = None) -> AsyncIterator[JobOutput | None]:
+        """Outputs in the order they come; None whenever nothing came for `idle_seconds`.
+
+        Raises:
+            EngineError: one of the generations failed; the others are closed.
+        """
+        open_readers = len(self._readers)
+        while open_readers:
+            try:
+                async with asyncio.timeout(idle_seconds):
+                    event = await self._queue.get()
+            except TimeoutError:
+                yield None
+                continue
+            if isinstance(event, Exception):
+                raise event
+            if event is None:
+                open_readers -= 1
+            else:
+                yield event
+
+    def stop(self, job: int, choice: int) -> None:
+        """No more tokens of this choice are needed."""
+        self._generations[job].stop_choice(choice)
+
+    def close(self) -> None:
+        """Frees all slots within one step; harmless when all has ended."""
+        for reader in self._readers:
+            reader.cancel()
 
 
 class Answer:
     """A request being answered. Choice i of job j is number j·n + i of the request."""
 
-    def __init__(
-        self,
-        service: Service,
-        form: Form,
-        model: str,
-        jobs: Sequence[Job],
-        show: Display,
-    ) -> None:
-        self.form = form
-        self.model = model
+    def __init__(self, service: Service, query: Query, jobs: Sequence[Job]) -> None:
+        self.form = FORMS[query.form]
+        self.model = query.targets[0].model or jobs[0].base
         self.jobs = jobs
-        self.show = show
+        self.show = query.display
         self.keep_alive = service.config.keep_alive_seconds
-        self.id = form.id_prefix + uuid.uuid4().hex
+        self.id = self.form.id_prefix + uuid.uuid4().hex
         self.created = int(time.time())
         self.owners = [job for job in jobs for _ in range(job.request.n)]
-        self.choices = [Choice(job, show) for job in self.owners]
+        self.choices = [ChoiceText(job, self.show) for job in self.owners]
         self.meters = [Meter(service.metrics, job.plan.strategy) for job in self.owners]
-        self.run = Run(service.engine, jobs)
+        self.generations = Generations(service.engine, jobs)
         for job in jobs:
             service.metrics.prompt_tokens.labels(job.plan.strategy).inc(len(job.prompt_ids))
+
+    def close(self) -> None:
+        """Ends what the engine still computes of it."""
+        self.generations.close()
 
     async def pieces(self, idle_seconds: float | None = None) -> AsyncIterator[Numbered | None]:
         """Every choice's pieces as they come; None whenever nothing came for `idle_seconds`.
@@ -60,7 +128,7 @@ class Answer:
                 yield number, piece
         if self._finished():
             return
-        async for event in self.run.outputs(idle_seconds):
+        async for event in self.generations.outputs(idle_seconds):
             if event is None:
                 yield None
             elif (numbered := self._read(*event)) is not None:
@@ -74,14 +142,14 @@ class Answer:
     def _read(self, index: int, output: TokenOutput) -> Numbered | None:
         number = index * self.jobs[index].request.n + output.choice
         choice = self.choices[number]
-        if choice.finished:  # computed before the engine heard of the stop
+        if choice.finished:  # computed before the stop reached the engine
             return None
         if output.choice == 0 and self.meters[number].is_new:
-            self.meters[number].queued(self.run.queued_of(index))
-        self.meters[number].saw(output)
+            self.meters[number].queued(self.generations.queued_of(index))
+        self.meters[number].observe(output)
         piece = choice.read(output)
         if choice.finished and output.finish is None:
-            self.run.stop(index, output.choice)
+            self.generations.stop(index, output.choice)
         if choice.finished:
             self.meters[number].ended(choice.num_tokens, output.finish or "stop")
         return None if piece is None else (number, piece)
@@ -92,7 +160,7 @@ class Answer:
         Raises:
             EngineError: the engine failed on one of the jobs.
         """
-        collected: list[list[Piece]] = [[] for _ in self.choices]
+        collected: list[list[TextPiece]] = [[] for _ in self.choices]
         async for numbered in self.pieces():
             if numbered is not None:
                 collected[numbered[0]].append(numbered[1])
@@ -112,11 +180,11 @@ class Answer:
         """The bytes of a stream; an error in the middle of it is its last event."""
         try:
             async for chunk in self._chunks(options):
-                yield KEEP_ALIVE if chunk is None else data(chunk)
+                yield KEEP_ALIVE if chunk is None else encode(chunk)
         except Exception as error:
             answer = as_api_error(error)
             log.error("stream failed", exc_info=error)
-            yield data(error_body(answer.status_code, answer.detail, answer.param, answer.code))
+            yield encode(error_body(answer.status_code, answer.detail, answer.param, answer.code))
         yield DONE
 
     async def _chunks(self, options: StreamOptions) -> AsyncIterator[dict[str, Any] | None]:
@@ -126,7 +194,7 @@ class Answer:
         async for numbered in self.pieces(self.keep_alive):
             if numbered is None:
                 yield None
-            elif _says_something(numbered[1], self.show):
+            elif _has_content(numbered[1], self.show):
                 number, piece = numbered
                 choice = self.form.chunk(self.index(number), piece, self.owners[number], self.show)
                 yield self._chunk(number, choice, options)
@@ -155,35 +223,47 @@ class Answer:
     def usage(self) -> dict[str, Any]:
         """The base stream's prompt once per job, and all generated tokens."""
         prompt = sum(len(job.prompt_ids) for job in self.jobs)
-        return usage(prompt, sum(choice.num_tokens for choice in self.choices), self.run.cached_tokens)
+        return usage(prompt, sum(choice.num_tokens for choice in self.choices), self.generations.cached_tokens)
 
 
-def extension(jobs: Sequence[Job]) -> dict[str, Any]:
-    """What was composed, and what it took: KV bytes reserved, prompt tokens that each stream read."""
-    plan = jobs[0].plan
-    forced = sum(len(job.request.forced) for job in jobs)
-    read = [sum(len(job.request.contexts[k]) for job in jobs) + forced for k in range(len(plan.streams))]
-    return {
-        "strategy": plan.strategy,
-        "weight_sum": plan.weight_sum,
-        "kv_bytes": sum(job.kv_bytes * job.request.n for job in jobs),
-        "streams": [
-            {"role": stream.role, "model": stream.model, "weight": stream.weight, "prompt_tokens": count}
-            for stream, count in zip(plan.streams, read, strict=True)
-        ],
-    }
-
-
-def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, Any]:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached_tokens},
-    }
-
-
-def _says_something(piece: Piece, show: Display) -> bool:
+def _has_content(piece: TextPiece, show: Display) -> bool:
     """A chunk without text is sent only for its log-probs, ids or trace, or because it ends the choice."""
     asked = show.logprobs is not None or show.token_ids or show.trace is not None
     return bool(piece.text or piece.finish or (asked and piece.tokens))
+
+
+class ComparisonAnswer(Answer):
+    """An answer whose choices belong to candidates: candidate i has the choices of job i."""
+
+    def __init__(self, service: Service, query: Query, jobs: Sequence[Job]) -> None:
+        super().__init__(service, query, jobs)
+        self.names = [target.model or job.base for target, job in zip(query.targets, jobs, strict=True)]
+        self.labels = [label or name for label, name in zip(query.labels or (), self.names, strict=True)]
+
+    def _candidate_of(self, number: int) -> int:
+        return number // self.jobs[0].request.n
+
+    def index(self, number: int) -> int:
+        return number % self.jobs[0].request.n
+
+    def chunk_head(self, number: int) -> dict[str, Any]:
+        candidate = self._candidate_of(number)
+        own = {"candidate": candidate, "label": self.labels[candidate], "model": self.names[candidate]}
+        return {"id": self.id, "object": "comparison.chunk", "created": self.created} | own
+
+    def last_chunk(self) -> dict[str, Any]:
+        return self.chunk_head(0) | {"candidate": None, "label": None, "choices": [], "usage": self.usage()}
+
+    async def whole(self) -> dict[str, Any]:
+        choices = await self.collect()
+        n = self.jobs[0].request.n
+        grouped = [choices[i * n : (i + 1) * n] for i in range(len(self.jobs))]
+        candidates = [self._entry(i, own) for i, own in enumerate(grouped)]
+        return {"id": self.id, "object": "comparison", "created": self.created, "candidates": candidates}
+
+    def _entry(self, index: int, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        job = self.jobs[index]
+        own = self.choices[index * job.request.n : (index + 1) * job.request.n]
+        used = usage(len(job.prompt_ids), sum(choice.num_tokens for choice in own), self.generations.cached_of(index))
+        head = {"label": self.labels[index], "model": self.names[index], "choices": choices, "usage": used}
+        return head | {"motet": extension([job])}

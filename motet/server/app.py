@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
 
 import motet
-from motet.operator.settings import ServerConfig
-from motet.server.auth import Auth
 from motet.server.errors import HANDLERS
-from motet.server.limits import BodyLimit
-from motet.server.logs import RequestId
+from motet.server.middleware import middleware
 from motet.server.openapi import describe_api
-from motet.server.routes import absent, chat, compare, completions, models, probes, score, tokens
+from motet.server.routes import chat, compare, completions, models, probes, score, tokens
 from motet.server.service import Service
+from motet.server.unsupported import router as unsupported
 
 ROUTERS: tuple[APIRouter, ...] = (
     models.router,
@@ -24,29 +21,14 @@ ROUTERS: tuple[APIRouter, ...] = (
     compare.router,
     tokens.router,
     probes.router,
-    absent.router,
+    unsupported,
 )
 
 
-def middleware(config: ServerConfig) -> list[Middleware]:
-    """Outermost first. All of it is plain ASGI: Starlette's BaseHTTPMiddleware hides a client's leaving."""
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=list(config.cors_origins),
-        allow_methods=["*"],
-        allow_headers=["*"],
-        expose_headers=["x-request-id"],
-    )
-    return [
-        Middleware(RequestId),
-        *([cors] if config.cors_origins else []),
-        Middleware(Auth, keys=[key.get_secret_value() for key in config.api_keys]),
-        Middleware(BodyLimit, max_bytes=config.max_body_bytes),
-    ]
-
-
 def create_app(service: Service) -> FastAPI:
-    app = FastAPI(
+    """`/docs` shows the API with files of a package: no machine but this one is asked for them."""
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Motet",
         version=motet.__version__,
         description="An OpenAI-compatible server that composes several language models at the logit level.",

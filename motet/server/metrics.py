@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from motet.engines.base import Engine
+from motet.engines.base import Engine, TokenOutput
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -79,3 +80,36 @@ class Metrics:
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class Meter:
+    """Times one choice."""
+
+    def __init__(self, metrics: Metrics, strategy: str) -> None:
+        self._metrics = metrics
+        self._strategy = strategy
+        self._began = time.perf_counter()
+        self._last: float | None = None
+        self.is_new = True
+
+    def queued(self, seconds: float) -> None:
+        self._metrics.queue_time.labels(self._strategy).observe(seconds)
+
+    def observe(self, output: TokenOutput) -> None:
+        """Forced tokens come with the prompt: they count neither as the first token nor between tokens."""
+        self.is_new = False
+        if output.trace is not None:
+            self._metrics.shift.labels(self._strategy).observe(output.trace.kl)
+        if output.forced:
+            return
+        now = time.perf_counter()
+        if self._last is None:
+            self._metrics.first_token.labels(self._strategy).observe(now - self._began)
+        else:
+            self._metrics.inter_token.labels(self._strategy).observe(now - self._last)
+        self._last = now
+
+    def ended(self, num_tokens: int, reason: str) -> None:
+        self._metrics.generation_tokens.labels(self._strategy).inc(num_tokens)
+        self._metrics.success.labels(self._strategy, reason).inc()
+        self._metrics.latency.labels(self._strategy).observe(time.perf_counter() - self._began)

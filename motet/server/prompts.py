@@ -1,4 +1,5 @@
-"""Each stream's context: the request's prompt, or the stream's own, rendered with that model's template."""
+"""What each stream reads: the request's prompt, or the stream's own, rendered with that model's template; and how much
+room that leaves."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from typing import Any
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.tokenizer import ChatTemplateError
 from motet.operator.registry import LoadedModel
-from motet.server.errors import invalid
+from motet.server.errors import ApiError, invalid
+from motet.server.schemas import Message
 
+DEFAULT_SHARE = 0.75  # of the KV memory that a choice may reserve when the request sets no limit
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
 RESERVED_VARIABLES = frozenset({
     "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",
@@ -41,6 +44,19 @@ class RequestPrompt:
         return "prompt" if self.messages is None else "messages"
 
 
+def prompt_of(given: str | list[int] | None, messages: Sequence[Message] | None) -> RequestPrompt:
+    """Raises ApiError (400): both a prompt and messages, or neither."""
+    if (given is None) == (messages is None):
+        raise invalid("Give either 'prompt' or 'messages'.", "prompt")
+    match given:
+        case None:
+            return RequestPrompt(messages=tuple(message.plain() for message in messages or []))
+        case str(text):
+            return RequestPrompt(text=text)
+        case tokens:
+            return RequestPrompt(tokens=tuple(tokens))
+
+
 def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel]) -> tuple[tuple[int, ...], ...]:
     """Token ids that each stream reads, all non-empty: an empty text is read as the beginning of a sequence.
 
@@ -50,6 +66,83 @@ def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedMode
     """
     check_variables(prompt.variables)
     return tuple(context(stream, members[stream.model], prompt) for stream in plan.streams)
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """What the streams of a plan read, and the tokens that are then forced on all of them."""
+
+    plan: Plan
+    contexts: tuple[tuple[int, ...], ...]
+    forced: tuple[int, ...] = ()
+    param: str = "prompt"  # the request's field that is read
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.contexts[0] + self.forced
+
+    def sizes(self) -> list[int]:
+        """Tokens of each stream before it generates."""
+        return [len(ids) + len(self.forced) for ids in self.contexts]
+
+
+def read(
+    plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel], *, score_prompt: bool = False
+) -> PromptTokens:
+    """Renders the contexts. With `score_prompt` all but the prompt's first token is forced instead of read.
+
+    Raises:
+        ApiError: 400, as `contexts` does, or streams that read different prompts where the prompt is to be scored.
+    """
+    rendered = contexts(plan, prompt, members)
+    if not score_prompt:
+        return PromptTokens(plan, rendered, param=prompt.param)
+    unlike = next((k for k, ids in enumerate(rendered) if ids != rendered[0]), None)
+    if unlike is not None:
+        raise invalid(
+            "The log-probabilities of a prompt are those of one text, but role "
+            f"{plan.streams[unlike].role!r} reads another prompt than the base. Score continuations with /v1/score.",
+            "echo",
+            "unlike_contexts",
+        )
+    return PromptTokens(plan, tuple(ids[:1] for ids in rendered), rendered[0][1:], prompt.param)
+
+
+def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_budget: int, asked: int | None) -> int:
+    """`asked`, or what fits: into the context of every stream's model, and into `kv_budget` bytes (0: no limit).
+
+    Raises:
+        ApiError: 400 context_length_exceeded, with the numbers.
+    """
+    models = [members[stream.model].info for stream in tokens.plan.streams]
+    left = min(info.max_model_len - size for info, size in zip(models, tokens.sizes(), strict=True))
+    if left < min(1 if asked is None else asked, 1):
+        raise _too_long(tokens, members, requested=None)
+    if asked is not None and asked > left:
+        raise _too_long(tokens, members, requested=asked)
+    if asked is not None:
+        return asked
+    per_token = sum(info.kv_bytes_per_token for info in models)
+    if not kv_budget or not per_token:
+        return left
+    held = int(kv_budget * DEFAULT_SHARE) // per_token
+    return max(1, min(left, held - max(tokens.sizes())))
+
+
+def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel], requested: int | None) -> ApiError:
+    """OpenAI's refusal, about the stream with the least room."""
+    sizes = tokens.sizes()
+    limits = [members[stream.model].info.max_model_len for stream in tokens.plan.streams]
+    worst = min(range(len(sizes)), key=lambda k: limits[k] - sizes[k])
+    stream, size = tokens.plan.streams[worst], sizes[worst]
+    asked = (
+        f"your prompt has {size} tokens"
+        if requested is None
+        else f"you requested {size + requested} tokens ({size} in the prompt, {requested} to generate)"
+    )
+    whose = f"model {stream.model!r}" + (f" in role {stream.role!r}" if len(sizes) > 1 else "")
+    message = f"The maximum context length of {whose} is {limits[worst]} tokens. However, {asked}."
+    return invalid(message, "max_tokens" if requested else tokens.param, "context_length_exceeded")
 
 
 def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt) -> tuple[int, ...]:

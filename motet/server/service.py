@@ -1,9 +1,12 @@
-"""What every handler needs, put together once when the server starts."""
+"""What every handler needs, put together once when the server starts; and how many choices are in flight."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated, cast
+from types import TracebackType
+from typing import Annotated, Self, cast
 
 from fastapi import Depends
 from starlette.requests import Request
@@ -11,8 +14,75 @@ from starlette.requests import Request
 from motet.engines.base import Engine
 from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
-from motet.server.limits import Admission
+from motet.server.errors import busy, invalid
 from motet.server.metrics import Metrics
+
+
+class Reservation:
+    """Choices that a request may have in flight; given back once, however the request ends."""
+
+    def __init__(self, admission: Admission, choices: int, key: str | None) -> None:
+        self._admission = admission
+        self._choices = choices
+        self._key = key
+
+    def release(self) -> None:
+        self._admission.give_back(self._choices, self._key)
+        self._choices = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.release()
+
+
+class Admission:
+    """Counts choices from before their prompt is tokenized until their answer is over.
+
+    Reserving is one step of the event loop, so that two requests never take the same place.
+    """
+
+    def __init__(self, max_choices: int, max_choices_per_key: int | None = None) -> None:
+        self.max_choices = max_choices
+        self.max_choices_per_key = max_choices_per_key
+        self.draining = False
+        self.idle = asyncio.Event()  # set while nothing is in flight
+        self.idle.set()
+        self._taken = 0
+        self._by_key: Counter[str] = Counter()
+
+    @property
+    def taken(self) -> int:
+        return self._taken
+
+    def reserve(self, choices: int, key: str | None = None) -> Reservation:
+        """
+        Raises:
+            ApiError: 503 with Retry-After while the server drains or is full, 429 where the key has its share, 400
+                for more choices than can ever be taken.
+        """
+        if self.draining:
+            raise busy(503, "The server is shutting down.", "shutting_down")
+        limit = min(self.max_choices, self.max_choices_per_key or self.max_choices)
+        if choices > limit:
+            raise invalid(f"The request asks for {choices} choices, at most {limit} are allowed at once.", "n")
+        if self._taken + choices > self.max_choices:
+            raise busy(503, f"All {self.max_choices} places are taken; try again.", "queue_full")
+        if key and self.max_choices_per_key and self._by_key[key] + choices > self.max_choices_per_key:
+            raise busy(429, f"This key has {self.max_choices_per_key} places, all taken; try again.", "quota_exceeded")
+        self.idle.clear()
+        self._taken += choices
+        self._by_key[key or ""] += choices
+        return Reservation(self, choices, key)
+
+    def give_back(self, choices: int, key: str | None) -> None:
+        self._taken -= choices
+        if not self._taken:
+            self.idle.set()
+        self._by_key[key or ""] -= choices
+        if not self._by_key[key or ""]:
+            del self._by_key[key or ""]
 
 
 @dataclass(frozen=True)
@@ -30,7 +100,8 @@ class Service:
         return cls(config, engine, registry, Metrics(engine), admission, engine.stats().kv_bytes_budget)
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
+    """Asynchronous, as FastAPI runs a synchronous dependency of every request in a thread."""
     return cast(Service, request.app.state.service)
 
 

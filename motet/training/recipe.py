@@ -8,8 +8,8 @@
       train: {files: [data/tuned.jsonl]}
     schedule: {steps: 200, warmup: 10}
 
-Relative paths of models and data are taken from `root` (by default the recipe's own folder; `demo` is the cached
-demo family of seed 0, `demo:3` of seed 3), `output` from the working directory.
+Relative paths of models and data are taken from `root` (by default the recipe's own folder; to `motet train`, `demo` is
+the cached demo family of seed 0, `demo:3` of seed 3), `output` from the working directory.
 """
 
 from __future__ import annotations
@@ -33,44 +33,51 @@ def _listed(value: object) -> object:
 
 
 class Setting(BaseModel):
-    """Frozen, and strict about names that it does not know."""
+    """Frozen, and strict about names that it does not know; the texts below fields are their descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Checkpoint(Setting):
-    """A Hugging Face folder or hub id; only its first `layers` layers where given (norm and head are kept).
-
-    `dtype` is that of parameters that are not trained: auto is bfloat16 where the checkpoint is and the run computes in
-    it, else float32.
-    """
+    """An existing model."""
 
     path: str
+    """A Hugging Face folder, a GGUF file or a hub id."""
     layers: PositiveInt | None = None
+    """Only its first so many layers; norm and head are kept."""
     revision: str | None = None
+    """Of a hub id: a branch, a tag or a commit."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of parameters that are not trained: `auto` is bfloat16 where the checkpoint is and the run computes in it, else
+    float32."""
 
 
 class Fresh(Setting):
-    """New weights from a transformers configuration (with its `model_type`) for an existing tokenizer's vocabulary.
-
-    `vocab_size` and the special tokens' ids are the tokenizer's unless the configuration names them.
-    """
+    """New weights for an existing tokenizer's vocabulary."""
 
     fresh: dict[str, Any]
+    """A transformers configuration with its `model_type`; `vocab_size` and the special tokens' ids are the tokenizer's
+    unless it names them."""
     tokenizer: str
+    """The folder or hub id of the tokenizer."""
 
 
 class Lora(Setting):
-    """Low-rank adapters; rank-stabilised scaling α/√r (Kalajdzievski, 2023) unless switched off."""
+    """Low-rank adapters (Hu et al., 2021)."""
 
     type: Literal["lora"] = "lora"
     r: PositiveInt = 16
+    """The rank."""
     alpha: PositiveFloat = 32.0
+    """The adapter's output is scaled by α/√r, or α/r."""
     dropout: Share = 0.0
+    """Of the adapter's input."""
     rank_stabilized: bool = True
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"  # all-linear leaves the head alone
-    merge: bool = False  # write full weights with the adapter merged in
+    """α/√r (Kalajdzievski, 2023) instead of α/r."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the modules that get one; `all-linear` leaves the head alone."""
+    merge: bool = False
+    """Write full weights with the adapter merged in."""
 
 
 class Full(Setting):
@@ -84,20 +91,16 @@ class Half(Setting):
 
     type: Literal["half"] = "half"
     frozen: Share = 0.5
+    """That share."""
     rounds: PositiveInt = 1
+    """How often it is drawn, in parts of equal length of the run."""
 
 
 class Dataset(Setting):
-    """Records of one role, or of `validation`: measured as the objective's first dataset is, and not learnt.
-
-    `format` auto recognises the columns; globs are allowed in `files`.
-
-    `loss` says which tokens count: answers alone (prompts are masked), or all. `template` is the prompt's form:
-    the tokenizer's chat template, or the text as it stands; auto takes the chat template for messages and for
-    prompt + completion where the tokenizer has one.
-    """
+    """Records of one role, or of `validation`: measured as the objective's first dataset is, and not learnt."""
 
     files: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
+    """One or several; globs are allowed."""
     format: Literal[
         "auto",
         "text",
@@ -111,27 +114,36 @@ class Dataset(Setting):
         "alpaca",
         "sharegpt",
     ] = "auto"
+    """`auto` recognises the columns of each file."""
     loss: Literal["auto", "completion", "all"] = "auto"
-    # Loss weights of the kinds that records name in `spans`; `rest` is the weight of tokens outside of spans.
+    """Which tokens count: answers alone (prompts are masked), or all; `auto` is all for `text`, else answers."""
     span_weights: dict[str, Annotated[FiniteFloat, Field(ge=0)]] = Field(default_factory=dict[str, float])
+    """Loss weights of the kinds that records name in `spans`; `rest` is the weight of tokens outside of spans."""
     template: Literal["auto", "chat", "plain"] = "auto"
-    rows: PositiveInt | None = None  # documents (or packed rows) per step; by default the batch's
+    """The prompt's form: the tokenizer's chat template, or the text as it stands; `auto` takes the chat template for
+    messages and for prompt + completion where the tokenizer has one."""
+    rows: PositiveInt | None = None
+    """Documents (or packed rows) per step; by default the batch's."""
     limit: PositiveInt | None = None
+    """Records that are read at most."""
     shuffle: bool = True
+    """A new order in every epoch."""
 
 
 class Batching(Setting):
-    """Rows per step (over all micro-batches), tokens per row, packing.
-
-    `packing` fit fills rows with whole documents, wrap cuts the stream of documents into full rows; either way
-    attention stays within a document. Documents longer than `max_length` are refused unless `truncate`.
-    """
+    """What a step reads."""
 
     rows: PositiveInt = 8
+    """Rows per step, over all micro-batches."""
     max_length: PositiveInt = 512
+    """Tokens per row."""
     packing: Literal["none", "fit", "wrap"] = "none"
-    accumulate: PositiveInt = 1  # micro-batches per step
+    """`fit` fills rows with whole documents, `wrap` cuts the stream of documents into full rows; either way attention
+    stays within a document."""
+    accumulate: PositiveInt = 1
+    """Micro-batches per step."""
     truncate: bool = False
+    """Cut documents that are longer than `max_length`, instead of refusing them."""
 
 
 class AdamW(Setting):
@@ -139,9 +151,13 @@ class AdamW(Setting):
 
     type: Literal["adamw"] = "adamw"
     lr: PositiveFloat = 1e-4
+    """Learning rate at the peak of the schedule."""
     betas: tuple[Share, Share] = (0.9, 0.98)
+    """Decay rates of the two moments."""
     weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
-    clip: PositiveFloat | None = None  # maximal norm of the gradient
+    """Decoupled, in units of the learning rate."""
+    clip: PositiveFloat | None = None
+    """Maximal norm of the gradient."""
 
 
 class Muon(Setting):
@@ -149,22 +165,26 @@ class Muon(Setting):
 
     type: Literal["muon"] = "muon"
     lr: PositiveFloat = 0.005
+    """Learning rate of the matrices at the peak of the schedule."""
     adamw_lr: PositiveFloat = 0.03
+    """That of everything else."""
     clip: PositiveFloat | None = None
+    """Maximal norm of the gradient."""
 
 
 class Scheduling(Setting):
-    """Length, linear warm-up, constant rate, linear decay over the last `decay` share down to `floor` of the peak.
-
-    `epochs` are those of the objective's first dataset, whose rows are read so often and not more. `warmup` is in
-    steps; by default a tenth of them, ten at the most.
-    """
+    """Length (either `steps` or `epochs`), linear warm-up, constant rate, linear decay."""
 
     steps: PositiveInt | None = None
+    """Optimiser steps in all."""
     epochs: PositiveFloat | None = None
+    """Of the objective's first dataset, whose rows are read so often and not more."""
     warmup: Annotated[int, Field(ge=0)] | None = None
+    """In steps; by default a tenth of them, ten at the most."""
     decay: Share = 0.7
+    """The last share of the steps, over which the rate falls."""
     floor: Share = 0.02
+    """Where it ends, as a share of the peak."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Scheduling:
@@ -180,52 +200,73 @@ class Scheduling(Setting):
 
 
 class Checkpoints(Setting):
-    """A checkpoint every `every` steps (none by default but on an interrupt), the last `keep` of them kept."""
+    """What `--resume` goes on from."""
 
     every: PositiveInt | None = None
+    """In steps; by default none is written but on an interrupt."""
     keep: PositiveInt = 2
+    """The last so many."""
 
 
 class Logging(Setting):
-    """Metrics go to `metrics.jsonl` in the output folder every `every` steps, to tensorboard where asked for."""
+    """Metrics go to `metrics.jsonl` in the output folder."""
 
     every: PositiveInt = 10
+    """In steps."""
     tensorboard: bool = False
+    """Write them for tensorboard, too."""
 
 
 class ExpertCard(Setting):
     """What the server shall know of the result: written to `expert.json`."""
 
-    role: str = "expert"  # a role of the recommended strategy
-    partner: str | None = None  # the untuned model that the expert is set against
+    role: str = "expert"
+    """A role of the recommended strategy."""
+    partner: str | None = None
+    """The untuned model that the expert is set against."""
     base_family: str | None = None
+    """Experts and partners of one family have one name here."""
     strategy: str | None = None
+    """The recommended strategy."""
     weight: FiniteFloat | None = None
+    """The recommended weight in it."""
     weight_range: tuple[FiniteFloat, FiniteFloat] | None = None
+    """Weights that make sense."""
 
 
 class Recipe(Setting):
     """One run."""
 
-    name: str | None = None  # by default the output folder's name
+    name: str | None = None
+    """By default the output folder's name."""
     root: str | None = None
+    """The folder of relative paths, by default the recipe's own; `demo` is the cached demo family of seed 0, `demo:3`
+    that of seed 3."""
     output: Path
+    """The folder to write, relative to the working directory."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of initial weights, order and dropout."""
     model: Checkpoint | Fresh
-    members: dict[str, Checkpoint] = Field(default_factory=dict[str, Checkpoint])  # frozen models that others name
+    """What is trained."""
+    members: dict[str, Checkpoint] = Field(default_factory=dict[str, Checkpoint])
+    """Frozen models that `through` and objectives name."""
     tuning: Annotated[Lora | Full | Half, Field(discriminator="type")] = Lora()
+    """Which parameters are trained."""
     objective: AnyObjective
-    # A composition in which the trained model has the name `trained`, the others are `members`: the loss is then
-    # taken on the composed distribution.
+    """What is minimised."""
     through: dict[str, Any] | None = None
+    """A composition in which the trained model has the name `trained`, the others are `members`: the loss is then taken
+    on the composed distribution."""
     data: dict[str, Dataset] = Field(min_length=1)
+    """The objective's datasets by name, and `validation`."""
     batch: Batching = Batching()
     optimizer: Annotated[AdamW | Muon, Field(discriminator="type")] = AdamW()
     schedule: Scheduling
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the computation; trained parameters are float32
-    # true keeps each layer's input alone for the backward pass and computes the layer anew; selective keeps the matrix
-    # products, too, which are most of the work; auto takes what pays (see `run.recomputation`). No digit depends on it.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the computation; trained parameters are float32."""
     gradient_checkpointing: Literal["auto", "selective"] | bool = "auto"
+    """`true` keeps each layer's input alone for the backward pass and computes the layer anew; `selective` keeps the
+    matrix products, too, which are most of the work; `auto` takes what pays. No digit depends on it."""
     checkpoints: Checkpoints = Checkpoints()
     logging: Logging = Logging()
     expert: ExpertCard = ExpertCard()

@@ -25,7 +25,7 @@ from motet.training.run.answers import generate
 from motet.training.run.errors import RunError
 from motet.training.run.models import load_model
 from motet.training.run.preparation import Preparation, prepare
-from motet.training.run.root import resolve_root
+from motet.training.run.sources import resolve_root
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from motet.composers.plan import Plan, Prompt
-from motet.composers.rows import compose_logits
+from motet.composers.rows import reference_logprobs
 from motet.composers.spec import build_plan, parse_composition
 
 Array = NDArray[np.float64]
@@ -64,7 +64,7 @@ def composed(
     """Composed log-probs through the shipped path."""
     plan = plan_of(value, base)
     rows = np.stack([world.logits(s.model, _text(s.prompt)) for s in plan.streams])
-    return compose_logits(plan, torch.from_numpy(rows[:, None]), generated=[past], eos_token_ids=eos)[0].numpy()
+    return reference_logprobs(plan, torch.from_numpy(rows[:, None]), generated=[past], eos_token_ids=eos)[0].numpy()
 
 
 def _text(prompt: Prompt | None) -> str | None:
@@ -426,7 +426,7 @@ def test_masked_token_is_never_picked() -> None:
     """The reference of contrastive decoding forgets its mask in the greedy path."""
     base, anti = np.array([0.0, -1.0, -9.0]), np.array([0.0, -1.0, -60.0])
     plan = plan_of({"strategy": "contrastive", "amateur": "anti", "form": "original"})
-    actual = compose_logits(plan, torch.from_numpy(np.stack([base, anti])[:, None]))[0]
+    actual = reference_logprobs(plan, torch.from_numpy(np.stack([base, anti])[:, None]))[0]
     assert (base - anti).argmax() == 2
     assert actual.argmax() != 2
     assert actual[2] == -torch.inf
@@ -435,5 +435,5 @@ def test_masked_token_is_never_picked() -> None:
 def test_equal_tokens_at_the_edge_of_a_nucleus_are_kept_out() -> None:
     base = np.log(np.array([0.5, 0.25, 0.25]))
     plan = plan_of({"strategy": "experts", "expert": "expert", "alpha": 0, "top_p": 0.75})
-    actual = compose_logits(plan, torch.from_numpy(base[None, None]))[0]
+    actual = reference_logprobs(plan, torch.from_numpy(base[None, None]))[0]
     assert actual.isfinite().tolist() == [True, True, False]

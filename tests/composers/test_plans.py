@@ -8,14 +8,14 @@ import pytest
 
 from motet.composers.errors import CompositionError
 from motet.composers.plan import (
-    Budget,
-    Discriminator,
-    Dynamic,
-    Mixture,
+    BudgetRule,
+    DiscriminatorRule,
+    DynamicRule,
+    MixtureRule,
     Plan,
     Prompt,
-    Relu,
-    Rules,
+    ReluRule,
+    RuleVector,
     Stream,
     TokenSet,
     judged_tokens,
@@ -162,7 +162,7 @@ def test_rules_resolve_texts_and_ids() -> None:
     }
     plan = plan_of(value)
     assert plan.streams == (Stream("base", "large"),)
-    assert plan.rules == Rules(250, 15.0, 1.5, ((7, -3.0), (3, 2.0)))
+    assert plan.rules == RuleVector(250, 15.0, 1.5, ((7, -3.0), (3, 2.0)))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_stack_adds_shifts_masks_and_rules() -> None:
         Stream("amateur", "other", -1.0),
     )
     assert plan.masks == (TokenSet(0, "rank_or_ratio", 1e-2), TokenSet(0, "ratio", 0.1))
-    assert plan.rules == Rules(5, 3.0, 1.5, ((1, 3.0), (2, 1.0)))
+    assert plan.rules == RuleVector(5, 3.0, 1.5, ((1, 3.0), (2, 1.0)))
     assert plan.strategy == "compose"
     assert plan.weight_sum == pytest.approx(0.2)
 
@@ -352,18 +352,20 @@ def test_product_member_of_weight_0_is_a_reference_only() -> None:
 RULE_PLANS: list[tuple[dict[str, Any], Plan]] = [
     (
         {"strategy": "generic", "reinforced": "chat", "alpha": 2},
-        Plan((Stream("base", "large"), Stream("reinforced", "chat", 0.0)), strategy="generic", rule=Relu(2.0)),
+        Plan((Stream("base", "large"), Stream("reinforced", "chat", 0.0)), strategy="generic", rule=ReluRule(2.0)),
     ),
     (
         {"strategy": "mixture", "members": [{"model": "small", "weight": 0.25}, {"model": "large", "weight": 0.75}]},
-        Plan((Stream("base", "large", 0.75), Stream("member_1", "small", 0.25)), strategy="mixture", rule=Mixture()),
+        Plan(
+            (Stream("base", "large", 0.75), Stream("member_1", "small", 0.25)), strategy="mixture", rule=MixtureRule()
+        ),
     ),
     (
         {"strategy": "dynamic", "expert": "chat", "antiexpert": "small", "symmetric": True},
         Plan(
             (Stream("base", "large"), Stream("expert", "chat"), Stream("antiexpert", "small", -1.0)),
             strategy="dynamic",
-            rule=Dynamic(2.0, symmetric=True),
+            rule=DynamicRule(2.0, symmetric=True),
         ),
     ),
     (
@@ -383,7 +385,7 @@ RULE_PLANS: list[tuple[dict[str, Any], Plan]] = [
                 Stream("antiexpert_2", "small", 0.25),
             ),
             strategy="dynamic",
-            rule=Dynamic(),
+            rule=DynamicRule(),
         ),
     ),
     (
@@ -391,7 +393,7 @@ RULE_PLANS: list[tuple[dict[str, Any], Plan]] = [
         Plan(
             (Stream("base", "large"), Stream("expert", "chat"), Stream("antiexpert", "small", -1.0)),
             strategy="budget",
-            rule=Budget(0.1),
+            rule=BudgetRule(0.1),
         ),
     ),
     (
@@ -403,7 +405,7 @@ RULE_PLANS: list[tuple[dict[str, Any], Plan]] = [
                 Stream("unwanted", "small", 0.0),
             ),
             strategy="discriminator",
-            rule=Discriminator(),
+            rule=DiscriminatorRule(),
         ),
     ),
 ]

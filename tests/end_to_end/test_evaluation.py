@@ -11,7 +11,8 @@ from motet.evaluation.recipe import PACKAGED, Recipe, read_recipe
 from motet.evaluation.report import write_results
 from motet.evaluation.run import evaluate
 from motet.evaluation.settings import RecipeError
-from motet.evaluation.sweep import evaluate_sweep, write_sweep
+from motet.evaluation.sweep import evaluate_sweep
+from motet.evaluation.sweep_report import write_sweep
 
 OVERRIDES = ("limit=3", "concurrency=8")
 # five examples do not fit the tiny family's 128 tokens

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from motet.composers.plan import Discriminator, Plan
-from motet.composers.rows import compose_logits
+from motet.composers.plan import DiscriminatorRule, Plan
+from motet.composers.rows import reference_logprobs
 from motet.engines.torch import EngineSettings, Member, TorchEngine, load_member
 from tests.tiny import EOS, save_all
 
@@ -47,13 +47,13 @@ class PlainLoop:
             for stream, context in zip(plan.streams, contexts, strict=True)
         ]
         state = self.state(plan, contexts, shared)
-        return compose_logits(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
+        return reference_logprobs(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
 
     @torch.no_grad()
     def state(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor | None:
         """The log-probs of all tokens so far under the streams of both classes, summed, and their number: those of the
         prompt that both classes read alike, and those that followed."""
-        if not isinstance(plan.rule, Discriminator):
+        if not isinstance(plan.rule, DiscriminatorRule):
             return None
         _, one, other = contexts
         judged = 0

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from motet.composers.plan import Plan, Rules, Stream, single
+from motet.composers.plan import Plan, RuleVector, Stream, single
 from motet.engines.base import EngineError, GenerationRequest, SamplingParams
 from motet.engines.torch import EngineCore, EngineSettings, Member, ModelLoadError, TorchEngine, load_member
 from motet.engines.torch.cache import SlotCache
@@ -200,7 +200,7 @@ async def test_an_expert_ends_answers_in_its_own_way(members: Mapping[str, Membe
 
 async def test_a_scored_prompt_is_not_counted_as_written(engine: TorchEngine, plain_loop: PlainLoop) -> None:
     """Asking for the prompt's log-probs changed the answer under rules."""
-    plan = Plan((Stream("base", "llama"),), rules=Rules(eos_ramp_tokens=4, eos_ramp_weight=6.0, repetition=2.0))
+    plan = Plan((Stream("base", "llama"),), rules=RuleVector(eos_ramp_tokens=4, eos_ramp_weight=6.0, repetition=2.0))
     params = SamplingParams(max_tokens=10, temperature=0.0)
     read = GenerationRequest("a", plan, (CONTEXT,), params)
     scored = GenerationRequest(

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from motet.composers.plan import Budget, Discriminator, Dynamic, Mixture, Plan, Relu, Routed, Rule, Stream
+from motet.composers.plan import (
+    BudgetRule,
+    DiscriminatorRule,
+    DynamicRule,
+    MixtureRule,
+    Plan,
+    ReluRule,
+    RoutedRule,
+    Rule,
+    Stream,
+)
 from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
 from motet.engines.torch import EngineSettings, Member, TorchEngine, scheduler
 from motet.engines.torch.model import ModelWork
@@ -21,12 +31,12 @@ from tests.tiny import VOCAB
 
 MEMBERS = ("llama", "llama-b", "llama-c", "llama-c", "llama-b")  # as many of them as a plan has streams
 RULES: list[tuple[Rule, tuple[float, ...]]] = [
-    (Relu(1.5), (1.0, 0.0, 0.0)),
-    (Mixture(), (0.5, 0.3, 0.2)),
-    (Discriminator(omega=2.0, mass=0.9), (1.0, 0.0, 0.0)),
-    (Dynamic(), (1.0, 1.0, -1.0)),
-    (Dynamic(), (1.0, 0.4, -0.4, 0.2, -0.2)),
-    (Budget(0.05), (1.0, 1.0, -1.0)),
+    (ReluRule(1.5), (1.0, 0.0, 0.0)),
+    (MixtureRule(), (0.5, 0.3, 0.2)),
+    (DiscriminatorRule(omega=2.0, mass=0.9), (1.0, 0.0, 0.0)),
+    (DynamicRule(), (1.0, 1.0, -1.0)),
+    (DynamicRule(), (1.0, 0.4, -0.4, 0.2, -0.2)),
+    (BudgetRule(0.05), (1.0, 1.0, -1.0)),
 ]
 
 
@@ -51,14 +61,14 @@ async def test_a_batch_of_all_rules_is_the_plain_loop(engine: TorchEngine, plain
         assert_same(outputs, plain_loop.greedy(request.plan, request.contexts, request.forced, 6))
         solved = [output.trace.alpha for output in outputs if output.trace is not None]
         assert len(solved) == len(outputs)
-        pairs = (len(request.plan.streams) - 1) // 2 if isinstance(request.plan.rule, Dynamic | Budget) else 0
+        pairs = (len(request.plan.streams) - 1) // 2 if isinstance(request.plan.rule, DynamicRule | BudgetRule) else 0
         assert {len(alpha) for alpha in solved} == {pairs}
         assert all(0.0 <= value <= 2.0 for alpha in solved for value in alpha)
 
 
 CLASSES = Plan(
     tuple(Stream(f"s{k}", name, float(k == 0)) for k, name in enumerate(("llama", "llama-b", "llama-b"))),
-    rule=Discriminator(omega=4.0, mass=0.5),
+    rule=DiscriminatorRule(omega=4.0, mass=0.5),
 )
 
 
@@ -130,5 +140,5 @@ async def test_a_long_prompt_is_judged_in_parts(members: Mapping[str, Member], p
 
 
 async def test_a_gate_that_nobody_has_is_refused(engine: TorchEngine) -> None:
-    plan = Plan(tuple(Stream(name, name) for name in MEMBERS[:2]), rule=Routed())
+    plan = Plan(tuple(Stream(name, name) for name in MEMBERS[:2]), rule=RoutedRule())
     assert "learned gate" in (engine.supports(plan) or "")

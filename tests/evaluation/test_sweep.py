@@ -18,7 +18,8 @@ from rich.console import Console
 import motet.evaluation.run as run_module
 from motet.evaluation.recipe import Recipe
 from motet.evaluation.settings import RecipeError, validated
-from motet.evaluation.sweep import Swept, chosen_of, evaluate_sweep, front_of, print_sweep, write_sweep
+from motet.evaluation.sweep import Swept, chosen_of, evaluate_sweep, front_of
+from motet.evaluation.sweep_report import print_sweep, write_sweep
 from motet.evaluation.sweep_settings import Select, Sweep
 from tests.evaluation.conftest import FakeApi
 

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from motet.kernels.composed_loss import BLOCK_BYTES, block_rows, in_blocks
+from motet.composers.plan import Plan, Stream
+from motet.composers.rows import reference_logprobs
+from motet.kernels.composed_loss import BLOCK_BYTES, block_rows, in_blocks, weighted_sum
+from tests.kernels.cases import logits_of
 
 N, H, V = 7, 5, 23
 SIZES = [1, 3, 7, 100]
@@ -61,6 +64,18 @@ def test_values_and_gradients_for_any_block(size: int, trains: bool, dtype: torc
     torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(gradients(got, sums), slopes, rtol=tolerance, atol=tolerance)
     assert sums.most == min(size, N)
+
+
+def test_the_weighted_sum_is_the_oracles() -> None:
+    """Values and gradients, whatever constant a member adds to its logits."""
+    streams = [stream.requires_grad_() for stream in logits_of(N, V, torch.float64)[:3]]
+    weights, temperatures = (1.0, 0.7, -0.4), (1.0, 0.5, 2.0)
+    plan = Plan(tuple(Stream("s", "m", w, temperature=t) for w, t in zip(weights, temperatures, strict=True)))
+    expected = reference_logprobs(plan, torch.stack(streams))
+    got = weighted_sum(streams, [w / t for w, t in zip(weights, temperatures, strict=True)]).log_softmax(-1)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    picked = [torch.autograd.grad(z[torch.arange(N), TARGETS] @ WEIGHTS, streams) for z in (got, expected)]
+    torch.testing.assert_close(*picked, rtol=0, atol=1e-12)
 
 
 def test_gradcheck() -> None:

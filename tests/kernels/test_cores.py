@@ -12,8 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.composers.plan import Budget, Discriminator, Dynamic, Linear, Mixture, Plan, Relu, Routed, Rule, Stream
-from motet.composers.rows import compose_logits, compose_rows
+from motet.composers.plan import (
+    BudgetRule,
+    DiscriminatorRule,
+    DynamicRule,
+    LinearRule,
+    MixtureRule,
+    Plan,
+    ReluRule,
+    RoutedRule,
+    Rule,
+    Stream,
+)
+from motet.composers.rows import compose_rows, reference_logprobs
 from motet.kernels.reference import composed
 
 Array = npt.NDArray[np.float64]
@@ -34,7 +45,7 @@ def plan_of(rule: Rule, *weights: float) -> Plan:
 def run(rule: Rule, logits: Array, weights: Sequence[float] | None = None, state: Sequence[float] = (0, 0, 0)) -> Array:
     plan = plan_of(rule, *(weights or [1.0, *[0.0] * (len(logits) - 1)]))
     tensor = torch.from_numpy(logits[:, None])
-    return compose_logits(plan, tensor, state=torch.tensor([state], dtype=torch.float64))[0].numpy()
+    return reference_logprobs(plan, tensor, state=torch.tensor([state], dtype=torch.float64))[0].numpy()
 
 
 def kl(p: Array, q: Array) -> float:
@@ -59,7 +70,7 @@ def test_relu_difference(seed: int, vocab: int, alpha: float) -> None:
     x = streams_of(seed, vocab, 2)
     base, reinforced = normalised(x[0]), normalised(x[1])
     expected = normalised(base - alpha * np.maximum(reinforced - base, 0))
-    np.testing.assert_allclose(run(Relu(alpha), x), expected, atol=1e-10)
+    np.testing.assert_allclose(run(ReluRule(alpha), x), expected, atol=1e-10)
 
 
 @settings(max_examples=40, deadline=None)
@@ -67,7 +78,7 @@ def test_relu_difference(seed: int, vocab: int, alpha: float) -> None:
 def test_mixture(seed: int, vocab: int, weights: list[float]) -> None:
     x = streams_of(seed, vocab, len(weights))
     p = sum(w * np.exp(normalised(row)) for w, row in zip(weights, x, strict=True))
-    np.testing.assert_allclose(run(Mixture(), x, weights), np.log(p / np.sum(p)), atol=1e-10)
+    np.testing.assert_allclose(run(MixtureRule(), x, weights), np.log(p / np.sum(p)), atol=1e-10)
 
 
 @settings(max_examples=40, deadline=None)
@@ -76,7 +87,7 @@ def test_routed(seed: int, vocab: int, gate: float, threshold: float | None) -> 
     x = streams_of(seed, vocab, 2)
     share = gate if threshold is None else float(gate > threshold)
     p = (1 - share) * np.exp(normalised(x[0])) + share * np.exp(normalised(x[1]))
-    np.testing.assert_allclose(np.exp(run(Routed(threshold), x, state=(gate, 0, 0))), p, atol=1e-10)
+    np.testing.assert_allclose(np.exp(run(RoutedRule(threshold), x, state=(gate, 0, 0))), p, atol=1e-10)
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,7 +114,7 @@ def test_discriminator(
             keep[token] = True
         total += weight[token]
     keep |= probability >= posterior
-    got = run(Discriminator(omega, mass, posterior), x, state=past)
+    got = run(DiscriminatorRule(omega, mass, posterior), x, state=past)
     if np.array_equal(got > -np.inf, keep):
         np.testing.assert_allclose(got, normalised(np.where(keep, z, -np.inf)), atol=1e-9)
     else:  # rounding at the boundary may keep one token more or less
@@ -120,7 +131,7 @@ def test_dynamic_matches_the_divergences(seed: int, vocab: int, scale: float, al
     for _ in range(80):  # bisection, written out
         middle = (low + high) / 2
         low, high = (middle, high) if kl(moved(x[0], delta, middle), x[0]) < target else (low, middle)
-    got = run(Dynamic(alpha_max), x, (1.0, 1.0, -1.0))
+    got = run(DynamicRule(alpha_max), x, (1.0, 1.0, -1.0))
     np.testing.assert_allclose(got, moved(x[0], delta, high), atol=1e-6)
 
 
@@ -138,7 +149,7 @@ def test_dynamic_pairs_are_solved_alone_then_weighted(seed: int, vocab: int, wei
             low, high = (low, middle) if reaches else (middle, high)
         alphas.append(high)
         expected = expected + w * high * (expert - anti)
-    plan = plan_of(Dynamic(), 1.0, *(sign * w for w in weights for sign in (1, -1)))
+    plan = plan_of(DynamicRule(), 1.0, *(sign * w for w in weights for sign in (1, -1)))
     rows = compose_rows([plan], [range(len(x))], torch.from_numpy(x))
     got = composed(torch.from_numpy(x), rows)
     np.testing.assert_allclose(got.logprobs[0].numpy(), normalised(expected), atol=1e-6)
@@ -149,15 +160,15 @@ def test_dynamic_identities_of_several_pairs() -> None:
     """Halves of one pair are the pair; a pair of equals and a pair of weight 0 are nothing, whatever they ban."""
     x = streams_of(12, 60, 5, scale=1.0)
     like_base = np.stack([x[0], x[1], x[0]])  # then α is 1
-    np.testing.assert_allclose(run(Dynamic(), like_base, (1, 1, -1)), normalised(x[1]), atol=1e-9)
-    alone = run(Dynamic(), x[:3], (1, 1, -1))
+    np.testing.assert_allclose(run(DynamicRule(), like_base, (1, 1, -1)), normalised(x[1]), atol=1e-9)
+    alone = run(DynamicRule(), x[:3], (1, 1, -1))
     pair = x[1:3]
-    np.testing.assert_allclose(run(Dynamic(), np.concatenate([x[:3], pair]), (1, 0.5, -0.5, 0.5, -0.5)), alone)
-    np.testing.assert_allclose(run(Dynamic(), np.stack([*x[:3], x[3], x[3]]), (1, 1, -1, 1, -1)), alone)
+    np.testing.assert_allclose(run(DynamicRule(), np.concatenate([x[:3], pair]), (1, 0.5, -0.5, 0.5, -0.5)), alone)
+    np.testing.assert_allclose(run(DynamicRule(), np.stack([*x[:3], x[3], x[3]]), (1, 1, -1, 1, -1)), alone)
     silent = x.copy()
     silent[3, 7] = silent[4, 9] = -np.inf
-    np.testing.assert_allclose(run(Dynamic(), silent, (1, 1, -1, 0, 0)), alone)
-    assert run(Dynamic(), silent, (1, 1, -1, 0.1, -0.1))[[7, 9]].tolist() == [-np.inf, -np.inf]
+    np.testing.assert_allclose(run(DynamicRule(), silent, (1, 1, -1, 0, 0)), alone)
+    assert run(DynamicRule(), silent, (1, 1, -1, 0.1, -0.1))[[7, 9]].tolist() == [-np.inf, -np.inf]
 
 
 @settings(max_examples=25, deadline=None)
@@ -171,7 +182,7 @@ def test_symmetric_dynamic_is_a_minimum(seed: int, scale: float) -> None:
         p = moved(x[0], delta, alpha)
         return (kl(p, x[0]) - forward) ** 2 + (kl(x[0], p) - backward) ** 2
 
-    rows = compose_rows([plan_of(Dynamic(2.0, symmetric=True), 1, 1, -1)], [(0, 1, 2)], torch.from_numpy(x))
+    rows = compose_rows([plan_of(DynamicRule(2.0, symmetric=True), 1, 1, -1)], [(0, 1, 2)], torch.from_numpy(x))
     alpha = float(composed(torch.from_numpy(x), rows).alpha)
     assert 0 <= alpha <= 2
     here = objective(alpha)
@@ -183,7 +194,7 @@ def test_symmetric_dynamic_is_a_minimum(seed: int, scale: float) -> None:
 def test_budget_is_kept_and_used(seed: int, vocab: int, epsilon: float, alpha_max: float) -> None:
     x = np.stack([normalised(row) for row in streams_of(seed, vocab)])
     delta = x[1] - x[2]
-    got = run(Budget(epsilon, alpha_max), x, (1.0, 1.0, -1.0))
+    got = run(BudgetRule(epsilon, alpha_max), x, (1.0, 1.0, -1.0))
     spent = kl(got, x[0])
     assert spent <= epsilon * (1 + 1e-6)
     if kl(moved(x[0], delta, alpha_max), x[0]) <= epsilon:
@@ -193,16 +204,16 @@ def test_budget_is_kept_and_used(seed: int, vocab: int, epsilon: float, alpha_ma
 
 
 RULES: list[tuple[Rule, tuple[float, ...]]] = [
-    (Linear(), (1.0, 0.5, -0.5)),
-    (Relu(1.5), (1.0, 0.0, 0.0)),
-    (Mixture(), (0.2, 0.5, 0.3)),
-    (Discriminator(), (1.0, 0.0, 0.0)),
-    (Dynamic(), (1.0, 1.0, -1.0)),
-    (Dynamic(symmetric=True), (1.0, 1.0, -1.0)),
-    (Dynamic(), (1.0, 0.7, -0.7, -0.4, 0.4)),
-    (Budget(0.1), (1.0, 1.0, -1.0)),
-    (Routed(None), (1.0, 0.0, 0.0)),
-    (Routed(0.5), (1.0, 0.0, 0.0)),
+    (LinearRule(), (1.0, 0.5, -0.5)),
+    (ReluRule(1.5), (1.0, 0.0, 0.0)),
+    (MixtureRule(), (0.2, 0.5, 0.3)),
+    (DiscriminatorRule(), (1.0, 0.0, 0.0)),
+    (DynamicRule(), (1.0, 1.0, -1.0)),
+    (DynamicRule(symmetric=True), (1.0, 1.0, -1.0)),
+    (DynamicRule(), (1.0, 0.7, -0.7, -0.4, 0.4)),
+    (BudgetRule(0.1), (1.0, 1.0, -1.0)),
+    (RoutedRule(None), (1.0, 0.0, 0.0)),
+    (RoutedRule(0.5), (1.0, 0.0, 0.0)),
 ]
 
 
@@ -228,7 +239,7 @@ def test_a_batch_of_all_rules_gives_each_row_what_it_gets_alone(dtype: torch.dty
         alone = composed(logprobs, compose_rows([plan], [stream_rows[r]], logprobs), state=state[:1])
         assert torch.equal(alone.logprobs[0], together.logprobs[r])
         assert torch.equal(alone.alpha[0].nan_to_num(-1), together.alpha[r, : alone.alpha.shape[1]].nan_to_num(-1))
-        solves = isinstance(plan.rule, Dynamic | Budget)
+        solves = isinstance(plan.rule, DynamicRule | BudgetRule)
         assert int(together.alpha[r].isfinite().sum()) == ((len(plan.streams) - 1) // 2 if solves else 0)
 
 
@@ -245,7 +256,7 @@ def test_impossible_tokens_and_broken_members(rule: Rule, weights: tuple[float, 
     assert got[6] == -np.inf
     broken = streams_of(3, 20, len(weights))
     broken[0] = np.nan
-    if rule != Routed(0.5):  # the gate's 0.7 looks at the assistant alone
+    if rule != RoutedRule(0.5):  # the gate's 0.7 looks at the assistant alone
         assert np.isnan(run(rule, broken, weights, (0.7, 0.0, 0.0))).all()
 
 
@@ -257,7 +268,7 @@ def test_all_impossible_keeps_the_arg_max_of_the_base(rule: Rule, weights: tuple
     got = run(rule, x, weights)
     if not np.isfinite(got).any():
         pytest.fail("no token is left")
-    if isinstance(rule, Linear | Dynamic | Budget | Discriminator):
+    if isinstance(rule, LinearRule | DynamicRule | BudgetRule | DiscriminatorRule):
         assert got.argmax() == x[0].argmax()
         assert got.max() == 0.0
 
@@ -265,31 +276,31 @@ def test_all_impossible_keeps_the_arg_max_of_the_base(rule: Rule, weights: tuple
 def test_identities() -> None:
     x = streams_of(9, 50)
     base, same = normalised(x[0]), np.stack([x[0], x[1], x[1]])
-    np.testing.assert_allclose(run(Relu(0.0), x), base, atol=1e-12)
-    np.testing.assert_allclose(run(Relu(2.0), np.stack([x[0], x[0]])), base, atol=1e-12)
-    np.testing.assert_allclose(run(Mixture(), x[:1], [0.3]), base, atol=1e-12)
-    np.testing.assert_allclose(run(Dynamic(), same, (1, 1, -1)), base, atol=1e-12)
-    np.testing.assert_allclose(run(Budget(0.1), same, (1, 1, -1)), base, atol=1e-12)
-    np.testing.assert_allclose(run(Discriminator(5.0, 1.0), same), base, atol=1e-12)
+    np.testing.assert_allclose(run(ReluRule(0.0), x), base, atol=1e-12)
+    np.testing.assert_allclose(run(ReluRule(2.0), np.stack([x[0], x[0]])), base, atol=1e-12)
+    np.testing.assert_allclose(run(MixtureRule(), x[:1], [0.3]), base, atol=1e-12)
+    np.testing.assert_allclose(run(DynamicRule(), same, (1, 1, -1)), base, atol=1e-12)
+    np.testing.assert_allclose(run(BudgetRule(0.1), same, (1, 1, -1)), base, atol=1e-12)
+    np.testing.assert_allclose(run(DiscriminatorRule(5.0, 1.0), same), base, atol=1e-12)
 
 
 def test_a_rule_refuses_streams_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="Dynamic needs 3 streams, got 2"):
-        plan_of(Dynamic(), 1.0, 1.0)
+        plan_of(DynamicRule(), 1.0, 1.0)
     with pytest.raises(ValueError, match=r"Dynamic needs pairs of streams of weights w and −w, got \[1.0, 0.5\]"):
-        plan_of(Dynamic(), 1.0, 1.0, -1.0, 0.5, -0.4)
+        plan_of(DynamicRule(), 1.0, 1.0, -1.0, 0.5, -0.4)
     with pytest.raises(ValueError, match="Dynamic needs pairs"):
-        plan_of(Dynamic(), 1.0, 1.0, -1.0, 0.5)
+        plan_of(DynamicRule(), 1.0, 1.0, -1.0, 0.5)
     with pytest.raises(ValueError, match="Mixture needs weights"):
-        plan_of(Mixture(), 1.0, -0.5)
+        plan_of(MixtureRule(), 1.0, -0.5)
     with pytest.raises(ValueError, match="no temperature"):
-        Plan((Stream("a", "m"), Stream("b", "m", temperature=2.0)), rule=Relu())
+        Plan((Stream("a", "m"), Stream("b", "m", temperature=2.0)), rule=ReluRule())
     with pytest.raises(ValueError, match="needs the state"):
-        compose_logits(plan_of(Discriminator(), 1, 0, 0), torch.zeros(3, 1, 4))
+        reference_logprobs(plan_of(DiscriminatorRule(), 1, 0, 0), torch.zeros(3, 1, 4))
 
 
 def test_a_share_of_nothing_is_not_read() -> None:
     """A mixture's stream of weight 0 may hold anything."""
     x = streams_of(2, 10)
     x[2] = math.nan
-    assert np.isfinite(run(Mixture(), x, (0.5, 0.5, 0.0))).all()
+    assert np.isfinite(run(MixtureRule(), x, (0.5, 0.5, 0.0))).all()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from motet.composers.plan import Dynamic, Plan, Stream
+from motet.composers.plan import DynamicRule, Plan, Stream
 from motet.composers.rows import compose_rows
 from motet.kernels.eager import compose_logits
 from motet.kernels.logits import Logits
@@ -100,7 +100,7 @@ BACKENDS = {"oracle": by_oracle, "eager": by_eager, "triton": by_triton}
 
 def plan_of(symmetric: bool) -> Plan:
     streams = (Stream("base", "m"), Stream("expert", "m"), Stream("antiexpert", "m", -1.0))
-    return Plan(streams, rule=Dynamic(2.0, symmetric=symmetric))
+    return Plan(streams, rule=DynamicRule(2.0, symmetric=symmetric))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -152,7 +152,7 @@ def test_pairs_are_solved_each_for_itself() -> None:
     r = np.random.default_rng(3)
     x = torch.from_numpy(np.concatenate([r.normal(size=(3, 90)), heavy_tails(r)[1:, :90]]).astype(np.float32))
     streams = tuple(Stream(f"s{k}", "m", w) for k, w in enumerate((1.0, 0.5, -0.5, 0.7, -0.7)))
-    rows = compose_rows([Plan(streams, rule=Dynamic(2.0, symmetric=True))], [range(5)], x)
+    rows = compose_rows([Plan(streams, rule=DynamicRule(2.0, symmetric=True))], [range(5)], x)
     alone = [by_oracle(x[[0, k, k + 1]], plan_of(symmetric=True)) for k in (1, 3)]
     for alpha in (
         compose_logits(Logits([x]), rows).alpha,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from motet.composers.plan import Linear, Plan, Stream, TokenSet
+from motet.composers.plan import LinearRule, Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
 from motet.kernels.decode import Decoded, DecodeRows, decode
 from motet.kernels.dispatch import EagerKernels
@@ -294,7 +294,7 @@ def test_edited_rows_go_through_the_same_steps() -> None:
 
 
 def test_a_table_is_built_once_per_batch() -> None:
-    chosen = [Plan((Stream("base", "m"),), rule=Linear())]
+    chosen = [Plan((Stream("base", "m"),), rule=LinearRule())]
     logits = Logits(logits_of(1, 20, torch.float32))
     plan = compose_rows(chosen, [(0,)], logits.like())
     kernels = TritonKernels()

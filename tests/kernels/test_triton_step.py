@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
-from motet.composers.plan import Budget, Dynamic, Plan, Rule, Stream, TokenSet
+from motet.composers.plan import BudgetRule, DiscriminatorRule, DynamicRule, Plan, RoutedRule, Rule, Stream, TokenSet
 from motet.composers.rows import compose_rows
 from motet.kernels.decode import Decoded, DecodeRows, decode
 from motet.kernels.dispatch import EagerKernels
@@ -276,7 +276,7 @@ def test_a_rank_is_that_of_the_oracle_in_every_vocabulary() -> None:
         assert table.sets[0, 0].tolist() == [0, 1, 1, rank]
 
 
-@pytest.mark.parametrize("rule", [Dynamic(), Budget(1e-3)])
+@pytest.mark.parametrize("rule", [DynamicRule(), BudgetRule(1e-3)])
 def test_a_strength_of_zero_makes_nothing_possible(rule: Rule) -> None:
     """Expert and anti-expert are one: α is 0 under the dynamic rule, and what they ban stays banned."""
     plan = Plan((Stream("base", "m"), Stream("expert", "m", 1.0), Stream("anti", "m", -1.0)), rule=rule)
@@ -290,7 +290,7 @@ def test_a_strength_of_zero_makes_nothing_possible(rule: Rule) -> None:
 @pytest.mark.parametrize("offset", [-60.0, 60.0])
 def test_strengths_are_solved_where_members_lie_far_apart(offset: float) -> None:
     """A constant on one member must not reach α through rounding, also where there is little to match."""
-    chosen = [plan for plan in plans(500) if isinstance(plan.rule, Dynamic | Budget)]
+    chosen = [plan for plan in plans(500) if isinstance(plan.rule, DynamicRule | BudgetRule)]
     buffers = logits_of(len(chosen), 500, torch.float32, scale=0.2)
     buffers[1] += offset
     got, oracle = both(buffers, chosen, streams_of(chosen, len(chosen)))
@@ -322,7 +322,7 @@ def test_splits_cover_the_vocabulary(rows: int, vocab: int, block: int) -> None:
 
 
 def test_a_rule_that_needs_a_state_says_so() -> None:
-    for plan in (p for p in plans(20) if type(p.rule).__name__ in ("Discriminator", "Routed")):
+    for plan in (p for p in plans(20) if isinstance(p.rule, DiscriminatorRule | RoutedRule)):
         logits, rows = step_of([plan], 20)
         with pytest.raises(ValueError, match="need the state of their rows"):
             decode(TritonKernels(), logits, replace(rows, state=None))

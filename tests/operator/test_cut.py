@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from motet.models.tokenizer import Tokenizer
 from motet.operator.file import ConfigError, load
-from motet.operator.loading import find_sources, load_engine
+from motet.operator.loading import load_engine
 from motet.operator.loading_vllm import inspect
 from motet.operator.settings import ServerConfig
+from motet.operator.sources import find_sources
 from motet.server.app import create_app
 from motet.server.service import Service
 from tests.fakes import byte_tokenizer

@@ -22,10 +22,10 @@ from motet.operator.export import export
 from motet.operator.families import per_family, shares
 from motet.operator.file import ConfigError, Configuration, load
 from motet.operator.listing import print_models
-from motet.operator.loading import find_sources
 from motet.operator.loading_vllm import converted_checkpoint, inspect
 from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
+from motet.operator.sources import find_sources
 from motet.server.service import Service
 from tests.fakes import FakeEngine, byte_tokenizer, fake_info, fake_member
 from tests.ggufs import tiny_qwen, write_gguf

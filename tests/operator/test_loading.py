@@ -14,7 +14,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from motet.models.tokenizer import Tokenizer
-from motet.operator import loading
+from motet.operator import preflight
 from motet.operator.file import ConfigError, load
 from motet.operator.loading import load_engine
 from tests.fakes import byte_tokenizer
@@ -114,7 +114,7 @@ async def test_a_sentencepiece_model_alone(tmp_path: Path, monkeypatch: pytest.M
     await engine.close()
     tokenizer = registry.members["m"].tokenizer
     assert tokenizer.decode(tokenizer.encode("seven kites")) == "seven kites"
-    monkeypatch.setattr(loading, "find_spec", dict[str, object]().get)  # no package is installed
+    monkeypatch.setattr(preflight, "find_spec", dict[str, object]().get)  # no package is installed
     (folder / "tokenizer.model").write_bytes(b"broken")
     assert "pip install sentencepiece protobuf" in refused(tmp_path, {"m": {"path": "m"}})
 

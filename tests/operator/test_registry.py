@@ -12,7 +12,7 @@ from motet.composers.plan import single
 from motet.composers.spec import CompositionError, composition_schema, parse_composition, strategy_names
 from motet.operator.registry import Registry, UnknownModel
 from motet.server.errors import ApiError
-from motet.server.jobs import plan_of
+from motet.server.prepare import plan_of
 from motet.server.schemas import Target
 from tests.server.conftest import make_service
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from motet.composers.plan import Plan
-from motet.composers.rows import compose_logits
+from motet.composers.rows import reference_logprobs
 
 VARIABLE = "MOTET_REAL_MODELS"
 PROMPTS = (
@@ -73,7 +73,7 @@ def composed_logprobs(
     streams = [
         logits[stream.model, (context, answer)].double() for stream, context in zip(plan.streams, contexts, strict=True)
     ]
-    return compose_logits(plan, torch.stack(streams))
+    return reference_logprobs(plan, torch.stack(streams))
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import logging
 import pytest
 
 from motet.server.errors import ApiError
-from motet.server.limits import Admission
 from motet.server.logs import JsonLines
+from motet.server.service import Admission
 from tests.server.conftest import MakeWorld, World
 
 TEXT = {"model": "large", "prompt": "Hi", "max_tokens": 2}

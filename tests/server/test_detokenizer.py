@@ -11,7 +11,7 @@ from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from motet.models.tokenizer import Tokenizer
-from motet.server.detokenizer import Detokenizer
+from motet.server.text import Detokenizer
 from tests.fakes import byte_tokenizer
 
 WORDS = ["<unk>", "▁the", "▁a", "▁", "s", "ing", "▁Grü", "ß", "e"]

@@ -12,8 +12,9 @@ import yaml
 
 from motet.models.ends import end_token_ids, ends_within
 from motet.operator.file import load
-from motet.operator.loading import find_sources, load_engine
+from motet.operator.loading import load_engine
 from motet.operator.loading_vllm import inspect
+from motet.operator.sources import find_sources
 from tests.fakes import byte_tokenizer
 from tests.operator.test_loading import save_model
 

@@ -8,8 +8,9 @@ import pytest
 
 from motet.composers.plan import single
 from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
-from motet.server.forms.logprobs import LOWEST, chat_logprobs, completion_logprobs, shift_class, top_by_label
-from motet.server.jobs import Display, Job
+from motet.server.forms import LOWEST, chat_logprobs, completion_logprobs, shift_class, top_by_label
+from motet.server.prepare import Job
+from motet.server.query import Display
 from tests.server.test_detokenizer import WORDS, byte_fallback
 
 LETTER, BYTE = WORDS.index("e"), len(WORDS) + ord("e")  # two tokens that read "e"

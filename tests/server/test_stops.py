@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motet.server.stops import StopStrings
+from motet.server.text import StopStrings
 
 TEXT = st.text(alphabet="abc ", max_size=40)
 STOPS = st.lists(st.text(alphabet="abc ", min_size=1, max_size=5), min_size=1, max_size=4)

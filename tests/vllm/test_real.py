@@ -18,8 +18,7 @@ from motet.engines.base import Engine, GenerationRequest, SamplingParams, TokenO
 from motet.operator.file import load
 from motet.operator.loading_vllm import load_vllm
 from motet.operator.registry import Registry
-from motet.server.jobs import read
-from motet.server.prompts import RequestPrompt
+from motet.server.prompts import RequestPrompt, read
 from tests.real.checkpoints import (
     PROMPTS,
     TOP,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from motet.composers.plan import Relu, Rule
+from motet.composers.plan import ReluRule, Rule
 from motet.composers.roles import Role
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy, Strength
 from motet.composers.strategies.strategy import Request
@@ -20,10 +20,12 @@ class Generic(RuleStrategy, frozen=True):
 
     strategy: Literal["generic"] = "generic"
     reinforced: Role
+    """The base, trained further on what shall be forgotten."""
     alpha: Strength = 1.0
+    """Strength."""
 
     def rule(self) -> Rule:
-        return Relu(self.alpha)
+        return ReluRule(self.alpha)
 
     def parts(self, request: Request) -> tuple[Part, ...]:
         return ("base", request.base, 1.0), ("reinforced", self.reinforced.voice, 0.0)

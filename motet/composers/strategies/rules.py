@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from motet.composers.errors import CompositionError, show
-from motet.composers.plan import Rules
+from motet.composers.plan import RuleVector
 from motet.composers.roles import Spec, Weight
 from motet.composers.shift import Shift
 from motet.composers.strategies.strategy import Request, Strategy
@@ -21,7 +21,9 @@ class EosRamp(Spec, frozen=True):
     """The end of the answer becomes more likely: from 0 up to `weight` nats over the first `tokens` tokens."""
 
     tokens: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Length of the ramp."""
     weight: Weight
+    """What the end has gained at the end of the ramp, in nats."""
 
 
 class RuleAdapter(Strategy, frozen=True):
@@ -34,8 +36,11 @@ class RuleAdapter(Strategy, frozen=True):
 
     strategy: Literal["rules"] = "rules"
     eos_ramp: EosRamp | None = None
+    """Makes the end of the answer more likely, token by token."""
     repetition: Weight = 0.0
+    """Taken off tokens that the answer holds already, in nats."""
     token_offsets: Annotated[dict[str, Weight], Field(default_factory=dict, max_length=_MAX_OFFSETS)]
+    """Offset in nats by token: a text that is exactly one token, or `id:123`."""
 
     @model_validator(mode="after")
     def _some_rule(self) -> Self:
@@ -46,7 +51,7 @@ class RuleAdapter(Strategy, frozen=True):
     def shift(self, request: Request) -> Shift:
         ramp = self.eos_ramp
         return Shift(
-            rules=Rules(
+            rules=RuleVector(
                 eos_ramp_tokens=ramp.tokens if ramp else 0,
                 eos_ramp_weight=ramp.weight if ramp else 0.0,
                 repetition=self.repetition,

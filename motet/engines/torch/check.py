@@ -9,18 +9,17 @@ and its distributions are compared with those of the plain forward.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from motet.engines.torch.attention import ATTENTION_NAME, slot_attention
+from motet.engines.torch.model import Member, ModelWork
 from motet.engines.torch.packing import does_more
 from motet.engines.torch.recording import AttentionCall, Recording, before_forward, first_tensor
-
-if TYPE_CHECKING:
-    from motet.engines.torch.model import Member
+from motet.kernels.reference import kl_divergence
 
 WATCHED_NAME = "motet-watched"
 FORCED, FREE = 0, 1  # the streams' slots
@@ -85,8 +84,6 @@ class SlotRun:
 
     def _step(self, forced: range, free: range) -> Tensor:
         """One forward; (n, V) logits of the free stream."""
-        from motet.engines.torch.model import ModelWork
-
         ids = self.recording.ids
         work = [
             ModelWork(slot, tokens.start, ids[tokens.start : tokens.stop], len(tokens) if slot == FREE else 0)
@@ -168,8 +165,8 @@ def _compare_distributions(run: SlotRun, recording: Recording, same: float) -> N
     some tokens differ much in a model that is right; where a computation is wrong, most do."""
     width = run.logits.shape[-1]
     plain = recording.logits[:, :width].log_softmax(-1)
-    noise = float(divergence(plain, recording.exact_logits[:, :width].log_softmax(-1)).mean())
-    distance = divergence(plain, run.logits.float().log_softmax(-1))
+    noise = float(kl_divergence(plain, recording.exact_logits[:, :width].log_softmax(-1)).mean())
+    distance = kl_divergence(plain, run.logits.float().log_softmax(-1))
     single = torch.zeros(len(distance), dtype=torch.bool, device=distance.device)
     single[run.singles] = True
     for name, rows in (("prompts", distance[~single]), ("single tokens", distance[single])):
@@ -179,11 +176,6 @@ def _compare_distributions(run: SlotRun, recording: Recording, same: float) -> N
                 f"the whole model: its distributions of {name} differ from a plain forward's by {far:.3g} nats "
                 f"(rounding alone: {noise:.3g}; allowed: {allowed:.3g})"
             )
-
-
-def divergence(logp: Tensor, logq: Tensor) -> Tensor:
-    """KL(p ‖ q) in nats per row of two (N, V) tables of log-probs."""
-    return (logp.exp() * (logp - logq)).sum(-1)
 
 
 def _refuse_beyond(excess: Tensor, what: str) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.answers import Answer
 from motet.server.errors import invalid
-from motet.server.forms.chat import ChatForm
-from motet.server.jobs import Display, Job, plan_of
-from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt
-from motet.server.respond import respond, sampled_job
+from motet.server.query import Query, display
+from motet.server.respond import respond
 from motet.server.responses import STREAMED, ChatCompletion
-from motet.server.sampling import display
-from motet.server.schemas import ChatCompletionRequest, ChatFields
-from motet.server.service import Served, Service
+from motet.server.schemas import ChatCompletionRequest
+from motet.server.service import Served
+from motet.server.unsupported import check_extras
 
 router = APIRouter(tags=["OpenAI"])
 MAX_STOPS = 4
@@ -28,16 +23,17 @@ MAX_STOPS = 4
 async def chat_completions(body: ChatCompletionRequest, request: Request, service: Served) -> Response:
     """An answer to messages, by a model or a composition of models; each member reads its own template."""
     check_extras(body)
-    show = display(body, logprobs=_logprobs(body), max_stops=MAX_STOPS)
-    request_id = request.scope["state"]["request_id"]
-
-    def jobs() -> list[Job]:
-        return [_job(service, body, show, request_id)]
-
-    def answer(jobs: Sequence[Job]) -> Answer:
-        return Answer(service, ChatForm(), body.model or jobs[0].base, jobs, show)
-
-    return await respond(request, service, body, jobs, answer, body.n or 1)
+    query = Query(
+        request_id=request.scope["state"]["request_id"],
+        form="chat",
+        fields=body,
+        targets=(body,),
+        prompts=(_prompt(body),),
+        display=display(body, logprobs=_logprobs(body), max_stops=MAX_STOPS),
+        max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+        score_prompt=body.prompt_logprobs is not None,
+    )
+    return await respond(request, service, query)
 
 
 def _logprobs(body: ChatCompletionRequest) -> int | None:
@@ -46,22 +42,7 @@ def _logprobs(body: ChatCompletionRequest) -> int | None:
     return body.top_logprobs or 0 if body.logprobs else None
 
 
-def _job(service: Service, body: ChatCompletionRequest, show: Display, request_id: str) -> Job:
-    plan = plan_of(body, service.registry, chat=True)
-    asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    return sampled_job(
-        service,
-        plan,
-        chat_prompt(body, body.truncate_prompt_tokens),
-        body,
-        show,
-        max_tokens=asked,
-        request_id=request_id,
-        score_prompt=body.prompt_logprobs is not None,
-    )
-
-
-def chat_prompt(body: ChatFields, truncate: int | None = None) -> RequestPrompt:
+def _prompt(body: ChatCompletionRequest) -> RequestPrompt:
     """Raises ApiError (400): both a generation prompt and a continued last message."""
     if body.add_generation_prompt and body.continue_final_message:
         raise invalid("'add_generation_prompt' and 'continue_final_message' exclude each other.", "messages")
@@ -71,5 +52,5 @@ def chat_prompt(body: ChatFields, truncate: int | None = None) -> RequestPrompt:
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=bool(body.continue_final_message),
         variables=body.chat_template_kwargs or {},
-        truncate=truncate,
+        truncate=body.truncate_prompt_tokens,
     )

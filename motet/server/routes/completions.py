@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.answers import Answer
-from motet.server.forms.completion import CompletionForm
-from motet.server.jobs import Display, Job, plan_of
-from motet.server.parameters import check_extras
 from motet.server.prompts import RequestPrompt
-from motet.server.respond import respond, sampled_job
+from motet.server.query import Query, display
+from motet.server.respond import respond
 from motet.server.responses import STREAMED, Completion
-from motet.server.sampling import display
 from motet.server.schemas import CompletionRequest
-from motet.server.service import Served, Service
+from motet.server.service import Served
+from motet.server.unsupported import check_extras
 
 router = APIRouter(tags=["OpenAI"])
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -29,19 +25,20 @@ async def completions(body: CompletionRequest, request: Request, service: Served
     """Continuations of texts or token arrays. With `echo` and `logprobs` the prompt itself is scored, under the
     composed distribution. Choice i of prompt j has index j·n + i."""
     check_extras(body)
-    show = display(body, logprobs=body.logprobs, echo=bool(body.echo))
-    request_id = request.scope["state"]["request_id"]
+    query = Query(
+        request_id=request.scope["state"]["request_id"],
+        form="completion",
+        fields=body,
+        targets=(body,),
+        prompts=tuple(_prompt(prompt, body) for prompt in _prompts(body)),
+        display=display(body, logprobs=body.logprobs, echo=bool(body.echo)),
+        max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+        score_prompt=body.prompt_logprobs is not None or bool(body.echo and body.logprobs is not None),
+    )
+    return await respond(request, service, query)
 
-    def jobs() -> list[Job]:
-        return _jobs(service, body, show, request_id)
 
-    def answer(jobs: Sequence[Job]) -> Answer:
-        return Answer(service, CompletionForm(), body.model or jobs[0].base, jobs, show)
-
-    return await respond(request, service, body, jobs, answer, len(prompts(body)) * (body.n or 1))
-
-
-def prompts(body: CompletionRequest) -> list[str | list[int]]:
+def _prompts(body: CompletionRequest) -> list[str | list[int]]:
     """One text, one token array, or a list of either → a list."""
     match body.prompt:
         case str(text):
@@ -50,25 +47,6 @@ def prompts(body: CompletionRequest) -> list[str | list[int]]:
             return [cast("list[int]", body.prompt)]
         case _:
             return list(cast("list[str | list[int]]", body.prompt))
-
-
-def _jobs(service: Service, body: CompletionRequest, show: Display, request_id: str) -> list[Job]:
-    plan = plan_of(body, service.registry)
-    asked = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    scored = body.prompt_logprobs is not None or (show.echo and show.logprobs is not None)
-    return [
-        sampled_job(
-            service,
-            plan,
-            _prompt(prompt, body),
-            body,
-            show,
-            max_tokens=asked,
-            request_id=f"{request_id}-{i}",
-            score_prompt=scored,
-        )
-        for i, prompt in enumerate(prompts(body))
-    ]
 
 
 def _prompt(prompt: str | list[int], body: CompletionRequest) -> RequestPrompt:

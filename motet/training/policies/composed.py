@@ -9,8 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from motet.composers.plan import Linear, Plan, Prompt, Rules, Stream
-from motet.composers.rows import compose_logits
+from motet.composers.plan import LinearRule, Plan, Prompt, RuleVector, Stream
+from motet.composers.rows import reference_logprobs
+from motet.kernels.composed_loss import weighted_sum
 from motet.training.batch import Batch, PromptForm
 from motet.training.policies.frozen import without_gradients
 from motet.training.policy import Policy, Scores
@@ -20,7 +21,7 @@ MASKED = -30.0  # log-prob of a token outside of the masks: finite, and e⁻³�
 
 
 class ComposedPolicy:
-    """Composed log-probs (N, V) of a plan, `compose_logits` over the streams' logits.
+    """Composed log-probs (N, V) of a plan from its streams' logits: `reference_logprobs`, or their `weighted_sum`.
 
     Gradients go to the trained stream alone; which tokens a mask or gate keeps is a constant. A target outside of
     the masks gets the constant log-prob −30: no gradient comes from it, and it cancels against a reference.
@@ -72,7 +73,7 @@ class ComposedPolicy:
         outside = self._outside = torch.zeros(len(batch.targets), dtype=torch.bool, device=batch.targets.device)
 
         def logits(rows: slice, *inputs: Tensor) -> Tensor:
-            composed = compose_logits(
+            composed = reference_logprobs(
                 self.plan,
                 torch.stack(streams.logits(rows, *inputs)),
                 generated=None if past is None else past[rows],
@@ -113,8 +114,8 @@ class _Streams:
 
     def summed(self) -> Scores:
         def logits(rows: slice, *inputs: Tensor) -> Tensor:
-            weighted = zip(self.logits(rows, *inputs), self._plan.streams, strict=True)
-            return cast("Tensor", sum(stream.weight / stream.temperature * logits for logits, stream in weighted))
+            weights = [stream.weight / stream.temperature for stream in self._plan.streams]
+            return weighted_sum(self.logits(rows, *inputs), weights)
 
         return Scores(self.inputs, logits, self.width, self.trains)
 
@@ -122,7 +123,7 @@ class _Streams:
 def _is_sum(plan: Plan) -> bool:
     """Whether the plan's scores are a weighted sum of logits, up to a constant per row."""
     gated = any(stream.inside is not None for stream in plan.streams)
-    return isinstance(plan.rule, Linear) and not (gated or plan.masks or plan.rules)
+    return isinstance(plan.rule, LinearRule) and not (gated or plan.masks or plan.rules)
 
 
 def prompt_form(prompt: Prompt | None) -> PromptForm | None:
@@ -147,7 +148,7 @@ def view_of(batch: Batch, form: PromptForm | None) -> Batch:
     return batch if form is None else batch.views[form]
 
 
-def _repeats(rules: Rules | None) -> bool:
+def _repeats(rules: RuleVector | None) -> bool:
     return rules is not None and bool(rules.repetition or rules.eos_ramp_weight)
 
 

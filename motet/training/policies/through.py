@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Budget, Discriminator, Dynamic, Linear, Mixture, Plan, Stream
+from motet.composers.plan import BudgetRule, DiscriminatorRule, DynamicRule, LinearRule, MixtureRule, Plan, Stream
 from motet.composers.spec import build_plan, parse_composition
 from motet.training.batch import PromptForm
 from motet.training.policies.composed import prompt_form
@@ -30,7 +30,7 @@ def through_plan(through: Mapping[str, Any], members: Collection[str], token_id:
         raise CompositionError(
             f"through: no stream is the trained model: name it {TRAINED!r}, with a weight that is not 0", "through"
         )
-    if isinstance(plan.rule, Dynamic | Budget):
+    if isinstance(plan.rule, DynamicRule | BudgetRule):
         raise CompositionError(
             f"through.strategy: {plan.strategy!r} solves for its weight at every token, and no gradient goes through "
             "that; train through a strategy with fixed weights",
@@ -41,7 +41,7 @@ def through_plan(through: Mapping[str, Any], members: Collection[str], token_id:
 
 def _counts(stream: Stream, plan: Plan) -> bool:
     """Whether the score depends on the stream by more than its masks."""
-    return stream.weight != 0 or not isinstance(plan.rule, Linear | Mixture)
+    return stream.weight != 0 or not isinstance(plan.rule, LinearRule | MixtureRule)
 
 
 def member_plan(composition: Mapping[str, Any], models: Collection[str], token_id: TokenId, path: str) -> Plan:
@@ -55,7 +55,7 @@ def member_plan(composition: Mapping[str, Any], models: Collection[str], token_i
         plan = build_plan(parse_composition(dict(composition)), None, known=models, token_id=token_id)
     except CompositionError as error:
         raise CompositionError(re.sub(r"(^|; )composition\b", rf"\1{path}", error.message), path) from None
-    if isinstance(plan.rule, Discriminator):
+    if isinstance(plan.rule, DiscriminatorRule):
         raise CompositionError(
             f"{path}.strategy: {plan.strategy!r} judges the prompt with the answer, of which a run scores the "
             "answer alone; train the classes with the gedi objective",

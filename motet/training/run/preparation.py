@@ -32,8 +32,7 @@ from motet.training.policy import ClassPrompts
 from motet.training.recipe import TRAINED, VALIDATION, Checkpoint, Fresh, Half, Lora, Recipe
 from motet.training.run.errors import RunError, nearest
 from motet.training.run.identity import data_hash, models_hash, recipe_hash
-from motet.training.run.root import resolve_root
-from motet.training.run.sources import locate, source_problems
+from motet.training.run.sources import locate, resolve_root, source_problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

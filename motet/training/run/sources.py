@@ -1,4 +1,4 @@
-"""Where a model lies, and what is wrong with it before a byte of its weights is read."""
+"""Where a recipe's paths start, where a model lies, and what is wrong with it before a byte of its weights is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,21 @@ from pathlib import Path
 
 from motet.models import files
 from motet.models.hub import is_hub_id
-from motet.training.run.errors import nearest
+from motet.training.run.errors import RunError, nearest
+
+
+def resolve_root(root: str | None, recipe_folder: Path) -> Path:
+    """Where a recipe's relative paths start: its own folder, or another one (relative to it).
+
+    Raises:
+        RunError: no such folder. Names of folders that are made first, such as `demo`, are resolved by the caller.
+    """
+    if root is None:
+        return recipe_folder
+    folder = (recipe_folder / Path(root).expanduser()).resolve()
+    if not folder.is_dir():
+        raise RunError(f"root: {folder} is no folder; a folder is expected, or `demo` or `demo:SEED` of `motet train`")
+    return folder
 
 
 def locate(path: str, root: Path) -> str:

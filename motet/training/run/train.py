@@ -21,9 +21,9 @@ from motet.training.run.notes import notes
 from motet.training.run.outcome import outcome
 from motet.training.run.preparation import Preparation, prepare
 from motet.training.run.result import card_problems, make_bundle, write_result
-from motet.training.run.root import resolve_root
 from motet.training.run.session import Session
 from motet.training.run.signals import Interrupts
+from motet.training.run.sources import resolve_root
 from motet.training.run.tuning import merged
 from motet.training.run.watch import Watch
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Mixture, Plan, Prompt, Relu, Rules, Stream, TokenSet
+from motet.composers.plan import MixtureRule, Plan, Prompt, ReluRule, RuleVector, Stream, TokenSet
 from motet.training.batch import Batch
 from motet.training.objectives.logprobs import policy_logprobs
 from motet.training.policies.composed import MASKED, ComposedPolicy
@@ -125,13 +125,13 @@ def test_rules_that_are_no_sums() -> None:
     tables = policies()
     base, trained = (tables[name].logits.log_softmax(-1) for name in ("large", "trained"))
     streams = (Stream("base", "large", 0.3), Stream("other", "trained", 0.7))
-    relu = ComposedPolicy(Plan(streams, rule=Relu(2.0)), tables)
+    relu = ComposedPolicy(Plan(streams, rule=ReluRule(2.0)), tables)
     torch.testing.assert_close(relu(BATCH), (base - 2 * (trained - base).relu()).log_softmax(-1))
-    mixture = ComposedPolicy(Plan(streams, rule=Mixture()), tables)
+    mixture = ComposedPolicy(Plan(streams, rule=MixtureRule()), tables)
     torch.testing.assert_close(mixture(BATCH), (0.3 * base.exp() + 0.7 * trained.exp()).log())
 
 
-@pytest.mark.parametrize("rule", [Relu(2.0), Mixture()])
+@pytest.mark.parametrize("rule", [ReluRule(2.0), MixtureRule()])
 def test_gradients_of_rules_that_are_no_sums(rule: Any) -> None:
     tables = policies()
     streams = (Stream("base", "large", 0.3), Stream("a", "trained", 0.7), Stream("b", "small", 0.5))
@@ -145,7 +145,7 @@ def test_gradients_of_rules_that_are_no_sums(rule: Any) -> None:
 
 def test_a_rule_vector_reads_the_answer_so_far() -> None:
     tables = policies()
-    rules = Rules(eos_ramp_tokens=2, eos_ramp_weight=4.0, repetition=1.5, offsets=((3, 0.5),))
+    rules = RuleVector(eos_ramp_tokens=2, eos_ramp_weight=4.0, repetition=1.5, offsets=((3, 0.5),))
     plan = Plan((Stream("base", "trained"),), rules=rules)
     expected = tables["trained"].logits.log_softmax(-1).clone()
     expected[:, 3] += 0.5
@@ -162,9 +162,11 @@ PLANS = {
     "sum": proxy(1.5),
     "mask": proxy(masks=(TokenSet(0, "ratio", 0.3),)),
     "gate": Plan((Stream("base", "large"), Stream("a", "trained", 0.7, inside=TokenSet(0, "nucleus", 0.8)))),
-    "heated": Plan((Stream("base", "large"), Stream("a", "trained", -0.4, temperature=0.5))),
-    "rules": Plan((Stream("base", "trained"),), rules=Rules(eos_ramp_tokens=2, eos_ramp_weight=4.0, repetition=1.5)),
-    "mixture": Plan((Stream("base", "large", 0.3), Stream("a", "trained", 0.7)), rule=Mixture()),
+    "scaled": Plan((Stream("base", "large"), Stream("a", "trained", -0.4, temperature=0.5))),
+    "rules": Plan(
+        (Stream("base", "trained"),), rules=RuleVector(eos_ramp_tokens=2, eos_ramp_weight=4.0, repetition=1.5)
+    ),
+    "mixture": Plan((Stream("base", "large", 0.3), Stream("a", "trained", 0.7)), rule=MixtureRule()),
 }
 
 

@@ -51,6 +51,28 @@ def test_a_run(file: Path, tmp_path: Path) -> None:
     assert "--restart" in again.stderr
 
 
+@pytest.mark.parametrize(("written", "seed"), [("demo", 0), ("demo:3", 3)])
+def test_the_demo_family_is_a_root(
+    file: Path, root: Path, monkeypatch: pytest.MonkeyPatch, written: str, seed: int
+) -> None:
+    from motet.demo import family
+
+    monkeypatch.setattr(family, "build_family", {seed: root}.__getitem__)
+    result = invoke(file, f"root={written}", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    (file.parent / written).mkdir()
+    beside = invoke(file, f"root={written}", "--dry-run")
+    assert "demo" in beside.stderr, "a folder of that name is meant where there is one"
+    assert beside.exit_code == 1
+
+
+def test_a_root_that_is_none(file: Path) -> None:
+    result = invoke(file, "root=demo:x", "data.train.fils=[a]")
+    assert result.exit_code == 1
+    assert "`demo:SEED`" in result.stderr
+    assert "data.train.fils" in result.stderr
+
+
 def test_mistakes_are_lines_and_exit_code_1(file: Path) -> None:
     result = invoke(file, "data.train.fils=[a]", "data.train.files=[none.jsonl]", "model.path=bse")
     assert result.exit_code == 1

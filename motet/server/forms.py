@@ -1,0 +1,268 @@
+"""What answers look like: each endpoint's choices, whole and in pieces, with log-probabilities and traces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from motet.engines.base import TokenOutput, TokenTrace
+from motet.models.tokenizer import Tokenizer
+from motet.server.prepare import Job
+from motet.server.query import Display
+from motet.server.text import TextPiece
+
+LOWEST = -9999.0  # JSON has no −inf
+MARGINAL_RANK = 3  # Lin et al. 2023 (URIAL): rank 0 unshifted, 1 and 2 marginal, from 3 on shifted
+
+
+class Form(Protocol):
+    """Chat completion or completion."""
+
+    whole_object: str
+    chunk_object: str
+    id_prefix: str
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The chunk that opens a choice's stream."""
+        ...
+
+    def chunk(self, index: int, piece: TextPiece, job: Job, show: Display) -> dict[str, Any]: ...
+
+    def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]: ...
+
+    def extras(self, first: dict[str, Any]) -> dict[str, Any]:
+        """What stands beside `choices`; takes it out of the `first` choice."""
+        ...
+
+
+def extensions(pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
+    """Fields beyond OpenAI's that a choice or chunk has where they were asked for."""
+    fields: dict[str, Any] = {}
+    outputs = [output for piece in pieces for output in piece.tokens]
+    generated = [output for output in outputs if not output.forced]
+    if show.token_ids:
+        fields["token_ids"] = [output.token for output in generated]
+    if show.trace is not None:
+        fields["motet"] = {"trace": traces(generated if not show.echo else outputs, job)}
+    return fields
+
+
+def prompt_extensions(pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if show.prompt_logprobs is not None:
+        forced = [output for piece in pieces for output in piece.tokens if output.forced]
+        fields["prompt_logprobs"] = prompt_logprobs(forced, job, show.prompt_logprobs)
+    if show.token_ids:
+        fields["prompt_token_ids"] = list(job.prompt_ids)
+    return fields
+
+
+class ChatForm:
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+    id_prefix = "chatcmpl-"
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        delta = {"role": "assistant", "content": ""}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def chunk(self, index: int, piece: TextPiece, job: Job, show: Display) -> dict[str, Any]:
+        return self._choice(index, [piece], job, show) | {"delta": {"content": piece.text} if piece.text else {}}
+
+    def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
+        text = "".join(piece.text for piece in pieces)
+        message = {"role": "assistant", "content": text, "refusal": None}
+        prompt = prompt_extensions(pieces, job, show) if index == 0 else {}
+        return self._choice(index, pieces, job, show) | {"message": message} | prompt
+
+    def extras(self, first: dict[str, Any]) -> dict[str, Any]:
+        names = ("prompt_logprobs", "prompt_token_ids")
+        return {name: first.pop(name) for name in names if name in first}
+
+    def _choice(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
+        generated = [output for piece in pieces for output in piece.tokens if not output.forced]
+        return {
+            "index": index,
+            "logprobs": chat_logprobs(generated, job, show),
+            "finish_reason": pieces[-1].finish if pieces else None,
+            "stop_reason": pieces[-1].stop_reason if pieces else None,
+        } | extensions(pieces, job, show)
+
+
+class CompletionForm:
+    whole_object = "text_completion"
+    chunk_object = "text_completion"
+    id_prefix = "cmpl-"
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        return None
+
+    def chunk(self, index: int, piece: TextPiece, job: Job, show: Display) -> dict[str, Any]:
+        return self._choice(index, [piece], job, show)
+
+    def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
+        return self._choice(index, pieces, job, show) | prompt_extensions(pieces, job, show)
+
+    def extras(self, first: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def _choice(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
+        return {
+            "index": index,
+            "text": "".join(piece.text for piece in pieces),
+            "logprobs": self._logprobs(pieces, job, show),
+            "finish_reason": pieces[-1].finish if pieces else None,
+            "stop_reason": pieces[-1].stop_reason if pieces else None,
+        } | extensions(pieces, job, show)
+
+    def _logprobs(self, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any] | None:
+        outputs = [o for piece in pieces for o in piece.tokens if show.echo or not o.forced]
+        first = job.prompt_ids[0] if show.echo and any(piece.prompt for piece in pieces) else None
+        return completion_logprobs(outputs, job, show, first=first, offset=pieces[0].offset)
+
+
+FORMS: Mapping[Literal["chat", "completion"], Form] = {"chat": ChatForm(), "completion": CompletionForm()}
+
+
+def extension(jobs: Sequence[Job]) -> dict[str, Any]:
+    """What was composed, and what it took: KV bytes reserved, prompt tokens that each stream read."""
+    plan = jobs[0].plan
+    forced = sum(len(job.request.forced) for job in jobs)
+    read = [sum(len(job.request.contexts[k]) for job in jobs) + forced for k in range(len(plan.streams))]
+    return {
+        "strategy": plan.strategy,
+        "weight_sum": plan.weight_sum,
+        "kv_bytes": sum(job.kv_bytes * job.request.n for job in jobs),
+        "streams": [
+            {"role": stream.role, "model": stream.model, "weight": stream.weight, "prompt_tokens": count}
+            for stream, count in zip(plan.streams, read, strict=True)
+        ],
+    }
+
+
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+    }
+
+
+def finite(logprob: float) -> float:
+    return logprob if logprob > LOWEST or math.isnan(logprob) else LOWEST
+
+
+def label(token: int, tokenizer: Tokenizer, show: Display) -> str:
+    return f"token_id:{token}" if show.tokens_as_ids else tokenizer.label_of(token)
+
+
+def chat_logprobs(outputs: Iterable[TokenOutput], job: Job, show: Display) -> dict[str, Any] | None:
+    """`choices[].logprobs` of a chat completion; None where they were not asked for."""
+    if show.logprobs is None:
+        return None
+    content = [
+        _chat_entry(output.token, output.logprob, job, show)
+        | {"top_logprobs": [_chat_entry(token, value, job, show) for token, value in output.top[: show.logprobs]]}
+        for output in outputs
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _chat_entry(token: int, logprob: float, job: Job, show: Display) -> dict[str, Any]:
+    text = label(token, job.tokenizer, show)
+    return {"token": text, "logprob": finite(logprob), "bytes": list(job.tokenizer.bytes_of(token))}
+
+
+def top_by_label(output: TokenOutput, job: Job, show: Display, count: int) -> dict[str, float]:
+    """Label → log-prob, best first: `count` alternatives and the token itself. Tokens that read alike are told apart
+    by id: a harness that asks whether the token is the most likely compares with the largest of these values."""
+    pairs = list(output.top[:count])
+    if output.token not in [token for token, _ in pairs]:
+        pairs.append((output.token, output.logprob))
+    named: dict[str, float] = {}
+    for token, logprob in pairs:
+        text = label(token, job.tokenizer, show)
+        named[f"token_id:{token}" if text in named else text] = finite(logprob)
+    return named
+
+
+def completion_logprobs(
+    outputs: Sequence[TokenOutput], job: Job, show: Display, *, first: int | None, offset: int
+) -> dict[str, Any] | None:
+    """`choices[].logprobs` of a completion. `first`: the prompt's first token where it is echoed, which nothing
+    predicts; `offset`: characters of the choice's text before these tokens."""
+    if show.logprobs is None:
+        return None
+    tokens = ([] if first is None else [first]) + [output.token for output in outputs]
+    unknown: list[Any] = [] if first is None else [None]
+    return {
+        "tokens": [label(token, job.tokenizer, show) for token in tokens],
+        "token_logprobs": unknown + [finite(output.logprob) for output in outputs],
+        "top_logprobs": unknown + [top_by_label(output, job, show, show.logprobs) for output in outputs],
+        "text_offset": _offsets(tokens, job.tokenizer, offset),
+    }
+
+
+def _offsets(tokens: Iterable[int], tokenizer: Tokenizer, offset: int) -> list[int]:
+    offsets: list[int] = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += tokenizer.length_of(token)
+    return offsets
+
+
+def prompt_logprobs(forced: Sequence[TokenOutput], job: Job, count: int) -> list[dict[str, Any] | None]:
+    """vLLM's `prompt_logprobs`: per prompt token id → log-prob; null for the first, which nothing predicts. The
+    rank is null for tokens outside of the alternatives asked for."""
+    return [None, *(_prompt_entry(output, job, count) for output in forced)]
+
+
+def _prompt_entry(output: TokenOutput, job: Job, count: int) -> dict[str, Any]:
+    ranked: dict[int, tuple[int | None, float]] = {}
+    ranked |= {token: (rank, value) for rank, (token, value) in enumerate(output.top, 1)}
+    shown = {token: ranked[token] for token, _ in output.top[:count]}
+    shown[output.token] = ranked.get(output.token, (None, output.logprob))
+    return {
+        str(token): {"logprob": finite(value), "rank": rank, "decoded_token": job.tokenizer.label_of(token)}
+        for token, (rank, value) in shown.items()
+    }
+
+
+def shift_class(base_rank: int) -> str:
+    if base_rank == 0:
+        return "unshifted"
+    return "marginal" if base_rank < MARGINAL_RANK else "shifted"
+
+
+def traces(outputs: Iterable[TokenOutput], job: Job) -> list[dict[str, Any]]:
+    return [_trace_entry(output, output.trace, job) for output in outputs if output.trace is not None]
+
+
+def _trace_entry(output: TokenOutput, trace: TokenTrace, job: Job) -> dict[str, Any]:
+    roles = [stream.role for stream in job.plan.streams]
+    members = {role: finite(value) for role, value in zip(roles, trace.member_logprobs, strict=True)}
+    return {
+        "token": job.tokenizer.label_of(output.token),
+        "token_id": output.token,
+        "logprob": finite(output.logprob),
+        "members": members,
+        "kl": min(trace.kl, -LOWEST),
+        "base_rank": trace.base_rank,
+        "shift": shift_class(trace.base_rank),
+        "argmax_moved": trace.argmax_moved,
+        **_strength(trace.alpha),
+        "top": {"base": _top(trace.base_top, job), "composed": _top(trace.composed_top, job)},
+    }
+
+
+def _strength(alpha: Sequence[float]) -> dict[str, Any]:
+    """One number where there is one pair of experts, a list where there are several."""
+    return {} if not alpha else {"alpha": alpha[0] if len(alpha) == 1 else list(alpha)}
+
+
+def _top(pairs: Iterable[tuple[int, float]], job: Job) -> list[dict[str, Any]]:
+    return [
+        {"token": job.tokenizer.label_of(token), "token_id": token, "logprob": finite(value)} for token, value in pairs
+    ]

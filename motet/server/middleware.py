@@ -1,0 +1,152 @@
+"""What stands around every request: its id and log line, CORS, API keys, the limit of its body.
+
+All of it is plain ASGI: Starlette's BaseHTTPMiddleware hides from the application that a client has left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from motet.operator.settings import ServerConfig
+from motet.server.errors import ApiError, error_response
+from motet.server.logs import REQUEST_ID
+
+MAX_ID = 128  # characters of a client's X-Request-Id
+PROBES = frozenset({"/health", "/livez", "/ready"})
+
+log = logging.getLogger("motet.access")
+
+
+def middleware(config: ServerConfig) -> list[Middleware]:
+    """Outermost first."""
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(config.cors_origins),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id"],
+    )
+    return [
+        Middleware(RequestId),
+        *([cors] if config.cors_origins else []),
+        Middleware(Auth, keys=[key.get_secret_value() for key in config.api_keys]),
+        Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+    ]
+
+
+class RequestId:
+    """Takes the client's X-Request-Id or makes one; logs one line per request, without its body or query."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = _usable(Headers(scope=scope).get("x-request-id", "")) or uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
+        began = time.perf_counter()
+        status = 0
+
+        async def with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, with_id)
+        finally:
+            took = (time.perf_counter() - began) * 1000
+            level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+            log.log(level, "%s %s %d %.1f ms", scope["method"], scope["path"], status, took)
+
+
+def _usable(request_id: str) -> str:
+    """The id if it can stand in a header and a log line, else nothing."""
+    fits = len(request_id) <= MAX_ID and request_id.isascii() and request_id.isprintable()
+    return request_id if fits else ""
+
+
+class Auth:
+    """Without keys every request passes. The digest of a request's key is put into the scope's state, for quotas."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self.app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._digests and scope["path"] not in PROBES:
+            given = _digest(_bearer(Headers(scope=scope)))
+            if not self._known(given):
+                await error_response(_refusal())(scope, receive, send)
+                return
+            scope.setdefault("state", {})["key"] = given.hex()
+        await self.app(scope, receive, send)
+
+    def _known(self, given: bytes) -> bool:
+        """Compares with every key, so that the time says nothing about which one is near."""
+        matches = [hmac.compare_digest(given, known) for known in self._digests]
+        return any(matches)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def _bearer(headers: Headers) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _refusal() -> ApiError:
+    return ApiError(
+        401, "Incorrect or missing API key.", code="invalid_api_key", headers={"www-authenticate": "Bearer"}
+    )
+
+
+class BodyLimit:
+    """Refuses bodies of more than `max_bytes` with 413: by their declared length, else while they are read."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared[:19]) > self.max_bytes:
+            await error_response(self._refusal())(scope, receive, send)
+            return
+        await self.app(scope, self._counting(receive), send)
+
+    def _counting(self, receive: Receive) -> Receive:
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.max_bytes:
+                raise self._refusal()
+            return message
+
+        return limited
+
+    def _refusal(self) -> ApiError:
+        return ApiError(413, f"The body is larger than {self.max_bytes} bytes.", code="body_too_large")

@@ -1,0 +1,94 @@
+"""What a client asks, as data: each route writes its body down in one of these, and nothing is computed yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from motet.server.errors import invalid
+from motet.server.prompts import RequestPrompt
+from motet.server.schemas import MAX_STOPS, SamplingFields, Target, TraceOptions
+
+
+@dataclass(frozen=True)
+class Display:
+    """How a request's tokens are shown. `logprobs`, `prompt_logprobs`, `trace`: None is off, else how many
+    alternatives beside the token itself."""
+
+    stops: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    echo: bool = False
+    trace: int | None = None
+    token_ids: bool = False
+    tokens_as_ids: bool = False
+
+
+def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, max_stops: int = MAX_STOPS) -> Display:
+    """Raises ApiError (400): too many stop strings, prompt log-probs in a stream."""
+    if len(body.stops) > max_stops:
+        raise invalid(f"'stop' has {len(body.stops)} strings, at most {max_stops} are allowed.", "stop")
+    if body.stream and body.prompt_logprobs is not None:
+        raise invalid("'prompt_logprobs' cannot be streamed.", "prompt_logprobs", "unsupported_parameter")
+    return Display(
+        stops=tuple(body.stops),
+        include_stop=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens is not False,
+        min_tokens=body.min_tokens or 0,
+        logprobs=logprobs,
+        prompt_logprobs=body.prompt_logprobs,
+        echo=echo,
+        trace=trace_top(body.trace),
+        token_ids=bool(body.return_token_ids),
+        tokens_as_ids=bool(body.return_tokens_as_token_ids),
+    )
+
+
+def trace_top(trace: bool | TraceOptions | None) -> int | None:
+    """How many alternatives a trace holds per token; None: no trace."""
+    return trace.top if isinstance(trace, TraceOptions) else 0 if trace else None
+
+
+@dataclass(frozen=True)
+class Query:
+    """Prompts to be answered, each by every target and `fields.n` times.
+
+    The jobs are those of the first target in the order of the prompts, then those of the next. `max_tokens` None is
+    what fits. With `labels`, one or None per target, the targets are the candidates of a comparison.
+    """
+
+    request_id: str
+    form: Literal["chat", "completion"]
+    fields: SamplingFields
+    targets: tuple[Target, ...]
+    prompts: tuple[RequestPrompt, ...]
+    display: Display
+    max_tokens: int | None
+    score_prompt: bool = False
+    labels: tuple[str | None, ...] | None = None
+
+    @property
+    def n(self) -> int:
+        return self.fields.n or 1
+
+    @property
+    def num_choices(self) -> int:
+        return len(self.targets) * len(self.prompts) * self.n
+
+
+@dataclass(frozen=True)
+class ScoreQuery:
+    """Continuations (texts or token ids) of one prompt, to be scored under one target."""
+
+    request_id: str
+    target: Target
+    prompt: RequestPrompt
+    continuations: tuple[str | list[int], ...]
+    trace: int | None = None  # alternatives per token; None: no trace
+
+    @property
+    def num_choices(self) -> int:
+        return len(self.continuations)
