@@ -122,13 +122,18 @@ def _alone(launch: Launch, tally: Tally) -> None:
     server: Server | None = None
     for suspect in tally.suspects[:MAX_ALONE]:
         if server is None or not server.alive:
+            _discard(server)
             server = start(launch)
         found = once(server, suspect.request, suspect.index)
         tally.findings += found
         if any(finding.kind in ("hang", "killed") for finding in found):
             server.kill()
+    _discard(server)
+
+
+def _discard(server: Server | None) -> None:
     if server is not None:
-        server.stop()
+        server.discard()
 
 
 def once(server: Server, request: Request, index: int) -> list[Finding]:
@@ -190,10 +195,12 @@ def replay(launch: Launch, file: Path, explosive: float) -> list[Finding]:
     server = start(launch)
     try:
         for line in lines:
-            server = server if server.alive else start(launch)
+            if not server.alive:
+                server.discard()
+                server = start(launch)
             findings += once(server, _request_of(line, server, explosive), line["index"])
     finally:
-        server.stop()
+        server.discard()
     return findings
 
 

@@ -125,6 +125,12 @@ class Server:
             self.kill("did not end")
             return None
 
+    def discard(self) -> None:
+        """Ends the server at once, and its log with it."""
+        self._over.set()
+        self.kill()
+        self.log.unlink(missing_ok=True)
+
     def _sample(self) -> None:
         limit = self._launch.resident
         while self.alive and not self._over.wait(SAMPLE_S):
@@ -162,7 +168,9 @@ def _wait_ready(server: Server) -> None:
         time.sleep(0.05)
     status = server.process.poll()
     server.kill("not ready in time")
-    raise ServerEnded(f"ended with {status} before it was ready: {server.log_text()[-2000:]}")
+    said = server.log_text()[-2000:]
+    server.discard()
+    raise ServerEnded(f"ended with {status} before it was ready: {said}")
 
 
 @contextmanager

@@ -63,8 +63,7 @@ class Lab:
 
     def close(self) -> None:
         if self._server is not None:
-            self._server.kill()
-            self._server.log.unlink(missing_ok=True)
+            self._server.discard()
             self._server = None
 
     @contextmanager
@@ -75,7 +74,7 @@ class Lab:
         try:
             yield server
         finally:
-            server.kill()
+            server.discard()
 
     def attack(self, what: str, requests: Sequence[Request], limits: Limits | None = None) -> Check:
         """Sends the requests at once: all answered, well-formed and in time, others not kept waiting, memory bounded,
@@ -110,7 +109,7 @@ class Lab:
             server = start(given)
         except ServerEnded as ended:
             return said_well(what, str(ended), names)
-        server.kill()
+        server.discard()
         return Check(what, False, "served")
 
     def command(self, what: str, *arguments: str, seconds: float = 30, names: str = "", **changes: Any) -> Check:

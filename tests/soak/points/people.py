@@ -129,7 +129,7 @@ def _carried(lab: Lab, place: str) -> Check:
     try:
         server = start(launch, stdin=b"y\n" * 50)
         said, served = server.log_text(), True
-        server.kill()
+        server.discard()
     except ServerEnded as ended:
         said, served = str(ended), False
     asked = "[y/N]" in said or "Do you wish" in said
