@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from motet.audit.decoding import chosen, generate, greedy, score
+from motet.audit.likelihood import chosen, score
 from motet.audit.pair import Pair
 from motet.audit.prompts import Context, Prompt, start
 from motet.audit.settings import Settings
+from motet.composers.plan import single
+from motet.engines.torch import Member
+from motet.engines.torch.offline import generate
 from motet.kernels.reference import kl_divergence
 
 PLAUSIBLE = 1e-4  # mean probability below which a token's shift is of no interest
@@ -72,8 +74,8 @@ class Shifts:
 def measure(pair: Pair, prompts: Sequence[Prompt], contexts: Sequence[Context], settings: Settings) -> Shifts:
     """Tokens count as raised where the expert gives them a mean probability of at least `PLAUSIBLE`, as lowered where
     the partner does: rare tokens move far without meaning anything."""
-    experts = answer(pair, pair.expert, [context.expert for context in contexts], settings)
-    partners = answer(pair, pair.partner, [context.partner for context in contexts], settings)
+    experts = greedy(pair, pair.expert, [context.expert for context in contexts], settings)
+    partners = greedy(pair, pair.partner, [context.partner for context in contexts], settings)
     sums = _Sums()
     answers: list[Answer] = []
     for prompt, context, ours, theirs in zip(prompts, contexts, experts, partners, strict=True):
@@ -85,16 +87,16 @@ def measure(pair: Pair, prompts: Sequence[Prompt], contexts: Sequence[Context], 
     return Shifts(tuple(answers), raised, lowered)
 
 
-def answer(
-    pair: Pair, model: PreTrainedModel, contexts: Sequence[Sequence[int]], settings: Settings
-) -> list[tuple[int, ...]]:
+def greedy(pair: Pair, member: Member, contexts: Sequence[Sequence[int]], settings: Settings) -> list[tuple[int, ...]]:
     """One model's greedy answers."""
-    answers: list[tuple[int, ...]] = []
-    for i in range(0, len(contexts), settings.rows):
-        rows = contexts[i : i + settings.rows]
-        limits = {"max_tokens": settings.max_tokens, "vocab_size": pair.vocab_size}
-        answers += generate((model,), (rows,), greedy, eos=pair.eos, **limits)
-    return answers
+    return generate(
+        {member.name: member},
+        single(member.name),
+        [(ids,) for ids in contexts],
+        max_tokens=settings.max_tokens,
+        ends=pair.ends,
+        rows=settings.rows,
+    )
 
 
 def _compare(pair: Pair, context: Context, tokens: Sequence[int], sums: _Sums) -> float:

@@ -11,22 +11,23 @@ after `MAX_STEPS` steps.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from motet.audit.decoding import Choose, answer_logits, chosen, generate, score
+from motet.audit.likelihood import chosen, score
 from motet.audit.pair import Pair
 from motet.audit.prompts import Context
 from motet.audit.settings import Settings
 from motet.composers.plan import Plan
-from motet.composers.rows import reference_logprobs
 from motet.composers.spec import build_plan, parse_composition
+from motet.engines.torch import Member
+from motet.engines.torch.offline import generate
 
 MAX_STEPS = 20
 ENOUGH = 0.5  # of the loss before the round
@@ -65,19 +66,18 @@ class Exploration:
 
 def explore(pair: Pair, starts: Sequence[Context], settings: Settings, *, iterative: bool) -> Exploration:
     """Samples from the contrast; sample i begins with start i modulo their number, in both forms."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    partner = copy.deepcopy(pair.partner).float() if iterative else pair.partner
     rounds = settings.rounds if iterative else 1
-    numbers = [i % len(starts) for i in range(settings.samples)]
+    partner, learner = pair.partner, pair.learner() if rounds > 1 else None
     found: list[tuple[int, int, tuple[int, ...]]] = []
     learning: list[Learning] = []
     for turn in range(rounds):
-        own = numbers[turn * len(numbers) // rounds : (turn + 1) * len(numbers) // rounds]
-        texts = _contrast(pair, partner, [starts[i] for i in own], settings, generator)
-        found += [(i, turn, tokens) for i, tokens in zip(own, texts, strict=True) if tokens]
-        if iterative and turn + 1 < rounds and found:
+        own = range(turn * settings.samples // rounds, (turn + 1) * settings.samples // rounds)
+        texts = _contrast(pair, partner, starts, own, settings)
+        found += [(i % len(starts), turn, tokens) for i, tokens in zip(own, texts, strict=True) if tokens]
+        if learner is not None and turn + 1 < rounds and found:
             pairs = [(starts[i].partner, tokens) for i, _, tokens in found]
-            learning.append(_learn(partner, pairs, pair.vocab_size, settings.lr, turn))
+            learning.append(_learn(learner, pairs, pair.vocab_size, settings.lr, turn))
+            partner = pair.learned(learner)
     samples = [_sample(pair, starts, *entry) for entry in found]
     samples.sort(key=lambda sample: -sample.gain)
     return Exploration(tuple(samples), tuple(learning), distinct([sample.tokens for sample in samples], 2))
@@ -91,27 +91,19 @@ def contrast_plan(settings: Settings) -> Plan:
 
 
 def _contrast(
-    pair: Pair, partner: PreTrainedModel, starts: Sequence[Context], settings: Settings, generator: torch.Generator
+    pair: Pair, partner: Member, starts: Sequence[Context], numbers: Sequence[int], settings: Settings
 ) -> list[tuple[int, ...]]:
-    texts: list[tuple[int, ...]] = []
-    for i in range(0, len(starts), settings.rows):
-        rows = starts[i : i + settings.rows]
-        texts += generate(
-            (pair.expert, partner),
-            ([row.expert for row in rows], [row.partner for row in rows]),
-            _sampler(contrast_plan(settings), generator),
-            max_tokens=settings.max_tokens,
-            vocab_size=pair.vocab_size,
-            eos=pair.eos,
-        )
-    return texts
-
-
-def _sampler(plan: Plan, generator: torch.Generator) -> Choose:
-    def choose(logits: Tensor) -> Tensor:
-        return reference_logprobs(plan, logits).exp().multinomial(1, generator=generator).squeeze(-1)
-
-    return choose
+    """The samples of these numbers. A number has the same draws in both forms, whatever else is sampled with it."""
+    rows = [starts[i % len(starts)] for i in numbers]
+    return generate(
+        {pair.expert.name: pair.expert, partner.name: partner},
+        contrast_plan(settings),
+        [(row.expert, row.partner) for row in rows],
+        max_tokens=settings.max_tokens,
+        ends=pair.ends,
+        rows=settings.rows,
+        seeds=[settings.seed * settings.samples + i for i in numbers],
+    )
 
 
 def _sample(pair: Pair, starts: Sequence[Context], i: int, turn: int, tokens: tuple[int, ...]) -> Sample:
@@ -144,7 +136,8 @@ def _backward(
     """Adds the gradient of the mean loss per token, one text at a time; the loss."""
     loss = 0.0
     for context, text in texts:
-        logits = answer_logits(model, context, text, vocab)
+        ids = torch.tensor([[*context, *text]], device=model.device)[:, :-1]
+        logits: Tensor = cast(Any, model)(input_ids=ids, use_cache=False).logits[0, -len(text) :, :vocab].float()
         part = F.cross_entropy(logits, torch.tensor(text, device=logits.device), reduction="sum") / total
         part.backward()
         loss += float(part.detach())

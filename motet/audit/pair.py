@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,38 +13,75 @@ from transformers import PreTrainedModel
 
 from motet.audit.settings import AuditError
 from motet.composers.vocabulary import VocabularyMismatch, read_vocabulary, shared_width
-from motet.engines.torch.model import model_ends
+from motet.engines.torch import Member
 from motet.experts.bundle import BundleError, ExpertBundle, read_bundle
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.fit import Known, mismatch
-from motet.models.checkpoint import load_weights
-from motet.models.ends import end_token_ids
+from motet.models.checkpoint import load_weights, read_config
 from motet.models.tokenizer import Tokenizer
 from motet.operator.adapters import merge_adapter
-from motet.operator.settings import ModelConfig
+from motet.operator.loading import load_model
+from motet.operator.settings import EngineConfig, ModelConfig
 from motet.operator.sources import Source, find_source
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was loaded from, so that it can be loaded again."""
+
+    name: str
+    source: Source
+    tokenizer: Tokenizer
+    device: str
+
+    def member(self, weights: PreTrainedModel | None = None) -> Member:
+        """The model for the engine, in float32 on the CPU and in its own type elsewhere; with the weights of a copy
+        that was trained, where these are given, in float32."""
+        plain = self.device == "cpu" or weights is not None
+        config = EngineConfig(device=cast(Any, self.device), dtype="float32" if plain else "auto")
+        model = ModelConfig(path=self.source.path)
+        return load_model(self.name, self.source, model, config, self.tokenizer, weights)
+
+    def trainable(self) -> PreTrainedModel:
+        """A copy in float32 that is no part of an engine."""
+        checkpoint, revision = self.source.checkpoint, self.source.checkpoint_revision
+        model = load_weights(checkpoint, revision, dtype=torch.float32, attn_implementation="eager")
+        if self.source.base is not None:
+            model = merge_adapter(model, self.source)
+        return model.float().to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two models over one vocabulary. `note`: what the expert's bundle says against this partner, if anything."""
 
-    expert: PreTrainedModel
-    partner: PreTrainedModel
+    expert: Member
+    partner: Member
     tokenizer: Tokenizer
     vocab_size: int  # the shared width: ids beyond it are cut off
     bundle: ExpertBundle | None = None
     note: str | None = None
+    partner_origin: Origin | None = None
+
+    def learner(self) -> PreTrainedModel:
+        """A copy of the partner, to be trained."""
+        assert self.partner_origin is not None, "the pair was loaded from somewhere"
+        return self.partner_origin.trainable()
+
+    def learned(self, learner: PreTrainedModel) -> Member:
+        """The partner with the weights that a copy has learnt."""
+        assert self.partner_origin is not None, "the pair was loaded from somewhere"
+        return self.partner_origin.member(copy.deepcopy(learner))
 
     @property
-    def eos(self) -> frozenset[int]:
-        return frozenset((*model_ends(self.expert), *end_token_ids(self.tokenizer.hf)))
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end the expert's answers, and the partner's too."""
+        return self.expert.info.eos_token_ids
 
     @property
     def max_length(self) -> int:
         """Positions that both models have."""
-        configs = [cast(Any, model.config).get_text_config() for model in (self.expert, self.partner)]
-        return min(int(getattr(config, "max_position_embeddings", None) or 1 << 20) for config in configs)
+        return min(self.expert.info.max_model_len, self.partner.info.max_model_len)
 
 
 def find_partner(expert: Path) -> Path:
@@ -83,7 +121,7 @@ def _source(path: Path) -> Source:
 
 
 def load_pair(expert: Path, partner: Path, device: str = "auto") -> Pair:
-    """Both models, adapters merged into their bases, in float32 on the CPU and in their own type elsewhere.
+    """Both models for the embedded engine, adapters merged into their bases.
 
     Raises:
         AuditError: a model that cannot be loaded; vocabularies that differ.
@@ -91,41 +129,34 @@ def load_pair(expert: Path, partner: Path, device: str = "auto") -> Pair:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     problems: list[str] = []
-    loaded: list[tuple[PreTrainedModel, Tokenizer]] = []
-    for path in (expert, partner):
+    loaded: list[tuple[Member, Origin]] = []
+    for name, path in (("expert", expert), ("partner", partner)):
         try:
-            loaded.append(_load(path, device))
+            origin = _origin(name, path, device)
+            loaded.append((origin.member(), origin))
         except Exception as error:  # transformers and peft raise whatever their parsers raise
             problems.append(f"{path} cannot be loaded: {error}")
     if problems:
         raise AuditError(problems)
-    width = _shared_width((expert, partner), loaded)
+    (ours, first), (theirs, second) = loaded
+    width = _shared_width({str(path): one for path, one in zip((expert, partner), loaded, strict=True)})
     bundle = read_bundle(expert)
     note = mismatch(bundle, Known(weights=weights_fingerprint(partner))) if bundle is not None else None
-    return Pair(loaded[0][0], loaded[1][0], loaded[0][1], width, bundle, note)
+    return Pair(ours, theirs, first.tokenizer, width, bundle, note, second)
 
 
-def _load(path: Path, device: str) -> tuple[PreTrainedModel, Tokenizer]:
+def _origin(name: str, path: Path, device: str) -> Origin:
     if not path.is_dir():
         raise OSError("it is no folder")
     source = _source(path)
-    dtype = "float32" if device == "cpu" else "auto"
-    model = load_weights(source.checkpoint, source.checkpoint_revision, dtype=dtype)
-    if source.base is not None:
-        model = merge_adapter(model, source)
-    model.to(torch.device(device))  # type: ignore[arg-type]
-    return model.eval().requires_grad_(False), _tokenizer(source)
+    read_config(source.checkpoint, source.checkpoint_revision)  # says best what is wrong with a folder
+    return Origin(name, source, Tokenizer.load(*source.tokenizer), device)
 
 
-def _tokenizer(source: Source) -> Tokenizer:
-    return Tokenizer.load(*source.tokenizer)
-
-
-def _shared_width(paths: Sequence[Path], loaded: Sequence[tuple[PreTrainedModel, Tokenizer]]) -> int:
-    widths = [int(cast(Any, model.config).get_text_config().vocab_size) for model, _ in loaded]
+def _shared_width(loaded: Mapping[str, tuple[Member, Origin]]) -> int:
     members = {
-        str(path): read_vocabulary(tokenizer.hf, width)
-        for path, (_, tokenizer), width in zip(paths, loaded, widths, strict=True)
+        path: read_vocabulary(origin.tokenizer.hf, int(cast(Any, member.model.config).get_text_config().vocab_size))
+        for path, (member, origin) in loaded.items()
     }
     try:
         return shared_width(members)

@@ -16,6 +16,7 @@ from motet.cli.refusal import refuse
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from motet.training.data.curation.correction import Answer
     from motet.training.data.curation.curate import Curation, Thresholds
     from motet.training.data.dataset import TokenDataset
     from motet.training.data.records import Record
@@ -176,8 +177,9 @@ def _curations(
         yield drop_duplicates(records, thresholds.duplicates)
     if "model" in models:
         reader = _tokenizer(models["model"])
-        policy = _policy(models["model"], reader)
-        yield by_confidence(policy, source.load(reader), Tokens(reader), _pad(reader), thresholds)
+        policy, tokens = _policy(models["model"], reader), Tokens(reader)
+        answer = None if thresholds.correct is None else _answer(models["model"], tokens.eos)
+        yield by_confidence(policy, source.load(reader), tokens, _pad(reader), thresholds, answer)
     if thresholds.information is not None:
         reader = _tokenizer(models["expert"])
         expert, untuned = (_policy(models[name], reader) for name in ("expert", "untuned"))
@@ -220,6 +222,30 @@ def _policy(path: str, tokenizer: PreTrainedTokenizerBase) -> Policy:
     from motet.training.run.models import load_model
 
     return ModelPolicy(load_model(Checkpoint(path=path), Path.cwd(), tokenizer=tokenizer), torch.float32)
+
+
+def _answer(path: str, end: int) -> Answer:
+    """The model behind the embedded engine, in float32 as the policy is.
+
+    Raises:
+        DataError: the engine cannot run it.
+    """
+    from motet.engines.torch import ModelLoadError
+    from motet.models.tokenizer import Tokenizer
+    from motet.operator.loading import load_model
+    from motet.operator.settings import EngineConfig, ModelConfig
+    from motet.operator.sources import find_source
+    from motet.training.data.curation.correction import engine_answer
+    from motet.training.data.errors import DataError
+
+    model = ModelConfig(path=path)
+    source = find_source(model, Path.cwd())
+    config = EngineConfig(device="cpu", dtype="float32")
+    try:
+        member = load_model("model", source, model, config, Tokenizer.load(*source.tokenizer))
+    except (ModelLoadError, ValueError) as error:
+        raise DataError([f"--model: {error}"]) from error
+    return engine_answer(member, end)
 
 
 def _pad(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -27,15 +27,17 @@ class Voice:
     prompt: Prompt | None = None
 
 
-class Spec(BaseModel, frozen=True, strict=True, extra="forbid"):
+class Spec(BaseModel, frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True):
     """An object that a client writes: unknown fields and lossy conversions ("1" for 1) are errors."""
 
 
-class Message(Spec, frozen=True):
+class RoleMessage(Spec, frozen=True):
     """One chat message of a role's own prompt."""
 
     role: Annotated[str, Field(min_length=1)]
+    """Who speaks, as the chat template names it."""
     content: str
+    """What is said."""
 
 
 class Reading(Spec, frozen=True):
@@ -47,9 +49,13 @@ class Reading(Spec, frozen=True):
     """
 
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    """Text read as it is; the empty text is the beginning of a sequence."""
+    messages: Annotated[list[RoleMessage], Field(min_length=1)] | None = None
+    """A conversation, rendered with `template`."""
     template: Literal["chat", "plain"] | None = None
+    """How messages are rendered; left out, the model's own default."""
     last_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Keep only so many tokens of the end."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -85,6 +91,7 @@ class RoleObject(Reading, frozen=True):
     """A registered model and what it reads."""
 
     model: ModelName
+    """A model of `GET /v1/models`."""
 
     @property
     def voice(self) -> Voice:
@@ -95,6 +102,7 @@ class BaseObject(Reading, frozen=True):
     """The base; its model may be left to the request's `model`."""
 
     model: ModelName | None = None
+    """A model of `GET /v1/models`; left out, the request's."""
 
 
 def named(value: object) -> object:

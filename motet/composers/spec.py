@@ -38,6 +38,7 @@ class Compose(Strategy, frozen=True):
 
     strategy: Literal["compose"] = "compose"
     compose: Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)]
+    """The strategies whose shifts are added."""
 
     def own_base(self, model: str | None) -> Voice | None:
         own = super().own_base(model)

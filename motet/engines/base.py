@@ -1,7 +1,7 @@
 """What an engine is: the interface between the HTTP server and whatever computes tokens.
 
 Two engines give the same answers: `torch` (embedded) and `vllm` (scale-out). This module imports only the standard
-library and `composers.plan`.
+library, `composers.plan` and `models.info`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from motet.composers.plan import Plan
+from motet.models.info import ModelInfo
 
 FinishReason = Literal["stop", "length"]
-Quantization = Literal["int8", "int4"]  # of weights
 
 
 class EngineError(Exception):
@@ -106,6 +106,14 @@ class GenerationRequest:
     n: int = 1
 
 
+def refuse_empty(request: GenerationRequest) -> None:
+    """Raises ValueError: what no engine can do, whatever its memory holds."""
+    if not request.forced and request.sampling.max_tokens < 1:
+        raise ValueError("a request must score or generate at least one token")
+    if not all(request.contexts):
+        raise ValueError("every stream needs a context of at least one token")
+
+
 @dataclass(frozen=True, slots=True)
 class TokenTrace:
     """What each voice did to one token.
@@ -165,21 +173,6 @@ class Generation(Protocol):
     async def aclose(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What the server may know of a loaded model. `kv_bytes_per_token` counts all layers, keys and values."""
-
-    name: str
-    vocab_size: int  # the shared width: ids ≥ this are never produced
-    max_model_len: int
-    kv_bytes_per_token: int
-    num_parameters: int
-    dtype: str
-    device: str
-    eos_token_ids: tuple[int, ...] = ()
-    quantization: Quantization | None = None
-
-
 def ends_of(plan: Plan, infos: Mapping[str, ModelInfo]) -> tuple[int, ...]:
     """End-of-sequence ids of the base and of every stream that the composition is drawn to: an expert ends its answers
     in its own way. Ids that not all members have are none."""
@@ -234,7 +227,11 @@ class Engine(Protocol):
         ...
 
     def generate(self, request: GenerationRequest) -> Generation:
-        """Queues the request; nothing is computed before the first admission. Call `check` first."""
+        """Queues the request; nothing is computed before the first admission.
+
+        Call `check` first: it is not repeated here. What was not checked and cannot fit into memory then fails as it
+        runs; nobody stops it at the end of its models' contexts.
+        """
         ...
 
     def stats(self) -> EngineStats: ...

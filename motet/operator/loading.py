@@ -17,6 +17,8 @@ from motet.operator.settings import EngineConfig, Log, ModelConfig
 from motet.operator.sources import Source
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from motet.engines.torch import Member as TorchMember
 
 # what the load check reads: ordinary text, on which rounding is that of real use
@@ -73,7 +75,7 @@ def _load_models(configuration: Configuration, prepared: Prepared, log: Log) -> 
         source, tokenizer = prepared.sources[name], prepared.tokenizers[name]
         try:
             log(f"loading {name}" + (f": the adapter is merged into {source.base}" if source.base else ""))
-            loaded[name] = _load(name, source, model, configuration.settings.engine, tokenizer)
+            loaded[name] = load_model(name, source, model, configuration.settings.engine, tokenizer)
         except (ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
     if problems:
@@ -81,10 +83,30 @@ def _load_models(configuration: Configuration, prepared: Prepared, log: Log) -> 
     return loaded
 
 
-def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, tokenizer: Tokenizer) -> TorchMember:
+def load_model(
+    name: str,
+    source: Source,
+    model: ModelConfig,
+    config: EngineConfig,
+    tokenizer: Tokenizer,
+    weights: PreTrainedModel | None = None,
+) -> TorchMember:
+    """One model behind the embedded engine's attention.
+
+    Args:
+        weights: a model of the same architecture that stands in for the checkpoint's (one that was trained further).
+
+    Raises:
+        ModelLoadError, OSError, ValueError: it cannot be loaded, or computes something else here than in transformers.
+    """
     import torch
 
     from motet.engines.torch import load_member
+
+    def adapted(checkpoint: PreTrainedModel) -> PreTrainedModel:
+        if weights is not None:
+            return weights
+        return checkpoint if source.base is None else merge_adapter(checkpoint, source)
 
     dtype = model.dtype or config.dtype
     return load_member(
@@ -96,7 +118,7 @@ def _load(name: str, source: Source, model: ModelConfig, config: EngineConfig, t
         max_model_len=config.max_model_len,
         revision=source.checkpoint_revision,
         ends=own_ends(source, tokenizer),
-        adapt=None if source.base is None else lambda checkpoint: merge_adapter(checkpoint, source),
+        adapt=adapted,
         quantization=model.quantize,
         sample=tokenizer.encode(SAMPLE, add_special_tokens=True),
     )

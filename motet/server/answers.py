@@ -17,12 +17,12 @@ from motet.server.prepare import Job
 from motet.server.query import Display, Query
 from motet.server.schemas import StreamOptions
 from motet.server.service import Service
-from motet.server.sse import DONE, KEEP_ALIVE, data
+from motet.server.sse import DONE, KEEP_ALIVE, encode
 from motet.server.text import ChoiceText, TextPiece
 
 log = logging.getLogger(__name__)
 
-Event = tuple[int, TokenOutput]  # (job, output)
+JobOutput = tuple[int, TokenOutput]  # (job, output)
 Numbered = tuple[int, TextPiece]  # (choice of the request, piece)
 
 
@@ -36,7 +36,7 @@ class Generations:
     def __init__(self, engine: Engine, jobs: Sequence[Job]) -> None:
         self._engine = engine
         self._generations: dict[int, Generation] = {}
-        self._queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[JobOutput | Exception | None] = asyncio.Queue()
         self._readers = [asyncio.create_task(self._read(i, job)) for i, job in enumerate(jobs) if job.computes]
 
     @property
@@ -64,7 +64,7 @@ class Generations:
         except Exception as error:  # reaches the client through `outputs`
             self._queue.put_nowait(error)
 
-    async def outputs(self, idle_seconds: float | None = None) -> AsyncIterator[Event | None]:
+    async def outputs(self, idle_seconds: float | None = None) -> AsyncIterator[JobOutput | None]:
         """Outputs in the order they come; None whenever nothing came for `idle_seconds`.
 
         Raises:
@@ -146,7 +146,7 @@ class Answer:
             return None
         if output.choice == 0 and self.meters[number].is_new:
             self.meters[number].queued(self.generations.queued_of(index))
-        self.meters[number].saw(output)
+        self.meters[number].observe(output)
         piece = choice.read(output)
         if choice.finished and output.finish is None:
             self.generations.stop(index, output.choice)
@@ -180,11 +180,11 @@ class Answer:
         """The bytes of a stream; an error in the middle of it is its last event."""
         try:
             async for chunk in self._chunks(options):
-                yield KEEP_ALIVE if chunk is None else data(chunk)
+                yield KEEP_ALIVE if chunk is None else encode(chunk)
         except Exception as error:
             answer = as_api_error(error)
             log.error("stream failed", exc_info=error)
-            yield data(error_body(answer.status_code, answer.detail, answer.param, answer.code))
+            yield encode(error_body(answer.status_code, answer.detail, answer.param, answer.code))
         yield DONE
 
     async def _chunks(self, options: StreamOptions) -> AsyncIterator[dict[str, Any] | None]:
@@ -194,7 +194,7 @@ class Answer:
         async for numbered in self.pieces(self.keep_alive):
             if numbered is None:
                 yield None
-            elif _says_something(numbered[1], self.show):
+            elif _has_content(numbered[1], self.show):
                 number, piece = numbered
                 choice = self.form.chunk(self.index(number), piece, self.owners[number], self.show)
                 yield self._chunk(number, choice, options)
@@ -226,13 +226,13 @@ class Answer:
         return usage(prompt, sum(choice.num_tokens for choice in self.choices), self.generations.cached_tokens)
 
 
-def _says_something(piece: TextPiece, show: Display) -> bool:
+def _has_content(piece: TextPiece, show: Display) -> bool:
     """A chunk without text is sent only for its log-probs, ids or trace, or because it ends the choice."""
     asked = show.logprobs is not None or show.token_ids or show.trace is not None
     return bool(piece.text or piece.finish or (asked and piece.tokens))
 
 
-class SideBySide(Answer):
+class ComparisonAnswer(Answer):
     """An answer whose choices belong to candidates: candidate i has the choices of job i."""
 
     def __init__(self, service: Service, query: Query, jobs: Sequence[Job]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 
 import motet
 from motet.server.errors import HANDLERS
@@ -25,7 +26,9 @@ ROUTERS: tuple[APIRouter, ...] = (
 
 
 def create_app(service: Service) -> FastAPI:
-    app = FastAPI(
+    """`/docs` shows the API with files of a package: no machine but this one is asked for them."""
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Motet",
         version=motet.__version__,
         description="An OpenAI-compatible server that composes several language models at the logit level.",

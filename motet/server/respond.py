@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from motet.server.answers import Answer, SideBySide
+from motet.server.answers import Answer, ComparisonAnswer
 from motet.server.prepare import prepare
 from motet.server.query import Query, ScoreQuery
 from motet.server.schemas import StreamOptions
@@ -18,7 +18,7 @@ from motet.server.service import Reservation, Service
 from motet.server.sse import EventStream
 
 T = TypeVar("T")
-CLIENT_LEFT = 499  # nginx's number; nobody reads it
+CLIENT_LEFT = 499  # nginx's number; the client is gone, only the log shows it
 
 
 async def respond(request: Request, service: Service, query: Query) -> Response:
@@ -30,7 +30,7 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
     with ExitStack() as held:
         held.enter_context(reserve(request, service, query))
         jobs = await prepare(service, query)
-        answer = Answer(service, query, jobs) if query.labels is None else SideBySide(service, query, jobs)
+        answer = Answer(service, query, jobs) if query.labels is None else ComparisonAnswer(service, query, jobs)
         held.enter_context(closing(answer))
         if query.fields.stream:
             events = answer.events(query.fields.stream_options or StreamOptions())
@@ -50,13 +50,13 @@ def as_json(body: dict[str, Any] | None) -> Response:
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of `work`; None, with the work cancelled, when the client leaves first."""
     working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_disconnected(request))
+    disconnect = asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
     finally:
         working.cancel()
-        leaving.cancel()
+        disconnect.cancel()
 
 
 async def _disconnected(request: Request) -> None:

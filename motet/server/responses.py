@@ -8,164 +8,242 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class Shape(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
 
 class ErrorDetail(Shape):
     message: str
+    """What is wrong, with the value and what is allowed."""
     type: str
+    """The kind of error, as OpenAI names it."""
     param: str | None
+    """Dotted path of the request's field that is wrong."""
     code: str | None
+    """A fixed name of the error, for programs."""
 
 
 class ErrorBody(Shape):
     error: ErrorDetail
+    """What is wrong."""
 
 
 class CachedTokens(Shape):
     cached_tokens: int
+    """Tokens of the prompt that were still in memory from earlier requests."""
 
 
 class Usage(Shape):
     prompt_tokens: int
+    """Tokens that the base read."""
     completion_tokens: int
+    """Tokens of all answers."""
     total_tokens: int
+    """The sum of both."""
     prompt_tokens_details: CachedTokens
+    """How the prompt was read."""
 
 
 class StreamUse(Shape):
     role: str
+    """The model's part in the composition."""
     model: str
+    """The model that ran."""
     weight: float
+    """The factor of its log-probs."""
     prompt_tokens: int
+    """Tokens that it read."""
 
 
 class Composed(Shape):
-    """What was composed: `weight_sum` acts as an inverse temperature, `kv_bytes` is the memory reserved."""
+    """What was composed, and what it took."""
 
     strategy: str
+    """The strategy of the composition; `plain` where one model answered alone."""
     weight_sum: float
+    """The sum of the weights; acts as an inverse temperature."""
     kv_bytes: int
+    """Memory for keys and values that was reserved."""
     streams: list[StreamUse]
+    """Every model with what it read, the base first."""
 
 
 class ChatMessage(Shape):
     role: Literal["assistant"]
     content: str
+    """The answer."""
     refusal: None
+    """Always null."""
 
 
 class ChatChoice(Shape):
     index: int
+    """Which of the answers."""
     message: ChatMessage
+    """The answer."""
     logprobs: dict[str, JsonValue] | None
+    """Log-probs of the tokens under the composition, where asked for."""
     finish_reason: Literal["stop", "length"]
+    """`stop`: the answer ended itself or at a stop text; `length`: at its limit."""
     stop_reason: str | int | None
+    """The stop text or token id that ended the answer."""
 
 
 class ChatCompletion(Shape):
     id: str
+    """The answer's own name."""
     object: Literal["chat.completion"]
     created: int
+    """When, in seconds since 1970."""
     model: str
+    """What was asked: a model or a named composition."""
     choices: list[ChatChoice]
+    """The answers."""
     usage: Usage
+    """Tokens read and written."""
     motet: Composed
+    """What was composed."""
 
 
 class TextChoice(Shape):
     index: int
+    """Which of the answers."""
     text: str
+    """The answer; with `echo` behind its prompt."""
     logprobs: dict[str, JsonValue] | None
+    """Log-probs of the tokens under the composition, where asked for."""
     finish_reason: Literal["stop", "length"]
+    """`stop`: the answer ended itself or at a stop text; `length`: at its limit."""
     stop_reason: str | int | None
+    """The stop text or token id that ended the answer."""
 
 
 class Completion(Shape):
     id: str
+    """The answer's own name."""
     object: Literal["text_completion"]
     created: int
+    """When, in seconds since 1970."""
     model: str
+    """What was asked: a model or a named composition."""
     choices: list[TextChoice]
+    """The answers."""
     usage: Usage
+    """Tokens read and written."""
     motet: Composed
+    """What was composed."""
 
 
 class Score(Shape):
-    """`members`: each stream's own log-probability of the whole continuation, by role."""
+    """One continuation under the composition."""
 
     index: int
+    """Which of the continuations."""
     logprob: float
+    """Log-probability of the whole continuation under the composition."""
     is_greedy: bool
+    """Whether every token is the most likely one."""
     tokens: list[str]
+    """Texts of the continuation's tokens."""
     token_ids: list[int]
+    """Ids of the continuation's tokens."""
     token_logprobs: list[float]
+    """Log-probability of each token."""
     members: dict[str, float]
+    """Each member's own log-probability of the whole continuation, by role."""
 
 
 class Scores(Shape):
     object: Literal["list"]
     model: str
+    """What was asked: a model or a named composition."""
     data: list[Score]
+    """The continuations, in the order of the request."""
     usage: Usage
+    """Tokens read."""
     motet: Composed
+    """What was composed."""
 
 
 class Compared(Shape):
     label: str
+    """The candidate's label."""
     model: str
+    """The candidate's model."""
     choices: list[ChatChoice] | list[TextChoice]
+    """Its answers, as chat completions or completions have them."""
     usage: Usage
+    """Tokens that it read and wrote."""
     motet: Composed
+    """What was composed."""
 
 
 class Comparison(Shape):
     id: str
+    """The answer's own name."""
     object: Literal["comparison"]
     created: int
+    """When, in seconds since 1970."""
     candidates: list[Compared]
+    """The answers, in the order of the request."""
 
 
 class Event(Shape):
-    """With `stream`: each event's data is a chunk as JSON, the last is `[DONE]`."""
+    """One event of a stream."""
 
     data: str
+    """A chunk as JSON, or `[DONE]`."""
 
 
 class ModelCard(Shape):
     id: str
+    """What a request's `model` may say."""
     object: Literal["model"]
     created: int
+    """When the server started, in seconds since 1970."""
     owned_by: str
+    """Always `motet`."""
     root: str
+    """Where the model was loaded from; a composition's own name."""
     parent: str | None
+    """A composition's base."""
     max_model_len: int
+    """Most tokens of prompt and answer together."""
     composition: dict[str, Any] | None
-    expert: dict[str, Any] | None  # role, strategy, weight, weight_range and partner of a model's expert.json
+    """A named composition, as a request would write it."""
+    expert: dict[str, Any] | None
+    """Role, strategy, weight, weight range and partner that a trained expert's expert.json recommends."""
 
 
 class ModelList(Shape):
     object: Literal["list"]
     data: list[ModelCard]
+    """Models and named compositions."""
 
 
 class Tokenized(Shape):
     tokens: list[int]
+    """Token ids."""
     count: int
+    """How many."""
     max_model_len: int
+    """Most tokens that the model reads and writes together."""
     token_strs: list[str] | None = None
+    """The tokens as the vocabulary spells them, where asked for."""
 
 
 class Detokenized(Shape):
     prompt: str
+    """The text."""
 
 
 class Status(Shape):
     status: str
+    """`ok` or `ready`."""
 
 
 class Version(Shape):
     version: str
+    """Motet's version."""
 
 
 Responses = dict[int | str, dict[str, Any]]

@@ -22,7 +22,13 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, regex_engine="rust-regex")
+    model_config = ConfigDict(
+        strict=True,
+        extra="allow",
+        allow_inf_nan=False,
+        regex_engine="rust-regex",
+        use_attribute_docstrings=True,
+    )
 
 
 def _is_text(value: Any) -> bool:
@@ -48,25 +54,31 @@ class WholeBody(Body):
 
 class StreamOptions(Body):
     include_usage: bool = False
+    """One more chunk at the end, with no choices and the `usage` of the whole request."""
     continuous_usage_stats: bool = False
+    """With `include_usage`: every chunk carries the usage so far."""
 
 
 class TraceOptions(Body):
-    """`top`: alternatives per token, before and after composition."""
+    """How much of each token a trace tells."""
 
     model_config = ConfigDict(extra="forbid")
 
     top: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+    """Alternatives per token, before and after composition."""
 
 
 class TextPart(Body):
     type: Literal["text"]
     text: str
+    """The text; parts are joined without anything between them."""
 
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
+    """Who speaks; `developer` is the newer name of `system`."""
     content: str | list[TextPart] | None = None
+    """What is said, as a text or in parts."""
 
     def plain(self) -> tuple[str, str]:
         """(role, whole text); `developer` is the newer name of `system`."""
@@ -79,11 +91,13 @@ class Target(WholeBody):
     """What answers: a model or a named composition, or a composition written in the request."""
 
     model: str | None = None
-    composition: dict[str, JsonValue] | None = Field(
-        default=None, description="A composition object; see /v1/models for named ones."
-    )
+    """A model or a named composition of `GET /v1/models`; may be missing where `composition` names its base."""
+    composition: dict[str, JsonValue] | None = None
+    """What to compose, by `strategy`; without it `model` answers as it is, or as its name says."""
     guidance_scale: Finite | None = None
+    """Classifier-free guidance: 1 changes nothing, more follows the prompt closer. Excludes `composition`."""
     negative_prompt: str | None = None
+    """What the guidance leads away from; needs no `guidance_scale` beside it."""
 
 
 def _empty_to_none(value: Any) -> Any:
@@ -94,31 +108,57 @@ class SamplingFields(Target, StructuredFields):
     """What chat completions, completions and comparisons share."""
 
     max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Most tokens to generate. Default: what the context holds in chats, 16 in completions."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Divides the log-probs before a token is drawn; 0 takes the most likely token. Default 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Draw among the most likely tokens that have this probability together. Default 1: all."""
     top_k: Annotated[int, Field(ge=-1)] | None = None
+    """Draw among this many most likely tokens. Default 0, as −1: all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Draw among tokens whose probability is at least this share of the most likely one's. Default 0: all."""
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    """Answers per prompt. Default 1."""
     seed: Annotated[int, Field(ge=-INT64, le=INT64)] | None = None
+    """The same seed and request give the same answer; −1 is no seed."""
     stop: Annotated[Stop | list[Stop] | None, BeforeValidator(_empty_to_none)] = None
+    """Texts that end the answer (at most 4 in chats, 16 in completions); not part of it."""
     stream: bool | None = None
+    """Send the answer as server-sent events while it is written."""
     stream_options: StreamOptions | None = None
+    """What a stream reports beside the answer."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Taken off the scores of tokens that the answer holds already. Default 0."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Taken off a token's score once for each time that the answer holds it. Default 0."""
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    """Multiplies the log-probs of tokens that prompt or answer hold already. Default 1: off."""
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    """Added to the scores of tokens, by token id."""
     min_tokens: Annotated[int, Field(ge=0)] | None = None
+    """The answer does not end before it has this many tokens. Default 0."""
     ignore_eos: bool | None = None
+    """Go on after an end-of-sequence token, until `max_tokens`."""
     stop_token_ids: list[TokenId] | None = None
+    """Token ids that end the answer, besides the model's own."""
     include_stop_str_in_output: bool | None = None
+    """Keep the text of `stop` that ended the answer."""
     bad_words: list[Text] | None = None
+    """Texts that the answer must not hold, as they are tokenized."""
     allowed_token_ids: TokenIds | None = None
+    """The only token ids that may be drawn."""
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Also report the log-probs of the prompt's tokens, each with this many alternatives. Not in streams."""
     skip_special_tokens: bool | None = None
+    """Leave special tokens out of the text. Default true."""
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    """Keep only so many tokens of the prompt's end; −1: as many as the model reads."""
     return_token_ids: bool | None = None
+    """Report the token ids of prompt and answer."""
     return_tokens_as_token_ids: bool | None = None
+    """Write tokens in log-probs as `token_id:N`, where their text is not unique."""
     trace: bool | TraceOptions | None = None
+    """Report what each member did to each token, under `choices[].motet.trace`."""
 
     @property
     def stops(self) -> list[str]:
@@ -127,61 +167,91 @@ class SamplingFields(Target, StructuredFields):
 
 class ChatFields(Body):
     messages: Annotated[list[Message], Field(min_length=1)]
+    """The conversation; each member reads it through its own chat template."""
     add_generation_prompt: bool | None = None
+    """Let the template open the answer. Default true."""
     continue_final_message: bool | None = None
+    """Go on writing the last message instead of answering it."""
     add_special_tokens: bool | None = None
+    """Let the tokenizer add special tokens. Default false: chat templates write them."""
     chat_template_kwargs: dict[str, JsonValue] | None = None
+    """Further variables of the chat template."""
 
 
 class ChatCompletionRequest(SamplingFields, ChatFields):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The newer name of `max_tokens`; goes before it."""
     logprobs: bool | None = None
+    """Report the log-probs of the answer's tokens under the composition."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """With `logprobs`: alternatives per token."""
 
 
 class CompletionRequest(SamplingFields):
     prompt: Prompt | Annotated[list[str], Field(min_length=1)] | Annotated[list[list[TokenId]], Field(min_length=1)]
+    """A text, an array of token ids, or a list of either; the empty text begins a new one."""
     echo: bool | None = None
+    """Put the prompt before the answer; with `logprobs` it is scored."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Report log-probs under the composition, with this many alternatives per token."""
     add_special_tokens: bool | None = None
+    """Let the tokenizer add special tokens to a text. Default true."""
 
 
 class TokenizeRequest(WholeBody):
     """Text or messages; `model` may be missing where all models have one vocabulary."""
 
     model: str | None = None
+    """Whose tokenizer; a composition has its base's."""
     prompt: str | None = None
+    """The text; excludes `messages`."""
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    """The conversation, rendered with the chat template; excludes `prompt`."""
     add_special_tokens: bool | None = None
+    """Let the tokenizer add special tokens. Default: true for a text, false for messages."""
     add_generation_prompt: bool | None = None
+    """Let the template open the answer. Default true."""
     continue_final_message: bool | None = None
+    """Leave the last message open."""
     return_token_strs: bool | None = None
+    """Also return the tokens as the vocabulary spells them."""
 
 
 class DetokenizeRequest(WholeBody):
     model: str | None = None
+    """Whose tokenizer; may be missing where all models have one vocabulary."""
     tokens: list[TokenId]
+    """Token ids."""
 
 
 class ScoreRequest(Target):
     """Log-probabilities of continuations of one prompt under a composition."""
 
     prompt: Prompt | None = None
+    """The text or token ids before the continuations; excludes `messages`."""
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    """The conversation before the continuations; excludes `prompt`."""
     continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
+    """Texts or arrays of token ids, each scored behind the prompt."""
     trace: bool | TraceOptions | None = None
+    """Report what each member did to each token, under `data[].motet.trace`."""
 
 
 class Candidate(Target):
     """One of the compared answers; a bare string in `candidates` is a model id."""
 
     label: str | None = None
+    """A name for this candidate in the answer. Default: its model."""
 
 
 class CompareRequest(SamplingFields):
     """One prompt under several compositions; `model` is the default of candidates that name none."""
 
     prompt: str | None = None
+    """The text that all candidates read; excludes `messages`."""
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    """The conversation that all candidates read; excludes `prompt`."""
     candidates: Annotated[list[str | Candidate], Field(min_length=1, max_length=32)]
+    """Model ids, or objects with `model`, `composition` and `label`."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Report log-probs, with this many alternatives per token."""

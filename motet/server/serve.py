@@ -1,4 +1,4 @@
-"""Runs the application under uvicorn: bind, serve, and on SIGTERM drain before leaving."""
+"""Runs the application under uvicorn; on SIGTERM running answers are finished before the process ends."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from motet.server.app import create_app
 from motet.server.service import Service
 
 log = logging.getLogger(__name__)
-ABORT_SECONDS = 5  # how long aborted answers may take to say so
+ABORT_SECONDS = 5  # for the error events of aborted answers
 
 
 class DrainingServer(uvicorn.Server):
-    """The first SIGTERM or SIGINT: /ready says 503, new requests get 503, running ones have `drain_seconds`; what is
-    left then is aborted. A second signal leaves at once."""
+    """The first SIGTERM or SIGINT: /ready says 503, new requests get 503, running ones have `drain_seconds` and
+    are aborted then. A second signal ends the server at once."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)

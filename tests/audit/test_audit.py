@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 from typer.testing import CliRunner, Result
 
 from motet.audit.answers import Answer, measure, off_topic
-from motet.audit.decoding import generate, greedy, score
+from motet.audit.likelihood import score
 from motet.audit.novelty import MAX_STEPS, contrast_plan, distinct, explore
 from motet.audit.pair import Pair, find_partner, load_pair
 from motet.audit.prompts import GENERAL, Context, Prompt, contexts, read_prompts, start
@@ -25,7 +25,12 @@ from motet.audit.report import markdown
 from motet.audit.run import audit
 from motet.audit.settings import AuditError, Settings
 from motet.cli import app
+from motet.composers.plan import single
 from motet.composers.rows import reference_logprobs
+from motet.engines.torch import Member, load_member
+from motet.engines.torch.cache import SlotCache
+from motet.engines.torch.model import ModelWork
+from motet.engines.torch.offline import generate
 from motet.experts.bundle import ExpertBundle, ModelReference, fingerprint, write_bundle
 from tests.fakes import byte_tokenizer
 
@@ -97,7 +102,7 @@ def test_the_habit_is_found(pair: Pair) -> None:
 
 
 def test_the_iterative_form_learns_what_was_found(pair: Pair) -> None:
-    before = {name: value.clone() for name, value in pair.partner.state_dict().items()}
+    before = {name: value.clone() for name, value in pair.partner.model.state_dict().items()}
     exploration = explore(pair, contexts(pair, ASKED, "same", 10), SETTINGS, iterative=True)
     (learning,) = exploration.learning
     assert learning.after <= 0.5 * learning.before
@@ -105,8 +110,20 @@ def test_the_iterative_form_learns_what_was_found(pair: Pair) -> None:
     assert {sample.round for sample in exploration.samples} == {0, 1}
     gains = [sample.gain for sample in exploration.samples]
     assert gains == sorted(gains, reverse=True)
-    assert all(torch.equal(value, before[name]) for name, value in pair.partner.state_dict().items()), "a copy learns"
-    assert not any(parameter.requires_grad for parameter in pair.partner.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in pair.partner.model.state_dict().items()), (
+        "a copy learns"
+    )
+    assert not any(parameter.requires_grad for parameter in pair.partner.model.parameters())
+
+
+def test_the_partner_reads_with_what_its_copy_learned(pair: Pair) -> None:
+    learner = pair.learner()
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.mul_(1.5)
+        plain = cast(Any, learner)(input_ids=torch.tensor([[5, 70, 80]])).logits[0, :-1].log_softmax(-1)
+    torch.testing.assert_close(score(pair.learned(learner), [5], [70, 80], SIZE), plain)
+    assert not torch.allclose(score(pair.partner, [5], [70, 80], SIZE), plain)
 
 
 def test_both_forms_agree_in_the_first_round(pair: Pair) -> None:
@@ -123,13 +140,14 @@ def test_the_contrast_is_the_papers() -> None:
     torch.testing.assert_close(got, expected)
 
 
-def test_tokens_shift_by_the_mean_of_their_log_probs(pair: Pair) -> None:
+def test_tokens_shift_by_the_mean_of_their_log_probs(folder: Path, pair: Pair) -> None:
     read = contexts(pair, ASKED, "none", 10)
     shifts = measure(pair, ASKED, read, Settings(max_tokens=10, shown=5))
     rows: list[list[torch.Tensor]] = [[], []]
+    plain = {name: cast(Any, AutoModelForCausalLM.from_pretrained(folder / name)) for name in ("expert", "partner")}
     for context, given in zip(read, shifts.answers, strict=True):
-        for side, (model, ids) in enumerate(((pair.expert, context.expert), (pair.partner, context.partner))):
-            logits = cast(Any, model)(input_ids=torch.tensor([[*ids, *given.tokens]])).logits[0].detach().double()
+        for side, (name, ids) in enumerate((("expert", context.expert), ("partner", context.partner))):
+            logits = plain[name](input_ids=torch.tensor([[*ids, *given.tokens]])).logits[0].detach().double()
             rows[side].append(logits[len(ids) - 1 : -1].log_softmax(-1))
         kl = (rows[0][-1].exp() * (rows[0][-1] - rows[1][-1])).sum(-1).mean()
         assert given.kl == pytest.approx(float(kl), rel=1e-4)
@@ -147,31 +165,41 @@ def gpt2() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(vocab_size=SIZE, n_embd=32, n_layer=1, n_head=2, n_positions=64))
 
 
+def member_of(model: Any, folder: Path) -> Member:
+    model.save_pretrained(folder)
+    return load_member("m", str(folder), dtype=torch.float32)
+
+
 @pytest.mark.parametrize("make", [lambda: fresh(1), gpt2], ids=["llama", "gpt2"])
-def test_rows_of_a_batch_are_what_each_row_is_alone(make: Any) -> None:
+def test_rows_of_a_batch_are_what_each_row_is_alone(make: Any, tmp_path: Path) -> None:
     model = make().eval()
+    member = member_of(model, tmp_path)
     rows = [[5], [70, 80, 90, 100], [7, 8]]
-    limits: dict[str, Any] = {"max_tokens": 8, "vocab_size": SIZE, "eos": ()}
-    together = generate((model,), (rows,), greedy, **limits)
+
+    def greedy(*ends: int) -> list[tuple[int, ...]]:
+        return generate({"m": member}, single("m"), [(row,) for row in rows], max_tokens=8, ends=ends, rows=2)
+
+    together = greedy()
     for row, got in zip(rows, together, strict=True):
         alone: list[int] = []
         for _ in range(8):
             alone.append(int(model(input_ids=torch.tensor([[*row, *alone]])).logits[0, -1].argmax()))
         assert got == tuple(alone)
-    stopped = generate((model,), (rows,), greedy, max_tokens=8, vocab_size=SIZE, eos={together[1][3]})
+    stopped = greedy(together[1][3])
     assert stopped[1] == together[1][: together[1].index(together[1][3])]
     plain = model(input_ids=torch.tensor([[5, *together[0]]])).logits[0, :-1].log_softmax(-1)
-    torch.testing.assert_close(score(model, [5], together[0], SIZE), plain.detach())
+    torch.testing.assert_close(score(member, [5], together[0], SIZE), plain.detach())
 
 
 class Echo:
-    """A model that expects the tokens which it has read."""
+    """A member that expects the tokens which it has read."""
 
-    device = torch.device("cpu")
+    cache = SlotCache([], torch.float32, torch.device("cpu"))
 
-    def __call__(self, input_ids: torch.Tensor, **_: object) -> SimpleNamespace:
-        read = F.one_hot(input_ids, SIZE).cumsum(1).clamp(max=1)
-        return SimpleNamespace(logits=3.0 * read.float())
+    def forward(self, work: Sequence[ModelWork]) -> torch.Tensor:
+        (item,) = work
+        read = F.one_hot(torch.tensor(item.tokens), SIZE).cumsum(0).clamp(max=1)
+        return 3.0 * read[-item.num_logits :].float()
 
 
 def test_off_topic_answers_do_not_bring_their_prompt_to_mind(pair: Pair) -> None:

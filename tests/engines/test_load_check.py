@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from motet.engines.torch import Member, ModelLoadError, attention, load_member, model, norms, packing
+from motet.engines.torch import Member, ModelLoadError, attention, load_member, loading, norms, packing
 from motet.engines.torch.attention import AttentionForm
 from motet.engines.torch.norms import FusedRMSNorm
 from motet.engines.torch.recording import first_tensor
@@ -87,7 +87,7 @@ def prepared(change: Callable[[Any], None]) -> Callable[[pytest.MonkeyPatch], No
         for module in list(made.modules()):
             change(module)
 
-    return lambda patch: patch.setattr(model, "replace_modules", replaced)
+    return lambda patch: patch.setattr(loading, "replace_modules", replaced)
 
 
 def wider_window(form: AttentionForm) -> AttentionForm:

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import schemathesis
+from fastapi.openapi.utils import get_openapi
 from hypothesis import HealthCheck, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
+from motet.composers.spec import composition_schema
 from motet.server.app import create_app
 from tests.fakes import FakeEngine
-from tests.server.conftest import make_service
+from tests.server.conftest import World, make_service
 
 load_all_checks()
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
@@ -89,3 +92,43 @@ def test_the_examples_reached_the_engine() -> None:
     """Else the test above would only have seen refusals."""
     assert isinstance(SERVICE.engine, FakeEngine)
     assert len(SERVICE.engine.requests) > 50
+
+
+def test_every_field_is_described() -> None:
+    """Of requests, answers and compositions; operations and their parameters too."""
+    described = APP.openapi()
+    fields = {
+        f"{name}.{field}": schema
+        for name, shape in described["components"]["schemas"].items()
+        for field, schema in shape.get("properties", {}).items()
+    }
+    operations = {
+        f"{method} {path}": operation
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+    }
+    parameters = {
+        f"{name} {parameter['name']}": parameter
+        for name, operation in operations.items()
+        for parameter in operation.get("parameters", [])
+    }
+    everything = fields | operations | parameters
+    assert len(everything) > 300
+    assert [name for name, schema in everything.items() if not schema.get("description")] == []
+
+
+def test_no_name_means_two_things() -> None:
+    """The compositions' schemas are put beside the requests' own: a shared name would replace one of them."""
+    ours = get_openapi(title="", version="", routes=APP.routes)["components"]["schemas"]
+    assert ours.keys() & composition_schema()["$defs"].keys() == set()
+
+
+async def test_the_page_of_the_api_asks_no_other_machine(world: World) -> None:
+    page = (await world.client.get("/docs")).text
+    assert "http" not in page
+    files = re.findall(r"""(?:href|src)="(.*?)"|url: '(.*?)'""", page)
+    paths = [path for pair in files for path in pair if path]
+    assert len(paths) == 4
+    for path in paths:
+        assert re.match("/[^/]", path), "on this server"
+        assert (await world.client.get(path)).status_code == 200

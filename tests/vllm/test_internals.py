@@ -93,7 +93,7 @@ def test_bad_requests_are_refused_in_the_front_end() -> None:
     """On both runners, by one class."""
     for name in ("LogitsProcessor", "LogitsProcessorV2"):
         assert "validate_params" in dir(touch(name))
-    from motet.engines.vllm.check import Check
+    from motet.engines.vllm.requests import Check
 
     assert not inspect.isabstract(Check)
     assert issubclass(Check, (touch("LogitsProcessor"), touch("LogitsProcessorV2")))

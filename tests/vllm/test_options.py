@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
-from motet.engines.base import ModelInfo
-from motet.engines.vllm.fit import PARTITION, unfit_members
 from motet.engines.vllm.internals import VllmUnavailable, touch
 from motet.engines.vllm.loading import (
     Checkpoint,
@@ -24,11 +22,19 @@ from motet.engines.vllm.loading import (
     check_models,
     check_runner,
 )
-from motet.engines.vllm.options import CHOICES, SIZES, UNFIT, unfit_options
-from motet.engines.vllm.quantization import unfit_quantization
+from motet.engines.vllm.options import (
+    CHOICES,
+    PARTITION,
+    SIZES,
+    UNFIT,
+    unfit_members,
+    unfit_options,
+    unfit_quantization,
+)
 from motet.engines.vllm.scheduler import LinkedScheduler
 from motet.engines.vllm.stages import Handover
 from motet.engines.vllm.wire import KEY
+from motet.models.info import ModelInfo
 from tests.vllm.models import MAKERS, shape
 from tests.vllm.quantised import INT4
 

@@ -14,8 +14,7 @@ import torch
 from motet.composers.plan import single
 from motet.engines.base import SamplingParams
 from motet.engines.vllm.internals import touch
-from motet.engines.vllm.slot_sampler import SlotSampler
-from motet.engines.vllm.slots import Slots
+from motet.engines.vllm.slot_sampler import Slots, SlotSampler
 from motet.engines.vllm.table import Row, Step, Table
 from motet.engines.vllm.wire import Link, RowSpec
 

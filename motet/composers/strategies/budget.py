@@ -20,9 +20,13 @@ class Budget(RuleStrategy, frozen=True):
 
     strategy: Literal["budget"] = "budget"
     expert: Role
+    """The model that shows the behaviour."""
     antiexpert: Role
+    """The same model without it."""
     epsilon: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 0.5
+    """Most that a token's distribution may move away from the base, as KL in nats."""
     alpha_max: Strength = 1.0
+    """The largest strength α that may be chosen."""
 
     def rule(self) -> Rule:
         return BudgetRule(self.epsilon, self.alpha_max)

@@ -19,7 +19,9 @@ class ContextAware(Strategy, frozen=True):
 
     strategy: Literal["context_aware"] = "context_aware"
     without: Context
+    """What the base reads in place of the prompt: the question without the context."""
     alpha: Weight = 0.5
+    """How much the context counts beyond reading it."""
 
     def shift(self, request: Request) -> Shift:
         template = request.base.prompt.template if request.base.prompt else None

@@ -24,10 +24,15 @@ class Contrastive(Strategy, frozen=True):
 
     strategy: Literal["contrastive"] = "contrastive"
     amateur: Role
+    """The weak model."""
     alpha: Share = 0.1
+    """Tokens less likely than this share of the base's most likely one are impossible."""
     beta: Weight | None = None
+    """Strength of the contrast, 0.5 unless given; only in form `reasoning`."""
     form: Literal["reasoning", "original"] = "reasoning"
+    """`reasoning` is (1 + β) L_base − β L_amateur, `original` is L_base − L_amateur."""
     amateur_temperature: Temperature = 1.0
+    """Divides the amateur's logits."""
 
     @model_validator(mode="after")
     def _beta_has_a_meaning(self) -> Self:

@@ -24,10 +24,15 @@ class Discriminator(RuleStrategy, frozen=True):
 
     strategy: Literal["discriminator"] = "discriminator"
     wanted: Role
+    """The model of texts as they should be."""
     unwanted: Role
+    """The model of texts as they should not be."""
     omega: Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False)] = 30.0
+    """Strength ω of the judgement."""
     mass: Share = 0.2
+    """Tokens are kept, best judged first, until they hold this probability under the composition; 1 keeps all."""
     posterior: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.8
+    """Tokens judged to be wanted with at least this probability are kept besides."""
 
     def rule(self) -> Rule:
         return DiscriminatorRule(self.omega, self.mass, self.posterior)

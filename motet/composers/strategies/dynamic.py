@@ -16,8 +16,11 @@ class ExpertPair(Spec, frozen=True):
     """What `expert` learned over `antiexpert`; `weight` multiplies the strength that was solved for."""
 
     expert: Role
+    """The model that shows the behaviour."""
     antiexpert: Role
+    """The same model without it."""
     weight: Weight = 1.0
+    """Multiplies the strength that was solved for this pair."""
 
 
 class Dynamic(RuleStrategy, frozen=True):
@@ -31,10 +34,15 @@ class Dynamic(RuleStrategy, frozen=True):
 
     strategy: Literal["dynamic"] = "dynamic"
     expert: Role | None = None
+    """The model that shows the behaviour. Excludes `pairs`."""
     antiexpert: Role | None = None
+    """The same model without it."""
     pairs: Annotated[list[ExpertPair], Field(min_length=1, max_length=MAX_PARTS)] | None = None
+    """Several pairs, each with a strength of its own."""
     alpha_max: Strength = 2.0
+    """The largest strength α that may be chosen."""
     symmetric: bool = False
+    """Match both directions of the KL instead of one."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

@@ -12,15 +12,16 @@ from motet.composers.strategies.strategy import Request, Strategy
 
 
 class Trait(Spec, frozen=True):
-    """A behaviour: what `tuned` learned over `reference`, times `beta`.
-
-    `top_p`: the shift counts only inside the tuned model's top-p set; None and 1 mean everywhere.
-    """
+    """A behaviour: what `tuned` learned over `reference`, times `beta`."""
 
     tuned: Role
+    """The fine-tuned model."""
     reference: Role
+    """The model that it was tuned from."""
     beta: Weight = 1.0
+    """Strength; above 1 amplifies."""
     top_p: Share | None = None
+    """The shift counts only inside the tuned model's top-p set; null: everywhere."""
 
     def terms(self) -> tuple[Term, Term]:
         inside = nucleus(self.tuned.voice, self.top_p)
@@ -40,10 +41,15 @@ class Eft(Strategy, frozen=True):
 
     strategy: Literal["eft"] = "eft"
     tuned: Role | None = None
+    """The fine-tuned model. Excludes `traits`."""
     reference: Role | None = None
+    """The model that it was tuned from."""
     beta: Weight | None = None
+    """Strength, 1 unless given; above 1 amplifies."""
     top_p: Share | None = None
+    """The shift counts only inside the tuned model's top-p set; null: everywhere."""
     traits: Annotated[list[Trait], Field(min_length=1, max_length=MAX_PARTS)] | None = None
+    """Several behaviours, each with a strength of its own."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

@@ -31,9 +31,13 @@ class Experts(Strategy, frozen=True):
 
     strategy: Literal["experts"] = "experts"
     expert: Roles | None = None
+    """Models to steer towards; the base stands in for one that is missing."""
     antiexpert: Roles | None = None
+    """Models to steer away from; the base stands in for one that is missing."""
     alpha: Alphas = Field(default_factory=lambda: [1.0])
+    """Strength, one for all pairs or one each."""
     top_p: Share | None = 0.9
+    """Only tokens of the base's top-p set are possible; null: all."""
 
     @model_validator(mode="after")
     def _sides(self) -> Self:

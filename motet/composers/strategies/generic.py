@@ -20,7 +20,9 @@ class Generic(RuleStrategy, frozen=True):
 
     strategy: Literal["generic"] = "generic"
     reinforced: Role
+    """The base, trained further on what shall be forgotten."""
     alpha: Strength = 1.0
+    """Strength."""
 
     def rule(self) -> Rule:
         return ReluRule(self.alpha)

@@ -23,8 +23,11 @@ class Guidance(Strategy, frozen=True):
 
     strategy: Literal["guidance"] = "guidance"
     scale: Weight = 1.5
+    """Strength γ: 1 changes nothing."""
     negative_prompt: str | None = None
+    """What to lead away from; in a chat one user message. Excludes `unconditional`."""
     unconditional: Context | None = None
+    """What the base reads in place of the prompt; left out, the prompt's last token alone."""
 
     @model_validator(mode="after")
     def _one_context(self) -> Self:

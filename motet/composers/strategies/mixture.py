@@ -17,6 +17,7 @@ class MixedObject(RoleObject, frozen=True):
     """A role with its share of the mixture; shares need not sum to 1."""
 
     weight: Annotated[float, Field(gt=0, le=MAX_WEIGHT, allow_inf_nan=False)] = 1.0
+    """Share of this model's probabilities; shares need not sum to 1."""
 
 
 MixedMember = Annotated[MixedObject, BeforeValidator(named, json_schema_input_type=MixedObject | str)]
@@ -32,6 +33,7 @@ class Mixture(RuleStrategy, frozen=True):
 
     strategy: Literal["mixture"] = "mixture"
     members: Annotated[list[MixedMember], Field(min_length=1, max_length=MAX_PARTS)]
+    """All models of the mixture, the base among them."""
 
     def own_base(self, model: str | None) -> Voice | None:
         if self.base is not None:

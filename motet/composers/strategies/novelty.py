@@ -21,8 +21,11 @@ class Novelty(Strategy, frozen=True):
 
     strategy: Literal["novelty"] = "novelty"
     untuned: Role
+    """The model before it was tuned."""
     lambda_: Weight = Field(default=1.0, alias="lambda")
+    """How much of the untuned model is taken away."""
     alpha: Share | None = 0.1
+    """Tokens less likely than this share of the base's most likely one are impossible; null: none are."""
 
     def shift(self, request: Request) -> Shift:
         masks = () if self.alpha is None else (VoiceSet(request.base, "ratio", self.alpha),)

@@ -16,6 +16,7 @@ class MemberObject(RoleObject, frozen=True):
     """A role with its weight in the product."""
 
     weight: Weight = 1.0
+    """Factor of this model's log-probs."""
 
 
 Member = Annotated[MemberObject, BeforeValidator(named, json_schema_input_type=MemberObject | str)]
@@ -32,6 +33,7 @@ class Product(Strategy, frozen=True):
 
     strategy: Literal["product"] = "product"
     members: Annotated[list[Member], Field(min_length=1, max_length=MAX_PARTS)]
+    """All models of the product, the base among them."""
 
     def own_base(self, model: str | None) -> Voice | None:
         if self.base is not None:

@@ -18,8 +18,11 @@ class ProxyTuning(Strategy, frozen=True):
 
     strategy: Literal["proxy_tuning"] = "proxy_tuning"
     expert: Role
+    """The model that shows the behaviour."""
     antiexpert: Role
+    """The same model without it."""
     alpha: Weight = 1.0
+    """Strength; negative steers away."""
 
     def shift(self, request: Request) -> Shift:
         return Shift(

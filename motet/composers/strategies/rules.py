@@ -21,7 +21,9 @@ class EosRamp(Spec, frozen=True):
     """The end of the answer becomes more likely: from 0 up to `weight` nats over the first `tokens` tokens."""
 
     tokens: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Length of the ramp."""
     weight: Weight
+    """What the end has gained at the end of the ramp, in nats."""
 
 
 class RuleAdapter(Strategy, frozen=True):
@@ -34,8 +36,11 @@ class RuleAdapter(Strategy, frozen=True):
 
     strategy: Literal["rules"] = "rules"
     eos_ramp: EosRamp | None = None
+    """Makes the end of the answer more likely, token by token."""
     repetition: Weight = 0.0
+    """Taken off tokens that the answer holds already, in nats."""
     token_offsets: Annotated[dict[str, Weight], Field(default_factory=dict, max_length=_MAX_OFFSETS)]
+    """Offset in nats by token: a text that is exactly one token, or `id:123`."""
 
     @model_validator(mode="after")
     def _some_rule(self) -> Self:

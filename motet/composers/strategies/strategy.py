@@ -31,6 +31,7 @@ class Strategy(Spec, frozen=True):
 
     strategy: str
     base: Base | None = None
+    """The model that is steered; left out, the request's `model`."""
 
     def own_base(self, model: str | None) -> Voice | None:
         """The base that the fields themselves name (`model`: the request's), None if they leave it open."""

@@ -19,8 +19,11 @@ class Unlearn(Strategy, frozen=True):
 
     strategy: Literal["unlearn"] = "unlearn"
     assistant: Role
+    """The model that knows what shall be forgotten."""
     weight: Weight = 0.8
+    """How much of the assistant is taken away."""
     filter: Share | None = 1e-2
+    """Share f of the mask: what the base finds too unlikely stays impossible; null: no mask."""
 
     def shift(self, request: Request) -> Shift:
         masks = () if self.filter is None else (VoiceSet(request.base, "rank_or_ratio", self.filter),)

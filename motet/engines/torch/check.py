@@ -9,19 +9,17 @@ and its distributions are compared with those of the plain forward.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from motet.engines.torch.attention import ATTENTION_NAME, slot_attention
+from motet.engines.torch.model import Member, ModelWork
 from motet.engines.torch.packing import does_more
 from motet.engines.torch.recording import AttentionCall, Recording, before_forward, first_tensor
 from motet.kernels.reference import kl_divergence
-
-if TYPE_CHECKING:
-    from motet.engines.torch.model import Member
 
 WATCHED_NAME = "motet-watched"
 FORCED, FREE = 0, 1  # the streams' slots
@@ -86,8 +84,6 @@ class SlotRun:
 
     def _step(self, forced: range, free: range) -> Tensor:
         """One forward; (n, V) logits of the free stream."""
-        from motet.engines.torch.model import ModelWork
-
         ids = self.recording.ids
         work = [
             ModelWork(slot, tokens.start, ids[tokens.start : tokens.stop], len(tokens) if slot == FREE else 0)

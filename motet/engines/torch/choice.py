@@ -1,4 +1,4 @@
-"""The state of one choice of a request: its streams, what they share, and what may come next."""
+"""The state of one choice of a request: its streams, what they share, what may come next, and its rows in a step."""
 
 from __future__ import annotations
 
@@ -183,3 +183,37 @@ class Choice:
         if self.num_generated < self.sampling.min_tokens:
             return False
         return token in self.eos_token_ids or token in self.sampling.stop_token_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits."""
+
+    choice: Choice
+    position: int
+    streams: tuple[int, ...]
+
+    @property
+    def answer(self) -> Choice:
+        return self.choice
+
+    @property
+    def plan(self) -> Plan:
+        return self.choice.plan
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.position >= self.choice.num_forced
+
+    @property
+    def forced(self) -> int:
+        return -1 if self.is_drawn else self.choice.shared[self.position]
+
+    @property
+    def written(self) -> list[int]:
+        return self.choice.written(self.position)
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """Of a drawn token."""
+        return self.choice.matcher if self.is_drawn else None

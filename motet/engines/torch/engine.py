@@ -1,6 +1,7 @@
-"""The embedded engine: a thread that steps, and the asynchronous face that the server talks to.
+"""The embedded engine: a thread that steps, and the asynchronous interface that the server talks to.
 
-One step: take what has arrived, admit what fits, run every distinct model once, hand out the tokens.
+One cycle: take what has arrived, admit what fits (`scheduler`), run every distinct model once and draw (`step`), hand
+out the tokens.
 """
 
 from __future__ import annotations
@@ -12,15 +13,86 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 
+import torch
+
 from motet.composers.plan import Plan, RoutedRule
-from motet.engines.base import EngineError, EngineStats, GenerationRequest, ModelInfo, TokenOutput
-from motet.engines.torch.choice import Choice, ChoiceGroup
-from motet.engines.torch.core import EngineCore
+from motet.engines.base import EngineError, EngineStats, GenerationRequest, TokenOutput, refuse_empty
+from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.engines.torch.model import Member
-from motet.engines.torch.scheduler import EngineSettings
-from motet.engines.torch.step import StepResult
+from motet.engines.torch.scheduler import EngineSettings, Scheduler
+from motet.engines.torch.step import Step, StepRunner
+from motet.models.info import ModelInfo
 
 log = logging.getLogger(__name__)
+
+
+class EngineCore:
+    """Schedule, run, settle: everything that a step touches. Not thread-safe: one thread calls `add`, `drop`, `step`.
+
+    Args:
+        members: loaded models by registry name.
+        settings: memory and chunk sizes.
+    """
+
+    def __init__(self, members: Mapping[str, Member], settings: EngineSettings | None = None) -> None:
+        self.members = dict(members)
+        self.scheduler = Scheduler(self.members, settings or EngineSettings())
+        self.num_steps = 0
+        self._runner = StepRunner()
+
+    def group(self, request: GenerationRequest) -> ChoiceGroup:
+        return choices_of(request, [self.members[stream.model] for stream in request.plan.streams])
+
+    def add(self, group: ChoiceGroup) -> None:
+        for choice in group.choices:
+            self.scheduler.add(choice)
+
+    @torch.inference_mode()
+    def drop(self, choices: Sequence[Choice]) -> None:
+        """Frees the choices' slots; those that have finished already stay so."""
+        for choice in choices:
+            if not choice.finished:
+                self.scheduler.remove(choice)
+
+    @torch.inference_mode()
+    def step(self) -> Step | None:
+        """Admits what fits, runs every distinct model once, frees what has ended; None if nothing was to do.
+
+        The failures of a step end their whole request: their siblings are dropped here.
+        """
+        lost = self.scheduler.admit()
+        if lost:
+            reason = EngineError("there is no memory for the key / value cache that was configured")
+            return self._settled(Step(failures=dict.fromkeys(lost, reason)))
+        work = self.scheduler.plan()
+        if not work:
+            return None
+        self.num_steps += 1
+        return self._settled(self._runner.run(work))
+
+    def _settled(self, step: Step) -> Step:
+        self.drop([choice for choice, output in step.outputs if output.finish is not None])
+        for choice in step.failures:
+            for sibling in choice.group.choices:
+                if not sibling.finished:
+                    self.scheduler.remove(sibling, failed=True)
+        return step
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            kv_bytes_used=sum(
+                slot.reserved * member.cache.bytes_per_token
+                for member in self.members.values()
+                for slot in member.cache.active
+            ),
+            kv_bytes_budget=self.scheduler.settings.kv_cache_bytes,
+            prefix_queries=self.scheduler.prefix_queries,
+            prefix_hits=self.scheduler.prefix_hits,
+            steps=self.num_steps,
+            forward_seconds={name: member.forward_seconds for name, member in self.members.items()},
+        )
 
 
 class TorchGeneration:
@@ -97,7 +169,7 @@ class TorchEngine:
         self._arrivals: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._closing = False
-        self._door = threading.Lock()  # nothing arrives between the last look at the arrivals and the end
+        self._closing_lock = threading.Lock()  # nothing arrives between the last look at the arrivals and the end
         self._thread = threading.Thread(target=self._run, name="motet-engine", daemon=True)
         self._thread.start()
 
@@ -112,14 +184,10 @@ class TorchEngine:
         return None if absent is None else f"model {absent!r} is not loaded"
 
     def check(self, request: GenerationRequest) -> int:
-        if not request.forced and request.sampling.max_tokens < 1:
-            raise ValueError("a request must score or generate at least one token")
-        if not all(request.contexts):
-            raise ValueError("every stream needs a context of at least one token")
+        refuse_empty(request)
         return self._core.scheduler.check(request)
 
     def generate(self, request: GenerationRequest) -> TorchGeneration:
-        self.check(request)
         generation = TorchGeneration(self, self._core.group(request), asyncio.get_running_loop())
         self._post(lambda: self._start(generation))
         return generation
@@ -137,7 +205,7 @@ class TorchEngine:
         return self._thread.is_alive() and not self._closing
 
     async def close(self) -> None:
-        with self._door:
+        with self._closing_lock:
             self._closing = True
         self._wake.set()
         await asyncio.to_thread(self._thread.join)
@@ -145,7 +213,7 @@ class TorchEngine:
     # What follows runs in the engine's own thread.
 
     def _post(self, action: Callable[[], None]) -> None:
-        with self._door:
+        with self._closing_lock:
             if self._closing:
                 raise EngineError("the engine is closed")
             self._arrivals.append(action)
@@ -162,14 +230,14 @@ class TorchEngine:
         self._end(EngineError(reason))
 
     def _end(self, error: EngineError) -> None:
-        """Shuts the door, then tells everybody, also those who arrived last."""
-        with self._door:
+        """Takes no more requests, then fails all that are left, also those that arrived last."""
+        with self._closing_lock:
             self._closing = True
         for arrive in self._arrivals:
             with suppress(Exception):
                 arrive()
         for generation in list(self._generations.values()):
-            _tell(generation, generation.fail, error)
+            _notify(generation, generation.fail, error)
             with suppress(Exception):
                 self._drop(generation.group.choices)
 
@@ -177,9 +245,9 @@ class TorchEngine:
         """What has arrived, then one step; sleeps while there is neither."""
         while self._arrivals:
             self._arrivals.popleft()()
-        result = self._core.step()
-        if result is not None:
-            self._hand_out(result)
+        step = self._core.step()
+        if step is not None:
+            self._hand_out(step)
         elif not self._arrivals:
             self._wake.wait()
             self._wake.clear()
@@ -196,23 +264,23 @@ class TorchEngine:
         if group.finished:
             self._generations.pop(group, None)
 
-    def _hand_out(self, result: StepResult) -> None:
-        """One message to the event loop per request and step."""
+    def _hand_out(self, step: Step) -> None:
+        """One callback in the event loop per request and step."""
         outputs: dict[ChoiceGroup, list[TokenOutput]] = {}
-        for choice, output in result.outputs:
+        for choice, output in step.outputs:
             outputs.setdefault(choice.group, []).append(output)
         for group, tokens in outputs.items():
             generation = self._generations[group]
-            _tell(generation, generation.deliver, tokens)
-        for choice, error in result.failed:
+            _notify(generation, generation.deliver, tokens)
+        for choice, error in step.failures.items():
             if choice.group in self._generations:
                 generation = self._generations[choice.group]
-                _tell(generation, generation.fail, error)
-        for group in {choice.group: None for choice, _ in (*result.outputs, *result.failed)}:
+                _notify(generation, generation.fail, error)
+        for group in {choice.group: None for choice in (*dict(step.outputs), *step.failures)}:
             self._forget(group)
 
 
-def _tell(generation: TorchGeneration, call: Callable[..., None], *args: object) -> None:
-    """Runs `call` in the reader's event loop; a loop that has closed needs no news."""
+def _notify(generation: TorchGeneration, callback: Callable[..., None], *args: object) -> None:
+    """Runs the callback in the reader's event loop, if that still runs."""
     with suppress(RuntimeError):
-        generation.loop.call_soon_threadsafe(call, *args)
+        generation.loop.call_soon_threadsafe(callback, *args)

@@ -6,28 +6,15 @@ They begin with the prompt, so an answer is the same whether its prompt is read,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from motet.composers.plan import DiscriminatorRule
-from motet.engines.torch.choice import Choice
+from motet.engines.torch.choice import Choice, Row
 from motet.kernels.layout import rows_index
 from motet.kernels.logits import Logits
-
-
-class StepRow(Protocol):
-    """A position of a choice with the rows of its streams (see `step.Row`)."""
-
-    @property
-    def choice(self) -> Choice: ...
-    @property
-    def position(self) -> int: ...
-    @property
-    def streams(self) -> tuple[int, ...]: ...
-    @property
-    def is_forced(self) -> bool: ...
 
 
 def judge(choice: Choice, k: int, logits: Tensor) -> None:
@@ -39,7 +26,7 @@ def judge(choice: Choice, k: int, logits: Tensor) -> None:
     choice.rule_state[k - 1] += float(logprobs.gather(-1, tokens[:, None]).double().sum())
 
 
-def gathered(logits: Logits, rows: Sequence[StepRow]) -> Tensor | None:
+def gathered(logits: Logits, rows: Sequence[Row]) -> Tensor | None:
     """The state (R, 3) that each row's rule starts from, None where no rule has one.
 
     Forced tokens of earlier rows of the same step count: a choice's rows follow one another.
@@ -52,12 +39,12 @@ def gathered(logits: Logits, rows: Sequence[StepRow]) -> Tensor | None:
         if _has_state(row):
             before = sums.get(row.choice, row.choice.rule_state)
             state[r] = state.new_tensor(before)
-            if row.is_forced:
-                sums[row.choice] = _added(logits, row, row.choice.shared[row.position], before)
+            if not row.is_drawn:
+                sums[row.choice] = _added(logits, row, row.forced, before)
     return state
 
 
-def advanced(logits: Logits, rows: Sequence[StepRow], tokens: Sequence[int]) -> list[tuple[Choice, list[float]]]:
+def advanced(logits: Logits, rows: Sequence[Row], tokens: Sequence[int]) -> list[tuple[Choice, list[float]]]:
     """The choices' states after this step; nothing is changed here, since a step may still fail."""
     sums: dict[Choice, list[float]] = {}
     for row, token in zip(rows, tokens, strict=True):
@@ -66,10 +53,10 @@ def advanced(logits: Logits, rows: Sequence[StepRow], tokens: Sequence[int]) -> 
     return list(sums.items())
 
 
-def _has_state(row: StepRow) -> bool:
+def _has_state(row: Row) -> bool:
     return isinstance(row.choice.plan.rule, DiscriminatorRule)
 
 
-def _added(logits: Logits, row: StepRow, token: int, sums: Sequence[float]) -> list[float]:
+def _added(logits: Logits, row: Row, token: int, sums: Sequence[float]) -> list[float]:
     wanted, unwanted = cast("list[float]", logits.logprobs(rows_index(row.streams[1:3]))[:, token].tolist())
     return [sums[0] + wanted, sums[1] + unwanted, sums[2] + 1.0]

@@ -117,7 +117,7 @@ class Scheduler:
 
         Returns:
             The choices that are lost because an arena could not be allocated: the one that asked for it, and those
-            whose slots went with the old arena.
+            whose slots went with the old arena. So is one that was not checked and does not fit into an empty engine.
         """
         for choice in list(self.waiting):
             if len(self.running) >= self.settings.max_running:
@@ -126,7 +126,7 @@ class Scheduler:
                 continue
             try:
                 if not self._make_room(choice):
-                    break
+                    return [] if self.running else [choice]
             except (RuntimeError, MemoryError):
                 log.exception("no memory for the key / value cache of a request")
                 return [choice, *(other for other in self.running if not _holds_its_slots(other))]

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from motet.composers.rows import Place, compose_rows, rule_places
-from motet.engines.edits import allowed_tokens, banned_tokens, grammar_mask, penalties, sample_rows
-from motet.engines.traces import top_of, trace_of
+from motet.composers.rows import compose_rows
+from motet.engines.base import Matcher
+from motet.engines.decoding import decode_rows, rule_edits, top_of, trace_of
+from motet.engines.grammars import Grammars
 from motet.engines.vllm.items import Item, items_of, points_of
-from motet.engines.vllm.matchers import Matchers
-from motet.engines.vllm.payload import Probed, write_payload
-from motet.engines.vllm.table import Step, Table
-from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
-from motet.kernels.layout import ComposeRows, edits_or_none, rows_index
+from motet.engines.vllm.table import Row, Step, Table
+from motet.engines.vllm.wire import Probed, write_payload
+from motet.kernels.decode import Decoded, Kernels, decode
+from motet.kernels.layout import ComposeRows, rows_index
 from motet.kernels.logits import Logits
 
 log = logging.getLogger(__name__)
+
+TokenizerSource = tuple[str, str | None]  # folder or hub id, and revision
+
 IMPOSSIBLE = -1e30  # finite, so that what vLLM itself masks stays the stronger; its exponential is 0
 
 
@@ -49,6 +53,43 @@ class Layout:
             streams = [self.streams(item, count) for item in items]
             self._last = (key, compose_rows([item.plan for item in items], streams, like))
         return self._last[1]
+
+
+class Matchers:
+    """Finds the matcher of a row, whose grammar is compiled here once more from its text; a tokenizer is read when a
+    row first needs it.
+
+    Args:
+        members: name → {"path", "revision", "tokenizer"}, as in the composite's configuration.
+        vocab_size: width of the masks.
+    """
+
+    def __init__(self, members: Mapping[str, Mapping[str, Any]] | None = None, vocab_size: int = 0) -> None:
+        self._sources = {name: _source(member) for name, member in (members or {}).items()}
+        self._vocab_size = vocab_size
+        self._grammars: dict[TokenizerSource, Grammars] = {}
+        self._of_rows: WeakKeyDictionary[Row, Matcher] = WeakKeyDictionary()
+
+    def of(self, row: Row) -> Matcher | None:
+        """None for a row without a grammar.
+
+        Raises:
+            GrammarError: it cannot be compiled here.
+        """
+        if not row.spec.grammar:
+            return None
+        if row not in self._of_rows:
+            compiled = self._compiler(row.spec.plan.streams[0].model).compile(row.spec.grammar)
+            self._of_rows[row] = compiled.start(row.spec.ends)
+        return self._of_rows[row]
+
+    def _compiler(self, base: str) -> Grammars:
+        from motet.models.tokenizer import Tokenizer
+
+        source = self._sources[base]
+        if source not in self._grammars:
+            self._grammars[source] = Grammars(Tokenizer.load(*source), self._vocab_size)
+        return self._grammars[source]
 
 
 class Composer:
@@ -82,8 +123,8 @@ class Composer:
         joined = Logits(logits)
         items, order = items_of(points_of(self._table.batch, rows, positions, tokens), self._table.default)
         reported = [i for i, item in enumerate(items) if item.is_reported]
-        told, values = self._told(joined, [items[i] for i in reported], len(rows))
-        self._table.step = self._step(items, order, reported, told, values)
+        drawn, values = self._drawn(joined, [items[i] for i in reported], len(rows))
+        self._table.step = self._step(items, order, reported, drawn, values)
         scored = [(n, i) for n, i in enumerate(reported) if not items[i].is_next]
         plain = [i for i, item in enumerate(items) if not item.is_reported and not item.is_idle]
         if not scored and not plain:
@@ -96,22 +137,23 @@ class Composer:
             out[plain] = self._composed(joined, [items[i] for i in plain], len(rows))
         return out if order == list(range(len(rows))) else out[torch.tensor(order, device=out.device)]
 
-    def _told(self, logits: Logits, items: Sequence[Item], count: int) -> tuple[Tensor, Tensor]:
-        """Tokens and numbers (I, 1 + A). If that fails, each item alone: the guilty one's log-prob is no number."""
+    def _drawn(self, logits: Logits, items: Sequence[Item], count: int) -> tuple[Tensor, Tensor]:
+        """Tokens and numbers (I, 1 + A). If that fails, each item alone: the failing item's log-prob is NaN."""
         if not items:
             return torch.zeros((0, 1), dtype=torch.int64), torch.zeros((0, 1))
         try:
             return self._report(logits, items, count)
         except Exception:
             if len(items) > 1:
-                return _joined([self._told(logits, [item], count) for item in items])
+                return _joined([self._drawn(logits, [item], count) for item in items])
             log.exception("composing or drawing failed")
             return _failed(items[0], logits.device)
 
     def _report(self, logits: Logits, items: Sequence[Item], count: int) -> tuple[Tensor, Tensor]:
         width = max(item.size for item in items)
-        inputs = _inputs(self._reported(items, logits, count), logits, items, self._matchers)
-        decoded = decode(self._kernels, logits, inputs)
+        matchers = [self._matchers.of(item.answer.row) if item.is_drawn else None for item in items]
+        rows = decode_rows(self._reported(items, logits, count), logits, items, matchers)
+        decoded = decode(self._kernels, logits, rows)
         tokens = torch.zeros((len(items), 1 + width), dtype=torch.int64, device=logits.device)
         values = torch.full(tokens.shape, -math.inf, dtype=torch.float32, device=logits.device)
         tokens[:, 0], values[:, 0] = decoded.token, decoded.logprob
@@ -153,8 +195,8 @@ class Composer:
     def _composed(self, logits: Logits, items: Sequence[Item], count: int) -> Tensor:
         """Composed log-probs (I, V); an item that cannot be composed ends its answer."""
         try:
-            rules = edits_or_none(_rule_places(items), logits.like())
-            composed = self._kernels.compose(logits, self._plain(items, logits, count), rules, None).logprobs
+            plan, rules = self._plain(items, logits, count), rule_edits(items, logits.like())
+            composed = self._kernels.compose(logits, plan, rules, None).logprobs
             return composed.masked_fill(composed == -math.inf, IMPOSSIBLE)
         except Exception:
             if len(items) > 1:
@@ -179,35 +221,6 @@ def _failed(item: Item, device: torch.device) -> tuple[Tensor, Tensor]:
     return tokens, torch.full(tokens.shape, math.nan, device=device)
 
 
-def _inputs(rows: ComposeRows, logits: Logits, items: Sequence[Item], matchers: Matchers) -> DecodeRows:
-    """The request's own masks and penalties hold for what it draws, not for the prompt that it scores."""
-    like = logits.like()
-    points = [item.point for item in items if item.point is not None]
-    drawn = [(i, point) for i, point in enumerate(points) if point.is_drawn]
-    bias, repetition, presence = penalties(drawn, like, logits.vocab)
-    return DecodeRows(
-        plan=rows,
-        forced=[point.forced for point in points],
-        sampling=sample_rows([point.sampling for point in points]),
-        uniform=[point.uniform for point in points],
-        rules=edits_or_none(_rule_places(items), like),
-        banned=edits_or_none([(i, t, 0.0) for i, point in drawn for t in banned_tokens(point)], like),
-        allowed=allowed_tokens(drawn, like),
-        grammar=grammar_mask([(i, m, point.generated) for i, point in drawn if (m := matchers.of(point.row))], like),
-        bias=bias,
-        repetition=repetition,
-        presence=presence,
-        top=[item.top for item in items],
-        trace=[i for i, item in enumerate(items) if item.is_traced],
-    )
-
-
-def _rule_places(items: Sequence[Item]) -> list[Place]:
-    ruled = [(i, item.point, item.plan.rules) for i, item in enumerate(items)]
-    return list(
-        chain.from_iterable(
-            rule_places(i, rules, point.written, point.row.spec.ends)
-            for i, point, rules in ruled
-            if rules is not None and point is not None
-        )
-    )
+def _source(member: Mapping[str, Any]) -> TokenizerSource:
+    path, revision = member.get("tokenizer") or (member["path"], member.get("revision"))
+    return str(path), revision

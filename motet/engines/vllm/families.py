@@ -8,15 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from motet.composers.plan import Plan
-from motet.engines.base import (
-    Engine,
-    EngineStats,
-    Generation,
-    GenerationRequest,
-    ModelInfo,
-    UnsupportedRequest,
-)
-from motet.engines.vllm.plans import unsupported
+from motet.engines.base import Engine, EngineStats, Generation, GenerationRequest, UnsupportedRequest
+from motet.engines.vllm.options import unsupported
+from motet.models.info import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +80,8 @@ class Families:
         return self._home(request.plan).check(request)
 
     def generate(self, request: GenerationRequest) -> Generation:
-        """Raises UnsupportedRequest: no engine holds all of the plan's models, and a stranger would end one."""
+        """Raises UnsupportedRequest: no engine holds all of the plan's models; one that was asked for another would
+        end."""
         reason = self.supports(request.plan)
         if reason is not None:
             raise UnsupportedRequest(reason)

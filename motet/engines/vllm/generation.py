@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from motet.engines.base import (
     EngineError,
@@ -18,10 +18,9 @@ from motet.engines.base import (
     TokenOutput,
     ends_of,
 )
-from motet.engines.vllm.payload import Probed
-
-if TYPE_CHECKING:
-    from motet.engines.vllm.engine import VllmEngine
+from motet.engines.vllm.client import Client
+from motet.engines.vllm.internals import touch
+from motet.engines.vllm.wire import Probed
 
 _END = None
 
@@ -32,8 +31,8 @@ class VllmGeneration:
     A scored text is a request of its own, whose prompt it is part of.
     """
 
-    def __init__(self, engine: VllmEngine, request: GenerationRequest) -> None:
-        self._engine = engine
+    def __init__(self, client: Client, request: GenerationRequest) -> None:
+        self._client = client
         self._request = request
         self._queue: asyncio.Queue[TokenOutput | Exception | None] = asyncio.Queue()
         self._began = time.perf_counter()
@@ -42,7 +41,7 @@ class VllmGeneration:
         self._scored: asyncio.Task[list[Probed]] | None = None
         self.cached_tokens = 0
         if request.forced:
-            self._scored = asyncio.create_task(engine.probe(request, request.forced))
+            self._scored = asyncio.create_task(client.probe(request, request.forced))
         self._tasks = [asyncio.create_task(self._choice(index)) for index in range(request.n)]
 
     @property
@@ -74,10 +73,9 @@ class VllmGeneration:
         self._open.clear()
         self._cancel()
         self._queue.put_nowait(_END)
-        self._engine.forget(self)
 
     def fail(self, error: EngineError) -> None:
-        """The engine is closing: whoever reads this is told."""
+        """The engine is closing: the reader gets the error."""
         self._queue.put_nowait(error)
         self._cancel()
 
@@ -90,11 +88,11 @@ class VllmGeneration:
             async for output in self._outputs(index):
                 self._queue.put_nowait(output)
         except asyncio.CancelledError:
-            if self._engine.is_alive:
+            if self._client.is_alive:
                 raise
             self._queue.put_nowait(EngineError("the engine was stopped"))
         except Exception as error:
-            self._queue.put_nowait(self._engine.as_engine_error(error))
+            self._queue.put_nowait(_as_engine_error(error))
 
     async def _outputs(self, index: int) -> AsyncIterator[TokenOutput]:
         ends_scored = self._request.sampling.max_tokens == 0
@@ -123,8 +121,8 @@ class VllmGeneration:
 
     async def _drawn(self, index: int) -> AsyncIterator[TokenOutput]:
         """Tokens as vLLM hands them out."""
-        count, said = len(self._request.forced), list[int]()
-        async for answer in self._engine.draw(self._request, index):
+        count, drawn = len(self._request.forced), list[int]()
+        async for answer in self._client.draw(self._request, index):
             self._note_start()
             self.cached_tokens = max(self.cached_tokens, answer.num_cached_tokens or 0)
             part = answer.outputs[0]
@@ -132,9 +130,9 @@ class VllmGeneration:
             for number, (token, entries) in enumerate(zip(part.token_ids, part.logprobs, strict=True), 1):
                 probed = self._probed(token, entries)
                 if math.isnan(probed.logprob):
-                    raise self._no_number(count, said)
+                    raise self._no_number(count, drawn)
                 yield self._output(index, token, probed, count, finish if number == len(part.token_ids) else None)
-                said.append(token)
+                drawn.append(token)
                 count += 1
 
     def _output(
@@ -147,24 +145,33 @@ class VllmGeneration:
         return TokenOutput(index, token, probed.logprob, False, probed.top, probed.trace, finish)
 
     def _probed(self, token: int, entries: dict[int, Any]) -> Probed:
-        """What is told of a drawn token."""
+        """What is reported of a drawn token."""
         sampling = self._request.sampling
         if sampling.trace_top is None:
             return Probed(entries[token].logprob, _ranked(entries, sampling.top_logprobs))
-        return self._engine.read(entries, self._request)
+        return self._client.read(entries, self._request)
 
-    def _no_number(self, position: int, said: Sequence[int]) -> EngineError:
+    def _no_number(self, position: int, drawn: Sequence[int]) -> EngineError:
         """Workers can say nothing but numbers: whether a grammar failed there is found out by following it here."""
         grammar = self._request.sampling.grammar
         try:
             if grammar is not None:
-                grammar.start(ends_of(self._request.plan, self._engine.models)).allowed(said)
+                grammar.start(ends_of(self._request.plan, self._client.infos)).allowed(drawn)
         except GrammarFailed as failure:
             return failure
         return _not_a_number(position)
 
     def _note_start(self) -> None:
         self._started = self._started or time.perf_counter()
+
+
+def _as_engine_error(error: Exception) -> EngineError:
+    """What the server knows how to answer."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, touch("EngineDeadError")):
+        return EngineError("the engine died: see its log")
+    return EngineError(f"the request failed: {error}")
 
 
 def _not_a_number(position: int) -> EngineError:

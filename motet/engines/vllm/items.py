@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motet.composers.plan import Plan
-from motet.engines.traces import traced_top
-from motet.engines.vllm.payload import payload_size
 from motet.engines.vllm.table import Batch, Point
-from motet.engines.vllm.wire import Probe
+from motet.engines.vllm.wire import Probe, payload_size
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One distribution: `reads[k]` is the place, among the step's positions, of the one that stream k reads.
+    """One distribution, and a row of a step (see `decoding.StepRow`).
 
-    `point` None is a request that names no composition. `is_next`: the runner takes a token here; `is_reported`: it is
-    drawn or scored by this engine; `probe`: what is reported beyond log-probs.
+    `reads[k]` is the place, among the step's positions, of the one that stream k reads. `point` None is a request that
+    names no composition. `is_next`: the runner takes a token here; `is_reported`: it is drawn or scored by this engine;
+    `probe`: what is reported beyond log-probs.
     """
 
     point: Point | None
@@ -39,22 +38,27 @@ class Item:
         return self.point is not None and self.point.row.spec.draw is not None and not self.is_reported
 
     @property
-    def top(self) -> int:
-        """How many alternatives are decoded."""
+    def answer(self) -> Point:
+        """The position as an answer, of an item that names a composition."""
         assert self.point is not None
-        if self.probe is None:
-            return self.point.sampling.top_logprobs
-        return max(self.probe.top, traced_top(self.probe.trace_top))
+        return self.point
+
+    @property
+    def forced(self) -> int:
+        return self.answer.forced
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.answer.is_drawn
+
+    @property
+    def written(self) -> list[int]:
+        return self.answer.written
 
     @property
     def size(self) -> int:
         """How many numbers stand beside the token's log-prob."""
-        assert self.point is not None
-        return self.point.sampling.top_logprobs if self.probe is None else payload_size(self.probe, self.plan)
-
-    @property
-    def is_traced(self) -> bool:
-        return self.probe is not None and self.probe.trace_top is not None
+        return self.answer.sampling.top_logprobs if self.probe is None else payload_size(self.probe, self.plan)
 
 
 def points_of(batch: Batch, rows: Sequence[int], positions: Sequence[int], tokens: Sequence[int]) -> list[Point | None]:

@@ -8,23 +8,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from motet.engines.base import ModelInfo
 from motet.engines.vllm.config import cached_composite, composite_data
-from motet.engines.vllm.engine import Capacity, VllmEngine
-from motet.engines.vllm.fit import unfit_members
+from motet.engines.vllm.engine import VllmEngine
 from motet.engines.vllm.internals import VllmUnavailable, touch
-from motet.engines.vllm.options import unfit_options
+from motet.engines.vllm.memory import Capacity
+from motet.engines.vllm.options import unfit_members, unfit_options, unfit_quantization
 from motet.engines.vllm.plugin import register
-from motet.engines.vllm.quantization import unfit_quantization
 from motet.engines.vllm.speculation import draft_of, problems_of, with_path
 from motet.engines.vllm.stats import Tally
+from motet.models.info import ModelInfo
 from motet.settings import nearest
 
 CACHE = Path("~/.cache/motet")
-CHECK = "motet.engines.vllm.check:Check"
+CHECK = "motet.engines.vllm.requests:Check"
 WORKER = "motet.engines.vllm.worker.ComposedWorker"
 SCHEDULER = "motet.engines.vllm.scheduler.LinkedScheduler"
-# what the engine itself decides; an operator who sets one of them is told
+# what the engine itself decides; an operator who sets one of them reads why
 OWNED = {
     "model": "the models of the file",
     "tokenizer": "the models' own",

@@ -14,11 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from motet.engines.vllm.composition import Composer
+from motet.engines.vllm.composition import Composer, Matchers
 from motet.engines.vllm.config import CompositeConfig, distinct
 from motet.engines.vllm.internals import touch
-from motet.engines.vllm.matchers import Matchers
-from motet.engines.vllm.quantization import quant_config
 from motet.engines.vllm.stages import Handover
 from motet.engines.vllm.table import table_of
 from motet.kernels.dispatch import choose_kernels
@@ -57,7 +55,7 @@ class MotetCompositeForCausalLM(nn.Module):
         # the window lies in a cache configuration that members would share: a member would silently lose its own
         own.cache_config = copy.copy(vllm_config.cache_config)
         own.cache_config.sliding_window = _window(text)
-        own.quant_config = quant_config(own, hf_config, path, revision)
+        own.quant_config = _quant_config(own, hf_config, path, revision)
         self._widths.append(int(text.hidden_size))
         with touch("set_model_tag")(f"motet_m{number}"):
             return touch("init_vllm_registered_model")(
@@ -66,7 +64,7 @@ class MotetCompositeForCausalLM(nn.Module):
 
     @staticmethod
     def get_model_state_cls() -> type:
-        """What Model Runner V2 tells about its batch."""
+        """What Model Runner V2 calls about its batch."""
         from motet.engines.vllm.state import CompositeState
 
         return CompositeState
@@ -86,14 +84,14 @@ class MotetCompositeForCausalLM(nn.Module):
         """(n, Σ widths + columns) of n tokens; on a stage that is not the last what the next one needs of them.
 
         Args:
-            rows: (n,) from a runner that tells them (`state`).
+            rows: (n,) from a runner that gives them (`state`).
         """
         parts = self._handover.cut(intermediate_tensors)
         hidden = {name: member(input_ids, positions, parts[name], None) for name, member in self.members.items()}
         if isinstance(next(iter(hidden.values())), touch("IntermediateTensors")):
             return self._handover.join(hidden)
-        told = _rows_of_tokens(positions) if rows is None else rows
-        places = torch.stack([told, positions, input_ids], -1).to(torch.int32)
+        of_tokens = _rows_of_tokens(positions) if rows is None else rows
+        places = torch.stack([of_tokens, positions, input_ids], -1).to(torch.int32)
         return torch.cat([*hidden.values(), places.view(self._dtype)], -1)
 
     def make_empty_intermediate_tensors(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> Any:
@@ -122,6 +120,19 @@ class MotetCompositeForCausalLM(nn.Module):
             names = cast(Any, member).load_weights(loader._get_weights_iterator(source))
             loaded |= {f"members.{name}.{weight}" for weight in names or ()}
         return loaded
+
+
+def _quant_config(vllm_config: Any, hf_config: Any, path: str, revision: str | None) -> Any:
+    """How a member is quantised, vLLM's own QuantizationConfig; None where it is not. vLLM knows one quantisation per
+    engine, but builds a draft model under a configuration of its own; so do the members.
+
+    Raises:
+        ValueError: the installed vLLM does not know the method, or not on this device or in this dtype.
+    """
+    model = vllm_config.with_hf_config(hf_config, architectures=hf_config.architectures).model_config
+    model.model, model.revision = path, revision
+    model._verify_quantization()
+    return vllm_config.get_quantization_config(model, vllm_config.load_config)
 
 
 def _window(text: Any) -> int | None:

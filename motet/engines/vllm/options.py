@@ -1,10 +1,17 @@
-"""Options of vLLM that a composite cannot take, each with its reason; every other one is passed through."""
+"""What one engine over several models cannot take, each with its reason: options of vLLM (every other one is passed
+through), checkpoints under these options, and plans."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field
 from typing import Any
+
+from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule
+from motet.engines.vllm.internals import touch
+from motet.settings import nearest
 
 # reason → options; vLLM's own default of each is taken
 UNFIT: dict[str, tuple[str, ...]] = {
@@ -93,6 +100,7 @@ CHOICES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "offload_backend": (("auto", "uva"), "vLLM's prefetching offloader takes one model"),
 }
+PARTITION = "VLLM_PP_LAYER_PARTITION"  # of vLLM: layers per stage, "6,10"
 SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 _REASONS = {name: reason for reason, names in UNFIT.items() for name in names}
 
@@ -121,3 +129,123 @@ def unfit_options(given: Mapping[str, Any], fields: Iterable[Field[Any]]) -> lis
 
 def _default(field: Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def unfit_members(configs: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """One sentence for each model that tensor or pipeline parallelism cannot cut: vLLM itself asks the first one alone.
+
+    Args:
+        configs: name → configuration of the checkpoint.
+        given: vLLM's AsyncEngineArgs, checked.
+    """
+    stages: int = given.get("pipeline_parallel_size", 1)
+    ranks: int = given.get("tensor_parallel_size", 1)
+    problems: list[str] = []
+    for name, config in configs.items():
+        if ranks > 1:
+            problems += _heads(name, config.get_text_config(), ranks)
+        if stages > 1:
+            problems += _stages(name, config, stages)
+    return problems
+
+
+def _heads(name: str, text: Any, ranks: int) -> list[str]:
+    """Heads are dealt out evenly; keys and values too, or each is kept by equally many ranks."""
+    heads = getattr(text, "num_attention_heads", None)
+    shared = getattr(text, "num_key_value_heads", None) or heads
+    if not isinstance(heads, int) or not isinstance(shared, int):
+        return []  # a model whose layers differ checks itself
+    option = "engine.engine_args.tensor_parallel_size"
+    if heads % ranks:
+        return [f"{option}: {ranks} does not divide the {heads} attention heads of '{name}'."]
+    if max(shared, ranks) % min(shared, ranks):
+        return [f"{option}: {ranks} does not fit the {shared} heads of keys and values of '{name}'."]
+    return []
+
+
+def _stages(name: str, config: Any, stages: int) -> list[str]:
+    option = "engine.engine_args.pipeline_parallel_size"
+    layers = int(config.get_text_config().num_hidden_layers)
+    given = os.environ.get(PARTITION)
+    problems: list[str] = []
+    if layers < stages:
+        problems.append(f"{option}: '{name}' has {layers} layers, fewer than {stages} stages.")
+    elif given and (count := sum(int(part) for part in given.split(","))) != layers:
+        problems.append(f"{PARTITION}: it gives away {count} layers, '{name}' has {layers}; unset it.")
+    for architecture in config.architectures or ():
+        known = touch("ModelRegistry").models.get(architecture)
+        if known is not None and not known.inspect_model_cls().supports_pp:
+            problems.append(f"{option}: vLLM cannot cut a {architecture} into stages, which '{name}' is.")
+    return problems
+
+
+def quantization_of(hf_config: Any) -> dict[str, Any] | None:
+    """What a checkpoint says of its quantisation, with its `quant_method`; None where it is not quantised."""
+    for config in (hf_config, hf_config.get_text_config()):
+        written = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+        if written:
+            return {"quant_method": "compressed-tensors"} | dict(written)
+    return None
+
+
+def unfit_quantization(configs: Mapping[str, Any], given: Mapping[str, Any], dtype: str) -> list[str]:
+    """One sentence for each model that cannot be loaded as its checkpoint is quantised.
+
+    Args:
+        configs: name → configuration of the checkpoint.
+        given: vLLM's AsyncEngineArgs.
+        dtype: of all models.
+    """
+    problems: list[str] = []
+    for name, config in configs.items():
+        written = quantization_of(config)
+        if written is None:
+            continue
+        if given.get("quantization"):
+            problems.append(
+                f"engine.engine_args.quantization: '{name}' is quantised in its checkpoint "
+                f"({written['quant_method']}), and every model is loaded as its checkpoint says; the option is for "
+                "files of which none is quantised."
+            )
+        problems += _unknown(name, written, dtype)
+    return problems
+
+
+def _unknown(name: str, written: dict[str, Any], dtype: str) -> list[str]:
+    method = str(written["quant_method"]).lower()
+    known: list[str] = list(touch("QUANTIZATION_METHODS"))
+    if method not in known:
+        return [f"models.{name}: vLLM has no quantisation '{method}'.{nearest(method, known)}"]
+    try:
+        taken = touch("get_quantization_config")(method).from_config(written).get_supported_act_dtypes()
+    except (ValueError, KeyError, NotImplementedError) as error:
+        return [f"models.{name}: vLLM cannot read its quantisation ({method}): {error}."]
+    allowed = [str(one).removeprefix("torch.") for one in taken]
+    if _is_weight_only(written):
+        allowed = [one for one in allowed if one != "float32"]
+    if dtype in allowed:
+        return []
+    return [f"engine.dtype: '{name}' is quantised with {method}, which runs in {' or '.join(allowed)}, not in {dtype}."]
+
+
+def _is_weight_only(written: Mapping[str, Any]) -> bool:
+    """Whether compressed tensors keep their activations whole: vLLM takes float32 there, its kernels do not."""
+    groups: Mapping[str, Mapping[str, Any]] = written.get("config_groups") or {}
+    return any(not group.get("input_activations") for group in groups.values())
+
+
+def unsupported(plan: Plan, members: Collection[str]) -> str | None:
+    """Why the plan cannot run over these members, None if it can."""
+    if isinstance(plan.rule, RoutedRule):
+        return "rule 'Routed' needs a learned gate, which no loaded model has"
+    if isinstance(plan.rule, DiscriminatorRule):
+        return (
+            "rule 'Discriminator' keeps sums over all tokens so far, which vLLM's workers lose with a preempted "
+            "request; the embedded engine runs it"
+        )
+    for stream in plan.streams:
+        if stream.model not in members:
+            near = difflib.get_close_matches(stream.model, members, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            return f"model {stream.model!r} is not loaded{hint}"
+    return None

@@ -1,4 +1,7 @@
-"""From what a request carries to its row: our server's own data, or a composition as a client of vLLM writes it."""
+"""From what a request carries to its row: our server's own data, or a composition as a client of vLLM writes it.
+
+`Check` asks the same in vLLM's front end, on both of its runners, before a request is taken.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,40 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from motet.composers.plan import Plan, single
-from motet.engines.vllm.plans import unsupported
+from motet.engines.vllm.config import known_members, known_width
+from motet.engines.vllm.internals import touch
+from motet.engines.vllm.options import unsupported
 from motet.engines.vllm.table import Row
 from motet.engines.vllm.wire import KEY, RowSpec, read_spec
 
 log = logging.getLogger(__name__)
+_First: Any = touch("LogitsProcessor")
+_Second: Any = touch("LogitsProcessorV2")
 COMPOSITION = "composition"  # in vLLM's `vllm_xargs`: JSON text, as the request field of our own server
+
+
+class Check(_First, _Second):
+    """Named in vLLM's `logits_processors`: refuses bad compositions, changes no logits."""
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Raises ValueError, which vLLM answers with a 400."""
+        row_of(sampling_params.extra_args, (), [], known_members(), vocab_size=known_width())
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def is_argmax_invariant(self) -> bool:
+        return True
+
+    def update_state(self, batch_update: Any) -> None:
+        pass
+
+    def add_request(self, *_: Any) -> bool:
+        return False
+
+    def apply(self, logits: Any, *_: Any) -> Any:
+        return logits
 
 
 def row_of(

@@ -1,4 +1,4 @@
-"""The composer's step as the results of Model Runner V2's sampler and rejection sampler.
+"""Model Runner V2's batch, and the composer's step as the results of its sampler and rejection sampler.
 
 This runner keeps its tokens on the device; the rows' own lists of drawn tokens are kept here, on the host. It takes the
 sampler's word for how many tokens a request gets and how many computed ones are void: linked requests of which not all
@@ -16,10 +16,42 @@ import torch
 from torch import Tensor
 
 from motet.engines.vllm.internals import touch
-from motet.engines.vllm.slots import Slots
+from motet.engines.vllm.sampler import verify
 from motet.engines.vllm.table import Row, Step, Table
-from motet.engines.vllm.verification import verify
 from motet.engines.vllm.wire import Link
+
+
+class Slots:
+    """See `table.Batch`. A request has its slot until it ends or is preempted; a step's batch is an order of slots.
+
+    The rows' `output` must be lists: they are extended here, since the runner keeps its tokens on the device.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._rows: list[Row | None] = [None] * size
+        self._outputs: list[list[int]] = [[] for _ in range(size)]
+        self._names: dict[str, int] = {}
+        self._order: list[int] = []
+
+    def add(self, name: str, slot: int, row: Row | None, output: list[int]) -> None:
+        """`output`: the row's own list."""
+        self._names[name], self._rows[slot], self._outputs[slot] = slot, row, output
+
+    def remove(self, name: str) -> None:
+        slot = self._names.pop(name, None)
+        if slot is not None:
+            self._rows[slot] = None
+
+    def arrange(self, order: Sequence[int]) -> None:
+        """The slots of the next step's batch."""
+        self._order = list(order)
+
+    def row(self, index: int) -> Row | None:
+        return self._rows[self._order[index]] if index < len(self._order) else None
+
+    def extend(self, index: int, tokens: Sequence[int]) -> None:
+        """The request in that place of the batch got tokens."""
+        self._outputs[self._order[index]].extend(tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +166,7 @@ def _drawn(drawn: Tensor, layout: BatchLayout, input_batch: Any) -> list[list[in
 def _logprobs(step: Step | None, theirs: Any, layout: BatchLayout) -> Any:
     """vLLM's LogprobsTensors of the R positions, None if none are reported.
 
-    The rank of a token that this engine drew is not told: nobody of ours asks for it.
+    The rank of a token that this engine drew is not reported: nobody of ours asks for it.
     """
     known = None if theirs is None else theirs.logprobs_tensors
     if step is None:

@@ -1,6 +1,6 @@
 """Drafts for composed models: repeated text (n-gram), or one of the file's models, an expert as a rule.
 
-vLLM proposes and schedules them; `verification` decides. Answers stay the same, so this is an option of speed alone.
+vLLM proposes and schedules them; `sampler.verify` decides. Answers stay the same, so this is an option of speed alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The composite on vLLM's Model Runner V2: which request sits in which row, told by hooks that vLLM offers for it.
+"""The composite on vLLM's Model Runner V2: which request sits in which row, by hooks that vLLM offers for it.
 
 A preempted request loses its slot, and comes back as a new one that has read its prompt and what it had drawn.
 """
@@ -11,8 +11,7 @@ import torch
 
 from motet.engines.vllm.internals import touch
 from motet.engines.vllm.requests import row_or_fault
-from motet.engines.vllm.slot_sampler import SlotSampler
-from motet.engines.vllm.slots import Slots
+from motet.engines.vllm.slot_sampler import Slots, SlotSampler
 from motet.engines.vllm.table import table_of
 
 _DefaultModelState: Any = touch("DefaultModelState")

@@ -56,7 +56,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One position of a row, and the token behind it: known and to be reported, or to be drawn (`edits.Drawing`).
+    """One position of a row as an answer (see `decoding.Answer`), and the token behind it: known and to be reported, or
+    to be drawn.
 
     `drafts` are the tokens behind the row's last one up to this position: guesses that are being verified.
     """
@@ -120,6 +121,10 @@ class Point:
         return self.row.spec.draw
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        return self.row.spec.ends
+
+    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         return () if self.sampling.ignore_eos else self.row.spec.ends
 
@@ -139,11 +144,9 @@ class Point:
     def seen(self) -> set[int]:
         return set(self.tokens(0))
 
-    @property
     def uniform(self) -> float:
-        """The draw in (0, 1] that belongs to this token: the same when it is drawn again."""
-        is_random = self.is_drawn and self.forced < 0 and self.sampling.temperature
-        return self.row.uniforms[self.num_generated] if is_random else 1.0
+        """The same when a token is drawn again."""
+        return self.row.uniforms[self.num_generated]
 
 
 class Batch(Protocol):

@@ -1,8 +1,8 @@
 """vLLM's worker with the project's own sampler in its V1 runner, ready for pipeline stages; nothing else is changed.
 
-vLLM's sampler draws for requests that name no composition. For ours it would have to be told the drawn token as the
-only possible one, knows nothing of linked requests, and would verify drafts against a distribution that a draft has
-changed. So the composer draws (`composition`), and the sampler objects of the runner hand its step to vLLM.
+vLLM's sampler draws for requests that name no composition. For ours it would have to get the drawn token as the only
+possible one, knows nothing of linked requests, and would verify drafts against a distribution that a draft has changed.
+So the composer draws (`composition`), and the sampler objects of the runner hand its step to vLLM.
 """
 
 from __future__ import annotations

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 
 from motet.server.responses import NOT_FOUND, UNAUTHORIZED, ModelCard, ModelList
 from motet.server.service import Served
 
 router = APIRouter(tags=["OpenAI"])
+ModelId = Annotated[str, Path(description="The model's or composition's id, slashes included.")]
 
 
 @router.get("/v1/models", response_model=ModelList, responses=UNAUTHORIZED)
@@ -19,5 +20,6 @@ async def list_models(service: Served) -> dict[str, Any]:
 
 
 @router.get("/v1/models/{name:path}", response_model=ModelCard, responses={**UNAUTHORIZED, **NOT_FOUND})
-async def get_model(name: str, service: Served) -> dict[str, Any]:
+async def get_model(name: ModelId, service: Served) -> dict[str, Any]:
+    """One model or named composition."""
     return service.registry.card(name)

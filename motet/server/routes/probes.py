@@ -35,9 +35,11 @@ async def ready(service: Served) -> Status:
 
 @router.get("/version", responses=UNAUTHORIZED)
 async def version() -> Version:
+    """Motet's version."""
     return Version(version=motet.__version__)
 
 
 @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **UNAUTHORIZED}, response_class=Response)
 async def metrics(service: Served) -> Response:
+    """Counters and histograms in Prometheus' text format."""
     return Response(service.metrics.render(), media_type=CONTENT_TYPE)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from motet.composers.plan import Stream
 from motet.operator.registry import LoadedModel
@@ -17,6 +17,9 @@ from motet.server.service import Served
 from motet.server.unsupported import check_extras
 
 router = APIRouter(tags=["tokens"])
+ModelName = Annotated[
+    str | None, Query(description="Whose tokenizer; may be missing where all models have one vocabulary.")
+]
 
 
 @router.post("/tokenize", response_model=Tokenized, responses=INVALID)
@@ -56,7 +59,7 @@ async def detokenize(body: DetokenizeRequest, service: Served) -> dict[str, Any]
 
 
 @router.get("/tokenizer_info", responses=INVALID)
-async def tokenizer_info(service: Served, model: str | None = None) -> dict[str, Any]:
+async def tokenizer_info(service: Served, model: ModelName = None) -> dict[str, Any]:
     """Special tokens and chat template, for clients that render prompts themselves."""
     tokenizer = service.registry.member(model).tokenizer
     hf = tokenizer.hf

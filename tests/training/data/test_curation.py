@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,12 +14,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from motet.engines.torch import load_member
 from motet.training.batch import Batch
 from motet.training.data.curation.confidence import confidences, preferences
+from motet.training.data.curation.correction import engine_answer
 from motet.training.data.curation.curate import Thresholds, by_confidence, by_information, drop_duplicates, merged
 from motet.training.data.curation.duplicates import find_duplicates, jaccard, shingles, words
-from motet.training.data.curation.generation import greedy
 from motet.training.data.curation.rows import with_answer
 from motet.training.data.curation.scores import counted_tokens, log_probs
 from motet.training.data.dataset import TokenDataset
@@ -43,6 +45,19 @@ class Bigrams(Whole):
             logits[token, following] = math.log(sure)
         self._logits = logits
         self.sizes: list[int] = []  # of the batches that were read, padding included
+
+    def answer(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[list[int]]:
+        """The most likely followers, up to the end."""
+        return [self._followers(prompt[-1], max_tokens) for prompt in prompts]
+
+    def _followers(self, token: int, max_tokens: int) -> list[int]:
+        followers: list[int] = []
+        for _ in range(max_tokens):
+            token = int(self._logits[token].argmax())
+            if token == END:
+                break
+            followers.append(token)
+        return followers
 
     def __call__(self, batch: Batch) -> Tensor:
         self.sizes.append(batch.input_ids.numel())
@@ -92,17 +107,33 @@ def test_confidence_is_a_geometric_mean_and_preference_compares_two() -> None:
     assert preferences(np.array([0.8]), np.array([0.2])) == pytest.approx(np.array([0.8]))
 
 
-def test_greedy_follows_the_policy_to_its_end() -> None:
-    policy = Bigrams(chain("abcd"), 0.9)
-    prompts = Tokens(TOKENIZER).encode(["xa", "c", "b"])
-    answers = greedy(policy, prompts, END, 0, max_tokens=2)
-    assert [TOKENIZER.decode(answer) for answer in answers] == ["bc", "d", "cd"]
+def test_answers_are_the_models_greedy_ones_to_their_end(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=SIZE, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+    )
+    model.save_pretrained(tmp_path)
+    member = load_member("model", str(tmp_path), dtype=torch.float32)
+    prompts = Tokens(TOKENIZER).encode(["xa", "c", "abcdef"])
+    plain: list[list[int]] = []
+    for prompt in prompts:
+        ids = list(prompt)
+        for _ in range(6):
+            ids.append(int(cast(Any, model)(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        plain.append(ids[len(prompt) :])
+    assert engine_answer(member, SIZE)(prompts, 6) == [tuple(ids) for ids in plain]
+    end = plain[0][2]
+    before_end = [tuple(takewhile(lambda token: token != end, ids)) for ids in plain]
+    assert engine_answer(member, end)(prompts, 6) == before_end
+    with pytest.raises(DataError, match=r"correction: .*tokens"):
+        engine_answer(member, end)([prompts[0] * 3000], 6)
 
 
 def test_clear_corrects_where_it_is_sure_and_filters_the_rest(tmp_path: Path) -> None:
     dataset = rows_of(tmp_path, ("a", "bc"), ("a", "xy"), ("z", "qr"))
     policy = Bigrams(chain("abc"), 0.9)
-    curation = by_confidence(policy, dataset, Tokens(TOKENIZER), 0, Thresholds(confidence=0.5, correct=0.8))
+    thresholds = Thresholds(confidence=0.5, correct=0.8)
+    curation = by_confidence(policy, dataset, Tokens(TOKENIZER), 0, thresholds, policy.answer)
     sources = [record.source for record in dataset.records]
     # of `z` the policy knows nothing: its own answer is no surer than the given one, which is then removed
     assert [(verdict.source, verdict.action) for verdict in curation.verdicts] == [
@@ -123,13 +154,13 @@ def test_answers_that_do_not_end_replace_nothing(tmp_path: Path) -> None:
     dataset = rows_of(tmp_path, ("a", "xy"))
     circle = Bigrams({ord("a"): ord("b"), ord("b"): ord("a")}, 0.9)
     thresholds = Thresholds(correct=0.5, answer_tokens=4)
-    assert not by_confidence(circle, dataset, Tokens(TOKENIZER), 0, thresholds).verdicts
+    assert not by_confidence(circle, dataset, Tokens(TOKENIZER), 0, thresholds, circle.answer).verdicts
 
 
 def test_correction_needs_prompts(tmp_path: Path) -> None:
-    dataset = load(tmp_path, [{"text": "abc"}], tokenizer=TOKENIZER)
+    dataset, policy = load(tmp_path, [{"text": "abc"}], tokenizer=TOKENIZER), Bigrams({}, 0.5)
     with pytest.raises(DataError, match=r"train.jsonl:1: correction needs a prompt"):
-        by_confidence(Bigrams({}, 0.5), dataset, Tokens(TOKENIZER), 0, Thresholds(correct=0.8))
+        by_confidence(policy, dataset, Tokens(TOKENIZER), 0, Thresholds(correct=0.8), policy.answer)
 
 
 def test_information_is_what_the_expert_knows_more(tmp_path: Path) -> None:
@@ -178,7 +209,8 @@ def test_shingles_of_texts_shorter_than_an_ngram() -> None:
 
 def test_a_removal_outweighs_a_replacement(tmp_path: Path) -> None:
     dataset = rows_of(tmp_path, ("a", "xy"), ("a", "xy"))
-    judged = by_confidence(Bigrams(chain("abc"), 0.9), dataset, Tokens(TOKENIZER), 0, Thresholds(correct=0.8))
+    policy = Bigrams(chain("abc"), 0.9)
+    judged = by_confidence(policy, dataset, Tokens(TOKENIZER), 0, Thresholds(correct=0.8), policy.answer)
     both = merged([drop_duplicates(dataset.records, 0.8), judged])
     raw = {record.source: {"prompt": "a", "completion": "xy"} for record in dataset.records}
     assert both.rows(raw, dataset.records) == [{"prompt": "a", "completion": "bc"}]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from motet.training.data.curation.confidence import confidences, correct_by_confidence, filter_by_confidence
-from motet.training.data.curation.correction import own_answers
+from motet.training.data.curation.correction import Answer, own_answers
 from motet.training.data.curation.duplicates import find_duplicates
 from motet.training.data.curation.information import filter_by_information
 from motet.training.data.curation.rows import text_of, with_answer
@@ -60,16 +60,26 @@ def drop_duplicates(records: Sequence[Record], threshold: float) -> Curation:
 
 
 def by_confidence(
-    policy: Policy, dataset: TokenDataset, tokens: Tokens, pad_id: int, thresholds: Thresholds
+    policy: Policy,
+    dataset: TokenDataset,
+    tokens: Tokens,
+    pad_id: int,
+    thresholds: Thresholds,
+    answer: Answer | None = None,
 ) -> Curation:
-    """Corrects and filters by a model's confidence; a row that is corrected is not removed for its old answer."""
+    """Corrects and filters by a model's confidence; a row that is corrected is not removed for its old answer.
+
+    Args:
+        answer: how the model answers, needed to correct.
+    """
     documents = dataset.sides[""][dataset.primary]
     sources = [record.source for record in dataset.records]
     confidence = confidences(log_probs(policy, documents, pad_id), counted_tokens(documents))
     verdicts: list[Verdict] = []
     answers: dict[Source, str] = {}
     if thresholds.correct is not None:
-        own, preference = own_answers(policy, dataset, tokens, confidence, pad_id, thresholds.answer_tokens)
+        assert answer is not None, "corrections are the model's own answers"
+        own, preference = own_answers(policy, answer, dataset, tokens, confidence, pad_id, thresholds.answer_tokens)
         verdicts = correct_by_confidence(sources, preference, thresholds.correct)
         replaced = {verdict.source for verdict in verdicts}
         answers = {source: text for source, text in zip(sources, own, strict=True) if source in replaced}
