@@ -19,7 +19,7 @@ import torch
 from motet.training.data.json_text import lines
 from motet.training.data.messages import as_chat
 from motet.training.data.records import Answer
-from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.preference import SelfPlay
 from motet.training.policies.requirements import as_documents
 from motet.training.recipe import VALIDATION, Checkpoint, Lora, Recipe
 from motet.training.run.answers import generate

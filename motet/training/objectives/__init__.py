@@ -14,8 +14,7 @@ from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.gate import Gate
 from motet.training.objectives.kahneman_tversky import KahnemanTversky
 from motet.training.objectives.objective import Objective, Setting
-from motet.training.objectives.preference import Preference
-from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.preference import Preference, SelfPlay
 from motet.training.objectives.temperature import Temperature
 from motet.training.objectives.unlearning import (
     GradientAscent,

@@ -14,7 +14,7 @@ from motet.training.objectives.counterfactual import Counterfactual
 from motet.training.objectives.discriminator import GenerativeDiscriminator
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.gate import Gate
-from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.preference import SelfPlay
 from motet.training.objectives.temperature import Temperature
 from motet.training.policies.through import TokenId, member_plan
 from motet.training.policy import ClassPrompts

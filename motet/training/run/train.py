@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from motet.training.loop import Step, TrainingDivergedError, finite
-from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.preference import SelfPlay
 from motet.training.policies.requirements import plays_rounds
 from motet.training.recipe import Lora, Recipe
 from motet.training.run.checkpoint import Checkpoints, Position

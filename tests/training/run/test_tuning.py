@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from peft.tuners.lora import Linear
 from torch import nn
 
+from motet.training.optim import make_optimizers
 from motet.training.recipe import AdamW, Checkpoint, Full, Half, Lora, Muon
 from motet.training.run.adapted_linear import AdaptedLinear
 from motet.training.run.errors import RunError
 from motet.training.run.models import load_model, load_tokenizer
-from motet.training.run.optimizers import make_optimizers
 from motet.training.run.tuning import Rounds, compute_dtype, merged, prepare, trained_parameters
 
 
