@@ -184,8 +184,8 @@ def set_value(tree: Tree, name: str, value: object) -> None:
     at: Any = tree
     for part in path:
         below = _item(at, part, f"{part!r} is looked for in a value without names")
-        at[_key(at, part)] = below = {} if below is None else copy(below)
-        at = below
+        at[_key(at, part)] = Tree() if below is None else copy(below)
+        at = at[_key(at, part)]
     _item(at, last, f"{last!r} cannot be set in a value without names")
     at[_key(at, last)] = value
 

@@ -45,7 +45,7 @@ class CheckpointError(RunError):
     """A checkpoint cannot be written, or is not what was written."""
 
 
-class Checkpoints:
+class CheckpointFolder:
     """The checkpoints of one output folder, `checkpoints/step-00000030` and so on.
 
     Args:

@@ -28,7 +28,7 @@ from motet.training.run.models import load_model
 from motet.training.run.preparation import Preparation, prepare
 from motet.training.run.recomputation import Recomputation, apply, choose
 from motet.training.run.result import relative_base
-from motet.training.run.tuning import Rounds, compute_dtype, trained_parameters
+from motet.training.run.tuning import FreezingRounds, compute_dtype, trained_parameters
 from motet.training.run.tuning import prepare as prepare_tuning
 
 
@@ -195,7 +195,7 @@ class Session:
         optimizers = make_optimizers(self.parameters, recipe.optimizer)
         loop = Loop(optimizers, schedule, self.loss, self.preparation.source.micro_batches, recipe.optimizer.clip)
         if isinstance(recipe.tuning, Half):
-            loop.enter = Rounds(self.parameters, recipe.tuning, recipe.seed, steps).enter
+            loop.enter = FreezingRounds(self.parameters, recipe.tuning, recipe.seed, steps).enter
         return loop
 
 

@@ -39,9 +39,9 @@ def no_token(text: str) -> None:
     [
         (
             recipe({"type": "gate", "assistant": "smal"}),
-            "objective.assistant: no member 'smal'. Did you mean 'small'? Members: small",
+            "objective.assistant: no member 'smal'. Did you mean 'small'? Members: large, small",
         ),
-        (recipe({"type": "gate", "assistant": "x"}, members={}), "objective.assistant: no member 'x'; members: none"),
+        (recipe({"type": "gate", "assistant": "x"}, members={}), "objective.assistant: no member 'x'. Members: none"),
         (
             recipe({"type": "distill", "teacher": "larg"}),
             "objective.teacher: no member 'larg'. Did you mean 'large'? Members: ",

@@ -17,7 +17,7 @@ from motet.training.recipe import AdamW, Checkpoint, Full, Half, Lora, Muon
 from motet.training.run.adapted_linear import AdaptedLinear
 from motet.training.run.errors import RunError
 from motet.training.run.models import load_model, load_tokenizer
-from motet.training.run.tuning import Rounds, compute_dtype, merged, prepare, trained_parameters
+from motet.training.run.tuning import FreezingRounds, compute_dtype, merged, prepare, trained_parameters
 
 
 def base(root: Path, **fields: Any) -> Any:
@@ -103,20 +103,22 @@ def test_rounds_freeze_their_share_and_depend_on_seed_and_round_alone(
 ) -> None:
     steps = 3 * rounds
     parameters = named(count)
-    ahead = Rounds(parameters, Half(frozen=share, rounds=rounds), seed, steps)
+    ahead = FreezingRounds(parameters, Half(frozen=share, rounds=rounds), seed, steps)
     for step in range(steps):
         ahead.enter(step)
         frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
         assert len(frozen) == round(count * share)
         assert frozen == ahead.frozen(step // 3)
         resumed = named(count)
-        Rounds(resumed, Half(frozen=share, rounds=rounds), seed, steps).enter(step)
+        FreezingRounds(resumed, Half(frozen=share, rounds=rounds), seed, steps).enter(step)
         assert frozen == {name for name, parameter in resumed.items() if not parameter.requires_grad}
 
 
 def test_other_rounds_and_seeds_freeze_other_tensors() -> None:
     parameters = named(40)
-    draws = {Rounds(parameters, Half(rounds=4), seed, 8).frozen(number) for seed in range(3) for number in range(4)}
+    draws = {
+        FreezingRounds(parameters, Half(rounds=4), seed, 8).frozen(number) for seed in range(3) for number in range(4)
+    }
     assert len(draws) == 12
 
 
