@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motet.composers.vocabulary import read_vocabulary
-from motet.engines.base import Engine, ModelInfo
+from motet.engines.base import Engine
 from motet.engines.vllm.families import Families, Family, crossing
 from motet.engines.vllm.memory import KvCache
 from motet.engines.vllm.speculation import draft_of, for_models
 from motet.models import gguf
 from motet.models.checkpoint import load_weights, local, read_tokenizer
+from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.operator.adapters import merge_adapter
 from motet.operator.families import group, per_family, shares

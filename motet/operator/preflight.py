@@ -11,11 +11,11 @@ from typing import Any, cast
 
 from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import read_vocabulary, vocabulary_size
-from motet.engines.base import ModelInfo
 from motet.experts.fit import Known
 from motet.models import prequantised
 from motet.models.checkpoint import read_config, read_generation_config
 from motet.models.ends import end_token_ids
+from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.operator.adapters import num_tokens
 from motet.operator.experts import read_experts
@@ -104,7 +104,7 @@ def read_model(
         ConfigError: everything that is wrong with its files.
         OSError, ValueError: a tokenizer or a configuration that cannot be read or do not fit together.
     """
-    from motet.engines.facts import read_facts
+    from motet.models.facts import read_facts
 
     found = file_problems(source)
     if found:

@@ -125,7 +125,7 @@ def test_answers_are_the_models_greedy_ones_to_their_end(tmp_path: Path) -> None
     end = plain[0][2]
     before_end = [tuple(takewhile(lambda token: token != end, ids)) for ids in plain]
     assert engine_answer(member, end)(prompts, 6) == before_end
-    with pytest.raises(DataError, match="correction: .*tokens"):
+    with pytest.raises(DataError, match=r"correction: .*tokens"):
         engine_answer(member, end)([prompts[0] * 3000], 6)
 
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from motet.engines.base import ModelInfo
 from motet.models.checkpoint import read_config
 from motet.models.ends import end_token_ids, ends_within
+from motet.models.info import ModelInfo
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
