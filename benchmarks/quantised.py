@@ -32,11 +32,11 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from benchmarks.common import environment, interleave, median_of_ratios, report, seconds
-from motet.engines.base import Quantization
-from motet.engines.facts import shapes_of
 from motet.engines.torch import Member, load_member
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.quantization import weight_bytes
+from motet.models.facts import shapes_of
+from motet.models.info import Quantization
 
 KINDS: dict[str, Quantization | None] = {"bfloat16": None, "int8": "int8", "int4": "int4"}
 PROMPT = 64

@@ -38,10 +38,10 @@ from motet.composers.plan import Plan
 from motet.composers.spec import build_plan, parse_composition
 from motet.demo.family import build_family
 from motet.engines.base import GenerationRequest, SamplingParams
-from motet.engines.facts import read_facts
 from motet.engines.vllm.engine import VllmEngine
 from motet.engines.vllm.internals import check_version
 from motet.engines.vllm.loading import Checkpoint, start
+from motet.models.facts import read_facts
 
 MEMBERS = ("large", "small", "small-chat")
 PROXY = {"strategy": "proxy_tuning", "expert": "small-chat", "antiexpert": "small"}

@@ -35,12 +35,13 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 from benchmarks.common import SIZES, environment, make_family, median_of_ratios, report
 from benchmarks.step import PLAN, prompts
 from motet.composers.plan import Plan
-from motet.engines.base import Engine, GenerationRequest, ModelInfo, SamplingParams
-from motet.engines.facts import read_facts
+from motet.engines.base import Engine, GenerationRequest, SamplingParams
 from motet.engines.torch import TorchEngine, load_member
 from motet.engines.vllm.client import SHUTDOWN_SECONDS
 from motet.engines.vllm.internals import check_version, touch
 from motet.engines.vllm.loading import Checkpoint, start
+from motet.models.facts import read_facts
+from motet.models.info import ModelInfo
 
 LENGTH = 512
 NAMES = itertools.count()

@@ -21,11 +21,11 @@ from motet.engines.base import (
     EngineStats,
     FinishReason,
     GenerationRequest,
-    ModelInfo,
     RequestTooLarge,
     TokenOutput,
     TokenTrace,
 )
+from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.operator.registry import LoadedModel, Template
 

@@ -1,7 +1,7 @@
 """What an engine is: the interface between the HTTP server and whatever computes tokens.
 
 Two engines give the same answers: `torch` (embedded) and `vllm` (scale-out). This module imports only the standard
-library and `composers.plan`.
+library, `composers.plan` and `models.info`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from motet.composers.plan import Plan
+from motet.models.info import ModelInfo
 
 FinishReason = Literal["stop", "length"]
-Quantization = Literal["int8", "int4"]  # of weights
 
 
 class EngineError(Exception):
@@ -171,21 +171,6 @@ class Generation(Protocol):
         ...
 
     async def aclose(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What the server may know of a loaded model. `kv_bytes_per_token` counts all layers, keys and values."""
-
-    name: str
-    vocab_size: int  # the shared width: ids ≥ this are never produced
-    max_model_len: int
-    kv_bytes_per_token: int
-    num_parameters: int
-    dtype: str
-    device: str
-    eos_token_ids: tuple[int, ...] = ()
-    quantization: Quantization | None = None
 
 
 def ends_of(plan: Plan, infos: Mapping[str, ModelInfo]) -> tuple[int, ...]:

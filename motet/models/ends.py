@@ -19,6 +19,11 @@ def end_token_ids(*sources: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(chain.from_iterable(lists)))
 
 
+def model_ends(model: Any) -> tuple[int, ...]:
+    """The ends that the configurations of a transformers model name (see `end_token_ids`)."""
+    return end_token_ids(getattr(model, "generation_config", None), model.config, model.config.get_text_config())
+
+
 def ends_within(vocab_size: int, *ends: Iterable[int]) -> tuple[int, ...]:
     """Ends of several sources, each once, without those that the model can never say."""
     return tuple(dict.fromkeys(token for token in chain.from_iterable(ends) if 0 <= token < vocab_size))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from motet.engines.base import ModelInfo
+from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.operator.file import Configuration
 from motet.operator.loading_vllm import checkpoints, inspect

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 
 from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
-from motet.engines.base import ModelInfo
 from motet.engines.vllm.families import Family
+from motet.models.info import ModelInfo
 from motet.operator.settings import FamilyConfig
 from motet.settings import nearest
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motet.engines.base import ModelInfo
 from motet.models import memory, prequantised
 from motet.models.checkpoint import local, read_config
+from motet.models.info import ModelInfo
 from motet.models.memory import GIB, gib
 from motet.operator.settings import EngineConfig
 from motet.operator.sources import Source
@@ -81,8 +81,8 @@ def _demands(sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> l
 
 def weight_bytes(source: Source, info: ModelInfo) -> int:
     """Bytes of a model's weights once they are loaded."""
-    from motet.engines.facts import DTYPE_BYTES, shapes_of
     from motet.engines.torch.quantization import weight_bytes as quantized_bytes
+    from motet.models.facts import DTYPE_BYTES, shapes_of
 
     itemsize = DTYPE_BYTES.get(info.dtype, 4)
     if info.quantization is not None:

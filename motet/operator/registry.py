@@ -13,10 +13,11 @@ from motet.composers.plan import Plan, single
 from motet.composers.roles import named_models
 from motet.composers.spec import Composition, build_plan, describe
 from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
-from motet.engines.base import ModelInfo, common_width
+from motet.engines.base import common_width
 from motet.engines.grammars import Grammars
 from motet.experts.bundle import ExpertBundle
 from motet.experts.fit import Known, misfits
+from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.settings import nearest
 

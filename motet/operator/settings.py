@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from motet.engines.base import Quantization
+from motet.models.info import Quantization
 
 Log = Callable[[str], None]  # is called with each line that the start-up has to say
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -128,7 +128,7 @@ class LogConfig(Section):
 
 
 class Settings(BaseSettings):
-    """The operator's file. `folder` is what its paths are relative to."""
+    """The operator's file."""
 
     model_config = SettingsConfigDict(
         extra="forbid",

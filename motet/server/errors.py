@@ -130,7 +130,7 @@ async def handle(request: Request, error: Exception) -> Response:
     if answer.status_code >= 500 and answer.status_code != 503:
         log.error("request failed", exc_info=error)
     response = error_response(answer)
-    # an exception that nobody expected is answered outside of the middleware that does this for all others
+    # Starlette answers unexpected exceptions outside of the middleware that adds this header to all other answers
     response.headers["x-request-id"] = request.scope["state"]["request_id"]
     return response
 

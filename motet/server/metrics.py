@@ -95,7 +95,7 @@ class Meter:
     def queued(self, seconds: float) -> None:
         self._metrics.queue_time.labels(self._strategy).observe(seconds)
 
-    def saw(self, output: TokenOutput) -> None:
+    def observe(self, output: TokenOutput) -> None:
         """Forced tokens come with the prompt: they count neither as the first token nor between tokens."""
         self.is_new = False
         if output.trace is not None:

@@ -82,7 +82,7 @@ def _usable(request_id: str) -> str:
 
 
 class Auth:
-    """Without keys everybody is let in. A request's key, as a digest, is left in the scope's state for quotas."""
+    """Without keys every request passes. The digest of a request's key is put into the scope's state, for quotas."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self.app = app

@@ -12,7 +12,6 @@ from motet.composers.spec import CompositionError, from_guidance_fields, parse_c
 from motet.engines.base import (
     Engine,
     GenerationRequest,
-    Grammar,
     RequestTooLarge,
     SamplingParams,
     UnsupportedRequest,
@@ -56,28 +55,66 @@ class Job:
 
 
 async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
-    """The jobs of a query. Tokenizing takes a while and is done in a thread; the engine is asked in the event loop.
+    """The jobs of a query. Tokenizing takes a while and is done in a thread, grammars compile in threads of their own;
+    the engine is asked in the event loop.
 
     Raises:
         ApiError, CompositionError, UnknownModel: whatever can be known before anything is computed.
     """
     jobs = await to_thread.run_sync(_jobs, service, query)
+    if isinstance(query, Query):
+        jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
     return [checked(job, service.engine) for job in jobs]
 
 
 def _jobs(service: Service, query: Query | ScoreQuery) -> list[Job]:
-    return list(_scored(service, query) if isinstance(query, ScoreQuery) else _sampled(service, query))
+    return list(_scoring(service, query) if isinstance(query, ScoreQuery) else _answering(service, query))
 
 
-def _sampled(service: Service, query: Query) -> Iterator[Job]:
+def _answering(service: Service, query: Query) -> Iterator[Job]:
     """Every prompt under every target; number i of them is request `ID-i` to the engine."""
     for i, target in enumerate(query.targets):
-        plan = _candidate_plan(query, i, target, service.registry)
+        plan = _target_plan(query, i, target, service.registry)
         for k, prompt in enumerate(query.prompts):
-            yield _sampled_job(service, query, plan, prompt, f"{query.request_id}-{i * len(query.prompts) + k}")
+            yield _job(service, query, plan, prompt, f"{query.request_id}-{i * len(query.prompts) + k}")
 
 
-def _candidate_plan(query: Query, index: int, target: Target, registry: Registry) -> Plan:
+def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, request_id: str) -> Job:
+    members, base = service.registry.members, service.registry.base_of(plan)
+    tokens = read(plan, prompt, members, score_prompt=query.score_prompt)
+    check_tokens(tokens.forced, base, prompt.param)
+    max_tokens = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
+    request = GenerationRequest(
+        request_id,
+        plan,
+        tokens.contexts,
+        sampling(query, base, max_tokens),
+        tokens.forced,
+        num_prompt_forced=len(tokens.forced),
+        n=query.n,
+    )
+    return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
+
+
+async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
+    grammar = await compiled_grammar(query.fields, job.plan, registry)
+    return replace(job, request=replace(job.request, sampling=replace(job.request.sampling, grammar=grammar)))
+
+
+def _scoring(service: Service, query: ScoreQuery) -> Iterator[Job]:
+    """Every continuation behind the prompt, forced; nothing is generated."""
+    plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
+    members, base = service.registry.members, service.registry.base_of(plan)
+    prompt = read(plan, query.prompt, members)
+    params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=query.trace or 0)
+    for i, text in enumerate(query.continuations):
+        tokens = replace(prompt, forced=_continuation(text, plan, query.prompt, base))
+        max_new_tokens(tokens, members, service.kv_budget, asked=0)
+        request = GenerationRequest(f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced)
+        yield Job(request, base.tokenizer, tokens.prompt_ids)
+
+
+def _target_plan(query: Query, index: int, target: Target, registry: Registry) -> Plan:
     """The target's plan; a refusal of a comparison's candidate says which one."""
     try:
         return plan_of(target, registry, chat=query.form == "chat")
@@ -106,32 +143,6 @@ def plan_of(target: Target, registry: Registry, *, chat: bool = False) -> Plan:
     return registry.plan(target.model, written, chat=chat)
 
 
-def _sampled_job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, name: str) -> Job:
-    members, base = service.registry.members, service.registry.base_of(plan)
-    tokens = read(plan, prompt, members, score_prompt=query.score_prompt)
-    check_tokens(tokens.forced, base, prompt.param)
-    grammar = compiled_grammar(query.fields, plan, service.registry)
-    most = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
-    params = sampling(query, base, most, grammar)
-    scored = len(tokens.forced)
-    request = GenerationRequest(name, plan, tokens.contexts, params, tokens.forced, scored, query.n)
-    return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
-
-
-def _scored(service: Service, query: ScoreQuery) -> Iterator[Job]:
-    """Every continuation behind the prompt."""
-    plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
-    members, base = service.registry.members, service.registry.base_of(plan)
-    tokens = read(plan, query.prompt, members)
-    params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=query.trace or 0)
-    for i, text in enumerate(query.continuations):
-        forced = _continuation(text, plan, query.prompt, base)
-        whole = replace(tokens, forced=forced)
-        max_new_tokens(whole, members, service.kv_budget, asked=0)
-        request = GenerationRequest(f"{query.request_id}-{i}", plan, whole.contexts, params, forced)
-        yield Job(request, base.tokenizer, whole.prompt_ids)
-
-
 def _continuation(text: str | list[int], plan: Plan, prompt: RequestPrompt, base: LoadedModel) -> tuple[int, ...]:
     """Token ids of a continuation, the same for all streams: those behind what the base reads."""
     ids = tuple(text) if isinstance(text, list) else continuation(text, plan.streams[0], base, prompt)
@@ -141,7 +152,7 @@ def _continuation(text: str | list[int], plan: Plan, prompt: RequestPrompt, base
     return ids
 
 
-def sampling(query: Query, member: LoadedModel, max_tokens: int, grammar: Grammar | None) -> SamplingParams:
+def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingParams:
     """The sampling parameters over the vocabulary of the base `member`.
 
     Raises:
@@ -166,7 +177,6 @@ def sampling(query: Query, member: LoadedModel, max_tokens: int, grammar: Gramma
         repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
         logit_bias=_bias(body.logit_bias or {}, member),
         allowed_token_ids=allowed,
-        grammar=grammar,
         bad_words=_bad_words(body.bad_words or [], member),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),

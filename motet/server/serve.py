@@ -1,4 +1,4 @@
-"""Runs the application under uvicorn: bind, serve, and on SIGTERM drain before leaving."""
+"""Runs the application under uvicorn; on SIGTERM running answers are finished before the process ends."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from types import FrameType
 
 import uvicorn
 
+from motet.engines.grammar_process import GrammarUnavailable
+from motet.engines.grammars import ROOM
 from motet.operator.port import release
 from motet.server.app import create_app
 from motet.server.service import Service
 
 log = logging.getLogger(__name__)
-ABORT_SECONDS = 5  # how long aborted answers may take to say so
+ABORT_SECONDS = 5  # for the error events of aborted answers
 
 
 class DrainingServer(uvicorn.Server):
-    """The first SIGTERM or SIGINT: /ready says 503, new requests get 503, running ones have `drain_seconds`; what is
-    left then is aborted. A second signal leaves at once."""
+    """The first SIGTERM or SIGINT: /ready says 503, new requests get 503, running ones have `drain_seconds` and
+    are aborted then. A second signal ends the server at once."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -70,4 +72,8 @@ def make_server(service: Service) -> DrainingServer:
 
 def serve(service: Service, port: socket.socket) -> None:
     """Listens on a bound socket; returns when the server has drained."""
+    try:
+        ROOM.processes.start()
+    except GrammarUnavailable as error:
+        log.warning("structured outputs will be refused (503): %s", error)
     make_server(service).run(sockets=[release(port)])

@@ -13,7 +13,7 @@ from motet.server.prepare import Job
 from motet.server.query import Display
 
 CONTEXT = 6  # prompt tokens that the decoder sees, so that the first new token keeps its leading space
-SETTLE = 24  # held tokens after which bytes that never become a character are let go
+SETTLE = 24  # held tokens after which bytes that never become a character are emitted as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class Detokenizer:
         return whole[len(before) :] if whole.startswith(before) else self._decode(ids)
 
     def _settle(self) -> str:
-        """Lets go of all but the last tokens, at a place where the two parts decode as the whole does.
+        """Emits all but the last held tokens, cut where the two parts decode as the whole does.
 
         Without it a run of bytes that are no text would be held, and decoded again for each token, to the end.
         """

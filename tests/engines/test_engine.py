@@ -108,6 +108,19 @@ def test_check_tells_bytes_and_limits(members: Mapping[str, Member]) -> None:
         core.scheduler.check(request(max_tokens=200))
 
 
+async def test_an_unchecked_request_that_can_never_fit_fails_alone(members: Mapping[str, Member]) -> None:
+    engine = TorchEngine(members, EngineSettings(kv_cache_bytes=200_000))
+    outputs, failed = await asyncio.gather(
+        collect(engine, request()), collect(engine, request(max_tokens=200)), return_exceptions=True
+    )
+    assert isinstance(outputs, dict)
+    assert len(outputs[0]) == 8
+    assert isinstance(failed, EngineError)
+    assert "no memory for the key / value cache" in str(failed)
+    assert engine.stats().waiting == 0
+    await engine.close()
+
+
 async def test_more_work_than_memory_waits_its_turn(members: Mapping[str, Member]) -> None:
     """Room for two choices: twelve requests all finish, never more than two at once, within the budget."""
     per_token = sum(members[stream.model].info.kv_bytes_per_token for stream in PROXY.streams)

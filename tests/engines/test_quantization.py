@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from motet.composers.plan import Plan, Stream, single
-from motet.engines.base import GenerationRequest, Quantization, SamplingParams
+from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.torch import Member, ModelLoadError, TorchEngine, load_member, quantization
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.quantization import quantize, weight_bytes
@@ -32,6 +32,7 @@ from motet.engines.torch.quantized import (
     quantize_int4,
     quantize_int8,
 )
+from motet.models.info import Quantization
 
 KINDS: list[Quantization] = ["int8", "int4"]
 IDS = list(range(3, 40))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from motet.engines.base import ModelInfo
+from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.operator.preflight import read_model
 from motet.operator.settings import EngineConfig, ModelConfig

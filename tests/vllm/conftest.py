@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 import torch
 
-from motet.engines.base import ModelInfo
-from motet.engines.facts import read_facts
 from motet.engines.torch import EngineSettings, TorchEngine, load_member
 from motet.engines.vllm.engine import VllmEngine
 from motet.engines.vllm.loading import Checkpoint, start
+from motet.models.facts import read_facts
+from motet.models.info import ModelInfo
 from tests.vllm.models import VOCAB, save_all
 
 if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") != "1":  # see test_runner_v2

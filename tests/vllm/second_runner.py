@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from motet.composers.plan import single
-from motet.engines.base import ModelInfo
 from motet.engines.torch import TorchEngine
 from motet.engines.vllm.engine import VllmEngine
 from motet.engines.vllm.internals import touch
+from motet.models.info import ModelInfo
 from tests.vllm.conftest import SMALL, start_engine
 from tests.vllm.models import EOS
 from tests.vllm.requests import (

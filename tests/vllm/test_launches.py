@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 from motet.composers.plan import single
-from motet.engines.base import EngineError, ModelInfo
+from motet.engines.base import EngineError
 from motet.engines.torch import TorchEngine
+from motet.models.info import ModelInfo
 from tests.vllm.conftest import start_engine
 from tests.vllm.requests import SPLIT_PLANS, answers, assert_alike, plan_of, request_for, tokens
 

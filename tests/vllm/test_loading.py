@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from motet.engines.base import ModelInfo
 from motet.engines.vllm import loading
 from motet.engines.vllm.internals import touch
 from motet.engines.vllm.memory import Capacity, KvCache, Utilization, memory_of
+from motet.models.info import ModelInfo
 from motet.operator.file import ConfigError, load
 from motet.operator.loading import load_engine
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
-from motet.engines.base import ModelInfo
 from motet.engines.vllm.internals import VllmUnavailable, touch
 from motet.engines.vllm.loading import (
     Checkpoint,
@@ -35,6 +34,7 @@ from motet.engines.vllm.options import (
 from motet.engines.vllm.scheduler import LinkedScheduler
 from motet.engines.vllm.stages import Handover
 from motet.engines.vllm.wire import KEY
+from motet.models.info import ModelInfo
 from tests.vllm.models import MAKERS, shape
 from tests.vllm.quantised import INT4
 

@@ -15,12 +15,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from motet.composers.plan import single
-from motet.engines.base import ModelInfo, SamplingParams
+from motet.engines.base import EngineError, GenerationRequest, SamplingParams
 from motet.engines.decoding import top_of, trace_of
+from motet.engines.vllm.client import Client
 from motet.engines.vllm.composition import IMPOSSIBLE, Composer, Matchers
 from motet.engines.vllm.config import CompositeConfig
 from motet.engines.vllm.internals import touch
-from motet.engines.vllm.memory import Gate
+from motet.engines.vllm.memory import Capacity, Gate
 from motet.engines.vllm.requests import Check, row_of, row_or_fault
 from motet.engines.vllm.sampler import StepSampler, StepVerifier
 from motet.engines.vllm.table import Row, Step, Table, Uniforms
@@ -39,6 +40,7 @@ from motet.engines.vllm.wire import (
 from motet.kernels.decode import Decoded
 from motet.kernels.dispatch import EagerKernels
 from motet.kernels.reference import kl_divergence, shift_rank
+from motet.models.info import ModelInfo
 from motet.operator.loading_vllm import merged_checkpoint
 from motet.operator.sources import Source
 from tests.vllm.models import EOS, MAKERS, TOKENIZER, VOCAB
@@ -269,6 +271,15 @@ async def test_the_gate_lets_in_by_turns() -> None:
     assert order == ["a", "c", "d"]
     async with asyncio.timeout(1), gate.room(10, 4):
         pass
+
+
+@pytest.mark.parametrize("linked", [True, False])
+async def test_an_unchecked_request_that_can_never_run_fails(infos: dict[str, ModelInfo], linked: bool) -> None:
+    """Two contexts without the scheduler that links them, or longer together than the cache."""
+    request = GenerationRequest("r", SPLIT_PLANS[1], ((1, 2, 3), (1,)), SamplingParams(max_tokens=40))
+    client = Client(None, infos, Capacity(100, tokens=64, bytes_per_token=8, rows=4), linked=linked)
+    with pytest.raises(EngineError, match="can never run"):
+        await anext(client.draw(request, 0))
 
 
 def test_facts_are_those_of_the_loaded_models(infos: dict[str, ModelInfo], paths: dict[str, Path]) -> None:

@@ -12,8 +12,8 @@ import torch
 from motet.composers.plan import single
 from motet.composers.spec import build_plan, parse_composition
 from motet.engines.base import TokenOutput
-from motet.engines.facts import read_facts
 from motet.engines.torch import EngineSettings, TorchEngine, load_member
+from motet.models.facts import read_facts
 from tests.vllm.conftest import start_engine
 from tests.vllm.models import VOCAB
 from tests.vllm.quantised import save_int4

@@ -13,9 +13,10 @@ import pytest_asyncio
 
 from motet.composers.spec import parse_composition
 from motet.composers.vocabulary import read_vocabulary
-from motet.engines.base import Engine, ModelInfo
+from motet.engines.base import Engine
 from motet.engines.torch import TorchEngine
 from motet.engines.vllm.engine import VllmEngine
+from motet.models.info import ModelInfo
 from motet.operator.registry import LoadedModel, Registry
 from motet.operator.settings import ServerConfig
 from motet.server.app import create_app

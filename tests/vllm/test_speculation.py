@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from motet.composers.plan import single
-from motet.engines.base import GenerationRequest, ModelInfo
+from motet.engines.base import GenerationRequest
 from motet.engines.torch import TorchEngine
+from motet.models.info import ModelInfo
 from tests.vllm.conftest import SMALL, start_engine
 from tests.vllm.models import EOS
 from tests.vllm.requests import SPLIT_PLANS, answers, assert_alike, plan_of, request_for, tokens

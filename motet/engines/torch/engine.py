@@ -16,18 +16,12 @@ from contextlib import suppress
 import torch
 
 from motet.composers.plan import Plan, RoutedRule
-from motet.engines.base import (
-    EngineError,
-    EngineStats,
-    GenerationRequest,
-    ModelInfo,
-    TokenOutput,
-    refuse_empty,
-)
+from motet.engines.base import EngineError, EngineStats, GenerationRequest, TokenOutput, refuse_empty
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings, Scheduler
 from motet.engines.torch.step import Step, StepRunner
+from motet.models.info import ModelInfo
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,6 @@ from itertools import cycle, islice
 import torch
 from transformers import PreTrainedModel
 
-from motet.engines.base import Quantization
-from motet.engines.facts import longrope_limit, max_positions
 from motet.engines.torch.check import CheckFailed, check
 from motet.engines.torch.model import Member
 from motet.engines.torch.packing import does_more
@@ -19,6 +17,8 @@ from motet.engines.torch.quantization import QuantizationError, quantize
 from motet.engines.torch.recording import Recording, narrowed, record
 from motet.engines.torch.replacements import replace_modules, replaceable
 from motet.models.checkpoint import load_weights
+from motet.models.facts import longrope_limit, max_positions
+from motet.models.info import Quantization
 
 log = logging.getLogger(__name__)
 

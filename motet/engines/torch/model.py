@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from motet.engines.base import ModelInfo
-from motet.engines.facts import num_parameters
 from motet.engines.torch.attention import STEP, Segment, StepContext
 from motet.engines.torch.cache import LayerShape, SlotCache
-from motet.models.ends import end_token_ids, ends_within
+from motet.models.ends import ends_within, model_ends
+from motet.models.facts import num_parameters
+from motet.models.info import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,3 @@ class Member:
         elif not self._keeps_logits and len(wanted) < len(ids):
             logits = logits[keep]
         return logits[:, : self.vocab_size]
-
-
-def model_ends(model: PreTrainedModel) -> tuple[int, ...]:
-    """The ends that a model's own configurations name (see `end_token_ids`)."""
-    return end_token_ids(getattr(model, "generation_config", None), model.config, model.config.get_text_config())

@@ -67,6 +67,7 @@ async def _answers(engine: TorchEngine, requests: Sequence[GenerationRequest]) -
 
 
 async def _answer(engine: TorchEngine, request: GenerationRequest) -> tuple[int, ...]:
+    engine.check(request)
     outputs = [output async for output in engine.generate(request)]
     ended = bool(outputs) and outputs[-1].finish == "stop"
     return tuple(output.token for output in (outputs[:-1] if ended else outputs))

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from motet.engines.base import Quantization
 from motet.engines.torch.packing import SIBLINGS, bias_of, is_plain, joint_parts, same_linear
 from motet.engines.torch.quantized import (
     GROUP,
@@ -28,6 +27,7 @@ from motet.engines.torch.quantized import (
     quantize_int4,
     quantize_int8,
 )
+from motet.models.info import Quantization
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from motet.engines.base import EngineError, GenerationRequest, ModelInfo, ends_of
+from motet.engines.base import EngineError, GenerationRequest, ends_of
 from motet.engines.vllm.internals import touch
 from motet.engines.vllm.memory import Capacity, Gate
 from motet.engines.vllm.wire import KEY, Link, Probe, Probed, RowSpec, payload_size, plain, read_payload
+from motet.models.info import ModelInfo
 
 SHUTDOWN_SECONDS = 2.0
 

@@ -15,7 +15,6 @@ from motet.engines.base import (
     EngineError,
     EngineStats,
     GenerationRequest,
-    ModelInfo,
     RequestTooLarge,
     UnsupportedRequest,
     refuse_empty,
@@ -25,6 +24,7 @@ from motet.engines.vllm.generation import VllmGeneration
 from motet.engines.vllm.memory import Capacity
 from motet.engines.vllm.options import unsupported
 from motet.engines.vllm.stats import Tally
+from motet.models.info import ModelInfo
 
 
 class VllmEngine:

@@ -8,15 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from motet.composers.plan import Plan
-from motet.engines.base import (
-    Engine,
-    EngineStats,
-    Generation,
-    GenerationRequest,
-    ModelInfo,
-    UnsupportedRequest,
-)
+from motet.engines.base import Engine, EngineStats, Generation, GenerationRequest, UnsupportedRequest
 from motet.engines.vllm.options import unsupported
+from motet.models.info import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)

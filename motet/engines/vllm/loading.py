@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from motet.engines.base import ModelInfo
 from motet.engines.vllm.config import cached_composite, composite_data
 from motet.engines.vllm.engine import VllmEngine
 from motet.engines.vllm.internals import VllmUnavailable, touch
@@ -17,6 +16,7 @@ from motet.engines.vllm.options import unfit_members, unfit_options, unfit_quant
 from motet.engines.vllm.plugin import register
 from motet.engines.vllm.speculation import draft_of, problems_of, with_path
 from motet.engines.vllm.stats import Tally
+from motet.models.info import ModelInfo
 from motet.settings import nearest
 
 CACHE = Path("~/.cache/motet")

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from motet.engines.base import ModelInfo
-from motet.engines.facts import DTYPE_BYTES
 from motet.engines.vllm.internals import touch
+from motet.models.facts import DTYPE_BYTES
+from motet.models.info import ModelInfo
+from motet.models.memory import GIB
 
-GIB = 1 << 30
 CPU_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 BLOCK = 128  # tokens: vLLM's default on CPUs, its largest
 

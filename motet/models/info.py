@@ -1,0 +1,23 @@
+"""What is known of a model that is served. This module imports only the standard library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Quantization = Literal["int8", "int4"]  # of weights
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the server may know of a loaded model. `kv_bytes_per_token` counts all layers, keys and values."""
+
+    name: str
+    vocab_size: int  # the shared width: ids ≥ this are never produced
+    max_model_len: int
+    kv_bytes_per_token: int
+    num_parameters: int
+    dtype: str
+    device: str
+    eos_token_ids: tuple[int, ...] = ()
+    quantization: Quantization | None = None
