@@ -1,4 +1,4 @@
-"""From jobs to the body of the answer: the engine's generations, read as text, whole or as a stream of chunks."""
+"""From jobs to the body of the reply: the engine's generations, read as text, whole or as a stream of chunks."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ class Generations:
             reader.cancel()
 
 
-class Answer:
-    """A request being answered. Choice i of job j is number j·n + i of the request."""
+class Reply:
+    """The answer to a query while it is computed. Choice i of job j is number j·n + i of the request."""
 
     def __init__(self, service: Service, query: Query, jobs: Sequence[Job]) -> None:
         self.form = FORMS[query.form]
@@ -182,9 +182,9 @@ class Answer:
             async for chunk in self._chunks(options):
                 yield KEEP_ALIVE if chunk is None else encode(chunk)
         except Exception as error:
-            answer = as_api_error(error)
+            refusal = as_api_error(error)
             log.error("stream failed", exc_info=error)
-            yield encode(error_body(answer.status_code, answer.detail, answer.param, answer.code))
+            yield encode(error_body(refusal.status_code, refusal.detail, refusal.param, refusal.code))
         yield DONE
 
     async def _chunks(self, options: StreamOptions) -> AsyncIterator[dict[str, Any] | None]:
@@ -211,7 +211,7 @@ class Answer:
         return {"id": self.id, "object": self.form.chunk_object, "created": self.created, "model": self.model}
 
     def index(self, number: int) -> int:
-        """The index that a choice has in the answer."""
+        """The index that a choice has in the reply."""
         return number
 
     def chunk_head(self, number: int) -> dict[str, Any]:
@@ -232,8 +232,8 @@ def _has_content(piece: TextPiece, show: Display) -> bool:
     return bool(piece.text or piece.finish or (asked and piece.tokens))
 
 
-class ComparisonAnswer(Answer):
-    """An answer whose choices belong to candidates: candidate i has the choices of job i."""
+class ComparisonReply(Reply):
+    """A reply whose choices belong to candidates: candidate i has the choices of job i."""
 
     def __init__(self, service: Service, query: Query, jobs: Sequence[Job]) -> None:
         super().__init__(service, query, jobs)
