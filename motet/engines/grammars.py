@@ -1,34 +1,57 @@
 """What an answer must look like → the tokens that may come next, by llguidance (imported when a request first asks).
 
-A grammar is one text in llguidance's Lark, so that it can travel to other processes and mean the same there.
+A grammar is one text in llguidance's Lark, so that it can travel to other processes and mean the same there. Whatever
+clients write compiles in a process of its own first (`grammar_process`).
 """
 
 from __future__ import annotations
 
-import re
+import asyncio
+import atexit
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from motet.engines.base import GrammarFailed
+from motet.engines.grammar_limits import GrammarError, check_size
+from motet.engines.grammar_process import PROCESSES, Checked, CompileProcesses, GrammarUnavailable, TokenizerText
+from motet.engines.grammar_worker import heap_bytes
+from motet.engines.guidance import failure_of, matcher_of, shown
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+    from llguidance import LLMatcher, LLTokenizer
 
     from motet.models.tokenizer import Tokenizer
 
-REMEMBERED = 32  # compiled grammars per tokenizer
-# Where the next bytes are certain, llguidance would allow only the token that the tokenizer writes them with by itself:
-# a wrong one where the tokenizer puts a space before every text. A mask means all tokens that can be completed.
-NOT_FORCED = '\n%llguidance {"no_forcing": true}\n'
-EXCERPT = re.compile(r"^\s*\d+ \| ", re.MULTILINE)
-MAX_REASON = 500  # characters of the library's reason
+REMEMBERED = 32  # compiled grammars per tokenizer,
+REMEMBERED_BYTES = 64 << 20  # and what they hold together
+WAIT_SECONDS = 30.0  # for a grammar's turn and its compilation
+STACK_BYTES = 16 << 20  # four times what the grammar had where it was checked
+NUMBERS = itertools.count()
 
 
-class GrammarError(ValueError):
-    """A grammar that cannot be compiled, or that no token of the vocabulary can begin; the message is the reason."""
+class CompileRoom:
+    """The threads and processes of all tokenizers in which grammars compile, one in each."""
+
+    def __init__(self) -> None:
+        self.processes = CompileProcesses()
+        self._threads = ThreadPoolExecutor(PROCESSES, thread_name_prefix="grammars")
+        atexit.register(self.processes.stop)
+
+    def submit(self, work: Callable[[], CompiledGrammar]) -> Future[CompiledGrammar]:
+        """One that is cancelled before its turn is never begun."""
+        usual = threading.stack_size(STACK_BYTES)  # of threads that start now
+        try:
+            return self._threads.submit(work)
+        finally:
+            threading.stack_size(usual)
+
+
+ROOM = CompileRoom()
 
 
 class Grammars:
@@ -37,56 +60,117 @@ class Grammars:
     Args:
         tokenizer: whose tokens spell the answer.
         vocab_size: width V of the masks.
+        is_checked: what is asked has compiled elsewhere; it compiles in the thread that asks.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, *, is_checked: bool = False) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._lock = threading.Lock()
+        self._is_checked = is_checked
+        self._number = next(NUMBERS)
+        self._lock = threading.Lock()  # of the memory alone: nothing compiles under it
         self._compiled: OrderedDict[str, CompiledGrammar] = OrderedDict()
 
     def compile(self, text: str) -> CompiledGrammar:
-        """Raises GrammarError."""
-        with self._lock:
-            found = self._compiled.pop(text, None) or self._new(text)
-            self._compiled[text] = found
-            if len(self._compiled) > REMEMBERED:
-                self._compiled.popitem(last=False)
-        return found
+        """The grammar of a text in Lark, or in llama.cpp's GBNF.
 
-    def _new(self, text: str) -> CompiledGrammar:
-        from llguidance import LLMatcher
+        Raises:
+            GrammarError: it cannot be compiled, or is beyond a limit: the message says which.
+            GrammarUnavailable: the process that compiles it does not start.
+        """
+        if self._is_checked:
+            return self._remembered(text) or self._compile_here(text)
+        return self._remembered(text) or self._begin(text).result()
 
-        matcher = LLMatcher(self._environment, text + NOT_FORCED, log_level=0, limits=_limits())
-        if reason := matcher.get_error():
-            raise GrammarError(_shown(reason))
-        grammar = CompiledGrammar(text, matcher, self._vocab_size, self._environment.eos_token)
+    async def compiled(self, text: str, seconds: float = WAIT_SECONDS) -> CompiledGrammar:
+        """`compile` for an event loop, which it does not hold up; cancelled before its turn, it never begins.
+
+        Raises:
+            GrammarError, GrammarUnavailable: as above, and GrammarUnavailable after `seconds`.
+        """
+        if found := self._remembered(text):
+            return found
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self._begin(text)), seconds)
+        except TimeoutError as error:
+            raise GrammarUnavailable(
+                f"the grammar was not compiled within {seconds:g} s: too many are asked"
+            ) from error
+
+    def _begin(self, text: str) -> Future[CompiledGrammar]:
+        check_size(text)
+        return ROOM.submit(partial(self._compile_checked, text))
+
+    def _check(self, text: str) -> Checked:
+        assert self._environment  # a tokenizer that cannot be read is refused here
+        return ROOM.processes.check(self._number, self._tokenizer_text, text)
+
+    def _compile_checked(self, text: str) -> CompiledGrammar:
+        if found := self._remembered(text):  # by another thread, meanwhile
+            return found
+        checked = self._check(text)
+        return self._begun(text, checked.lark, matcher_of(self._environment, checked.lark), checked.num_bytes)
+
+    def _compile_here(self, lark: str) -> CompiledGrammar:
+        environment = self._environment
+        before = heap_bytes()
+        matcher = matcher_of(environment, lark)
+        return self._begun(lark, lark, matcher, max(heap_bytes() - before, 0) + len(lark))
+
+    def _begun(self, text: str, lark: str, matcher: LLMatcher, num_bytes: int) -> CompiledGrammar:
+        grammar = CompiledGrammar(lark, num_bytes, matcher, self._vocab_size, self._environment.eos_token)
         try:
             grammar.start(()).allowed(())
         except GrammarFailed as failure:  # what breaks at the first token breaks here
             raise GrammarError(str(failure)) from failure
+        self._remember(text, grammar)
         return grammar
+
+    def _remembered(self, text: str) -> CompiledGrammar | None:
+        with self._lock:
+            if text in self._compiled:
+                self._compiled.move_to_end(text)
+            return self._compiled.get(text)
+
+    def _remember(self, text: str, grammar: CompiledGrammar) -> None:
+        """The oldest go when there are too many, or too large ones together."""
+        if grammar.num_bytes > REMEMBERED_BYTES:
+            return
+        with self._lock:
+            self._compiled[text] = grammar
+            while len(self._compiled) > REMEMBERED or self.remembered_bytes > REMEMBERED_BYTES:
+                self._compiled.popitem(last=False)
+
+    @property
+    def remembered_bytes(self) -> int:
+        return sum(grammar.num_bytes for grammar in self._compiled.values())
+
+    def _tokenizer_text(self) -> TokenizerText:
+        """Ends are ours to allow: llguidance knows one, which stands for them all and is never fed to it."""
+        hf, backend = self._tokenizer.hf, self._tokenizer.backend
+        specials = sorted(self._tokenizer.special_ids)
+        eos: int | None = hf.eos_token_id  # type: ignore[assignment]
+        end = eos if eos is not None else specials[0] if specials else self._vocab_size - 1
+        size = max(self._vocab_size, 1 + max(backend.get_vocab().values(), default=0))
+        return TokenizerText(backend.to_str(), size, end)
 
     @cached_property
     def _environment(self) -> LLTokenizer:
-        """Ends are ours to allow: llguidance knows one, which stands for them all and is never fed to it."""
-        from llguidance.hf import from_tokenizer
+        from llguidance import LLTokenizer
 
-        hf = cast(Any, self._tokenizer.hf)
-        specials = sorted(self._tokenizer.special_ids)
-        end = hf.eos_token_id if hf.eos_token_id is not None else specials[0] if specials else self._vocab_size - 1
-        size = max(self._vocab_size, 1 + max(self._tokenizer.backend.get_vocab().values(), default=0))
+        tokenizer = self._tokenizer_text()
         try:
-            return from_tokenizer(hf, n_vocab=size, eos_token=end)
+            return LLTokenizer(tokenizer.text, n_vocab=tokenizer.size, eos_token=tokenizer.end)
         except ValueError as error:
-            raise GrammarError(f"the model's tokenizer cannot be read by grammars: {_shown(str(error))}") from error
+            raise GrammarError(f"the model's tokenizer cannot be read by grammars: {shown(str(error))}") from error
 
 
 class CompiledGrammar:
-    """See `base.Grammar`."""
+    """See `base.Grammar`. `num_bytes`: what it holds, about."""
 
-    def __init__(self, text: str, matcher: LLMatcher, vocab_size: int, end: int) -> None:
-        self.text = text
+    def __init__(self, lark: str, num_bytes: int, matcher: LLMatcher, vocab_size: int, end: int) -> None:
+        self.text = lark
+        self.num_bytes = num_bytes
         self._matcher = matcher  # never advanced: threads may copy it
         self._vocab_size = vocab_size
         self._end = end  # what llguidance takes for the end
@@ -145,11 +229,8 @@ class GrammarMatcher:
         return mask
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            reason = _shown(self._matcher.get_error())
-            if reason.startswith("NoExtensionBias"):
-                reason = "no token of the vocabulary can come next"
-            raise GrammarFailed(f"the grammar cannot be followed behind token {len(self._taken)}: {reason}")
+        if failure := failure_of(self._matcher, len(self._taken)):
+            raise GrammarFailed(failure)
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
@@ -158,15 +239,3 @@ def _common(left: Sequence[int], right: Sequence[int]) -> int:
         return len(left)
     pairs = zip(left, right, strict=False)
     return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(left), len(right)))
-
-
-def _limits() -> LLParserLimits:
-    """The library's own bounds of work and memory; its longer messages would show the parser's insides."""
-    from llguidance import LLParserLimits
-
-    return LLParserLimits(verbose_errors=False)
-
-
-def _shown(reason: str) -> str:
-    """Without the excerpt of the grammar that may follow."""
-    return " ".join(EXCERPT.split(reason)[0].split())[:MAX_REASON]

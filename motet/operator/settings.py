@@ -128,7 +128,7 @@ class LogConfig(Section):
 
 
 class Settings(BaseSettings):
-    """The operator's file. `folder` is what its paths are relative to."""
+    """The operator's file."""
 
     model_config = SettingsConfigDict(
         extra="forbid",

@@ -12,7 +12,6 @@ from motet.composers.spec import CompositionError, from_guidance_fields, parse_c
 from motet.engines.base import (
     Engine,
     GenerationRequest,
-    Grammar,
     RequestTooLarge,
     SamplingParams,
     UnsupportedRequest,
@@ -56,12 +55,15 @@ class Job:
 
 
 async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
-    """The jobs of a query. Tokenizing takes a while and is done in a thread; the engine is asked in the event loop.
+    """The jobs of a query. Tokenizing takes a while and is done in a thread, grammars compile in threads of their own;
+    the engine is asked in the event loop.
 
     Raises:
         ApiError, CompositionError, UnknownModel: whatever can be known before anything is computed.
     """
     jobs = await to_thread.run_sync(_jobs, service, query)
+    if isinstance(query, Query):
+        jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
     return [checked(job, service.engine) for job in jobs]
 
 
@@ -82,17 +84,21 @@ def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, requ
     tokens = read(plan, prompt, members, score_prompt=query.score_prompt)
     check_tokens(tokens.forced, base, prompt.param)
     max_tokens = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
-    grammar = compiled_grammar(query.fields, plan, service.registry)
     request = GenerationRequest(
         request_id,
         plan,
         tokens.contexts,
-        sampling(query, base, max_tokens, grammar),
+        sampling(query, base, max_tokens),
         tokens.forced,
         num_prompt_forced=len(tokens.forced),
         n=query.n,
     )
     return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
+
+
+async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
+    grammar = await compiled_grammar(query.fields, job.plan, registry)
+    return replace(job, request=replace(job.request, sampling=replace(job.request.sampling, grammar=grammar)))
 
 
 def _scoring(service: Service, query: ScoreQuery) -> Iterator[Job]:
@@ -146,7 +152,7 @@ def _continuation(text: str | list[int], plan: Plan, prompt: RequestPrompt, base
     return ids
 
 
-def sampling(query: Query, member: LoadedModel, max_tokens: int, grammar: Grammar | None) -> SamplingParams:
+def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingParams:
     """The sampling parameters over the vocabulary of the base `member`.
 
     Raises:
@@ -171,7 +177,6 @@ def sampling(query: Query, member: LoadedModel, max_tokens: int, grammar: Gramma
         repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
         logit_bias=_bias(body.logit_bias or {}, member),
         allowed_token_ids=allowed,
-        grammar=grammar,
         bad_words=_bad_words(body.bad_words or [], member),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),

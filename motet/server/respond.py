@@ -29,7 +29,9 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
     """
     with ExitStack() as held:
         held.enter_context(reserve(request, service, query))
-        jobs = await prepare(service, query)
+        jobs = await unless_disconnected(request, prepare(service, query))
+        if jobs is None:
+            return Response(status_code=CLIENT_LEFT)
         answer = Answer(service, query, jobs) if query.labels is None else ComparisonAnswer(service, query, jobs)
         held.enter_context(closing(answer))
         if query.fields.stream:

@@ -9,6 +9,8 @@ from types import FrameType
 
 import uvicorn
 
+from motet.engines.grammar_process import GrammarUnavailable
+from motet.engines.grammars import ROOM
 from motet.operator.port import release
 from motet.server.app import create_app
 from motet.server.service import Service
@@ -70,4 +72,8 @@ def make_server(service: Service) -> DrainingServer:
 
 def serve(service: Service, port: socket.socket) -> None:
     """Listens on a bound socket; returns when the server has drained."""
+    try:
+        ROOM.processes.start()
+    except GrammarUnavailable as error:
+        log.warning("structured outputs will be refused (503): %s", error)
     make_server(service).run(sockets=[release(port)])

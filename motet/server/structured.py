@@ -8,18 +8,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
+from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from motet.composers.plan import Plan
 from motet.engines.base import Grammar, ends_of
-from motet.engines.grammars import GrammarError
+from motet.engines.grammar_limits import MAX_ALTERNATIVES, MAX_CHARACTERS, GrammarError
+from motet.engines.grammar_process import GrammarUnavailable
 from motet.operator.registry import Registry
-from motet.server.errors import invalid
+from motet.server.errors import busy, invalid
 
 OWN = "structured_outputs"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
 SPACING = "x-guidance"  # llguidance reads its options inside of the schema
-TEMPERED_RULE = re.compile(r"^\s*\??\w+\s*\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
 
 Schema = dict[str, JsonValue]
 
@@ -60,25 +61,26 @@ class JsonSchemaFormat(Strict):
 
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
-Choices = Annotated[list[str], Field(min_length=1)]
+Choices = Annotated[list[str], Field(min_length=1, max_length=MAX_ALTERNATIVES)]
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 
 
 class StructuredOutputs(Strict):
     """One of `json` (a schema, or its text), `json_object`, `regex`, `choice` and `grammar` (Lark or GBNF)."""
 
-    json_: Annotated[Schema | str | None, Field(alias="json")] = None
+    json_: Annotated[Schema | Text | None, Field(alias="json")] = None
     """A JSON schema, or its text."""
     json_object: bool | None = None
     """Any JSON object."""
-    regex: str | None = None
+    regex: Text | None = None
     """A regular expression that the whole answer matches."""
     choice: Choices | None = None
     """The answer is one of these texts."""
-    grammar: str | None = None
+    grammar: Text | None = None
     """A grammar in Lark's or GBNF's notation."""
     disable_any_whitespace: bool = False
     """JSON without free spaces and line breaks: small models may dwell on them."""
-    whitespace_pattern: str | None = None
+    whitespace_pattern: Text | None = None
     """A regular expression of the spaces allowed in JSON."""
 
     def options(self) -> dict[str, Any]:
@@ -96,21 +98,22 @@ class StructuredFields(BaseModel):
     """OpenAI's way to ask for JSON."""
     structured_outputs: StructuredOutputs | None = None
     """vLLM's way to ask for JSON, a pattern, a choice or a grammar."""
-    guided_json: Schema | str | None = None
+    guided_json: Schema | Text | None = None
     """Older name of `structured_outputs.json`."""
-    guided_regex: str | None = None
+    guided_regex: Text | None = None
     """Older name of `structured_outputs.regex`."""
     guided_choice: Choices | None = None
     """Older name of `structured_outputs.choice`."""
-    guided_grammar: str | None = None
+    guided_grammar: Text | None = None
     """Older name of `structured_outputs.grammar`."""
 
 
-def compiled_grammar(body: StructuredFields, plan: Plan, registry: Registry) -> Grammar | None:
+async def compiled_grammar(body: StructuredFields, plan: Plan, registry: Registry) -> Grammar | None:
     """The grammar that a request asks for, in the tokens of the plan's base.
 
     Raises:
-        ApiError: 400, several are asked for, or one that cannot be: named by its field, with the library's reason.
+        ApiError: 400, several are asked for, or one that cannot be: named by its field, with the reason; 503, it could
+            not be compiled now.
     """
     asked = _asked(body)
     if len(asked) > 1:
@@ -121,10 +124,12 @@ def compiled_grammar(body: StructuredFields, plan: Plan, registry: Registry) -> 
         return None
     (field, written), *_ = asked.items()
     try:
-        grammar = registry.base_of(plan).grammars.compile(written())
+        grammar = await registry.base_of(plan).grammars.compiled(await to_thread.run_sync(written))
     except (GrammarError, ValueError) as error:
         reason = str(error) if field.endswith("grammar") else PLACE.sub("", str(error))
         raise invalid(f"{field}: {reason}", field, "invalid_grammar") from error
+    except GrammarUnavailable as error:
+        raise busy(503, f"{field}: {error}", "grammars_unavailable") from error
     if not ends_of(plan, registry.infos):
         model = plan.streams[0].model
         raise invalid(f"{field}: model {model!r} has no end-of-sequence token to end with.", field)
@@ -165,7 +170,10 @@ def _from_schema(schema: Schema | str, options: Mapping[str, Any]) -> str:
     own = schema.get(SPACING, {})
     if not isinstance(own, dict):
         raise ValueError(f"{SPACING} is an object")
-    return f"start: %json {json.dumps({**schema, SPACING: {**own, **options}})}"
+    try:
+        return f"start: %json {json.dumps({**schema, SPACING: {**own, **options}})}"
+    except RecursionError as error:
+        raise ValueError("the schema is nested too deeply") from error
 
 
 def _parsed(text: str) -> Schema:
@@ -197,11 +205,4 @@ def _from_choice(choices: Sequence[str], _: Mapping[str, Any]) -> str:
 
 def _from_grammar(grammar: str, _: Mapping[str, Any]) -> str:
     """Lark as llguidance knows it, or GBNF as llama.cpp does."""
-    from llguidance.gbnf_to_lark import any_to_lark
-
-    if TEMPERED_RULE.search(grammar):
-        raise ValueError("a rule's own temperature is not followed; set the request's")
-    try:
-        return any_to_lark(grammar)
-    except Exception as error:  # its parser raises whatever its parts raise
-        raise ValueError(f"the grammar is neither Lark nor GBNF: {error}") from error
+    return grammar

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from motet.engines.grammar_process import GrammarUnavailable
+from motet.engines.grammars import ROOM
 from motet.server.responses import ErrorBody
 from tests.server.conftest import World
 
@@ -193,6 +196,58 @@ async def test_nesting_without_end_is_refused(world: World) -> None:
         response = await world.post("/v1/completions", **TEXT, guided_json=text)
         assert response.status_code == 400
         assert response.json()["error"]["param"].startswith("guided_json")
+
+
+def chain(length: int) -> dict[str, Any]:
+    defs = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(length)}
+    return {"$defs": defs | {f"d{length}": {"type": "null"}}, "$ref": "#/$defs/d0"}
+
+
+ANCHORS = {f"d{i}": {"$anchor": f"a{i}", "$ref": f"#a{i + 1}"} for i in range(4000)}
+EXPLOSIVE: list[tuple[str, Any, str]] = [  # each ended the server, filled its memory or held it up for seconds
+    ("guided_json", chain(4000), "$refs in a row"),
+    ("guided_json", json.dumps(chain(4000)), "$refs in a row"),
+    ("guided_json", {"$defs": ANCHORS, "$ref": "#a0"}, "too deep into each other"),
+    ("guided_json", {"type": "array", "items": {"type": "integer"}, "minItems": 10**9}, "1,000,000,000 minItems at #"),
+    ("guided_json", {"type": "integer", "allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}, "2 s to compile"),
+    ("guided_grammar", "".join(f"r{i}: r{i + 1}\n" for i in range(4000)) + 'r4000: "a"\nstart: r0', "rules in a row"),
+    ("guided_grammar", "\n" * 20000, "No 'root' rule"),
+    ("guided_grammar", "\n" * 600_000, "at most 500000"),
+    ("guided_choice", ["a"] * 200_000, "at most 20000"),
+    ("guided_choice", ["a" * 600_000], "500,000 are allowed"),
+    ("guided_regex", "a{1000001}", "1,000,001 repetitions"),
+    ("guided_regex", "(" * 100_000, "regex"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "said"), EXPLOSIVE)
+async def test_explosive_grammars_are_refused_and_stop_nobody(world: World, field: str, value: Any, said: str) -> None:
+    """The probes answer meanwhile, and so does the next request."""
+    asked = asyncio.create_task(world.post("/v1/completions", **TEXT, **{field: value}))
+    while not asked.done():
+        assert (await world.client.get("/v1/models")).status_code == 200
+        await asyncio.sleep(0.01)
+    error = ErrorBody.model_validate((await asked).json()).error
+    assert (asked.result().status_code, error.param) == (400, field)
+    assert said in error.message
+    assert len(error.message) < 500
+    good = await world.post("/v1/completions", **TEXT, guided_choice=["yes"])
+    assert good.json()["choices"][0]["text"] == "yes"
+    assert world.service.admission.taken == 0
+
+
+async def test_without_a_process_to_compile_in_grammars_wait_for_better_times(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise GrammarUnavailable("the process that compiles grammars does not start: no memory")
+
+    monkeypatch.setattr(ROOM.processes, "check", fail)
+    response = await world.post("/v1/completions", **TEXT, guided_regex="a")
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
+    assert response.json()["error"]["code"] == "grammars_unavailable"
+    assert (await world.post("/v1/completions", **TEXT)).status_code == 200
 
 
 @pytest.mark.parametrize("field", ["response_format", "structured_outputs", "guided_json"])

@@ -88,7 +88,7 @@ class Matchers:
 
         source = self._sources[base]
         if source not in self._grammars:
-            self._grammars[source] = Grammars(Tokenizer.load(*source), self._vocab_size)
+            self._grammars[source] = Grammars(Tokenizer.load(*source), self._vocab_size, is_checked=True)
         return self._grammars[source]
 
 
