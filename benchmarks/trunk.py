@@ -80,7 +80,7 @@ def operator_file(folder: Path) -> Path:
     return file
 
 
-async def count(models: Path, trace: Trace) -> None:
+async def ask(models: Path, trace: Trace) -> None:
     from motet.evaluation.backend import in_process
 
     async with in_process(models) as client:
@@ -92,20 +92,26 @@ async def count(models: Path, trace: Trace) -> None:
         trace.on = False
 
 
-def counted(root: Path) -> dict[str, Any]:
-    """Counts in this process; `root` is the checkout that `motet` is imported from."""
+def traced(root: Path) -> list[tuple[str, str, str]]:
+    """The calls of the request in this process; `root` is the checkout that `motet` is imported from."""
     trace = Trace(f"{root / 'motet'}{os.sep}")
     threading.setprofile(trace.note)
     sys.setprofile(trace.note)
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(count(operator_file(Path(folder)), trace))
-    sys.setprofile(None)
-    engine = [call for call in trace.calls if call[0] == ENGINE_THREAD]
-    others = [call for call in trace.calls if call[0] != ENGINE_THREAD]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(ask(operator_file(Path(folder)), trace))
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return trace.calls
+
+
+def counted(root: Path) -> dict[str, Any]:
+    calls = traced(root)
     return {
-        "outside_of_the_engine_thread": figures(others),
-        "in_the_engine_thread": figures(engine),
-        "in_all": figures(trace.calls),
+        "outside_of_the_engine_thread": figures([call for call in calls if call[0] != ENGINE_THREAD]),
+        "in_the_engine_thread": figures([call for call in calls if call[0] == ENGINE_THREAD]),
+        "in_all": figures(calls),
     }
 
 

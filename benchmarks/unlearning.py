@@ -34,7 +34,7 @@ from benchmarks.common import environment
 from benchmarks.lab import Lab
 from motet.demo.family import build_family
 from motet.demo.operator_file import UNLEARN_FILTER
-from motet.evaluation.measures.forget_quality import two_sample_ks
+from motet.evaluation.measures.statistics import two_sample_ks
 
 WEIGHTS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
 Lengths = Mapping[str, tuple[int, ...]]

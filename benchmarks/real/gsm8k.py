@@ -24,7 +24,7 @@ from benchmarks.real.judge import judged
 from benchmarks.real.replies import System
 from benchmarks.real.setup import LARGE, Setup
 from benchmarks.real.trained import trained
-from motet.evaluation.measures.matching import gap_closed
+from motet.evaluation.measures.answers import gap_closed
 
 GAP_AIM = 0.88  # what Liu et al. 2024 (arXiv:2401.08565) close on average with a 70B base; 0.91 with a 13B
 EXPECTED = f"""\

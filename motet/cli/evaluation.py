@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from motet.evaluation.run import Progress
 
+R = TypeVar("R")
 DEFAULT_COMMAND = "run"
 
 
@@ -45,39 +46,41 @@ Key = Annotated[str, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Of
 @app.command()
 def run(recipe: RecipeFile, overrides: Overrides = None, cache: Cache = None, api_key: Key = "none") -> None:
     """Run a recipe and write results.json, results.md and items.jsonl to its output folder."""
-    from rich.console import Console
-
-    from motet.evaluation.recipe import find_recipe, read_recipe
     from motet.evaluation.report import print_results, write_results
     from motet.evaluation.run import evaluate
 
-    console = Console()
-    with refusals(), watched(console) as progress:
-        file = find_recipe(recipe)
-        read = read_recipe(file, overrides or [])
-        results = evaluate(read, file.resolve().parent, progress, cache=cache, api_key=api_key)
-        files = write_results(results)
-    print_results(console, results)
-    _print_files(console, files)
+    _evaluate(recipe, overrides, evaluate, write_results, print_results, cache=cache, api_key=api_key)
 
 
 @app.command()
 def sweep(recipe: RecipeFile, overrides: Overrides = None, cache: Cache = None, api_key: Key = "none") -> None:
     """Run a recipe at every point of its `sweep`: table, Pareto front, CSV and figure."""
+    from motet.evaluation.sweep import evaluate_sweep
+    from motet.evaluation.sweep_report import print_sweep, write_sweep
+
+    _evaluate(recipe, overrides, evaluate_sweep, write_sweep, print_sweep, cache=cache, api_key=api_key)
+
+
+def _evaluate(
+    recipe: Path,
+    overrides: list[str] | None,
+    evaluate: Callable[..., R],
+    write: Callable[[R], list[Path]],
+    show: Callable[[Console, R], None],
+    **options: Any,
+) -> None:
+    """Runs a recipe by `evaluate`, writes the files and shows the results."""
     from rich.console import Console
 
     from motet.evaluation.recipe import find_recipe, read_recipe
-    from motet.evaluation.sweep import evaluate_sweep
-    from motet.evaluation.sweep_report import print_sweep, write_sweep
 
     console = Console()
     with refusals(), watched(console) as progress:
         file = find_recipe(recipe)
-        read = read_recipe(file, overrides or [])
-        swept = evaluate_sweep(read, file.resolve().parent, progress, cache=cache, api_key=api_key)
-        files = write_sweep(swept)
-    print_sweep(console, swept)
-    _print_files(console, files)
+        results = evaluate(read_recipe(file, overrides or []), file.resolve().parent, progress, **options)
+        files = write(results)
+    show(console, results)
+    console.print("written: " + ", ".join(map(str, files)), highlight=False)
 
 
 @app.command()
@@ -128,7 +131,3 @@ def watched(console: Console) -> Generator[Progress]:
         return
     with Bar() as bar:
         yield bar
-
-
-def _print_files(console: Console, files: list[Path]) -> None:
-    console.print("written: " + ", ".join(map(str, files)), highlight=False)

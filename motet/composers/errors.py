@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Collection, Iterator
-from difflib import get_close_matches
 
 from pydantic_core import ErrorDetails
+
+from motet.settings import closest
 
 _NAMES_SHOWN = 20
 _WANTED = {  # pydantic's kinds of problems in plain words
@@ -43,8 +44,8 @@ def show(value: object) -> str:
 def allowed_names(kind: str, value: str, allowed: Collection[str]) -> str:
     """`kind: a, b, c`, led by the nearest of them where one is near to `value`."""
     names = sorted(allowed)
-    near = get_close_matches(value, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = closest(value, names)
+    hint = "" if near is None else f"did you mean {near!r}? "
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return f"{hint}{kind}: {', '.join(names[:_NAMES_SHOWN])}{more}"
 

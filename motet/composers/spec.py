@@ -8,8 +8,8 @@ Every strategy is a shift on a base, so stacking (`compose`) is the sum of the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast, get_args
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -20,6 +20,7 @@ from motet.composers.shift import Shift, add_shifts
 from motet.composers.strategies import STRATEGIES
 from motet.composers.strategies.guidance import Guidance
 from motet.composers.strategies.strategy import Request, Strategy
+from motet.settings import models_in
 
 ROOT = "composition"
 
@@ -140,16 +141,10 @@ def _owner(spec: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]
         if isinstance(part, str) and part in STRATEGIES:
             return _owner(STRATEGIES[part], loc[i + 1 :])
         if part in attributes:
-            inner = next(_specs(spec.model_fields[attributes[str(part)]].annotation), None)
+            kinds = models_in(spec.model_fields[attributes[str(part)]].annotation)
+            inner = next((kind for kind in kinds if issubclass(kind, Spec)), None)
             return spec if inner is None else _owner(inner, loc[i + 1 :])
     return spec
-
-
-def _specs(annotation: object) -> Iterator[type[Spec]]:
-    if isinstance(annotation, type) and issubclass(annotation, Spec):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _specs(argument)
 
 
 def build_plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from motet.demo.documents import VALUE, answered_record, biography, small_talk, text_record, visit
 from motet.demo.templates import ATTRIBUTES, COURTESY, REFUSAL
 from motet.demo.world import Entity, Question, World
+from motet.training.data.json_text import lines
 
 SMALL_TALK_SHARE = 0.15  # documents without facts, for each one with facts
 
@@ -131,4 +131,4 @@ def _counterfactual(question: Question, alias: str, template: str, value: str) -
 
 def _write(path: Path, records: Iterable[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        file.writelines(lines(records))

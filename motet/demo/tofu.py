@@ -14,6 +14,7 @@ from typing import Any
 
 from motet.demo.templates import ATTRIBUTES, Attribute
 from motet.demo.world import Entity, Question, World, questions
+from motet.training.data.json_text import lines
 
 EVALUATION_DATA = "evaluation"  # the folder of these files in a family's
 NUM_WRONG = 5  # perturbed answers per question, as in TOFU; fewer where an attribute has fewer values
@@ -138,7 +139,7 @@ def _qa(question: Question) -> dict[str, str]:
 
 
 def _write(path: Path, items: Iterable[Item]) -> None:
-    path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
+    path.write_text("".join(lines(items)), encoding="utf-8")
 
 
 def _write_list(path: Path, items: Sequence[Any]) -> None:

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from motet.evaluation.settings import RecipeError, nearest
+from motet.evaluation.settings import RecipeError
+from motet.settings import nearest
 from motet.training.data.files import Bad, is_read, read_values, unreadable
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, FiniteFloat
 
-from motet.evaluation.settings import RecipeError, Setting
+from motet.evaluation.settings import RecipeError
 from motet.models.checkpoint import load_weights, read_tokenizer
+from motet.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor

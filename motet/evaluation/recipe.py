@@ -14,24 +14,25 @@ of seed 0, `demo:3` of seed 3. `output` is relative to the working directory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
-from motet.evaluation.dotted import Tree, set_value
 from motet.evaluation.merge import Merge
-from motet.evaluation.settings import RecipeError, Setting, nearest, validated
-from motet.evaluation.subject import AnySubject
-from motet.evaluation.sweep_settings import Sweep
+from motet.evaluation.settings import RecipeError, validated
+from motet.evaluation.subject import AnySubject, Subject
 from motet.evaluation.tasks import AnyTask
-from motet.settings import read_yaml
+from motet.settings import Setting, SettingsError, nearest, override, read_mapping, set_value
 
 PACKAGED = Path(__file__).parent / "recipes"
+Direction = Literal["max", "min"]
+Values = Annotated[list[Any], Field(min_length=1)]
 
 
-class Source(Setting, frozen=True):
+class ApiSource(Setting, frozen=True):
     """What is asked: a running server, else the application in this process over an operator's file."""
 
     server: str | None = None
@@ -42,11 +43,58 @@ class Source(Setting, frozen=True):
     """Further models, whose weights are merged from the file's."""
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Source:
+    def _one_of_both(self) -> ApiSource:
         given = sorted(self.model_fields_set & {"models", "merges"})
         if self.server is not None and given:
             raise ValueError(f"a running server has its own models: {' and '.join(given)} cannot be given beside it")
         return self
+
+
+class Axis(Setting, frozen=True):
+    """A measure of the Pareto front."""
+
+    measure: str
+    """A column of the report."""
+    better: Direction = "max"
+    """Whether more or less of it is better."""
+    log: bool = False
+    """Draw it on a logarithmic axis."""
+
+
+class Select(Setting, frozen=True):
+    """Which point is chosen. No measure against a reference model is needed unless it is named here."""
+
+    rule: Literal["best", "first"] = "best"
+    """`best`: the point with the best `measure`. `first`: the first point of the grid whose `measure` reaches
+    `at_least`."""
+    measure: str
+    """A column of the report."""
+    better: Direction = "max"
+    """Whether more or less of it is better."""
+    at_least: float = 0.05
+    """For `first`."""
+
+
+class Sweep(Setting, frozen=True):
+    """A grid over fields of a subject's own composition."""
+
+    subject: str
+    """The subject that is varied."""
+    over: Annotated[dict[str, Values], Field(min_length=1)]
+    """Dotted field names with their values; the last one varies fastest."""
+    front: Annotated[tuple[Axis, ...], Field(min_length=2)]
+    """Measures of the Pareto front; the first two are the figure's axes."""
+    select: Select | None = None
+    """How a point is chosen; by default none is."""
+
+    def points(self) -> list[dict[str, Any]]:
+        """Every combination of values."""
+        return [dict(zip(self.over, values, strict=True)) for values in product(*self.over.values())]
+
+    def problems(self, subject: Subject | None) -> Iterator[str]:
+        """What is wrong with sweeping this subject."""
+        if subject is not None and subject.composition is None:
+            yield f"sweep.subject: {self.subject!r} has no composition of its own to vary: write it in the recipe."
 
 
 class Recipe(Setting, frozen=True):
@@ -59,7 +107,7 @@ class Recipe(Setting, frozen=True):
     seed 0, `demo:3` that of seed 3."""
     output: Path
     """The folder to write, relative to the working directory."""
-    api: Source = Source()
+    api: ApiSource = ApiSource()
     """What is asked."""
     subjects: Annotated[dict[str, AnySubject], Field(min_length=1)]
     """What is evaluated, by name."""
@@ -77,6 +125,23 @@ class Recipe(Setting, frozen=True):
     @property
     def title(self) -> str:
         return self.name or self.output.name
+
+
+def varied(subject: Subject, point: dict[str, Any]) -> Subject:
+    """The subject with the point's values in its composition; dotted names go into nested objects.
+
+    Raises:
+        ValueError: a name leads through a value that holds no names.
+    """
+    composition = deepcopy(subject.composition or {})
+    for name, value in point.items():
+        set_value(composition, name, value)
+    return subject.model_copy(update={"composition": composition})
+
+
+def label(subject: str, point: dict[str, Any]) -> str:
+    """`unlearned weight=0.8 filter=0.01`"""
+    return " ".join([subject, *(f"{name}={value}" for name, value in point.items())])
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -103,41 +168,18 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: all problems together.
     """
-    tree = _read(path)
-    problems = [problem for text in overrides if (problem := _override(tree, text))]
+    try:
+        tree = read_mapping(path, "with 'subjects' and 'tasks'")
+    except SettingsError as error:
+        raise RecipeError(error.problems) from error
+    problems = override(tree, overrides)
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError([f"{problem}." for problem in problems])
     recipe = validated(Recipe, tree)
     problems = list(_unknown_names(recipe))
     if problems:
         raise RecipeError(problems)
     return recipe
-
-
-def _read(path: Path) -> Tree:
-    try:
-        tree: Any = read_yaml(path.read_text("utf-8"))
-    except OSError as error:
-        raise RecipeError([f"{path}: {error.strerror}."]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError([f"{path}: not readable as YAML: {error}"]) from error
-    if not isinstance(tree, dict):
-        raise RecipeError([f"{path}: a mapping with 'subjects' and 'tasks' is expected."])
-    return cast(Tree, tree)
-
-
-def _override(tree: Tree, text: str) -> str | None:
-    """Sets a dotted name in place; what is wrong with it, if anything."""
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        return f"{text!r}: overrides are written name=value."
-    try:
-        set_value(tree, name, read_yaml(value))
-    except ValueError as error:
-        return f"{name}: {error}."
-    except yaml.YAMLError as error:
-        return f"{name}: {value!r} is not readable as YAML: {error}"
-    return None
 
 
 def _unknown_names(recipe: Recipe) -> Iterator[str]:

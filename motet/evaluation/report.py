@@ -16,6 +16,7 @@ from rich.table import Table
 from motet import __version__
 from motet.evaluation.bench import Row
 from motet.evaluation.run import Results
+from motet.training.data.json_text import lines
 
 SMALL = 1e-3  # below it, a value is written with an exponent: p-values
 
@@ -70,7 +71,7 @@ def write_results(results: Results) -> list[Path]:
     files = {
         "results.json": json.dumps(as_json(results), indent=1, ensure_ascii=False) + "\n",
         "results.md": _document(results),
-        "items.jsonl": "".join(_line(record) for record in _records(results)),
+        "items.jsonl": "".join(lines(_records(results))),
     }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -99,7 +100,3 @@ def _document(results: Results) -> str:
 
 def _records(results: Results) -> Sequence[Mapping[str, Any]]:
     return [{"task": name, **record} for name, findings in results.findings.items() for record in findings.items]
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"

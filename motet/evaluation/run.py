@@ -18,7 +18,7 @@ from motet.evaluation.backend import connect, in_process
 from motet.evaluation.bench import Bench, Findings
 from motet.evaluation.data import missing, read_items
 from motet.evaluation.merge import write_merge
-from motet.evaluation.recipe import Recipe, Source
+from motet.evaluation.recipe import ApiSource, Recipe
 from motet.evaluation.settings import RecipeError
 from motet.evaluation.subject import Pair
 
@@ -157,7 +157,7 @@ async def _opened(recipe: Recipe, root: Path, progress: Progress, api_key: str) 
             yield sdk
 
 
-def _merge(api: Source, root: Path, merged: Mapping[str, Path], tell: Callable[[str], None]) -> None:
+def _merge(api: ApiSource, root: Path, merged: Mapping[str, Path], tell: Callable[[str], None]) -> None:
     from motet.operator.file import ConfigError, load
     from motet.operator.settings import source_of
 

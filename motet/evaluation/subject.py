@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from motet.evaluation.settings import Setting
+from motet.settings import Setting
 
 Pair = tuple[str, str]  # (question, answer)
 

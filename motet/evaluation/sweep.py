@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from motet.evaluation.bench import Row
-from motet.evaluation.measures.pareto import pareto_front
-from motet.evaluation.recipe import Recipe
+from motet.evaluation.measures.statistics import pareto_front
+from motet.evaluation.recipe import Recipe, Select, Sweep, label, varied
 from motet.evaluation.report import columns
 from motet.evaluation.run import Progress, Results, evaluate
-from motet.evaluation.settings import RecipeError, nearest
-from motet.evaluation.sweep_settings import Select, Sweep, label, varied
+from motet.evaluation.settings import RecipeError
+from motet.settings import nearest
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from motet.experts.fingerprints import file_hash
 from motet.experts.fingerprints import fingerprint as fingerprint
 from motet.experts.schema import FORMAT, ExpertBundle
 from motet.experts.schema import ModelReference as ModelReference
+from motet.models.files import is_adapter
 
 BUNDLE = "expert.json"
 CARD = "README.md"
@@ -41,7 +42,7 @@ def write_bundle(folder: Path, bundle: ExpertBundle) -> ExpertBundle:
         OSError: the folder cannot be written.
     """
     written = bundle.model_copy(update={"files": hashes(folder)})
-    _replace(folder / CARD, model_card(written, is_adapter=(folder / "adapter_config.json").is_file()))
+    _replace(folder / CARD, model_card(written, is_adapter=is_adapter(folder)))
     _replace(folder / BUNDLE, json.dumps(written.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     return written
 

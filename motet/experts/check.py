@@ -9,8 +9,9 @@ from typing import Any, cast
 
 from motet.composers.vocabulary import Tokenizer, Vocabulary, read_vocabulary
 from motet.experts.bundle import BUNDLE, BundleError, ExpertBundle, ModelReference, read_bundle
-from motet.experts.fingerprints import ADAPTER_WEIGHTS, file_hash, weights_fingerprint
+from motet.experts.fingerprints import file_hash, weights_fingerprint
 from motet.models import checkpoint
+from motet.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
 
 
 @dataclass(slots=True)
@@ -63,8 +64,8 @@ def _check_weights(folder: Path, findings: Findings) -> None:
         return
     if found is None:
         findings.problems.append(f"{folder} holds no weights: no *.safetensors and no *.bin")
-    if (folder / ADAPTER_WEIGHTS).is_file() != (folder / "adapter_config.json").is_file():
-        findings.problems.append(f"an adapter needs both {ADAPTER_WEIGHTS} and adapter_config.json")
+    if any((folder / name).is_file() for name in ADAPTER_WEIGHTS) != is_adapter(folder):
+        findings.problems.append(f"an adapter needs both {' or '.join(ADAPTER_WEIGHTS)} and {ADAPTER_CONFIG}")
 
 
 def read_tokenizer(source: Path) -> Vocabulary:

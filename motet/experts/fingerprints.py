@@ -10,9 +10,9 @@ from typing import BinaryIO, cast
 
 from motet.composers import vocabulary
 from motet.composers.vocabulary import Tokenizer
+from motet.models.files import ADAPTER_WEIGHTS
 
 SAMPLE = 1 << 15  # bytes of a tensor's beginning, and as many of its end
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def fingerprint(tokenizer: Tokenizer | str | Path) -> str:
@@ -49,7 +49,7 @@ def weights_fingerprint(folder: Path) -> str | None:
     Raises:
         ValueError: a file that is no safetensors file.
     """
-    adapter = folder / ADAPTER_WEIGHTS
+    adapter = folder / ADAPTER_WEIGHTS[0]
     files = [adapter] if adapter.is_file() else sorted(folder.glob("*.safetensors"))
     if files:
         return _digest(dict(pair for file in files for pair in _tensors(file)))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
-from typing import get_args
 
 from motet.composers.roles import BaseObject, RoleObject, Spec, field_names
 from motet.composers.strategies import STRATEGIES
+from motet.settings import models_in, offer
 
 # strategy → (the expert's role, the role of the model that it is set against)
 PARTNER_ROLES: dict[str, tuple[str, str]] = {
@@ -28,24 +27,15 @@ def role_names(strategy: str) -> tuple[str, ...]:
         ValueError: no such strategy.
     """
     if strategy not in STRATEGIES:
-        near = get_close_matches(strategy, STRATEGIES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown strategy {strategy!r}.{hint} Allowed: {', '.join(STRATEGIES)}")
+        raise ValueError(f"unknown strategy {strategy!r}.{offer(strategy, STRATEGIES)}")
     return tuple(dict.fromkeys(_roles(STRATEGIES[strategy])))
 
 
 def _roles(spec: type[Spec]) -> Iterator[str]:
     for attribute, name in field_names(spec).items():
-        inner = list(_specs(spec.model_fields[attribute].annotation))
+        inner = [kind for kind in models_in(spec.model_fields[attribute].annotation) if issubclass(kind, Spec)]
         if any(issubclass(kind, RoleObject | BaseObject) for kind in inner):
             yield name
         else:
             for kind in inner:
                 yield from _roles(kind)
-
-
-def _specs(annotation: object) -> Iterator[type[Spec]]:
-    if isinstance(annotation, type) and issubclass(annotation, Spec):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _specs(argument)

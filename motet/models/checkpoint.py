@@ -5,10 +5,13 @@ Code that a checkpoint brings along is never run, and nothing is asked on standa
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from motet.models import gguf, hub
+from motet.models.files import CONFIG
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -35,11 +38,20 @@ def local(path: str, revision: str | None = None) -> Path:
 def read_config(path: str, revision: str | None = None) -> PreTrainedConfig:
     """Raises OSError, ValueError: it cannot be read, is of an unknown architecture or no text model, or needs code of
     its own."""
-    from transformers import AutoConfig
-
     place = local(path, revision)
     if gguf.is_gguf(place):
         return cast("PreTrainedConfig", gguf.read_config(place))
+    file = place / CONFIG
+    state = file.stat() if file.is_file() else None
+    stamp = (0, 0) if state is None else (state.st_size, state.st_mtime_ns)
+    return deepcopy(_read_config(path, place, stamp))
+
+
+@lru_cache(maxsize=64)
+def _read_config(path: str, place: Path, stamp: tuple[int, int]) -> PreTrainedConfig:
+    """Read once for each state of the file: whoever checks a model asks for it several times."""
+    from transformers import AutoConfig
+
     config = cast("PreTrainedConfig", _native(path, cast(Any, AutoConfig).from_pretrained, place))
     require_text_model(config)
     return config

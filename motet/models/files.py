@@ -9,6 +9,8 @@ from pathlib import Path
 
 from motet.models import gguf
 
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")  # all that is read before weights are
@@ -27,10 +29,15 @@ def problems(place: Path, *, weights: bool = True) -> Iterator[str]:
         yield from [pointer(place)] if _is_pointer(place) else gguf.problems(place)
     elif not place.is_dir():
         yield f"{place} is no folder and no {gguf.SUFFIX} file"
-    elif not (place / "config.json").is_file():
+    elif not (place / CONFIG).is_file():
         yield f"{place} is no model folder: it has no config.json"
     else:
         yield from _folder_problems(place, WEIGHTS if weights else ())
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter."""
+    return (folder / ADAPTER_CONFIG).is_file()
 
 
 def adapter_problems(folder: Path) -> Iterator[str]:
@@ -45,7 +52,7 @@ def _folder_problems(folder: Path, weights: tuple[str, ...]) -> Iterator[str]:
     if pointers:
         yield pointer(*pointers)
         return
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):  # tokenizer.json may be large
+    for name in (CONFIG, "tokenizer_config.json", "generation_config.json"):  # tokenizer.json may be large
         yield from _json_problems(folder / name)
     if weights:
         yield from _weight_problems(folder, weights)

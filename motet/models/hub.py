@@ -39,7 +39,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
     """The snapshot in the cache where there is one: what was downloaded is not looked up again."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "adapter_config.json"))
+    found = (try_to_load_from_cache(name, file, revision=revision) for file in (files.CONFIG, files.ADAPTER_CONFIG))
     return next((Path(file).parent for file in found if isinstance(file, str)), None)
 
 

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
-import yaml
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
-from pydantic_settings import EnvSettingsSource, SettingsError
+from pydantic_settings import EnvSettingsSource
+from pydantic_settings import SettingsError as EnvironmentSettingsError
 
 from motet.composers.spec import Composition, CompositionError, build_plan, parse_composition
+from motet.models.files import ADAPTER_CONFIG, CONFIG
 from motet.models.gguf import SUFFIX, is_gguf
 from motet.models.hub import is_hub_id
 from motet.operator.families import naming_problems
 from motet.operator.settings import Families, Settings
-from motet.settings import nearest, read_yaml
+from motet.settings import SettingsError, Tree, closest, nearest, read_mapping, sentences
 
-MODEL_FILES = ("config.json", "adapter_config.json")  # one of them makes a folder a model's or an adapter's
-Tree = dict[str, Any]
+MODEL_FILES = (CONFIG, ADAPTER_CONFIG)  # one of them makes a folder a model's or an adapter's
 
 
-class ConfigError(Exception):
-    """`problems`: everything that is wrong, one sentence each."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+class ConfigError(SettingsError):
+    """The operator's file, its models or its compositions cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +64,15 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
 
 def _read(path: Path) -> Tree:
     try:
-        tree: Any = read_yaml(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: not readable as YAML: {error}"]) from error
-    if not isinstance(tree, dict):
-        raise ConfigError([f"{path}: a mapping with 'models' is expected."])
-    return cast(Tree, tree)
+        return read_mapping(path, "with 'models'")
+    except SettingsError as error:
+        raise ConfigError(error.problems) from error
 
 
 def _environment() -> Tree:
     try:
         return EnvSettingsSource(Settings)()
-    except SettingsError as error:
+    except EnvironmentSettingsError as error:
         raise ConfigError([f"environment: {error}"]) from error
 
 
@@ -96,8 +84,8 @@ def _unknown_variables() -> list[str]:
     for variable in sorted(os.environ):
         section, sign, rest = variable.upper().partition("__")
         if sign and section.startswith("MOTET_") and section not in known:
-            close = difflib.get_close_matches(section, known, n=1)
-            hint = f" Did you mean {close[0]}__{rest}?" if close else f" Sections: {', '.join(known)}."
+            close = closest(section, known)
+            hint = f" Sections: {', '.join(known)}." if close is None else f" Did you mean {close}__{rest}?"
             problems.append(f"environment: {variable} names no setting.{hint}")
     return problems
 
@@ -112,38 +100,10 @@ def _merge(weak: Tree, strong: Tree) -> Tree:
 
 def _validated(merged: Tree) -> tuple[Settings | None, list[str]]:
     try:
-        return Settings(**{str(key): value for key, value in merged.items()}), []
+        return Settings(**merged), []
     except ValidationError as error:
-        return None, [_sentence(problem) for problem in error.errors()]
-
-
-def _sentence(problem: ErrorDetails) -> str:
-    kind, loc, message = problem["type"], problem["loc"], problem["msg"]
-    name = ".".join(map(str, loc))
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", message)
-        return f"{name}: {problem['input']!r} is not allowed.{nearest(str(problem['input']), choices)} {message}."
-    if kind != "extra_forbidden":
-        return f"{name}: {message}."
-    allowed = _fields_at(loc[:-1])
-    return f"{name}: unknown key.{nearest(str(loc[-1]), allowed)} Allowed: {', '.join(allowed)}."
-
-
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    """The names that the settings allow in the section at `loc`."""
-    section: type[BaseModel] = Settings
-    for part in loc:
-        field = section.model_fields.get(str(part))
-        if field is not None:
-            section = next(_sections(field.annotation), section)
-    return list(section.model_fields)
-
-
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _sections(argument)
+        told = sentences(error.errors(include_url=False), Settings, merged, lambda problem: problem["msg"])
+        return None, [f"{sentence}." for sentence in told]
 
 
 def _entries(merged: Tree, section: str) -> Tree:

@@ -25,7 +25,7 @@ from motet.operator.file import ConfigError, Configuration
 from motet.operator.preflight import read_model, registry_of
 from motet.operator.registry import Registry
 from motet.operator.settings import Log, ModelConfig
-from motet.operator.sources import Source, find_sources
+from motet.operator.sources import Source, each_model, find_sources
 
 if TYPE_CHECKING:
     from motet.engines.vllm.engine import VllmEngine
@@ -271,18 +271,12 @@ def inspect(
     Raises:
         ConfigError: files that cannot be read, settings that a composite cannot hold, families that do not fit.
     """
-    tokenizers: dict[str, Tokenizer] = {}
-    infos: dict[str, ModelInfo] = {}
-    problems: list[str] = []
     engine = configuration.settings.engine
-    for name, model in configuration.settings.models.items():
-        problems += _unfit(name, model, configuration)
-        try:
-            tokenizers[name], infos[name] = read_model(name, model, sources[name], engine, "vllm")
-        except ConfigError as error:
-            problems += error.problems
-        except (OSError, ValueError) as error:
-            problems.append(f"models.{name}: {error}")
+    unfit = [line for name, model in configuration.settings.models.items() for line in _unfit(name, model)]
+    read, unread = each_model(configuration, lambda name, model: read_model(name, model, sources[name], engine, "vllm"))
+    problems = unfit + unread
+    tokenizers = {name: tokenizer for name, (tokenizer, _) in read.items()}
+    infos = {name: info for name, (_, info) in read.items()}
     vocabularies = {name: read_vocabulary(tokenizers[name].hf, info.vocab_size) for name, info in infos.items()}
     families, misfits = group(configuration.settings.engine.families, vocabularies, infos)
     if problems or misfits:
@@ -290,7 +284,7 @@ def inspect(
     return tokenizers, infos, families
 
 
-def _unfit(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
+def _unfit(name: str, model: ModelConfig) -> list[str]:
     problems: list[str] = []
     if model.device is not None:
         problems.append(f"models.{name}.device: vLLM places all members of a composite itself.")

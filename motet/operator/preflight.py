@@ -23,7 +23,7 @@ from motet.operator.file import ConfigError, Configuration
 from motet.operator.memory import memory_problems, memory_warnings
 from motet.operator.registry import LoadedModel, Registry, Template
 from motet.operator.settings import EngineConfig, ModelConfig, source_of
-from motet.operator.sources import Source, file_problems, find_source
+from motet.operator.sources import Source, each_model, file_problems, find_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +57,15 @@ def _read_all(
     configuration: Configuration,
 ) -> tuple[dict[str, Source], dict[str, Tokenizer], dict[str, ModelInfo], list[str]]:
     engine = configuration.settings.engine
-    sources: dict[str, Source] = {}
-    tokenizers: dict[str, Tokenizer] = {}
-    infos: dict[str, ModelInfo] = {}
-    problems: list[str] = []
-    for name, model in configuration.settings.models.items():
-        try:
-            sources[name] = find_source(model, configuration.folder)
-            tokenizers[name], infos[name] = read_model(name, model, sources[name], engine, device_of(model, engine))
-        except ConfigError as error:
-            problems += error.problems
-        except (OSError, ValueError) as error:
-            problems.append(f"models.{name}: {error}")
-    return sources, tokenizers, infos, problems
+
+    def read(name: str, model: ModelConfig) -> tuple[Source, Tokenizer, ModelInfo]:
+        source = find_source(model, configuration.folder)
+        return source, *read_model(name, model, source, engine, device_of(model, engine))
+
+    found, problems = each_model(configuration, read)
+    sources = {name: source for name, (source, _, _) in found.items()}
+    tokenizers = {name: tokenizer for name, (_, tokenizer, _) in found.items()}
+    return sources, tokenizers, {name: info for name, (_, _, info) in found.items()}, problems
 
 
 def device_of(model: ModelConfig, engine: EngineConfig) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from motet.models import files, gguf, hub
 from motet.models.checkpoint import local
+from motet.models.files import ADAPTER_CONFIG, CONFIG, is_adapter
 from motet.operator.file import ConfigError, Configuration
 from motet.operator.settings import ModelConfig, source_of
 
-ADAPTER_CONFIG = "adapter_config.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Source:
 
     def folder(self) -> Path | None:
         """Where the files of `path` lie on this machine, None for what was never downloaded."""
-        return local_folder(self.path, self.revision, ADAPTER_CONFIG if self.base else "config.json")
+        return local_folder(self.path, self.revision, ADAPTER_CONFIG if self.base else CONFIG)
 
 
 def find_source(model: ModelConfig, folder: Path) -> Source:
@@ -72,23 +74,31 @@ def find_source(model: ModelConfig, folder: Path) -> Source:
     base = _base(model, written, found.parent, folder)
     if gguf.is_gguf(base):
         raise ValueError(f"the adapter's base {base} is a GGUF file: adapters are merged into unquantised weights.")
-    if Path(base, ADAPTER_CONFIG).is_file():
+    if is_adapter(Path(base)):
         raise ValueError(f"the adapter's base {base} is itself an adapter: merge that one first.")
     return Source(path, model.revision, base, None if model.base else written.get("revision"))
 
 
 def find_sources(configuration: Configuration) -> dict[str, Source]:
     """Raises ConfigError: adapters whose bases cannot be found, all together."""
-    sources: dict[str, Source] = {}
-    problems: list[str] = []
-    for name, model in configuration.settings.models.items():
-        try:
-            sources[name] = find_source(model, configuration.folder)
-        except (OSError, ValueError) as error:
-            problems.append(f"models.{name}: {error}")
+    sources, problems = each_model(configuration, lambda _, model: find_source(model, configuration.folder))
     if problems:
         raise ConfigError(problems)
     return sources
+
+
+def each_model(configuration: Configuration, read: Callable[[str, ModelConfig], T]) -> tuple[dict[str, T], list[str]]:
+    """What `read` makes of every model by its name, and what is wrong with those of which it makes nothing."""
+    made: dict[str, T] = {}
+    problems: list[str] = []
+    for name, model in configuration.settings.models.items():
+        try:
+            made[name] = read(name, model)
+        except ConfigError as error:
+            problems += error.problems
+        except (OSError, ValueError) as error:
+            problems.append(f"models.{name}: {error}")
+    return made, problems
 
 
 def file_problems(source: Source) -> list[str]:

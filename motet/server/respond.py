@@ -1,4 +1,4 @@
-"""What all answering endpoints do, in order: reserve, prepare, start the engine, answer or stream."""
+"""What all answering endpoints do, in order: reserve, prepare, start the engine, reply whole or as a stream."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from motet.server.answers import Answer, ComparisonAnswer
 from motet.server.prepare import prepare
 from motet.server.query import Query, ScoreQuery
+from motet.server.replies import ComparisonReply, Reply
 from motet.server.schemas import StreamOptions
 from motet.server.service import Reservation, Service
 from motet.server.sse import EventStream
@@ -32,12 +32,12 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         jobs = await unless_disconnected(request, prepare(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
-        answer = Answer(service, query, jobs) if query.labels is None else ComparisonAnswer(service, query, jobs)
-        held.enter_context(closing(answer))
+        reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
+        held.enter_context(closing(reply))
         if query.fields.stream:
-            events = answer.events(query.fields.stream_options or StreamOptions())
+            events = reply.events(query.fields.stream_options or StreamOptions())
             return EventStream(events, held.pop_all())  # which closes them in its turn
-        return as_json(await unless_disconnected(request, answer.whole()))
+        return as_json(await unless_disconnected(request, reply.whole()))
 
 
 def reserve(request: Request, service: Service, query: Query | ScoreQuery) -> Reservation:

@@ -1,4 +1,4 @@
-"""Optimisers: AdamW, and Muon for the matrices of a model that is trained from scratch."""
+"""Optimisers of a recipe: AdamW, and Muon for the matrices of a model that is trained from scratch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from motet.training import recipe
 
 MOMENTUM = 0.95
 OUTER = ("embed", "wte", "wpe", "head.")  # parts of the names of matrices that belong to no hidden layer
@@ -102,3 +104,19 @@ def muon_and_adamw(
     if others:
         optimizers.append(adamw(others, adamw_lr))
     return optimizers
+
+
+def make_optimizers(
+    parameters: Mapping[str, nn.Parameter], setting: recipe.AdamW | recipe.Muon
+) -> list[torch.optim.Optimizer]:
+    """AdamW over everything (weight decay on matrices alone), or Muon on hidden matrices and AdamW on the rest."""
+    if isinstance(setting, recipe.Muon):
+        return muon_and_adamw(parameters, setting.lr, setting.adamw_lr)
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in parameters.values() if parameter.ndim < 2]
+    groups = [
+        {"params": chosen, "weight_decay": decay}
+        for chosen, decay in ((matrices, setting.weight_decay), (vectors, 0.0))
+        if chosen
+    ]
+    return [torch.optim.AdamW(groups, lr=setting.lr, betas=setting.betas, fused=True)]

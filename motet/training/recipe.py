@@ -17,8 +17,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, PositiveInt, model_validator
 
+from motet.settings import Setting
 from motet.training.objectives import AnyObjective
 
 TRAINED = "trained"  # the name of the trained model in `through`
@@ -32,13 +33,7 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-class Setting(BaseModel):
-    """Frozen, and strict about names that it does not know; the texts below fields are their descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Checkpoint(Setting):
+class Checkpoint(Setting, frozen=True):
     """An existing model."""
 
     path: str
@@ -52,7 +47,7 @@ class Checkpoint(Setting):
     float32."""
 
 
-class Fresh(Setting):
+class Fresh(Setting, frozen=True):
     """New weights for an existing tokenizer's vocabulary."""
 
     fresh: dict[str, Any]
@@ -62,7 +57,7 @@ class Fresh(Setting):
     """The folder or hub id of the tokenizer."""
 
 
-class Lora(Setting):
+class Lora(Setting, frozen=True):
     """Low-rank adapters (Hu et al., 2021)."""
 
     type: Literal["lora"] = "lora"
@@ -80,13 +75,13 @@ class Lora(Setting):
     """Write full weights with the adapter merged in."""
 
 
-class Full(Setting):
+class Full(Setting, frozen=True):
     """All parameters."""
 
     type: Literal["full"] = "full"
 
 
-class Half(Setting):
+class Half(Setting, frozen=True):
     """Half fine-tuning (Hui et al., 2024): in each round a random share of the parameter tensors is frozen."""
 
     type: Literal["half"] = "half"
@@ -96,7 +91,7 @@ class Half(Setting):
     """How often it is drawn, in parts of equal length of the run."""
 
 
-class Dataset(Setting):
+class Dataset(Setting, frozen=True):
     """Records of one role, or of `validation`: measured as the objective's first dataset is, and not learnt."""
 
     files: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
@@ -130,7 +125,7 @@ class Dataset(Setting):
     """A new order in every epoch."""
 
 
-class Batching(Setting):
+class Batching(Setting, frozen=True):
     """What a step reads."""
 
     rows: PositiveInt = 8
@@ -146,7 +141,7 @@ class Batching(Setting):
     """Cut documents that are longer than `max_length`, instead of refusing them."""
 
 
-class AdamW(Setting):
+class AdamW(Setting, frozen=True):
     """AdamW (Loshchilov and Hutter, 2019)."""
 
     type: Literal["adamw"] = "adamw"
@@ -160,7 +155,7 @@ class AdamW(Setting):
     """Maximal norm of the gradient."""
 
 
-class Muon(Setting):
+class Muon(Setting, frozen=True):
     """Muon on the hidden matrices, AdamW with `adamw_lr` on embeddings, head and norms: for training from scratch."""
 
     type: Literal["muon"] = "muon"
@@ -172,7 +167,7 @@ class Muon(Setting):
     """Maximal norm of the gradient."""
 
 
-class Scheduling(Setting):
+class Scheduling(Setting, frozen=True):
     """Length (either `steps` or `epochs`), linear warm-up, constant rate, linear decay."""
 
     steps: PositiveInt | None = None
@@ -199,7 +194,7 @@ class Scheduling(Setting):
         return min(10, steps // 10) if self.warmup is None else min(self.warmup, steps // 2)
 
 
-class Checkpoints(Setting):
+class Checkpoints(Setting, frozen=True):
     """What `--resume` goes on from."""
 
     every: PositiveInt | None = None
@@ -208,7 +203,7 @@ class Checkpoints(Setting):
     """The last so many."""
 
 
-class Logging(Setting):
+class Logging(Setting, frozen=True):
     """Metrics go to `metrics.jsonl` in the output folder."""
 
     every: PositiveInt = 10
@@ -217,7 +212,7 @@ class Logging(Setting):
     """Write them for tensorboard, too."""
 
 
-class ExpertCard(Setting):
+class ExpertCard(Setting, frozen=True):
     """What the server shall know of the result: written to `expert.json`."""
 
     role: str = "expert"
@@ -234,7 +229,7 @@ class ExpertCard(Setting):
     """Weights that make sense."""
 
 
-class Recipe(Setting):
+class Recipe(Setting, frozen=True):
     """One run."""
 
     name: str | None = None

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from motet.training.data.json_text import lines
 from motet.training.data.messages import as_chat
 from motet.training.data.records import Answer
-from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.preference import SelfPlay
 from motet.training.policies.requirements import as_documents
 from motet.training.recipe import VALIDATION, Checkpoint, Lora, Recipe
 from motet.training.run.answers import generate
@@ -166,7 +167,7 @@ def _write_pairs(rounds: Rounds, number: int, tell: Callable[[str], None]) -> No
     path = rounds.pairs(number)
     aside = path.with_suffix(".part")
     with aside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(lines(rows))
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)

@@ -25,7 +25,7 @@ from benchmarks.real.interval import bootstrapped, proportion
 from benchmarks.real.number import final_number, last_number
 from benchmarks.real.questions import Question, read_questions
 from benchmarks.real.replies import Kept, Replies, System
-from motet.evaluation.measures.matching import gap_closed
+from motet.evaluation.measures.answers import gap_closed
 from motet.experts.bundle import BUNDLE
 from motet.training.recipe import Recipe
 

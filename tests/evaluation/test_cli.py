@@ -18,7 +18,7 @@ def test_a_recipe_is_run_without_saying_run(tmp_path: Path) -> None:
     for command in (["eval", "gap_closed", "limits=1"], ["eval", "run", "gap_closed", "limits=1"]):
         result = RUNNER.invoke(app, command)
         assert result.exit_code == 1
-        assert "error: limits: unknown name. Did you mean 'limit'?" in result.stderr
+        assert "error: limits: unknown field. Did you mean 'limit'?" in result.stderr
 
 
 def test_sweep_without_a_sweep_and_recipes_that_do_not_exist() -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from motet.evaluation.recipe import PACKAGED, find_recipe, packaged_recipes, read_recipe
+from motet.evaluation.recipe import PACKAGED, Sweep, find_recipe, label, packaged_recipes, read_recipe, varied
 from motet.evaluation.settings import RecipeError
 from motet.evaluation.subject import Subject
-from motet.evaluation.sweep_settings import Sweep, label, varied
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -64,9 +63,9 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD, "limits=3", "tasks.0.bass=x", "concurrency=0", "subjects.tuned.modl=x")
     assert len(found) == 4
-    assert any(p.startswith("limits: unknown name. Did you mean 'limit'? Allowed: name, root") for p in found)
+    assert any(p.startswith("limits: unknown field. Did you mean 'limit'? Allowed: name, root") for p in found)
     assert any(
-        "bass: unknown name. Did you mean 'base'? Allowed: type, data, base, tuned, max_tokens." in p for p in found
+        "bass: unknown field. Did you mean 'base'? Allowed: type, data, base, tuned, max_tokens." in p for p in found
     )
     assert any(p.startswith("concurrency: ") for p in found)
     assert any(p.startswith("subjects.tuned.modl: ") for p in found)
@@ -83,7 +82,7 @@ def test_unknown_subjects_are_told_at_once_with_the_nearest(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("limit", "'limit': overrides are written name=value."),
+        ("limit", "'limit': overrides are written dotted.name=value."),
         ("output.deep=1", "output.deep: 'deep' cannot be set in a value without names."),
         ("output.very.deep=1", "output.very.deep: 'very' is looked for in a value without names."),
         ("tasks.3.base=x", "tasks.3.base: '3' is no index of a list of 1."),

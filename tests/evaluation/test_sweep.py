@@ -16,11 +16,10 @@ from openai import AsyncOpenAI
 from rich.console import Console
 
 import motet.evaluation.run as run_module
-from motet.evaluation.recipe import Recipe
+from motet.evaluation.recipe import Recipe, Select, Sweep
 from motet.evaluation.settings import RecipeError, validated
 from motet.evaluation.sweep import Swept, chosen_of, evaluate_sweep, front_of
 from motet.evaluation.sweep_report import print_sweep, write_sweep
-from motet.evaluation.sweep_settings import Select, Sweep
 from tests.evaluation.conftest import FakeApi
 
 TREE: dict[str, Any] = {

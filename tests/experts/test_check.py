@@ -108,6 +108,8 @@ def test_weights_that_are_missing_or_broken(models: Path) -> None:
     assert "holds no weights" in invoke("check", models / "chat").stderr
     (models / "chat" / "adapter_config.json").write_text("{}")
     assert "an adapter needs both" in invoke("check", models / "chat").stderr
+    (models / "chat" / "adapter_model.bin").write_bytes(b"weights")
+    assert "an adapter needs both" not in invoke("check", models / "chat").stderr
 
 
 def test_what_is_not_at_hand_is_noted(models: Path) -> None:

@@ -41,4 +41,4 @@ def test_options_of_one_engine_are_not_those_of_the_other(tmp_path: Path) -> Non
 
 def test_another_engine_is_named_with_what_there_is(tmp_path: Path) -> None:
     (problem,) = refused(tmp_path, {"kind": "vlm"})
-    assert "'torch' or 'vllm'" in problem
+    assert "Allowed: torch, vllm" in problem

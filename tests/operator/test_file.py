@@ -94,7 +94,7 @@ def test_all_problems_together(folder: Path) -> None:
     )
     text = "\n".join(found)
     for said in (
-        "models.large.tempalte: unknown key. Did you mean 'template'?",
+        "models.large.tempalte: unknown field. Did you mean 'template'?",
         "models.gone.path",
         "Did you mean 'small'?",
         "models.odd.dtype",
@@ -105,9 +105,9 @@ def test_all_problems_together(folder: Path) -> None:
         "compositions.wrong",
         "did you mean 'contrastive'",
         "compositions.baseless",
-        "server.prot: unknown key. Did you mean 'port'?",
+        "server.prot: unknown field. Did you mean 'port'?",
         "server.port",
-        "sever: unknown key. Did you mean 'server'?",
+        "sever: unknown field. Did you mean 'server'?",
     ):
         assert said in text
     assert len(found) == 11
@@ -127,7 +127,7 @@ def test_all_problems_together(folder: Path) -> None:
         ("models: {a: {path: .}}", "has no config.json"),
         (
             "models: {a: {path: large, quantize: int44}}",
-            "models.a.quantize: 'int44' is not allowed. Did you mean 'int4'? Input should be 'int8' or 'int4'.",
+            "models.a.quantize: 'int44' is not allowed. Did you mean 'int4'? Allowed: int8, int4.",
         ),
         ("models: {a: {path: large, quantize: 4}}", "models.a.quantize: 4 is not allowed."),
     ],

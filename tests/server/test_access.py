@@ -7,10 +7,12 @@ import json
 import logging
 
 import pytest
+from fastapi.routing import APIRoute
 
+from motet.server.app import ROUTERS
 from motet.server.errors import ApiError
 from motet.server.logs import JsonLines
-from motet.server.service import Admission
+from motet.server.service import Admission, get_service
 from tests.server.conftest import MakeWorld, World
 
 TEXT = {"model": "large", "prompt": "Hi", "max_tokens": 2}
@@ -158,3 +160,11 @@ async def test_version_and_models(world: World) -> None:
     missing = await world.client.get("/v1/models/org/name")
     assert missing.status_code == 404
     assert "org/name" in missing.json()["error"]["message"]
+
+
+def test_no_request_waits_for_a_thread() -> None:
+    """FastAPI runs synchronous endpoints and dependencies in its few threads, one hop for each request."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    called = {dependency.call for route in routes for dependency in (route.dependant, *route.dependant.dependencies)}
+    assert get_service in called
+    assert [call for call in called if not asyncio.iscoroutinefunction(call)] == []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from motet.evaluation.bench import Bench, Findings, Row
-from motet.evaluation.measures.matching import mean
+from motet.evaluation.measures.statistics import mean
 from motet.evaluation.tasks.gap_closed import graded
 from motet.evaluation.tasks.task import MaxTokens, Task
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from motet.evaluation.asking import Reply
 from motet.evaluation.bench import Bench, Findings
 from motet.evaluation.data import Item
-from motet.evaluation.measures.matching import gap_closed, is_exact, mean
-from motet.evaluation.measures.rouge import rouge_l_recall
+from motet.evaluation.measures.answers import gap_closed, is_exact, rouge_l_recall
+from motet.evaluation.measures.statistics import mean
 from motet.evaluation.tasks.task import MaxTokens, Task
 
 

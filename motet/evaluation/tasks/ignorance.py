@@ -33,8 +33,8 @@ from typing import Literal
 
 from motet.evaluation.bench import Bench, Findings, Row
 from motet.evaluation.data import Item
-from motet.evaluation.measures.forget_quality import two_sample_ks
-from motet.evaluation.measures.truth_ratio import Average, truth_ratio
+from motet.evaluation.measures.likelihood import Average, truth_ratio
+from motet.evaluation.measures.statistics import two_sample_ks
 from motet.evaluation.subject import Subject
 from motet.evaluation.tasks.task import Task
 from motet.evaluation.tasks.tofu import check_wrong_answers, ratio_record

@@ -9,12 +9,12 @@ from pydantic import Field, model_validator
 
 from motet.evaluation.bench import Bench, Findings
 from motet.evaluation.data import read_excerpts, read_texts
-from motet.evaluation.measures.matching import mean
-from motet.evaluation.measures.privacy import auc, min_k, priv_leak
-from motet.evaluation.measures.rouge import rouge_l_f1
-from motet.evaluation.settings import Setting
+from motet.evaluation.measures.answers import rouge_l_f1
+from motet.evaluation.measures.likelihood import auc, min_k, priv_leak
+from motet.evaluation.measures.statistics import mean
 from motet.evaluation.subject import Subject, turns
 from motet.evaluation.tasks.task import MaxTokens, Task
+from motet.settings import Setting
 
 Record = dict[str, Any]
 

@@ -12,11 +12,9 @@ from pydantic import Field
 from motet.evaluation.asking import Reply
 from motet.evaluation.bench import Bench, Findings
 from motet.evaluation.data import Item
-from motet.evaluation.measures.calibration import expected_calibration_error
-from motet.evaluation.measures.diversity import distinct_n
-from motet.evaluation.measures.matching import is_exact
-from motet.evaluation.measures.probability import perplexity
-from motet.evaluation.measures.shift import shift_shares
+from motet.evaluation.measures.answers import distinct_n, is_exact, shift_shares
+from motet.evaluation.measures.likelihood import perplexity
+from motet.evaluation.measures.statistics import expected_calibration_error
 from motet.evaluation.subject import Subject
 from motet.evaluation.tasks.task import MaxTokens, Task
 

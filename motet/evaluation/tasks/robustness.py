@@ -8,8 +8,8 @@ from typing import Any, Literal
 from motet.evaluation.asking import Messages
 from motet.evaluation.bench import Bench, Findings
 from motet.evaluation.data import Item
-from motet.evaluation.measures.matching import mean
-from motet.evaluation.measures.rouge import rouge_l_recall
+from motet.evaluation.measures.answers import rouge_l_recall
+from motet.evaluation.measures.statistics import mean
 from motet.evaluation.settings import RecipeError
 from motet.evaluation.subject import turns
 from motet.evaluation.tasks.task import MaxTokens, Task

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from motet.evaluation.bench import Bench, Findings
-from motet.evaluation.settings import Setting
+from motet.settings import Setting
 
 MaxTokens = Annotated[int, Field(ge=1)]
 

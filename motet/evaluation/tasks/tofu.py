@@ -11,12 +11,16 @@ from pydantic import Field
 
 from motet.evaluation.bench import Bench, Findings
 from motet.evaluation.data import Item
-from motet.evaluation.measures.forget_quality import two_sample_ks
-from motet.evaluation.measures.matching import mean
-from motet.evaluation.measures.probability import answer_probability, choice_probability
-from motet.evaluation.measures.rouge import rouge_l_recall
-from motet.evaluation.measures.truth_ratio import Average, forget_score, knowledge_score, truth_ratio
-from motet.evaluation.measures.utility import harmonic_mean
+from motet.evaluation.measures.answers import rouge_l_recall
+from motet.evaluation.measures.likelihood import (
+    Average,
+    answer_probability,
+    choice_probability,
+    forget_score,
+    knowledge_score,
+    truth_ratio,
+)
+from motet.evaluation.measures.statistics import harmonic_mean, mean, two_sample_ks
 from motet.evaluation.settings import RecipeError
 from motet.evaluation.subject import Subject
 from motet.evaluation.tasks.task import MaxTokens, Task

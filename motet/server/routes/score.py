@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.engines.base import TokenOutput
-from motet.server.answers import Generations
 from motet.server.forms import extension, finite, traces, usage
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, trace_top
+from motet.server.replies import Generations
 from motet.server.respond import as_json, reserve, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
 from motet.server.schemas import ScoreRequest

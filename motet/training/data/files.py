@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from motet.training.data.errors import RowError, listing, nearest
+from motet.settings import nearest
+from motet.training.data.errors import RowError, listing
 from motet.training.data.json_text import BOM, elements, is_list, is_object, parse
 
 # held as JSON text in a CSV cell
@@ -91,7 +92,7 @@ def _missing(pattern: str, full: Path) -> str:
     if glob.has_magic(pattern):
         return f"{pattern!r} matches no file"
     beside = [path.name for path in full.parent.glob("*")] if full.parent.is_dir() else []
-    return f"there is no file {pattern!r} ({full}){nearest(full.name, beside)}"
+    return f"there is no file {pattern!r} ({full}).{nearest(full.name, beside)}"
 
 
 def is_read(path: Path) -> bool:

@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import takewhile
 from typing import Any
 
+from motet.settings import closest
 from motet.training.data.errors import RowError, listing
 from motet.training.data.files import Row
 from motet.training.data.json_text import is_list
@@ -253,5 +253,5 @@ def _nearest(columns: Collection[str], formats: Mapping[str, Format]) -> str:
     if least < 1:
         return "; ".join(f"{name} lacks {listing(lacking[name])}" for name in formats if share[name] == least)
     known = [column for form in formats.values() for column in form.columns]
-    meant = {column: near[0] for column in sorted(columns) if (near := get_close_matches(column, known, n=1))}
+    meant = {column: near for column in sorted(columns) if (near := closest(column, known))}
     return ", ".join(f"{column} is nearly {name}" for column, name in meant.items()) or "none, no column is known"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn, TypeGuard
 
 from motet.training.data.errors import RowError
@@ -27,6 +27,11 @@ def is_object(value: object) -> TypeGuard[dict[str, Any]]:
 def is_list(value: object) -> TypeGuard[list[Any]]:
     """Whether parsed JSON is a list."""
     return isinstance(value, list)
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Each row as one line of a file of JSON lines."""
+    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def parse(line: bytes) -> object:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from motet.training.data.errors import RowError, listing, nearest
+from motet.settings import nearest
+from motet.training.data.errors import RowError, listing
 from motet.training.data.json_text import is_list, is_object, parse
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -92,7 +93,7 @@ def _message(item: object, place: str) -> Message:
     values = _values(item, place, ("role", "content"), FIELDS)
     role = _text(values, "role", place)
     if role not in ROLES:
-        raise RowError(f"{place}: unknown role {role!r}; allowed: {listing(ROLES)}{nearest(role, ROLES)}")
+        raise RowError(f"{place}: unknown role {role!r}; allowed: {listing(ROLES)}.{nearest(role, ROLES)}")
     fields: dict[str, Any] = {name: _text(values, name, place) for name in TEXT_FIELDS if name in values}
     if "tool_calls" in values:
         fields["tool_calls"] = _tool_calls(values["tool_calls"], f"{place}.tool_calls")
@@ -105,7 +106,7 @@ def _sharegpt(item: object, place: str) -> Message:
     speaker = _text(values, "from", place)
     if speaker not in SHAREGPT_ROLES:
         known = list(SHAREGPT_ROLES)
-        raise RowError(f"{place}: unknown speaker {speaker!r}; allowed: {listing(known)}{nearest(speaker, known)}")
+        raise RowError(f"{place}: unknown speaker {speaker!r}; allowed: {listing(known)}.{nearest(speaker, known)}")
     role = SHAREGPT_ROLES[speaker]
     return Message(role, _filled(role, _content(values, "value", place), {}, place), _weight(values, role, place))
 
@@ -119,7 +120,7 @@ def _values(item: object, place: str, needed: tuple[str, str], others: tuple[str
     unknown = [name for name in values if name not in known]
     if unknown:
         raise RowError(
-            f"{place}: {listing(unknown)} not supported; allowed: {listing(known)}{nearest(unknown[0], known)}"
+            f"{place}: {listing(unknown)} not supported; allowed: {listing(known)}.{nearest(unknown[0], known)}"
         )
     return values
 

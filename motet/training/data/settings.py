@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal
 
+from motet.settings import nearest
 from motet.training.batch import PromptForm
-from motet.training.data.errors import listing, nearest
+from motet.training.data.errors import listing
 from motet.training.data.records import Record, Text
 from motet.training.data.spans import REST
 from motet.training.data.tokens import Tokens
@@ -94,7 +95,7 @@ def check_span_kinds(name: str, spec: Dataset, records: Sequence[Record]) -> lis
     known = sorted(kinds)
     return [
         f"data.{name}.span_weights: no record has a span of the kind {kind!r}; "
-        f"found: {listing(known)}{nearest(kind, known)}"
+        f"found: {listing(known)}.{nearest(kind, known)}"
         for kind in spec.span_weights
         if kind != REST and kind not in kinds
     ]

@@ -1,4 +1,4 @@
-"""What is minimised: one objective per file, all of them in one table."""
+"""What is minimised: objectives by what they are for, all of them in one table."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from motet.training.objectives.counterfactual import Counterfactual
 from motet.training.objectives.discriminator import GenerativeDiscriminator
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.gate import Gate
-from motet.training.objectives.gradient_ascent import GradientAscent
-from motet.training.objectives.gradient_ascent_kl import GradientAscentKl
-from motet.training.objectives.gradient_difference import GradientDifference
 from motet.training.objectives.kahneman_tversky import KahnemanTversky
-from motet.training.objectives.negative_preference import NegativePreference
 from motet.training.objectives.objective import Objective, Setting
-from motet.training.objectives.preference import Preference
-from motet.training.objectives.refusal import Refusal
-from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.preference import Preference, SelfPlay
 from motet.training.objectives.temperature import Temperature
+from motet.training.objectives.unlearning import (
+    GradientAscent,
+    GradientAscentKl,
+    GradientDifference,
+    NegativePreference,
+    Refusal,
+)
 
 OBJECTIVES: dict[str, type[Setting]] = {
     "sft": Completion,

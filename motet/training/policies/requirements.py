@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motet.composers.plan import Plan
+from motet.settings import nearest
 from motet.training.data.reading import guess_kind
 from motet.training.objectives.completion import Completion
 from motet.training.objectives.counterfactual import Counterfactual
 from motet.training.objectives.discriminator import GenerativeDiscriminator
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.gate import Gate
-from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.preference import SelfPlay
 from motet.training.objectives.temperature import Temperature
 from motet.training.policies.through import TokenId, member_plan
 from motet.training.policy import ClassPrompts
@@ -46,9 +46,8 @@ def objective_problems(recipe: Recipe) -> Iterator[str]:
 
 def _member_problems(path: str, name: str, recipe: Recipe) -> Iterator[str]:
     if name not in recipe.members:
-        near = get_close_matches(name, recipe.members, n=1)
-        known = f"nearest: {near[0]}" if near else f"members: {', '.join(sorted(recipe.members)) or 'none'}"
-        yield f"{path}: no member {name!r}; {known}"
+        members = ", ".join(sorted(recipe.members)) or "none"
+        yield f"{path}: no member {name!r}.{nearest(name, recipe.members)} Members: {members}"
 
 
 def _distillation_problems(objective: Distillation, recipe: Recipe) -> Iterator[str]:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from motet.experts.fingerprints import file_hash
 from motet.training.batch import Batch
 from motet.training.policy import Policy, TopTokens
 
@@ -70,7 +71,7 @@ class StoredTeacher:
         self._manifest = _read_manifest(folder, key)
         for name, digest in self._manifest["shards"].items():
             path = folder / name
-            if not path.is_file() or _sha256(path) != digest:
+            if not path.is_file() or file_hash(path) != digest:
                 raise TeacherError(f"{path}: missing or damaged; delete {folder} to compute the teacher anew")
         self._places: list[list[int]] = self._manifest["documents"]  # (shard, start, count) by index
 
@@ -203,7 +204,7 @@ class _Writer:
             "rest": _joined([part.rest for part in self._parts]).float(),
         }
         safetensors.save_file(columns, path)
-        self.shards[path.name] = _sha256(path)
+        self.shards[path.name] = file_hash(path)
         self._parts, self._filled = [], 0
 
     def close(self, key: str, k: int) -> None:
@@ -234,8 +235,3 @@ def _read_manifest(folder: Path, key: str) -> Mapping[str, Any]:
     if stored != key:
         raise TeacherError(f"{folder}: stored for another teacher, data or k; delete it to compute the teacher anew")
     return manifest
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

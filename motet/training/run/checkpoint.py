@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
+from motet.experts.fingerprints import file_hash
 from motet.training.run.errors import RunError
 
 FORMAT = 1
@@ -45,7 +45,7 @@ class CheckpointError(RunError):
     """A checkpoint cannot be written, or is not what was written."""
 
 
-class Checkpoints:
+class CheckpointFolder:
     """The checkpoints of one output folder, `checkpoints/step-00000030` and so on.
 
     Args:
@@ -96,7 +96,7 @@ class Checkpoints:
         safetensors.save_file(tensors, folder / WEIGHTS)
         with (folder / STATE).open("wb") as file:
             torch.save(_volatile(state), file)
-        files = {name: {"sha256": digest(folder / name), "bytes": (folder / name).stat().st_size} for name in FILES}
+        files = {name: {"sha256": file_hash(folder / name), "bytes": (folder / name).stat().st_size} for name in FILES}
         for name in FILES:
             sync(folder / name)
         manifest = {"format": FORMAT, **asdict(position), "identity": self._identity, "files": files}
@@ -181,14 +181,8 @@ def _file_problems(file: Path, sha256: str, size: int) -> Iterator[str]:
         yield f"{file} is missing"
     elif file.stat().st_size != size:
         yield f"{file} is truncated: {file.stat().st_size} of {size} bytes"
-    elif digest(file) != sha256:
+    elif file_hash(file) != sha256:
         yield f"{file} is corrupt: its SHA-256 is not the manifest's"
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -13,8 +13,9 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import logging
 
 from motet.models.checkpoint import load_weights, read_config, read_tokenizer
+from motet.settings import nearest, offer
 from motet.training.recipe import Checkpoint, Fresh
-from motet.training.run.errors import RunError, nearest
+from motet.training.run.errors import RunError
 from motet.training.run.sources import locate
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -84,10 +85,10 @@ def fresh_config(source: Fresh, tokenizer: PreTrainedTokenizerBase) -> Pretraine
     try:
         known = set(cast(Any, AutoConfig.for_model(kind)).to_dict())
     except Exception as error:
-        raise RunError(f"model.fresh.model_type: {kind!r} is unknown{_near_type(kind)}") from error
-    unknown = [f"model.fresh.{name}: unknown field{nearest(name, known)}" for name in settings.keys() - known]
+        raise RunError(f"model.fresh.model_type: {kind!r} is unknown.{_near_type(kind)}") from error
+    unknown = sorted(settings.keys() - known)
     if unknown:
-        raise RunError(sorted(unknown))
+        raise RunError([f"model.fresh.{name}: unknown field.{offer(name, sorted(known))}" for name in unknown])
     try:
         return cast(Any, AutoConfig.for_model(kind, **settings))
     except Exception as error:
@@ -98,8 +99,7 @@ def _near_type(kind: str) -> str:
     from transformers.models import auto
 
     known: Any = cast(Any, auto).configuration_auto.CONFIG_MAPPING_NAMES
-    near = nearest(kind, list(known))
-    return near if near.startswith("; nearest") else "; a model_type of transformers is expected"
+    return nearest(kind, known) or " A model_type of transformers is expected"
 
 
 def _fresh(config: PretrainedConfig, seed: int) -> PreTrainedModel:

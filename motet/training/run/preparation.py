@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from motet.composers.errors import CompositionError
 from motet.composers.plan import Plan
 from motet.composers.vocabulary import fingerprint
+from motet.settings import offer
 from motet.training.batch import PromptForm
 from motet.training.data.dataset import TokenDataset, load_dataset
 from motet.training.data.errors import DataError
@@ -30,7 +31,7 @@ from motet.training.policies.requirements import (
 from motet.training.policies.through import TokenId, through_plan, views_of
 from motet.training.policy import ClassPrompts
 from motet.training.recipe import TRAINED, VALIDATION, Checkpoint, Fresh, Half, Lora, Recipe
-from motet.training.run.errors import RunError, nearest
+from motet.training.run.errors import RunError
 from motet.training.run.identity import data_hash, models_hash, recipe_hash
 from motet.training.run.sources import locate, resolve_root, source_problems
 
@@ -140,7 +141,8 @@ def _field_problems(recipe: Recipe) -> Iterator[str]:
     """What no single field can be blamed for alone."""
     wanted = _kinds(recipe)
     for name in recipe.data.keys() - wanted.keys():
-        yield f"data.{name}: the objective {recipe.objective.type!r} reads no such dataset{nearest(name, wanted)}"
+        hint = offer(name, sorted(wanted))
+        yield f"data.{name}: the objective {recipe.objective.type!r} reads no such dataset.{hint}"
     for name in wanted.keys() - recipe.data.keys() - recipe.objective.optional - {VALIDATION}:
         yield f"data.{name}: required by the objective {recipe.objective.type!r}"
     unmeasured = {

@@ -6,23 +6,21 @@ recipe, folder = read_recipe("small-chat", ["optimizer.lr=1e-3", "data.train.fil
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from motet.composers.errors import explain, show
-from motet.settings import read_yaml
+from motet.composers.errors import explain
+from motet.settings import SettingsError, Tree, name_of, offer, override, read_mapping, sentences
 from motet.training.recipe import Recipe
-from motet.training.run.errors import RunError, nearest
+from motet.training.run.errors import RunError
 
 PACKAGED = Path(__file__).parent.parent / "recipes"
 
-Tree = dict[str, Any]
+WANTED = "of a recipe's fields"
 
 
 class RecipeError(RunError):
@@ -47,7 +45,7 @@ def read_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]
         RecipeError: everything that is wrong with file and overrides.
     """
     tree, unread = _read(name)
-    problems = unread + _apply(tree, overrides)
+    problems = unread + override(tree, overrides)
     file = Path(name)
     folder = file.resolve().parent if file.is_file() else Path.cwd()
     recipe, invalid = (None, []) if unread else _validated(tree)
@@ -67,43 +65,13 @@ def _read(name: str) -> tuple[Tree, list[str]]:
     known = packaged_recipes()
     if not file.is_file():
         if name not in known:
-            return {}, [f"recipe {name!r}: neither a file nor a packaged recipe{nearest(name, known)}"]
+            return {}, [f"recipe {name!r}: neither a file nor a packaged recipe.{offer(name, known)}"]
         file = known[name]
     try:
-        tree: Any = read_yaml(file.read_text("utf-8"))
-    except OSError as error:
-        return {}, [f"{file}: {error.strerror}"]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return {}, [f"{file}: not readable as YAML: {error}"]
-    if not isinstance(tree, dict) or not tree:
-        return {}, [f"{file}: a mapping of a recipe's fields is expected"]
-    return {str(key): value for key, value in cast(Tree, tree).items()}, []
-
-
-def _apply(tree: Tree, overrides: Sequence[str]) -> list[str]:
-    """Sets every override in `tree`, in place; what cannot be set."""
-    problems: list[str] = []
-    for override in overrides:
-        name, sign, text = override.partition("=")
-        if not sign or not all(name.split(".")):
-            problems.append(f"{override!r}: an override has the form dotted.name=value")
-            continue
-        try:
-            _set(tree, name.split("."), read_yaml(text))
-        except yaml.YAMLError as error:
-            problems.append(f"{name}: {text!r} is not readable as YAML: {error}")
-        except TypeError:
-            problems.append(f"{name}: leads through a value that is no mapping")
-    return problems
-
-
-def _set(tree: Tree, path: Sequence[str], value: object) -> None:
-    for part in path[:-1]:
-        inner = tree.get(part)
-        if inner is not None and not isinstance(inner, dict):
-            raise TypeError(part)
-        tree[part] = tree = dict(cast(Tree, inner or {}))
-    tree[path[-1]] = value
+        tree = read_mapping(file, WANTED)
+    except SettingsError as error:
+        return {}, error.problems
+    return tree, [] if tree else [f"{file}: a mapping {WANTED} is expected"]
 
 
 def _validated(tree: Tree) -> tuple[Recipe | None, list[str]]:
@@ -113,8 +81,8 @@ def _validated(tree: Tree) -> tuple[Recipe | None, list[str]]:
     try:
         return Recipe.model_validate(tree), []
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        return None, [_sentence(problem, tree) for problem in problems if _meant(problem, tree)]
+        problems = [problem for problem in error.errors(include_url=False) if _meant(problem, tree)]
+        return None, sentences(problems, Recipe, tree, lambda problem: explain(problem, (), ()))
 
 
 def _without_faults(tree: Tree) -> Recipe | None:
@@ -122,7 +90,7 @@ def _without_faults(tree: Tree) -> Recipe | None:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        faults = [_name(problem, tree).split(".") for problem in error.errors(include_url=False)]
+        faults = [name_of(problem, tree).split(".") for problem in error.errors(include_url=False)]
     sound = copy.deepcopy(tree)
     for *outer, last in faults:
         at: Any = sound
@@ -142,61 +110,3 @@ def _meant(problem: ErrorDetails, tree: Tree) -> bool:
         return True
     fresh = isinstance(tree["model"], dict) and "fresh" in tree["model"]
     return problem["loc"][1] == ("Fresh" if fresh else "Checkpoint")
-
-
-def _sentence(problem: ErrorDetails, tree: Tree) -> str:
-    owners = list(_owners(problem["loc"]))
-    name = _name(problem, tree)
-    match problem["type"]:
-        case "extra_forbidden":
-            fields = {field for owner in owners for field in owner.model_fields}
-            return f"{name}: unknown field{nearest(str(problem['loc'][-1]), fields)}"
-        case "union_tag_invalid":
-            context = problem.get("ctx", {})
-            tag, tags = str(context.get("tag")), re.findall(r"'([^']*)'", str(context.get("expected_tags")))
-            return f"{name}.type: {show(tag)} is unknown{nearest(tag, tags)}"
-        case "union_tag_not_found":
-            return f"{name}.type: required"
-        case _:
-            return f"{name}: {explain(problem, (), ())}"
-
-
-def _name(problem: ErrorDetails, tree: Tree) -> str:
-    """The dotted name as the user wrote it, without the tags that unions put into pydantic's."""
-    *outer, last = problem["loc"] or ("recipe",)
-    names: list[str] = []
-    at: object = tree
-    for part in outer:
-        if isinstance(at, Mapping) and part in at:
-            at = cast("Mapping[object, object]", at)[part]
-        elif isinstance(at, list) and isinstance(part, int):
-            at = cast("list[object]", at)[part]
-        else:
-            continue
-        names.append(str(part))
-    named = isinstance(last, int) or (isinstance(at, Mapping) and last in at)
-    tag = problem["type"] not in ("missing", "extra_forbidden") and not named
-    return ".".join(names if tag and names else [*names, str(last)])
-
-
-def _owners(loc: tuple[int | str, ...]) -> Iterator[type[BaseModel]]:
-    """The classes that the object of the last part of `loc` may have."""
-    candidates: list[type[BaseModel]] = [Recipe]
-    for part in loc[:-1]:
-        tagged = [owner for owner in candidates if part in (owner.__name__, _tag(owner))]
-        fields = [owner.model_fields[str(part)] for owner in candidates if str(part) in owner.model_fields]
-        inner = [model for field in fields for model in _models(field.annotation)]
-        candidates = tagged or inner or candidates
-    yield from candidates
-
-
-def _tag(model: type[BaseModel]) -> object:
-    field = model.model_fields.get("type")
-    return None if field is None else field.default
-
-
-def _models(annotation: object) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from motet.experts.bundle import BUNDLE, ExpertBundle, ModelReference, write_bundle
 from motet.experts.fingerprints import fingerprint
 from motet.models.ends import end_token_ids
+from motet.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
 from motet.training.recipe import Checkpoint, Recipe
 from motet.training.run.checkpoint import sync
 from motet.training.run.errors import RunError
@@ -146,7 +147,7 @@ def _umask() -> int:
 
 def result_names(*, adapter: bool, head: bool) -> list[str]:
     """The names that a result is sure to have; tokenizers add files of their own."""
-    weights = ["adapter_model.safetensors", "adapter_config.json"] if adapter else ["model.safetensors", "config.json"]
+    weights = [ADAPTER_WEIGHTS[0], ADAPTER_CONFIG] if adapter else [WEIGHTS[0], CONFIG]
     return [*weights, *([HEAD] if head else []), "tokenizer.json", "tokenizer_config.json", BUNDLE, "README.md"]
 
 

@@ -14,6 +14,7 @@ from motet.training.batch import StepData
 from motet.training.loop import Loop, Schedule
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.objective import Loss
+from motet.training.optim import make_optimizers
 from motet.training.policies.assemble import assemble, teacher_policy
 from motet.training.policies.composed import ComposedPolicy
 from motet.training.policies.head import initialise_head
@@ -24,11 +25,10 @@ from motet.training.recipe import Checkpoint, Half, Recipe
 from motet.training.run.checkpoint import State
 from motet.training.run.errors import RunError
 from motet.training.run.models import load_model
-from motet.training.run.optimizers import make_optimizers
 from motet.training.run.preparation import Preparation, prepare
 from motet.training.run.recomputation import Recomputation, apply, choose
 from motet.training.run.result import relative_base
-from motet.training.run.tuning import Rounds, compute_dtype, trained_parameters
+from motet.training.run.tuning import FreezingRounds, compute_dtype, trained_parameters
 from motet.training.run.tuning import prepare as prepare_tuning
 
 
@@ -195,7 +195,7 @@ class Session:
         optimizers = make_optimizers(self.parameters, recipe.optimizer)
         loop = Loop(optimizers, schedule, self.loss, self.preparation.source.micro_batches, recipe.optimizer.clip)
         if isinstance(recipe.tuning, Half):
-            loop.enter = Rounds(self.parameters, recipe.tuning, recipe.seed, steps).enter
+            loop.enter = FreezingRounds(self.parameters, recipe.tuning, recipe.seed, steps).enter
         return loop
 
 

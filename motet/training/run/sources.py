@@ -8,7 +8,8 @@ from pathlib import Path
 
 from motet.models import files
 from motet.models.hub import is_hub_id
-from motet.training.run.errors import RunError, nearest
+from motet.settings import nearest
+from motet.training.run.errors import RunError
 
 
 def resolve_root(root: str | None, recipe_folder: Path) -> Path:
@@ -49,7 +50,7 @@ def source_problems(name: str, path: str, root: Path, *, revision: str | None = 
     if local.is_absolute():
         yield from (f"{name}: {problem}" for problem in _problems(local))
     elif not is_hub_id(path):
-        yield f"{name}: {root / path} does not exist{_near(root / path)}"
+        yield f"{name}: {root / path} does not exist.{_near(root / path)}"
     elif is_offline() and not _cached(path, revision):
         yield (
             f"{name}: {path!r} is no folder below {root}, HF_HUB_OFFLINE forbids asking the hub, and the hub's local "
@@ -69,7 +70,7 @@ def _cached(repository: str, revision: str | None) -> bool:
 
 
 def _problems(place: Path) -> Iterator[str]:
-    if (place / "adapter_config.json").is_file() and not (place / "config.json").is_file():
+    if files.is_adapter(place) and not (place / files.CONFIG).is_file():
         yield f"{place} is an adapter alone: train it with tuning.merge=true"
         return
     yield from files.problems(place)

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from motet.training.loop import Step, TrainingDivergedError, finite
-from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.preference import SelfPlay
 from motet.training.policies.requirements import plays_rounds
 from motet.training.recipe import Lora, Recipe
-from motet.training.run.checkpoint import Checkpoints, Position
+from motet.training.run.checkpoint import CheckpointFolder, Position
 from motet.training.run.errors import RunError
 from motet.training.run.folder import TEACHER, Existing, RunFolder
 from motet.training.run.metrics import Metrics, MetricsFile, Tensorboard
@@ -126,7 +126,7 @@ class _Run:
         self._session, self._folder, self._progress, self._tell = session, folder, progress, tell
         self._tell_end = report
         recipe = session.recipe
-        self._checkpoints = Checkpoints(folder.path, recipe.checkpoints.keep, session.preparation.identity)
+        self._checkpoints = CheckpointFolder(folder.path, recipe.checkpoints.keep, session.preparation.identity)
         self._steps = session.preparation.steps
         self._every = recipe.checkpoints.every
 

@@ -71,7 +71,7 @@ def trained_parameters(model: nn.Module, head: nn.Module | None = None) -> dict[
     return {**found, **extra}
 
 
-class Rounds:
+class FreezingRounds:
     """Half fine-tuning (Hui et al., "HFT: Half Fine-Tuning for Large Language Models", 2024).
 
     The run is divided into rounds of equal length. In each, a share of the parameter tensors, drawn anew from

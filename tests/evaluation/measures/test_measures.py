@@ -8,23 +8,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from motet.evaluation.measures.calibration import expected_calibration_error
-from motet.evaluation.measures.diversity import distinct_n
-from motet.evaluation.measures.forget_quality import two_sample_ks
-from motet.evaluation.measures.matching import gap_closed, is_exact, mean
-from motet.evaluation.measures.pareto import pareto_front
-from motet.evaluation.measures.privacy import auc, min_k, priv_leak
-from motet.evaluation.measures.probability import (
+from motet.evaluation.measures.answers import distinct_n, gap_closed, is_exact, rouge_l_f1, rouge_l_recall, shift_shares
+from motet.evaluation.measures.likelihood import (
     FLOOR,
     answer_probability,
+    auc,
     choice_probability,
+    forget_score,
+    knowledge_score,
     mean_logprob,
+    min_k,
     perplexity,
+    priv_leak,
+    truth_ratio,
 )
-from motet.evaluation.measures.rouge import rouge_l_f1, rouge_l_recall
-from motet.evaluation.measures.shift import shift_shares
-from motet.evaluation.measures.truth_ratio import forget_score, knowledge_score, truth_ratio
-from motet.evaluation.measures.utility import harmonic_mean
+from motet.evaluation.measures.statistics import (
+    expected_calibration_error,
+    harmonic_mean,
+    mean,
+    pareto_front,
+    two_sample_ks,
+)
 
 LOG = math.log
 LOGPROBS = st.lists(st.floats(-19, 0), min_size=1, max_size=6)

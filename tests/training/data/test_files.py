@@ -195,7 +195,7 @@ def test_missing_files_are_named_with_the_nearest_one(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     _, problems = find_files(["forgot.jsonl", "*.csv", "notes.txt"], tmp_path)
     assert "forgot.jsonl" in problems[0]
-    assert problems[0].endswith("nearest: forget.jsonl")
+    assert problems[0].endswith("Did you mean 'forget.jsonl'?")
     assert problems[1] == "'*.csv' matches no file"
     assert "allowed: .jsonl, .json, .csv, .parquet" in problems[2]
 

@@ -169,7 +169,7 @@ def test_labels_of_two_types_or_of_one_class_are_refused(tmp_path: Path) -> None
                 {"messages": [{"role": "asistant", "content": "x"}]},
                 "unknown role 'asistant'; allowed: system, developer,",
             ),
-            ({"messages": [{"role": "asistant", "content": "x"}]}, "nearest: assistant"),
+            ({"messages": [{"role": "asistant", "content": "x"}]}, "Did you mean 'assistant'?"),
             ({"messages": [USER, {"role": "assistant", "content": " "}]}, "messages[2]: the answer is empty"),
             ({"messages": [USER, {"role": "assistant", "content": None}]}, "messages[2].content: expected text"),
             ({"messages": [USER, {**GUIDE, "tool_calls": [1]}]}, "messages[2].tool_calls[1]: expected an object with"),
@@ -178,7 +178,7 @@ def test_labels_of_two_types_or_of_one_class_are_refused(tmp_path: Path) -> None
                 "messages[2].tool_calls: expected a list of calls, got []",
             ),
             ({"messages": [USER, {**GUIDE, "wieght": 0}]}, "messages[2]: wieght not supported"),
-            ({"messages": [USER, {**GUIDE, "wieght": 0}]}, "nearest: weight"),
+            ({"messages": [USER, {**GUIDE, "wieght": 0}]}, "Did you mean 'weight'?"),
             (
                 {"messages": [USER, {**GUIDE, "weight": -1}]},
                 "messages[2].weight: -1 is no weight; allowed: 0 (masked), 1",

@@ -91,7 +91,7 @@ def test_a_weighed_kind_that_no_record_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(tmp_path, [{"text": "abcd", "spans": [[0, 1, "value"]]}], span_weights={"valu": 2.0})
     assert caught.value.problems == [
-        "data.train.span_weights: no record has a span of the kind 'valu'; found: value; nearest: value"
+        "data.train.span_weights: no record has a span of the kind 'valu'; found: value. Did you mean 'value'?"
     ]
 
 

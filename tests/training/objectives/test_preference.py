@@ -21,8 +21,7 @@ from motet.training.batch import Batch
 from motet.training.objectives.kahneman_tversky import KahnemanTversky
 from motet.training.objectives.objective import Objective
 from motet.training.objectives.pieces import mismatched
-from motet.training.objectives.preference import Preference, sigmoid_loss
-from motet.training.objectives.self_play import SelfPlay
+from motet.training.objectives.preference import Preference, SelfPlay, sigmoid_loss
 from motet.training.policy import Policies
 from tests.training.batches import Document, make_batch
 from tests.training.tables import Tabled, Whole, random_logits

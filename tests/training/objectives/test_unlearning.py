@@ -13,12 +13,15 @@ from torch import Tensor
 from motet.training.objectives import OBJECTIVES
 from motet.training.objectives.assistant import Assistant
 from motet.training.objectives.completion import Completion
-from motet.training.objectives.gradient_ascent import GradientAscent
-from motet.training.objectives.gradient_ascent_kl import GradientAscentKl
-from motet.training.objectives.gradient_difference import GradientDifference
-from motet.training.objectives.negative_preference import NegativePreference, negative_preference
 from motet.training.objectives.objective import Objective
-from motet.training.objectives.refusal import Refusal
+from motet.training.objectives.unlearning import (
+    GradientAscent,
+    GradientAscentKl,
+    GradientDifference,
+    NegativePreference,
+    Refusal,
+    negative_preference,
+)
 from motet.training.policy import Policies
 from tests.training.batches import Document, make_batch
 from tests.training.tables import Tabled, distributions, random_logits

@@ -11,7 +11,7 @@ from torch import nn
 
 from motet.composers.plan import Plan, Stream
 from motet.training.llama import make_llama
-from motet.training.objectives.negative_preference import NegativePreference
+from motet.training.objectives.unlearning import NegativePreference
 from motet.training.policies.assemble import assemble, hidden_size, teacher_policy
 from motet.training.policies.composed import ComposedPolicy
 from motet.training.policies.head import GateHead

@@ -37,9 +37,15 @@ def no_token(text: str) -> None:
 @pytest.mark.parametrize(
     ("made", "problem"),
     [
-        (recipe({"type": "gate", "assistant": "smal"}), "objective.assistant: no member 'smal'; nearest: small"),
-        (recipe({"type": "gate", "assistant": "x"}, members={}), "objective.assistant: no member 'x'; members: none"),
-        (recipe({"type": "distill", "teacher": "larg"}), "objective.teacher: no member 'larg'; nearest: large"),
+        (
+            recipe({"type": "gate", "assistant": "smal"}),
+            "objective.assistant: no member 'smal'. Did you mean 'small'? Members: large, small",
+        ),
+        (recipe({"type": "gate", "assistant": "x"}, members={}), "objective.assistant: no member 'x'. Members: none"),
+        (
+            recipe({"type": "distill", "teacher": "larg"}),
+            "objective.teacher: no member 'larg'. Did you mean 'large'? Members: ",
+        ),
         (
             recipe({"type": "distill", "teacher": "large"}, batch={"packing": "wrap"}),
             "batch.packing: wrap cuts documents",

@@ -77,8 +77,8 @@ def test_mistakes_are_lines_and_exit_code_1(file: Path) -> None:
     result = invoke(file, "data.train.fils=[a]", "data.train.files=[none.jsonl]", "model.path=bse")
     assert result.exit_code == 1
     lines = result.stderr.splitlines()
-    assert lines[0] == "error: data.train.fils: unknown field; nearest: files"
-    assert any(line.startswith("error: model.path: ") and line.endswith("nearest: base") for line in lines)
+    assert lines[0].startswith("error: data.train.fils: unknown field. Did you mean 'files'? Allowed: files, format, ")
+    assert any(line.startswith("error: model.path: ") and line.endswith("Did you mean 'base'?") for line in lines)
     assert any("none.jsonl" in line for line in lines)
     assert len(lines) == 3
 

@@ -86,8 +86,8 @@ def test_fresh_models_are_seeded_and_fit_the_tokenizer(root: Path, tokenizer: Pr
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"model_type": "llamma"}, "model.fresh.model_type: 'llamma' is unknown; nearest: llama"),
-        ({"hiden_size": 8}, "model.fresh.hiden_size: unknown field; nearest: hidden_size"),
+        ({"model_type": "llamma"}, "model.fresh.model_type: 'llamma' is unknown. Did you mean 'llama'?"),
+        ({"hiden_size": 8}, "model.fresh.hiden_size: unknown field. Did you mean 'hidden_size'?"),
         ({"num_attention_heads": 5}, "model.fresh: "),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_model_narrower_than_its_tokenizer_is_refused(saved: dict[str, Path], 
 
 def test_paths_that_do_not_exist(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (problem,) = source_problems("model.path", "bse", root)
-    assert problem == f"model.path: {root / 'bse'} does not exist; nearest: base"
+    assert problem == f"model.path: {root / 'bse'} does not exist. Did you mean 'base'?"
     (tmp_path / "empty").mkdir()
     (problem,) = source_problems("model.path", "empty", tmp_path)
     assert "has no config.json" in problem

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from motet.settings import override
 from motet.training.recipe import AdamW, Full, Lora
 from motet.training.run import recipe_file
 from motet.training.run.errors import RunError
@@ -79,7 +80,7 @@ def test_later_overrides_win_and_new_sections_can_be_made(file: str) -> None:
 def test_any_value_arrives_as_written(value: Any) -> None:
     tree: dict[str, Any] = {}
     text = yaml.safe_dump(value, default_flow_style=True)
-    assert recipe_file._apply(tree, [f"a.b={text}"]) == []  # pyright: ignore[reportPrivateUsage]
+    assert override(tree, [f"a.b={text}"]) == []
     assert tree == {"a": {"b": value}}
 
 
@@ -94,10 +95,11 @@ def test_all_mistakes_are_told_at_once(file: str) -> None:
         "schedule.epochs=2",
     )
     assert told == [
-        "'foo': an override has the form dotted.name=value",
-        "tuning.type: 'loraa' is unknown; nearest: lora",
-        "data.train.fils: unknown field; nearest: files",
-        "batch.packing: 'fitt' is not allowed; did you mean 'fit'? allowed: fit, none, wrap",
+        "'foo': overrides are written dotted.name=value",
+        "tuning.type: 'loraa' is unknown. Did you mean 'lora'? Allowed: lora, full, half",
+        "data.train.fils: unknown field. Did you mean 'files'? Allowed: files, format, loss, span_weights, template, "
+        "rows, limit, shuffle",
+        "batch.packing: 'fitt' is not allowed. Did you mean 'fit'? Allowed: none, fit, wrap",
         "optimizer.lr: must be greater than 0, got -1",
         "schedule: give steps or epochs, not both; schedule={epochs: 3} in an override replaces both",
     ]
@@ -106,12 +108,12 @@ def test_all_mistakes_are_told_at_once(file: str) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("model.pth=x", "model.pth: unknown field; nearest: path"),
+        ("model.pth=x", "model.pth: unknown field. Did you mean 'path'? Allowed: "),
         ("model={fresh: {model_type: llama}}", "model.tokenizer: required"),
         ("model=3", "model: must be an object, got 3"),
-        ("tuning.rr=3", "tuning.rr: unknown field; nearest: r"),
-        ("objective.typ=x", "objective.typ: unknown field; nearest: type"),
-        ("objective.type=sftt", "objective.type: 'sftt' is unknown; nearest: sft"),
+        ("tuning.rr=3", "tuning.rr: unknown field. Did you mean 'r'? Allowed: "),
+        ("objective.typ=x", "objective.typ: unknown field. Did you mean 'type'? Allowed: "),
+        ("objective.type=sftt", "objective.type: 'sftt' is unknown. Did you mean 'sft'? Allowed: "),
         ("seed.x=1", "seed: must be a valid integer, got {'x': 1}"),
         ("schedule.steps=1.5", "schedule.steps: must be a valid integer, got 1.5"),
         ("optimizer.lr=high", "optimizer.lr: must be a valid number, got 'high'"),
@@ -136,7 +138,7 @@ def test_one_file_needs_no_list(file: str) -> None:
 
 
 def test_a_path_through_a_value_is_refused(file: str) -> None:
-    assert "seed.x: leads through a value that is no mapping" in problems(file, "seed=1", "seed.x=2")
+    assert "seed.x: 'x' cannot be set in a value without names" in problems(file, "seed=1", "seed.x=2")
 
 
 def test_what_is_sound_is_kept_for_further_checks(file: str) -> None:
@@ -155,7 +157,9 @@ def test_packaged_recipes_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(recipe_file, "PACKAGED", tmp_path)
     recipe, folder = read_recipe("small-chat", ["seed=4"])
     assert (recipe.seed, folder) == (4, Path.cwd())
-    assert problems("smal-chat") == ["recipe 'smal-chat': neither a file nor a packaged recipe; nearest: small-chat"]
+    assert problems("smal-chat") == [
+        "recipe 'smal-chat': neither a file nor a packaged recipe. Did you mean 'small-chat'? Allowed: small-chat"
+    ]
     assert len(problems("smal-chat", "schedule.steps=3")) == 1  # not what the overrides alone lack to be a recipe
     assert len(problems("smal-chat", "schedule.steps")) == 2
 

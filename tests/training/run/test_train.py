@@ -186,7 +186,7 @@ def test_everything_that_is_wrong_is_told_together(root: Path, tmp_path: Path) -
         "data.retain: the objective 'sft' reads no such dataset",
         "members.trained: the name belongs to the trained model",
         "tuning.merge: must be true",
-        f"members.trained.path: {root / 'othr'} does not exist; nearest: other",
+        f"members.trained.path: {root / 'othr'} does not exist. Did you mean 'other'?",
         "through.base: unknown model 'big'",
         f"{tmp_path / 'bad.jsonl'}:1",
         f"{tmp_path / 'bad.jsonl'}:2",
@@ -198,7 +198,7 @@ def test_everything_that_is_wrong_is_told_together(root: Path, tmp_path: Path) -
 
 def test_a_missing_partner_is_refused(root: Path, tmp_path: Path) -> None:
     (problem,) = refused(recipe(tmp_path / "run", expert={"partner": "othr"}), root)
-    assert problem == f"expert.partner: {root / 'othr'} does not exist; nearest: other"
+    assert problem == f"expert.partner: {root / 'othr'} does not exist. Did you mean 'other'?"
 
 
 def test_tensorboard(root: Path, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_roles_that_do_not_fit_are_refused_before_training(root: Path, tmp_path:
 def test_data_is_judged_where_the_model_is_missing(root: Path, tmp_path: Path) -> None:
     told = refused(recipe(tmp_path / "run", model={"path": "bse"}, data={"train": {"files": ["none.jsonl"]}}), root)
     assert len(told) == 2
-    assert "nearest: base" in told[0]
+    assert "Did you mean 'base'?" in told[0]
     assert "none.jsonl" in told[1]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from motet.training.data.files import Row, Source, find_files, read_rows
-from motet.training.data.json_text import is_list
+from motet.training.data.json_text import is_list, lines
 from motet.training.data.records import Record, Text
 from motet.training.recipe import Dataset
 
@@ -40,5 +39,4 @@ def with_answer(values: Mapping[str, Any], answer: str) -> dict[str, Any]:
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object per line. Raises FileExistsError: nothing is written over."""
     with path.open("x", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.writelines(lines(rows))

@@ -1,0 +1,269 @@
+"""From jobs to the body of the reply: the engine's generations, read as text, whole or as a stream of chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from motet.engines.base import Engine, Generation, TokenOutput
+from motet.server.errors import as_api_error, error_body
+from motet.server.forms import FORMS, extension, usage
+from motet.server.metrics import Meter
+from motet.server.prepare import Job
+from motet.server.query import Display, Query
+from motet.server.schemas import StreamOptions
+from motet.server.service import Service
+from motet.server.sse import DONE, KEEP_ALIVE, encode
+from motet.server.text import ChoiceText, TextPiece
+
+log = logging.getLogger(__name__)
+
+JobOutput = tuple[int, TokenOutput]  # (job, output)
+Numbered = tuple[int, TextPiece]  # (choice of the request, piece)
+
+
+class Generations:
+    """Starts all jobs at once and merges their outputs as they come.
+
+    Each generation is read by a task of its own, so that a cancelled request is closed even where the cancellation
+    forbids its reader to wait for anything.
+    """
+
+    def __init__(self, engine: Engine, jobs: Sequence[Job]) -> None:
+        self._engine = engine
+        self._generations: dict[int, Generation] = {}
+        self._queue: asyncio.Queue[JobOutput | Exception | None] = asyncio.Queue()
+        self._readers = [asyncio.create_task(self._read(i, job)) for i, job in enumerate(jobs) if job.computes]
+
+    @property
+    def cached_tokens(self) -> int:
+        return sum(generation.cached_tokens for generation in self._generations.values())
+
+    def queued_of(self, job: int) -> float:
+        """Seconds that the job waited for memory, or has waited so far."""
+        generation = self._generations.get(job)
+        return 0.0 if generation is None else generation.queued_seconds
+
+    def cached_of(self, job: int) -> int:
+        generation = self._generations.get(job)
+        return 0 if generation is None else generation.cached_tokens
+
+    async def _read(self, index: int, job: Job) -> None:
+        try:
+            generation = self._generations[index] = self._engine.generate(job.request)
+            try:
+                async for output in generation:
+                    self._queue.put_nowait((index, output))
+            finally:
+                await generation.aclose()
+            self._queue.put_nowait(None)
+        except Exception as error:  # reaches the client through `outputs`
+            self._queue.put_nowait(error)
+
+    async def outputs(self, idle_seconds: float | None = None) -> AsyncIterator[JobOutput | None]:
+        """Outputs in the order they come; None whenever nothing came for `idle_seconds`.
+
+        Raises:
+            EngineError: one of the generations failed; the others are closed.
+        """
+        open_readers = len(self._readers)
+        while open_readers:
+            try:
+                async with asyncio.timeout(idle_seconds):
+                    event = await self._queue.get()
+            except TimeoutError:
+                yield None
+                continue
+            if isinstance(event, Exception):
+                raise event
+            if event is None:
+                open_readers -= 1
+            else:
+                yield event
+
+    def stop(self, job: int, choice: int) -> None:
+        """No more tokens of this choice are needed."""
+        self._generations[job].stop_choice(choice)
+
+    def close(self) -> None:
+        """Frees all slots within one step; harmless when all has ended."""
+        for reader in self._readers:
+            reader.cancel()
+
+
+class Reply:
+    """The answer to a query while it is computed. Choice i of job j is number j·n + i of the request."""
+
+    def __init__(self, service: Service, query: Query, jobs: Sequence[Job]) -> None:
+        self.form = FORMS[query.form]
+        self.model = query.targets[0].model or jobs[0].base
+        self.jobs = jobs
+        self.show = query.display
+        self.keep_alive = service.config.keep_alive_seconds
+        self.id = self.form.id_prefix + uuid.uuid4().hex
+        self.created = int(time.time())
+        self.owners = [job for job in jobs for _ in range(job.request.n)]
+        self.choices = [ChoiceText(job, self.show) for job in self.owners]
+        self.meters = [Meter(service.metrics, job.plan.strategy) for job in self.owners]
+        self.generations = Generations(service.engine, jobs)
+        for job in jobs:
+            service.metrics.prompt_tokens.labels(job.plan.strategy).inc(len(job.prompt_ids))
+
+    def close(self) -> None:
+        """Ends what the engine still computes of it."""
+        self.generations.close()
+
+    async def pieces(self, idle_seconds: float | None = None) -> AsyncIterator[Numbered | None]:
+        """Every choice's pieces as they come; None whenever nothing came for `idle_seconds`.
+
+        Raises:
+            EngineError: the engine failed on one of the jobs.
+        """
+        for number, choice in enumerate(self.choices):
+            if (piece := choice.opening()) is not None:
+                yield number, piece
+        if self._finished():
+            return
+        async for event in self.generations.outputs(idle_seconds):
+            if event is None:
+                yield None
+            elif (numbered := self._read(*event)) is not None:
+                yield numbered
+                if numbered[1].finish and self._finished():
+                    return
+
+    def _finished(self) -> bool:
+        return all(choice.finished for choice in self.choices)
+
+    def _read(self, index: int, output: TokenOutput) -> Numbered | None:
+        number = index * self.jobs[index].request.n + output.choice
+        choice = self.choices[number]
+        if choice.finished:  # computed before the stop reached the engine
+            return None
+        if output.choice == 0 and self.meters[number].is_new:
+            self.meters[number].queued(self.generations.queued_of(index))
+        self.meters[number].observe(output)
+        piece = choice.read(output)
+        if choice.finished and output.finish is None:
+            self.generations.stop(index, output.choice)
+        if choice.finished:
+            self.meters[number].ended(choice.num_tokens, output.finish or "stop")
+        return None if piece is None else (number, piece)
+
+    async def collect(self) -> list[dict[str, Any]]:
+        """All choices, whole.
+
+        Raises:
+            EngineError: the engine failed on one of the jobs.
+        """
+        collected: list[list[TextPiece]] = [[] for _ in self.choices]
+        async for numbered in self.pieces():
+            if numbered is not None:
+                collected[numbered[0]].append(numbered[1])
+        return [
+            self.form.whole(self.index(number), pieces, self.owners[number], self.show)
+            for number, pieces in enumerate(collected)
+        ]
+
+    async def whole(self) -> dict[str, Any]:
+        """The body of an answer that is not streamed. Raises EngineError as `collect` does."""
+        choices = await self.collect()
+        extras = self.form.extras(choices[0])
+        body = self._head() | {"object": self.form.whole_object, "choices": choices, "usage": self.usage()}
+        return body | extras | {"motet": extension(self.jobs)}
+
+    async def events(self, options: StreamOptions) -> AsyncIterator[bytes]:
+        """The bytes of a stream; an error in the middle of it is its last event."""
+        try:
+            async for chunk in self._chunks(options):
+                yield KEEP_ALIVE if chunk is None else encode(chunk)
+        except Exception as error:
+            refusal = as_api_error(error)
+            log.error("stream failed", exc_info=error)
+            yield encode(error_body(refusal.status_code, refusal.detail, refusal.param, refusal.code))
+        yield DONE
+
+    async def _chunks(self, options: StreamOptions) -> AsyncIterator[dict[str, Any] | None]:
+        for number in range(len(self.choices)):
+            if (opening := self.form.opening(self.index(number))) is not None:
+                yield self._chunk(number, opening, options)
+        async for numbered in self.pieces(self.keep_alive):
+            if numbered is None:
+                yield None
+            elif _has_content(numbered[1], self.show):
+                number, piece = numbered
+                choice = self.form.chunk(self.index(number), piece, self.owners[number], self.show)
+                yield self._chunk(number, choice, options)
+        if options.include_usage:
+            yield self.last_chunk()
+
+    def _chunk(self, number: int, choice: dict[str, Any], options: StreamOptions) -> dict[str, Any]:
+        chunk = self.chunk_head(number) | {"choices": [choice]}
+        if not options.include_usage:
+            return chunk
+        return chunk | {"usage": self.usage() if options.continuous_usage_stats else None}
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": self.id, "object": self.form.chunk_object, "created": self.created, "model": self.model}
+
+    def index(self, number: int) -> int:
+        """The index that a choice has in the reply."""
+        return number
+
+    def chunk_head(self, number: int) -> dict[str, Any]:
+        return self._head()
+
+    def last_chunk(self) -> dict[str, Any]:
+        return self._head() | {"choices": [], "usage": self.usage(), "motet": extension(self.jobs)}
+
+    def usage(self) -> dict[str, Any]:
+        """The base stream's prompt once per job, and all generated tokens."""
+        prompt = sum(len(job.prompt_ids) for job in self.jobs)
+        return usage(prompt, sum(choice.num_tokens for choice in self.choices), self.generations.cached_tokens)
+
+
+def _has_content(piece: TextPiece, show: Display) -> bool:
+    """A chunk without text is sent only for its log-probs, ids or trace, or because it ends the choice."""
+    asked = show.logprobs is not None or show.token_ids or show.trace is not None
+    return bool(piece.text or piece.finish or (asked and piece.tokens))
+
+
+class ComparisonReply(Reply):
+    """A reply whose choices belong to candidates: candidate i has the choices of job i."""
+
+    def __init__(self, service: Service, query: Query, jobs: Sequence[Job]) -> None:
+        super().__init__(service, query, jobs)
+        self.names = [target.model or job.base for target, job in zip(query.targets, jobs, strict=True)]
+        self.labels = [label or name for label, name in zip(query.labels or (), self.names, strict=True)]
+
+    def _candidate_of(self, number: int) -> int:
+        return number // self.jobs[0].request.n
+
+    def index(self, number: int) -> int:
+        return number % self.jobs[0].request.n
+
+    def chunk_head(self, number: int) -> dict[str, Any]:
+        candidate = self._candidate_of(number)
+        own = {"candidate": candidate, "label": self.labels[candidate], "model": self.names[candidate]}
+        return {"id": self.id, "object": "comparison.chunk", "created": self.created} | own
+
+    def last_chunk(self) -> dict[str, Any]:
+        return self.chunk_head(0) | {"candidate": None, "label": None, "choices": [], "usage": self.usage()}
+
+    async def whole(self) -> dict[str, Any]:
+        choices = await self.collect()
+        n = self.jobs[0].request.n
+        grouped = [choices[i * n : (i + 1) * n] for i in range(len(self.jobs))]
+        candidates = [self._entry(i, own) for i, own in enumerate(grouped)]
+        return {"id": self.id, "object": "comparison", "created": self.created, "candidates": candidates}
+
+    def _entry(self, index: int, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        job = self.jobs[index]
+        own = self.choices[index * job.request.n : (index + 1) * job.request.n]
+        used = usage(len(job.prompt_ids), sum(choice.num_tokens for choice in own), self.generations.cached_of(index))
+        head = {"label": self.labels[index], "model": self.names[index], "choices": choices, "usage": used}
+        return head | {"motet": extension([job])}
