@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-vllm check bench bench-vllm bench-real clean
+.PHONY: demo test test-vllm check soak bench bench-vllm bench-real clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -25,6 +25,13 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The server under attack, for hours: what a release has to hold.
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m tests.soak points --out benchmarks/results/soak-points.json
+	$(BIN)/python -m tests.soak connections --out benchmarks/results/soak-connections.json
+	$(BIN)/python -m tests.soak aborts --requests 10000 --out benchmarks/results/soak-aborts.json
+	$(BIN)/python -m tests.soak fuzz --requests 100000 --out benchmarks/results/soak-fuzz.json
 
 # Every benchmark at the size that this repository's results were measured with.
 bench: $(VENV)/installed-dev

@@ -1,0 +1,93 @@
+"""A fixed question whose answer must stay the same to the last bit, whatever was asked in between."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import httpx
+
+MODEL_FIELDS = ("large", "small-chat", "small")  # of the demo family; others take their first models
+TIMEOUT_S = 60.0
+PROMPT = "~ What no other request begins with: where was Lodry Vell born?"  # so that no other has read a part of it
+
+
+def probe_body(models: tuple[str, ...]) -> dict[str, Any]:
+    """Four choices drawn with a seed under a composition, with all that is reported of them."""
+    base, expert, antiexpert = (models * 3)[:3]
+    return {
+        "model": base,
+        "prompt": PROMPT,
+        "composition": {
+            "strategy": "proxy_tuning",
+            "base": base,
+            "expert": expert,
+            "antiexpert": {"model": antiexpert, "prompt": ""},
+        },
+        "seed": 7,
+        "n": 4,
+        "temperature": 0.8,
+        "max_tokens": 24,
+        "logprobs": 5,
+        "trace": {"top": 2},
+    }
+
+
+@cache
+def members(url: str) -> tuple[str, ...]:
+    """Three models for the probe: those of the demo family where they are served."""
+    served = [card["id"] for card in httpx.get(f"{url}/v1/models", timeout=TIMEOUT_S).json()["data"]]
+    known = tuple(name for name in MODEL_FIELDS if name in served)
+    return known if len(known) == len(MODEL_FIELDS) else tuple(served[:3])
+
+
+class Probe:
+    """Asks it again and again. What depends on the moment (ids, times, cached tokens) is left out.
+
+    The first question is asked twice, of an idle server: once the prompt is read, once it is found in the cache.
+    Rounding may differ between the two, and later answers must be one of them.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.different = 0
+        self.other_texts = 0
+        self.largest_difference = 0.0  # of two log-probabilities, in nats
+        self._known: list[Any] = []
+        self._body: dict[str, Any] = {}
+
+    def ask(self, url: str) -> bool:
+        """Whether the answer is known, bit by bit."""
+        if not self._known:
+            self._body = probe_body(members(url))
+            self._known = [self._choices(url), self._choices(url)]
+        choices = self._choices(url)
+        self.asked += 1
+        if choices in self._known:
+            return True
+        self.different += 1
+        texts = [[choice["text"] for choice in one] for one in (self._known[1], choices)]
+        if texts[0] != texts[1]:
+            self.other_texts += 1
+        else:
+            pairs = zip(_numbers(self._known[1]), _numbers(choices), strict=True)
+            self.largest_difference = max(self.largest_difference, *(abs(one - other) for one, other in pairs))
+        return False
+
+    def _choices(self, url: str) -> Any:
+        answer = httpx.post(f"{url}/v1/completions", json=self._body, timeout=TIMEOUT_S)
+        answer.raise_for_status()
+        return answer.json()["choices"]
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "asked": self.asked,
+            "different": self.different,
+            "other_texts": self.other_texts,
+            "largest_difference": self.largest_difference,
+        }
+
+
+def _numbers(choices: Any) -> list[float]:
+    """The log-probabilities of the tokens that were drawn."""
+    return [value for choice in choices for value in choice["logprobs"]["token_logprobs"]]
