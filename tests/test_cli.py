@@ -37,6 +37,15 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (result.exit_code, result.output) == (0, f"motet {motet.__version__}\n")
 
 
+def test_the_shell_completes_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    shown = RUN.invoke(app, ["--show-completion", "bash"], prog_name="motet")
+    assert shown.exit_code == 0
+    assert "complete -o default -F _motet_completion motet" in shown.output
+    environment = {"_MOTET_COMPLETE": "complete_bash", "COMP_WORDS": "motet se", "COMP_CWORD": "1"}
+    assert RUN.invoke(app, [], prog_name="motet", env=environment).output.split() == ["serve"]
+
+
 @pytest.mark.parametrize("command", ["serve", "models", "config", "demo"])
 def test_every_command_is_listed(command: str) -> None:
     assert command in RUN.invoke(app, ["--help"]).output

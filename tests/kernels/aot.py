@@ -23,19 +23,8 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from motet.kernels.triton import alpha, decode, discriminator, sets, stats, top, warp
-from motet.kernels.triton.launch import (
-    ALL,
-    BLOCK,
-    FILTERED,
-    MAX_REGISTERS,
-    RELAXED,
-    SMALL_BLOCK,
-    STORED,
-    TOP_CHUNK,
-    TOPPED,
-    resources,
-)
+from motet.kernels.triton import alpha, columns, decode, discriminator, sets, stats, top, warp
+from motet.kernels.triton.launch import BLOCK, MAX_REGISTERS, SMALL_BLOCK, TOP_CHUNK, resources
 from motet.kernels.triton.noise import TILE
 
 POINTERS = {
@@ -43,6 +32,8 @@ POINTERS = {
     "token": "*i64", "token_out": "*i64", "rank": "*i64", "ids": "*i32", "out_ids": "*i32",
 }  # fmt: skip
 SCALARS = {"V", "W", "K", "S", "PAIRS", "SPLITS", "tiles", "number", "last", "width", "chunk", "PARTS", "COUNT"}
+ROWS = (columns.ALL, columns.FILTERED, columns.RELAXED, columns.STORED, columns.TOPPED)
+ALL, FILTERED, RELAXED, STORED, TOPPED = map(columns.as_int, ROWS)
 TOOLS = Path(nvidia.__file__).parent / "bin"
 EIGHT = {"num_warps": 8}
 DTYPES = (0, 1, 3, 4, 5, 6, 7)  # float32, bfloat16 and mixed unaligned; all of them aligned

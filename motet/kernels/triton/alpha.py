@@ -19,15 +19,31 @@ q = r · PAIRS + pair, and so do `part`, `target`, `base`, `bracket` and `solved
 import triton
 import triton.language as tl
 
+from motet.kernels.triton.columns import (
+    ALPHA_MAX,
+    BUDGET,
+    DYNAMIC,
+    EPSILON,
+    FACTOR,
+    KIND,
+    RULE,
+    SOLVES,
+    SYMMETRIC_FORM,
+    WEIGHT,
+)
 from motet.kernels.triton.load import load_logits, only_if
-from motet.kernels.triton.scores import BUDGET, DYNAMIC
 
 LANES = tl.constexpr(8)
 CHUNKS = 4  # programs that share the strengths of a row of the symmetric form
-FIELDS = tl.constexpr(4)  # per lane: M, and over e^−M: E_0[φ], E_0[ψ], Σ e·Δ²
-STATS = tl.constexpr(
-    8
-)  # maximum, Σ e, Σ e·Δ of the base; maximum, Σ e of the expert; as of the base of the anti-expert
+# columns of `part` and `target`: M, and over e^−M: E_0[φ], E_0[ψ], Σ e·Δ²
+PART, PART_MAX, PART_PHI, PART_PSI, PART_SECOND = map(tl.constexpr, (4, 0, 1, 2, 3))
+# columns of `stats`: maximum, Σ e, Σ e·Δ of the base; maximum, Σ e of the expert; as of the base of the anti-expert
+STATS, BASE_STATS, EXPERT_STATS, ANTI_STATS = map(tl.constexpr, (8, 0, 3, 5))
+STAT_MAX, STAT_SUM, STAT_FIRST = map(tl.constexpr, (0, 1, 2))  # columns of each of the three
+# columns of `base`: log-sum-exp and E[Δ] of the base, of the anti-expert, and ℓ of the anti-expert moved by Δ once
+BASE, BASE_LSE, BASE_MEAN, ANTI_LSE, ANTI_MEAN, ANTI_ELL = map(tl.constexpr, (5, 0, 1, 2, 3, 4))
+# columns of `bracket`: α and ℓ at both ends
+BRACKET, LOW, HIGH, LOW_ELL, HIGH_ELL = map(tl.constexpr, (4, 0, 1, 2, 3))
 POINTS = tl.constexpr(16)  # places between two strengths at which the objective is estimated
 PASSES = 3
 
@@ -36,14 +52,14 @@ PASSES = 3
 def _shift(buffers, stream, weight, rule, r, pair, offsets, V, K: tl.constexpr, DTYPE: tl.constexpr):
     """Base and Δ (raw), and which tokens all streams of Δ find possible: the pair's two, unweighted, or all that a
     budget is spent on."""
-    dynamic = tl.load(rule + r * 8).to(tl.int32) == DYNAMIC
+    dynamic = tl.load(rule + r * RULE + KIND).to(tl.int32) == DYNAMIC
     valid = offsets < V
     base = load_logits(buffers, stream, r * K, offsets, valid, DTYPE)
     possible = valid & (base != -float("inf"))
     delta = tl.zeros(offsets.shape, tl.float32)
     for k in tl.static_range(1, K):
         unit = tl.where(k == 1 + 2 * pair, 1.0, tl.where(k == 2 + 2 * pair, -1.0, 0.0))
-        w = tl.where(dynamic, unit, tl.load(weight + (r * K + k) * 2))
+        w = tl.where(dynamic, unit, tl.load(weight + (r * K + k) * WEIGHT + FACTOR))
         x = load_logits(buffers, stream, r * K + k, offsets, only_if(w != 0, valid), DTYPE)
         possible = tl.where(w == 0, possible, possible & (x != -float("inf")))
         delta += tl.where(w == 0, 0.0, tl.where(x == -float("inf"), 0.0, w * x))
@@ -52,17 +68,17 @@ def _shift(buffers, stream, weight, rule, r, pair, offsets, V, K: tl.constexpr, 
 
 @triton.jit
 def _is_symmetric(rule, r):
-    return (tl.load(rule + r * 8).to(tl.int32) == DYNAMIC) & (tl.load(rule + r * 8 + 2) > 0)
+    return (tl.load(rule + r * RULE + KIND).to(tl.int32) == DYNAMIC) & (tl.load(rule + r * RULE + SYMMETRIC_FORM) > 0)
 
 
 @triton.jit
 def _solves(rule, r, pair):
-    return pair < tl.load(rule + r * 8 + 7)
+    return pair < tl.load(rule + r * RULE + SOLVES)
 
 
 @triton.jit
 def _has_pair(rule, r, pair):
-    return _solves(rule, r, pair) & (tl.load(rule + r * 8).to(tl.int32) == DYNAMIC)
+    return _solves(rule, r, pair) & (tl.load(rule + r * RULE + KIND).to(tl.int32) == DYNAMIC)
 
 
 @triton.jit
@@ -121,14 +137,14 @@ def _joined(part, q, SPLITS, STRIDE: tl.constexpr, COUNT: tl.constexpr, WIDTH: t
     order."""
     rows = tl.arange(0, WIDTH)[:, None]
     lanes = tl.arange(0, COUNT)[None, :]
-    place = part + ((q * SPLITS + rows) * STRIDE + lanes) * FIELDS
+    place = part + ((q * SPLITS + rows) * STRIDE + lanes) * PART
     mask = (rows < SPLITS) & (lanes < COUNT)
-    m = tl.load(place, mask, 0.0)
+    m = tl.load(place + PART_MAX, mask, 0.0)
     top = tl.max(m, 0)
     scale = tl.exp(m - top[None, :])
-    phi = tl.sum(tl.load(place + 1, mask, 0.0) * scale, 0)
-    psi = tl.sum(tl.load(place + 2, mask, 0.0) * scale, 0)
-    second = tl.sum(tl.load(place + 3, mask, 0.0) * scale, 0)
+    phi = tl.sum(tl.load(place + PART_PHI, mask, 0.0) * scale, 0)
+    psi = tl.sum(tl.load(place + PART_PSI, mask, 0.0) * scale, 0)
+    second = tl.sum(tl.load(place + PART_SECOND, mask, 0.0) * scale, 0)
     return top, phi, psi, second
 
 
@@ -138,13 +154,13 @@ def _joined_stats(stats, q, SPLITS, FIRST: tl.constexpr, HAS_MEAN: tl.constexpr,
     lanes = tl.arange(0, WIDTH)
     mask = lanes < SPLITS
     place = stats + (q * SPLITS + lanes) * STATS + FIRST
-    m = tl.load(place, mask, -float("inf"))
+    m = tl.load(place + STAT_MAX, mask, -float("inf"))
     top = tl.max(m, 0)
     scale = tl.exp(m - tl.where(top == -float("inf"), 0.0, top))
-    s = tl.sum(tl.load(place + 1, mask, 0.0) * scale, 0)
+    s = tl.sum(tl.load(place + STAT_SUM, mask, 0.0) * scale, 0)
     mean = 0.0
     if HAS_MEAN:
-        mean = tl.sum(tl.load(place + 2, mask, 0.0) * scale, 0) / s
+        mean = tl.sum(tl.load(place + STAT_FIRST, mask, 0.0) * scale, 0) / s
     return top + tl.log(s), mean
 
 
@@ -188,14 +204,14 @@ def alpha_stats(
                 x = load_logits(buffers, stream, r * K + 2 * pair + 2, offsets, possible, DTYPE)
                 m2, s2, d2 = _added(m2, s2, d2, x, delta)
         place = stats + (q * SPLITS + split) * STATS
-        tl.store(place, m0)
-        tl.store(place + 1, s0)
-        tl.store(place + 2, d0)
-        tl.store(place + 3, m1)
-        tl.store(place + 4, s1)
-        tl.store(place + 5, m2)
-        tl.store(place + 6, s2)
-        tl.store(place + 7, d2)
+        tl.store(place + BASE_STATS + STAT_MAX, m0)
+        tl.store(place + BASE_STATS + STAT_SUM, s0)
+        tl.store(place + BASE_STATS + STAT_FIRST, d0)
+        tl.store(place + EXPERT_STATS + STAT_MAX, m1)
+        tl.store(place + EXPERT_STATS + STAT_SUM, s1)
+        tl.store(place + ANTI_STATS + STAT_MAX, m2)
+        tl.store(place + ANTI_STATS + STAT_SUM, s2)
+        tl.store(place + ANTI_STATS + STAT_FIRST, d2)
 
 
 @triton.jit
@@ -205,19 +221,19 @@ def alpha_centers(stats, rule, base, bracket, PAIRS, SPLITS, WIDTH: tl.constexpr
     q = tl.program_id(0).to(tl.int64)
     r = q // PAIRS
     if _solves(rule, r, q % PAIRS):
-        lse, mean = _joined_stats(stats, q, SPLITS, 0, True, WIDTH)
-        tl.store(base + q * 5, lse)
-        tl.store(base + q * 5 + 1, mean)
-        if tl.load(rule + r * 8).to(tl.int32) == DYNAMIC:
-            expert, _ = _joined_stats(stats, q, SPLITS, 3, False, WIDTH)
-            anti, mean = _joined_stats(stats, q, SPLITS, 5, True, WIDTH)
-            tl.store(base + q * 5 + 2, anti)
-            tl.store(base + q * 5 + 3, mean)
-            tl.store(base + q * 5 + 4, expert - anti - mean)
-        tl.store(bracket + q * 4, 0.0)
-        tl.store(bracket + q * 4 + 1, tl.load(rule + r * 8 + 1))
-        tl.store(bracket + q * 4 + 2, 0.0)
-        tl.store(bracket + q * 4 + 3, 0.0)
+        lse, mean = _joined_stats(stats, q, SPLITS, BASE_STATS, True, WIDTH)
+        tl.store(base + q * BASE + BASE_LSE, lse)
+        tl.store(base + q * BASE + BASE_MEAN, mean)
+        if tl.load(rule + r * RULE + KIND).to(tl.int32) == DYNAMIC:
+            expert, _ = _joined_stats(stats, q, SPLITS, EXPERT_STATS, False, WIDTH)
+            anti, mean = _joined_stats(stats, q, SPLITS, ANTI_STATS, True, WIDTH)
+            tl.store(base + q * BASE + ANTI_LSE, anti)
+            tl.store(base + q * BASE + ANTI_MEAN, mean)
+            tl.store(base + q * BASE + ANTI_ELL, expert - anti - mean)
+        tl.store(bracket + q * BRACKET + LOW, 0.0)
+        tl.store(bracket + q * BRACKET + HIGH, tl.load(rule + r * RULE + ALPHA_MAX))
+        tl.store(bracket + q * BRACKET + LOW_ELL, 0.0)
+        tl.store(bracket + q * BRACKET + HIGH_ELL, 0.0)
 
 
 @triton.jit
@@ -232,8 +248,8 @@ def alpha_targets(
     r = q // PAIRS
     pair = q % PAIRS
     if _has_pair(rule, r, pair):
-        lse = tl.load(base + q * 5 + 2)
-        center = tl.load(base + q * 5 + 3) + tl.load(base + q * 5 + 4)
+        lse = tl.load(base + q * BASE + ANTI_LSE)
+        center = tl.load(base + q * BASE + ANTI_MEAN) + tl.load(base + q * BASE + ANTI_ELL)
         m = 0.0
         phi = 0.0
         psi = 0.0
@@ -248,11 +264,11 @@ def alpha_targets(
             phi = phi * scale + tl.sum(more_phi, 0)
             psi = psi * scale + tl.sum(more_psi, 0)
             m = top
-        place = target + (q * SPLITS + split) * FIELDS
-        tl.store(place, m)
-        tl.store(place + 1, phi)
-        tl.store(place + 2, psi)
-        tl.store(place + 3, 0.0)
+        place = target + (q * SPLITS + split) * PART
+        tl.store(place + PART_MAX, m)
+        tl.store(place + PART_PHI, phi)
+        tl.store(place + PART_PSI, psi)
+        tl.store(place + PART_SECOND, 0.0)
 
 
 @triton.jit
@@ -268,8 +284,8 @@ def alpha_pass(
     r = q // PAIRS
     pair = q % PAIRS
     if _solves(rule, r, pair) & ((chunk == 0) | _is_symmetric(rule, r)):
-        lse0 = tl.load(base + q * 5)
-        center = tl.load(base + q * 5 + 1)
+        lse0 = tl.load(base + q * BASE + BASE_LSE)
+        center = tl.load(base + q * BASE + BASE_MEAN)
         lanes = chunk * LANES + tl.arange(0, LANES)
         alpha, ell = _strengths(bracket, rule, r, q, lanes)
         m = tl.zeros((LANES,), tl.float32)
@@ -289,20 +305,20 @@ def alpha_pass(
             psi = psi * scale + tl.sum(more_psi, 1)
             second = second * scale + tl.sum(e * (delta * delta)[None, :], 1)
             m = top
-        place = part + ((q * SPLITS + split) * COUNT + lanes) * FIELDS
-        tl.store(place, m)
-        tl.store(place + 1, phi)
-        tl.store(place + 2, psi)
-        tl.store(place + 3, second)
+        place = part + ((q * SPLITS + split) * COUNT + lanes) * PART
+        tl.store(place + PART_MAX, m)
+        tl.store(place + PART_PHI, phi)
+        tl.store(place + PART_PSI, psi)
+        tl.store(place + PART_SECOND, second)
 
 
 @triton.jit
 def _strengths(bracket, rule, r, q, lanes):
     """α of lanes, and ℓ: lse_α as a straight line between the ends of the bracket."""
-    low = tl.load(bracket + q * 4)
-    high = tl.load(bracket + q * 4 + 1)
-    at = tl.load(bracket + q * 4 + 2)
-    end = tl.load(bracket + q * 4 + 3)
+    low = tl.load(bracket + q * BRACKET + LOW)
+    high = tl.load(bracket + q * BRACKET + HIGH)
+    at = tl.load(bracket + q * BRACKET + LOW_ELL)
+    end = tl.load(bracket + q * BRACKET + HIGH_ELL)
     share = lanes.to(tl.float32) / tl.where(_is_symmetric(rule, r), 31.0, 7.0)
     return low + (high - low) * share, at + (end - at) * share
 
@@ -388,10 +404,10 @@ def _search(
         share = tl.where(_at(excess, lanes, at) >= 0, 0.0, 1.0)
     low = _at(alpha, lanes, at)
     high = _at(alpha, lanes, end)
-    tl.store(bracket + q * 4, low)
-    tl.store(bracket + q * 4 + 1, high)
-    tl.store(bracket + q * 4 + 2, _at(backward, lanes, at))
-    tl.store(bracket + q * 4 + 3, _at(backward, lanes, end))
+    tl.store(bracket + q * BRACKET + LOW, low)
+    tl.store(bracket + q * BRACKET + HIGH, high)
+    tl.store(bracket + q * BRACKET + LOW_ELL, _at(backward, lanes, at))
+    tl.store(bracket + q * BRACKET + HIGH_ELL, _at(backward, lanes, end))
     if last:
         f_low = _at(excess, lanes, at)
         f_high = _at(excess, lanes, end)
@@ -405,12 +421,12 @@ def _search(
 @triton.jit
 def _targets(target, rule, base, r, q, SPLITS, WIDTH: tl.constexpr):
     """(forward, backward) divergences to match: KL(p_1‖p_2) and KL(p_2‖p_1), or ε."""
-    budgeted = tl.load(rule + r * 8).to(tl.int32) == BUDGET
-    forward = tl.load(rule + r * 8 + 2)
+    budgeted = tl.load(rule + r * RULE + KIND).to(tl.int32) == BUDGET
+    forward = tl.load(rule + r * RULE + EPSILON)
     backward = 0.0
     if budgeted == 0:
         m, phi, psi, _ = _joined(target, q, SPLITS, 1, 1, WIDTH)
-        forwards, backwards, _ = _divergences(m, phi, psi, tl.load(base + q * 5 + 4))
+        forwards, backwards, _ = _divergences(m, phi, psi, tl.load(base + q * BASE + ANTI_ELL))
         forward = tl.sum(forwards, 0)
         backward = tl.sum(backwards, 0)
     return forward, backward

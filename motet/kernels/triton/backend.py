@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from motet.kernels.cores import STATE_WIDTH
 from motet.kernels.decode import Decoded, DecodeRows
 from motet.kernels.layout import ComposeRows, SparseEdits
 from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed
 from motet.kernels.sampling import SampleRows
 from motet.kernels.triton import launch
+from motet.kernels.triton.columns import DIVERGENCE, LOG_SUM, LOGPROB, SOLVES, STATE, as_int
 from motet.kernels.triton.launch import Outputs
 from motet.kernels.triton.table import RowTable, build_table
 from motet.kernels.triton.workspace import Asks, Batch, Workspace, scores_of, staged, staged_scores
@@ -76,7 +78,7 @@ class TritonKernels:
         launch.finish(step.batch, step.out)
         if rules is not None:  # a masked token is −inf already: nothing that is added lifts it
             composed.index_put_((rules.rows, rules.tokens), rules.values.to(composed.dtype), accumulate=True)
-            step.out.report[:, 1] = composed.logsumexp(-1)
+            step.out.report[:, as_int(LOG_SUM)] = composed.logsumexp(-1)
         launch.normalise(step.batch, composed, step.out.report)
         return Composed(composed, _alpha(step.batch, solved))
 
@@ -109,7 +111,7 @@ class TritonKernels:
             self._table = (plan, places, table)
         table = self._table[2]
         if state is not None:
-            table.rule[:, 4:7] = state
+            table.rule[:, as_int(STATE) : as_int(STATE) + STATE_WIDTH] = state
         elif table.has_state:
             raise ValueError("the rules discriminator and routed need the state of their rows")
         return table
@@ -125,8 +127,8 @@ def _collected(step: Step) -> Decoded:
     alpha = _alpha(batch, batch.inputs()[-1])
     values, tokens = _clones(out) if batch.asks.top else (None, None)
     traced = batch.asks.traced
-    kl, rank = (out.report[:, 2].clone(), out.rank.clone()) if traced else (None, None)
-    return Decoded(out.token.clone(), out.report[:, 0].clone(), alpha, values, tokens, kl, rank)
+    kl, rank = (out.report[:, as_int(DIVERGENCE)].clone(), out.rank.clone()) if traced else (None, None)
+    return Decoded(out.token.clone(), out.report[:, as_int(LOGPROB)].clone(), alpha, values, tokens, kl, rank)
 
 
 def _clones(out: Outputs) -> tuple[Tensor, Tensor]:
@@ -138,4 +140,4 @@ def _clones(out: Outputs) -> tuple[Tensor, Tensor]:
 def _alpha(batch: Batch, solved: Tensor) -> Tensor:
     """α (R, PAIRS), NaN where a row does not solve for one."""
     pair = torch.arange(batch.table.pairs, device=solved.device)
-    return torch.where(pair < batch.table.rule[:, 7:8], solved, math.nan)
+    return torch.where(pair < batch.table.rule[:, as_int(SOLVES), None], solved, math.nan)

@@ -8,22 +8,29 @@ the same seed gives the same token for any split.
 import triton
 import triton.language as tl
 
-from motet.kernels.triton.load import (
+from motet.kernels.triton.columns import (
+    DIVERGENCE,
+    DRAW,
+    FORCED,
     GRAMMAR,
     INFO,
+    LOG_SUM,
+    LOGPROB,
+    PARAMS,
     RELAXED,
+    REPORT,
+    SEED,
+    TEMPERATURE,
     TRACED,
-    add_mass,
-    is_left_out,
-    join_mass,
-    load_logits,
-    log_total,
-    only_if,
 )
+from motet.kernels.triton.load import add_mass, is_left_out, join_mass, load_logits, log_total, only_if
 from motet.kernels.triton.noise import gumbel, token_seed
 from motet.kernels.triton.scores import grammar_tokens, kept_tokens, plausible_tokens, tile_scores
 
-FIELDS = tl.constexpr(7)  # of a part: m and s of z; Σ e·(z − base); m and s of the base; best key; its tile
+# columns of `part`: maximum m and Σ e^(z − m); Σ e·(z − base) of a traced row; the base's maximum and sum; the best key
+# and its tile
+PART, PART_MAX, PART_SUM, PART_MOVED = map(tl.constexpr, (7, 0, 1, 2))
+PART_BASE_MAX, PART_BASE_SUM, PART_KEY, PART_TILE = map(tl.constexpr, (3, 4, 5, 6))
 
 
 @triton.jit
@@ -53,8 +60,8 @@ def scan(
     split = tl.program_id(1)
     if is_left_out(info, r, ONLY):
         return
-    heat = tl.load(params + r * 4)
-    row_seed = tl.load(draw + r * 2)
+    temperature = tl.load(params + r * PARAMS + TEMPERATURE)
+    row_seed = tl.load(draw + r * DRAW + SEED)
     traced = 0
     if TRACES:
         traced = tl.load(info + r * INFO + TRACED)
@@ -82,18 +89,18 @@ def scan(
             moved = moved * tl.exp(before - safe) + tl.sum(e * tl.where(e == 0.0, 0.0, z - base), 0)
             m0, s0 = add_mass(m0, s0, base)
         number = tl.full((), 0, tl.int32) + tile  # the interpreter's loop variables are no tensors
-        key = _key(z, heat, row_seed, number)
+        key = _key(z, temperature, row_seed, number)
         if key > best:
             best = key
             best_tile = number
-    place = part + (r * SPLITS + split) * FIELDS
-    tl.store(place, m)
-    tl.store(place + 1, s)
-    tl.store(place + 2, moved)
-    tl.store(place + 3, m0)
-    tl.store(place + 4, s0)
-    tl.store(place + 5, best)
-    tl.store(place + 6, best_tile.to(tl.float32))
+    place = part + (r * SPLITS + split) * PART
+    tl.store(place + PART_MAX, m)
+    tl.store(place + PART_SUM, s)
+    tl.store(place + PART_MOVED, moved)
+    tl.store(place + PART_BASE_MAX, m0)
+    tl.store(place + PART_BASE_SUM, s0)
+    tl.store(place + PART_KEY, best)
+    tl.store(place + PART_TILE, best_tile.to(tl.float32))
 
 
 @triton.jit
@@ -115,9 +122,9 @@ def base_argmax(buffers, stream, r, V, K, TILE: tl.constexpr, DTYPE: tl.constexp
 def _row_total(part, r, SPLITS, WIDTH: tl.constexpr):
     """Maximum, mass and log-sum-exp of a row's z."""
     lanes = tl.arange(0, WIDTH)
-    place = part + (r * SPLITS + lanes) * FIELDS
-    m = tl.load(place, lanes < SPLITS, -float("inf"))
-    m, s = join_mass(m, tl.load(place + 1, lanes < SPLITS, 0.0))
+    place = part + (r * SPLITS + lanes) * PART
+    m = tl.load(place + PART_MAX, lanes < SPLITS, -float("inf"))
+    m, s = join_mass(m, tl.load(place + PART_SUM, lanes < SPLITS, 0.0))
     return m, s, log_total(m, s)
 
 
@@ -176,7 +183,7 @@ def finish(
         return
     lanes = tl.arange(0, WIDTH)
     inside = lanes < SPLITS
-    place = part + (r * SPLITS + lanes) * FIELDS
+    place = part + (r * SPLITS + lanes) * PART
     m, s, total = _row_total(part, r, SPLITS, WIDTH)
     safe = tl.where(m == -float("inf"), 0.0, m)
     kl = float("nan")
@@ -184,15 +191,18 @@ def finish(
     lse0 = 0.0
     if TRACES:
         traced = tl.load(info + r * INFO + TRACED)
-        m0, s0 = join_mass(tl.load(place + 3, inside, -float("inf")), tl.load(place + 4, inside, 0.0))
+        m0, s0 = join_mass(
+            tl.load(place + PART_BASE_MAX, inside, -float("inf")), tl.load(place + PART_BASE_SUM, inside, 0.0)
+        )
         lse0 = log_total(m0, s0)
-        moved = tl.sum(tl.load(place + 2, inside, 0.0) * tl.exp(tl.load(place, inside, -float("inf")) - safe), 0)
+        scale = tl.exp(tl.load(place + PART_MAX, inside, -float("inf")) - safe)
+        moved = tl.sum(tl.load(place + PART_MOVED, inside, 0.0) * scale, 0)
         kl = tl.where(traced != 0, moved / s - total + lse0, float("nan"))
-    keys = tl.load(place + 5, inside, -float("inf"))
-    tiles = tl.load(place + 6, inside, 0.0).to(tl.int32)
+    keys = tl.load(place + PART_KEY, inside, -float("inf"))
+    tiles = tl.load(place + PART_TILE, inside, 0.0).to(tl.int32)
     best = tl.max(keys, 0)
     tile = tl.min(tl.where(inside & (keys == best), tiles, 2147483647), 0)
-    token = tl.load(draw + r * 2 + 1)
+    token = tl.load(draw + r * DRAW + FORCED)
     is_forced = token >= 0
     if total == -float("inf"):
         fallback, logit = base_argmax(buffers, stream, r, V, K, TILE, DTYPE)
@@ -208,10 +218,10 @@ def finish(
         z = tile_scores(
             buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, PAIRS, K, S, RULES, GATED, DTYPE
         )  # fmt: skip
-        heat = tl.load(params + r * 4)
+        temperature = tl.load(params + r * PARAMS + TEMPERATURE)
         value = z
-        if heat > 0:
-            value = z / heat + gumbel(token_seed(tl.load(draw + r * 2)), offsets)
+        if temperature > 0:
+            value = z / temperature + gumbel(token_seed(tl.load(draw + r * DRAW + SEED)), offsets)
         value = tl.where(offsets < V, value, -float("inf"))
         drawn = tl.min(tl.where(value == tl.max(value, 0), offsets, 2147483647), 0)
         token = tl.where(is_forced, token, tl.minimum(drawn, V - 1).to(tl.int64))
@@ -219,10 +229,10 @@ def finish(
         if ONLY < 0:
             score = tl.where(total != total, total, score - total)
     tl.store(token_out + r, token)
-    tl.store(report + r * 3, score)
+    tl.store(report + r * REPORT + LOGPROB, score)
     if ONLY < 0:
-        tl.store(report + r * 3 + 1, total)
-        tl.store(report + r * 3 + 2, kl)
+        tl.store(report + r * REPORT + LOG_SUM, total)
+        tl.store(report + r * REPORT + DIVERGENCE, kl)
         tl.store(rank + r, tl.where(traced != 0, 0, -1).to(tl.int64))
 
 
@@ -254,7 +264,7 @@ def normalise(
     if is_left_out(info, r, ONLY):
         return
     offsets = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    total = tl.load(report + r * 3 + 1)
+    total = tl.load(report + r * REPORT + LOG_SUM)
     place = composed + r * V + offsets
     z = tl.load(place, offsets < V, -float("inf"))
     if total == -float("inf"):

@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from motet.kernels.triton import alpha, decode, discriminator, sets, stats, top, warp
+from motet.kernels.triton.columns import ALL, FILTERED, RELAXED, REPORT, STORED, TOPPED, as_int
 from motet.kernels.triton.noise import TILE
 from motet.kernels.triton.table import ALIGNED, MIXED
 from motet.kernels.triton.workspace import Batch
@@ -18,9 +19,8 @@ PROGRAMS = 512  # aimed at per launch: several for each of a large chip's multip
 BLOCK = 512  # tokens at once where 8 or 16 values per token are held
 MAX_REGISTERS = 255  # all that a thread may have
 SMALL_BLOCK = 256  # the same where a whole score is computed beside them
+EVERY = as_int(ALL)
 TOP_CHUNK = 4096  # tokens of one program of the first pass of `top`
-FIELDS = 7  # of a part, see `decode.FIELDS`
-ALL, STORED, FILTERED, RELAXED, TOPPED = -1, 1, 2, 4, 5  # which rows a launch is for: columns of `info`, see `load`
 
 
 def resources(rules: bool, gated: bool, dtype: int, slots: int) -> dict[str, int]:
@@ -57,8 +57,8 @@ def split_vocab(rows: int, vocab: int, block: int = TILE) -> Split:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Written in place, step after step: `token` (R,) int64; `report` (R, 3): log-prob of the token, log-sum-exp of z,
-    KL from the base; `rank` (R,) int64 under the base; `values` and `ids` (R, top) of the alternatives."""
+    """Written in place, step after step: `token` (R,) int64; `report`, see `columns`; `rank` (R,) int64 under the base;
+    `values` and `ids` (R, top) of the alternatives."""
 
     token: Tensor
     report: Tensor
@@ -70,7 +70,7 @@ class Outputs:
 def outputs_of(batch: Batch) -> Outputs:
     rows, most = batch.table.shape[0], batch.asks.top
     token, rank = (batch.space.get(name, (rows,), torch.int64) for name in ("token", "rank"))
-    report = batch.space.get("report", (rows, 3))
+    report = batch.space.get("report", (rows, as_int(REPORT)))
     if not most:
         return Outputs(token, report, rank)
     values, ids = batch.space.get("values", (rows, most)), batch.space.get("ids", (rows, most), torch.int32)
@@ -86,11 +86,11 @@ def run(batch: Batch, scores: Batch | None, out: Outputs) -> None:
         _relax(batch, batch.composed if stores else None)
     finish(batch, out)
     if scores is not None:
-        normalise(batch, batch.composed, out.report, STORED)
+        normalise(batch, batch.composed, out.report, as_int(STORED))
         if batch.asks.top:
-            top_tokens(batch, batch.composed, out, TOPPED)
+            top_tokens(batch, batch.composed, out, as_int(TOPPED))
         if batch.asks.filtered:
-            draw_again(scores, batch.composed, out, FILTERED)
+            draw_again(scores, batch.composed, out, as_int(FILTERED))
     if batch.asks.traced:
         _rank(batch, out)
 
@@ -121,7 +121,7 @@ def prepare(batch: Batch) -> Tensor:
 def _stats(batch: Batch, lse: Tensor) -> None:
     rows, slots, _ = batch.table.shape
     split = split_vocab(rows * slots, batch.vocab)
-    part = batch.get("stats", (rows * slots, split.parts, 2))
+    part = batch.get("stats", (rows * slots, split.parts, as_int(stats.PART)))
     _run(stats.stats_part, (rows * slots, split.parts),
         *batch.heads(), part, batch.vocab, split.tiles, slots, split.parts, TILE=TILE, DTYPE=batch.code,
     )  # fmt: skip
@@ -133,10 +133,15 @@ def _solve(batch: Batch, solved: Tensor) -> None:
     count = rows * pairs
     split = split_vocab(count, batch.vocab, BLOCK)
     chunks = alpha.CHUNKS if table.has_symmetric else 1
-    lanes = 8 * chunks
-    names = {"alpha stats": (split.parts, 8), "target": (split.parts, 1, 4), "alpha": (split.parts, lanes, 4)}
+    lanes = as_int(alpha.LANES) * chunks
+    width = as_int(alpha.PART)
+    names = {
+        "alpha stats": (split.parts, as_int(alpha.STATS)),
+        "target": (split.parts, 1, width),
+        "alpha": (split.parts, lanes, width),
+    }
     stats_of, target, part = (batch.get(name, (count, *shape)) for name, shape in names.items())
-    base, bracket = batch.get("base", (count, 5)), batch.get("bracket", (count, 4))
+    base, bracket = batch.get("base", (count, as_int(alpha.BASE))), batch.get("bracket", (count, as_int(alpha.BRACKET)))
     grid = (count, split.parts)
     shape: dict[str, Any] = {"K": slots, "SPLITS": split.parts, "BLOCK": BLOCK, "DTYPE": batch.code, "num_warps": 8}
     _run(alpha.alpha_stats, grid, *batch.heads(), stats_of, table.rule, batch.vocab, split.tiles, pairs, **shape)
@@ -163,10 +168,10 @@ def _flags(batch: Batch) -> dict[str, Any]:
 def _parts(batch: Batch) -> tuple[Split, Tensor]:
     rows = batch.table.shape[0]
     split = split_vocab(rows, batch.vocab)
-    return split, batch.get("parts", (rows, split.parts, FIELDS))
+    return split, batch.get("parts", (rows, split.parts, as_int(decode.PART)))
 
 
-def scan(batch: Batch, composed: Tensor | None, only: int = ALL) -> None:
+def scan(batch: Batch, composed: Tensor | None, only: int = EVERY) -> None:
     """Sums of every part of the vocabulary; z is written to `composed` (R, V) where given."""
     split, part = _parts(batch)
     _run(decode.scan, (batch.table.shape[0], split.parts),
@@ -184,10 +189,10 @@ def _relax(batch: Batch, composed: Tensor | None) -> None:
         *batch.inputs(), batch.info, batch.words, part, batch.vocab, batch.words.shape[1], batch.table.pairs,
         split.parts, WIDTH=split.width, **_flags(batch),
     )  # fmt: skip
-    scan(batch, composed, RELAXED)
+    scan(batch, composed, as_int(RELAXED))
 
 
-def finish(batch: Batch, out: Outputs, only: int = ALL) -> None:
+def finish(batch: Batch, out: Outputs, only: int = EVERY) -> None:
     """Tokens and reports from the parts."""
     split, part = _parts(batch)
     _run(decode.finish, (batch.table.shape[0],),
@@ -206,7 +211,7 @@ def _rank(batch: Batch, out: Outputs) -> None:
     )  # fmt: skip
 
 
-def normalise(batch: Batch, composed: Tensor, report: Tensor, only: int = ALL) -> None:
+def normalise(batch: Batch, composed: Tensor, report: Tensor, only: int = EVERY) -> None:
     """Log-probs from z, in place."""
     rows, slots, _ = batch.table.shape
     _run(decode.normalise, (rows, triton.cdiv(batch.vocab, TILE)),
@@ -216,14 +221,14 @@ def normalise(batch: Batch, composed: Tensor, report: Tensor, only: int = ALL) -
     )  # fmt: skip
 
 
-def draw_again(scores: Batch, values: Tensor, out: Outputs, only: int = ALL) -> None:
+def draw_again(scores: Batch, values: Tensor, out: Outputs, only: int = EVERY) -> None:
     """Draws from `values` (R, V), which `scores` reads, after top-k, top-p and min-p."""
     thresholds(scores, values, only)
     scan(scores, None, only)
     finish(scores, out, only)
 
 
-def thresholds(scores: Batch, values: Tensor, only: int = ALL) -> Tensor:
+def thresholds(scores: Batch, values: Tensor, only: int = EVERY) -> Tensor:
     """Thresholds (R, 1) of top-k, top-p and min-p over values (R, V)."""
     tau = scores.get("tau", (values.shape[0], 1))
     _run(warp.warp_threshold, (values.shape[0],),
@@ -232,7 +237,7 @@ def thresholds(scores: Batch, values: Tensor, only: int = ALL) -> Tensor:
     return tau
 
 
-def top_tokens(batch: Batch, values: Tensor, out: Outputs, only: int = ALL) -> None:
+def top_tokens(batch: Batch, values: Tensor, out: Outputs, only: int = EVERY) -> None:
     """The alternatives of `out` from values (R, V), best first: winners of parts, then winners of those."""
     assert out.values is not None
     assert out.ids is not None

@@ -1,28 +1,13 @@
 # type: ignore
-"""Reading a stream's logits where the model left them: no gather, no stacking copy.
+"""Reading a stream's logits where the model left them (no gather, no stacking copy), and online log-sum-exps.
 
-Arrays of a batch (see `table.RowTable`), for R rows with K slots and S sets:
-
-- `buffers` (B, 3) int64: address of a member's logits, elements from row to row, dtype (0 float32, 1 bfloat16,
-  2 float16).
-- `stream` (R, K, 4) int32: buffer, row in it (−1: the slot is empty), set that gates the term (−1: none), and whether
-  the stream must be normalised.
-- `weight` (R, K, 2) float32: weight, 1 / temperature.
-- `lse` (R, K, 2) float32: maximum and log-sum-exp of logits / temperature, where the stream must be normalised.
-- `info` (R, 6) int32: what each row asks for in this step, see `TRACED` and the following.
-- `words` (G, W) int32: bit masks of the rows that have a grammar, W = ⌈V/32⌉; bit v mod 32 of word ⌊v/32⌋ is token v.
+Tables and their columns: see `columns`.
 """
 
 import triton
 import triton.language as tl
 
-INFO = tl.constexpr(6)  # columns of `info`
-TRACED = tl.constexpr(0)  # reports KL and the rank under the base
-STORED = tl.constexpr(1)  # its composed row is written
-FILTERED = tl.constexpr(2)  # drawn after top-k, top-p or min-p
-GRAMMAR = tl.constexpr(3)  # row of `words`, −1: none
-RELAXED = tl.constexpr(4)  # written on the device: plausible sets give way to the grammar
-TOPPED = tl.constexpr(5)  # reports alternatives
+from motet.kernels.triton.columns import ADDRESS, BUFFER, BUFFERS, ELEMENT, INFO, PLACE, ROW_STRIDE, STREAM
 
 
 @triton.jit
@@ -48,12 +33,13 @@ def load_logits(buffers, stream, slot, offsets, mask, DTYPE: tl.constexpr):
     KIND: tl.constexpr = DTYPE % 4
     ALIGNED: tl.constexpr = DTYPE >= 4
     ninf = -float("inf")
-    buffer = tl.load(stream + slot * 4)
-    row = tl.load(stream + slot * 4 + 1)
+    buffer = tl.load(stream + slot * STREAM + BUFFER)
+    row = tl.load(stream + slot * STREAM + PLACE)
     mask = only_if(row >= 0, mask)
-    address = tl.load(buffers + buffer * 3)
-    start = row.to(tl.int64) * tl.load(buffers + buffer * 3 + 1)  # row · stride passes 2³¹ at 16,384 rows of 131,072
-    # alignment is told of values made here: the compiler forgets it of arguments
+    address = tl.load(buffers + buffer * BUFFERS + ADDRESS)
+    # row · stride passes 2³¹ at 16,384 rows of 131,072
+    start = row.to(tl.int64) * tl.load(buffers + buffer * BUFFERS + ROW_STRIDE)
+    # alignment is declared of values made here: the compiler forgets it of arguments
     start = tl.multiple_of(start, 8) if ALIGNED else start
     if KIND == 0:
         p = address.to(tl.pointer_type(tl.float32))
@@ -68,7 +54,7 @@ def load_logits(buffers, stream, slot, offsets, mask, DTYPE: tl.constexpr):
         p = tl.multiple_of(p, 16) if ALIGNED else p
         x = tl.load(p + start + offsets, mask, ninf).to(tl.float32)
     else:
-        dtype = tl.load(buffers + buffer * 3 + 2)
+        dtype = tl.load(buffers + buffer * BUFFERS + ELEMENT)
         p = address.to(tl.pointer_type(tl.float32))
         q = address.to(tl.pointer_type(tl.bfloat16))
         h = address.to(tl.pointer_type(tl.float16))

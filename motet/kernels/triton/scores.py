@@ -4,22 +4,44 @@
 import triton
 import triton.language as tl
 
-from motet.kernels.triton.load import GRAMMAR, INFO, RELAXED, load_logits, only_if
-
-LINEAR = tl.constexpr(0)
-RELU = tl.constexpr(1)
-MIXTURE = tl.constexpr(2)
-DISCRIMINATOR = tl.constexpr(3)
-DYNAMIC = tl.constexpr(4)
-BUDGET = tl.constexpr(5)
-ROUTED = tl.constexpr(6)
+from motet.kernels.triton.columns import (
+    ALPHA,
+    BUDGET,
+    CUTOFF,
+    DISCRIMINATOR,
+    DYNAMIC,
+    FACTOR,
+    GATE,
+    GRAMMAR,
+    INFO,
+    INVERSE,
+    JUDGED,
+    KIND,
+    LINEAR,
+    LSE,
+    MASKS,
+    OMEGA,
+    RELAXED,
+    RELU,
+    ROUTED,
+    RULE,
+    SETS,
+    SHARE,
+    SLOT,
+    STREAM,
+    TOTAL,
+    UNWANTED_SUM,
+    WANTED_SUM,
+    WEIGHT,
+)
+from motet.kernels.triton.load import load_logits, only_if
 
 
 @triton.jit
 def inside_set(buffers, stream, sets, tau, r, number, offsets, mask, K, S, DTYPE: tl.constexpr):
     """Which tokens lie in a row's plausible set: raw logits of its stream against the threshold `tau` (R, S)."""
     place = r * S + number
-    slot = tl.load(sets + place * 4)
+    slot = tl.load(sets + place * SETS + SLOT)
     x = load_logits(buffers, stream, r * K + slot, offsets, mask, DTYPE)
     return (x < tl.load(tau + place)) == 0  # NaN stays in: a broken stream must show
 
@@ -34,7 +56,7 @@ def plausible_tokens(
     if RELAXES:
         relaxed = tl.load(info + r * INFO + RELAXED)
     for number in tl.static_range(S):
-        if (tl.load(sets + (r * S + number) * 4 + 2) != 0) & (relaxed == 0):
+        if (tl.load(sets + (r * S + number) * SETS + MASKS) != 0) & (relaxed == 0):
             keep = keep & inside_set(buffers, stream, sets, tau, r, number, offsets, keep, K, S, DTYPE)
     return keep
 
@@ -72,22 +94,22 @@ def _weighted_sum(
     banned = ~keep
     for k in tl.static_range(K):
         slot = r * K + k
-        w = tl.load(weight + slot * 2)
+        w = tl.load(weight + slot * WEIGHT + FACTOR)
         # a token that is masked, and a stream of weight 0, cost no traffic
         x = load_logits(buffers, stream, slot, offsets, only_if(w != 0, keep), DTYPE)
         scale = w
         if RULES and k > 0:
-            kind = tl.load(rule + r * 8).to(tl.int32)
+            kind = tl.load(rule + r * RULE + KIND).to(tl.int32)
             pair = tl.where(kind == DYNAMIC, (k - 1) // 2, 0)
             known = ((kind == DYNAMIC) | (kind == BUDGET)) & (pair < PAIRS)
             scale = w * tl.load(solved + r * PAIRS + pair, known, 1.0)
-        term = scale * x * tl.load(weight + slot * 2 + 1)
+        term = scale * x * tl.load(weight + slot * WEIGHT + INVERSE)
         impossible = only_if(w != 0, x == -float("inf"))  # by the weight: an α of 0 does not make a token possible
         if GATED:
-            gate = tl.load(stream + slot * 4 + 2)
+            gate = tl.load(stream + slot * STREAM + GATE)
             if gate >= 0:
                 within = inside_set(buffers, stream, sets, tau, r, gate, offsets, keep, K, S, DTYPE)
-                term = tl.where(within, term - w * tl.load(lse + slot * 2 + 1), 0.0)
+                term = tl.where(within, term - w * tl.load(lse + slot * LSE + TOTAL), 0.0)
                 impossible = impossible & within
         banned = banned | impossible
         z += tl.where(w == 0, 0.0, tl.where(impossible, 0.0, term))
@@ -96,19 +118,19 @@ def _weighted_sum(
 
 @triton.jit
 def _logprob(buffers, stream, lse, slot, offsets, keep, DTYPE: tl.constexpr):
-    return load_logits(buffers, stream, slot, offsets, keep, DTYPE) - tl.load(lse + slot * 2 + 1)
+    return load_logits(buffers, stream, slot, offsets, keep, DTYPE) - tl.load(lse + slot * LSE + TOTAL)
 
 
 @triton.jit
 def _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K: tl.constexpr, DTYPE: tl.constexpr):
     """log Σ w_k p_k; ROUTED takes (1 − d, d) from the row's gate instead of the weights."""
-    gate = tl.load(rule + r * 8 + 4)
-    threshold = tl.load(rule + r * 8 + 1)
+    gate = tl.load(rule + r * RULE + SHARE)
+    threshold = tl.load(rule + r * RULE + CUTOFF)
     share = tl.where(threshold >= 0, (gate > threshold).to(tl.float32), gate)
     top = tl.full(offsets.shape, -float("inf"), tl.float32)
     total = tl.zeros(offsets.shape, tl.float32)
     for k in tl.static_range(K):
-        w = tl.load(weight + (r * K + k) * 2)
+        w = tl.load(weight + (r * K + k) * WEIGHT + FACTOR)
         if kind == ROUTED:
             w = tl.where(k == 0, 1.0 - share, tl.where(k == 1, share, 0.0))
         x = _logprob(buffers, stream, lse, r * K + k, offsets, only_if(w > 0, keep), DTYPE)
@@ -125,8 +147,8 @@ def discriminator_logit(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE: 
     """s of GeDi, and whether the wanted class finds the token impossible (s is then −inf)."""
     wanted = _logprob(buffers, stream, lse, r * K + 1, offsets, keep, DTYPE)
     unwanted = _logprob(buffers, stream, lse, r * K + 2, offsets, keep, DTYPE)
-    sums = tl.load(rule + r * 8 + 4) - tl.load(rule + r * 8 + 5)
-    s = (sums + wanted - unwanted) / (tl.load(rule + r * 8 + 6) + 1.0)
+    sums = tl.load(rule + r * RULE + WANTED_SUM) - tl.load(rule + r * RULE + UNWANTED_SUM)
+    s = (sums + wanted - unwanted) / (tl.load(rule + r * RULE + JUDGED) + 1.0)
     return tl.where(wanted == -float("inf"), -float("inf"), s)
 
 
@@ -136,7 +158,7 @@ def _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, PAIRS, 
     base = _logprob(buffers, stream, lse, r * K, offsets, keep, DTYPE)
     s = discriminator_logit(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE)
     log_sigmoid = tl.minimum(s, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(s)))
-    z = base + tl.load(rule + r * 8 + 1) * log_sigmoid
+    z = base + tl.load(rule + r * RULE + OMEGA) * log_sigmoid
     z = tl.where(s != s, s, z)
     impossible = (base == -float("inf")) | (s == -float("inf")) | (s < tl.load(solved + r * PAIRS))
     return tl.where(impossible, -float("inf"), z)
@@ -148,7 +170,7 @@ def _relu(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
     base = _logprob(buffers, stream, lse, r * K, offsets, keep, DTYPE)
     excess = _logprob(buffers, stream, lse, r * K + 1, offsets, keep, DTYPE) - base
     excess = tl.where(excess != excess, excess, tl.maximum(excess, 0.0))
-    z = base - tl.load(rule + r * 8 + 1) * excess
+    z = base - tl.load(rule + r * RULE + ALPHA) * excess
     return tl.where(base == -float("inf"), -float("inf"), z)
 
 
@@ -159,15 +181,19 @@ def tile_scores(
 ):  # fmt: skip
     """z (float32) at `offsets` of row r (int64), up to a constant of the row.
 
-    - `rule` (R, 8) float32: kind, three parameters, three of state (see `layout.RuleRows`, `cores.rule_scores`), and
-      for how many α the row is solved.
-    - `sets` (R, S, 4) int32: slot that defines it (−1: unused), kind, whether it masks, rank; `tau` (R, S) thresholds.
-    - `solved` (R, PAIRS) float32: α of each pair of experts, or in the first place the discriminator's threshold.
-    - `keep`: tokens that the masks leave; the others are −inf.
-    - RULES: whether any row is no plain weighted sum. GATED: whether any term has a gate.
+    Parameters:
+        buffers, stream, weight, rule, sets, tau, lse, solved: tables, see `columns`.
+        r: () int64: the row.
+        offsets: (BLOCK,) int32: tokens.
+        keep: (BLOCK,) bool: tokens that the masks leave; the others become −inf.
+        PAIRS: columns of `solved`.
+        K, S: slots and sets of a row.
+        RULES: whether any row is no plain weighted sum.
+        GATED: whether any term has a gate.
+        DTYPE: element types and alignment, see `load.load_logits`.
     """
     if RULES:
-        kind = tl.load(rule + r * 8).to(tl.int32)
+        kind = tl.load(rule + r * RULE + KIND).to(tl.int32)
         if (kind == LINEAR) | (kind == DYNAMIC) | (kind == BUDGET):
             z = _weighted_sum(
                 buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, keep, PAIRS, K, S, RULES, GATED,

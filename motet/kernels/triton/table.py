@@ -1,4 +1,4 @@
-"""A composition as the arrays that the kernels read (see `load` and `scores` for each)."""
+"""A composition as the packed tables that the kernels read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,20 @@ from torch import Tensor
 
 from motet.kernels.layout import ComposeRows, Index, Kind, SetRows
 from motet.kernels.logits import Logits
+from motet.kernels.triton.columns import (
+    GATE,
+    INVERSE,
+    MASKS,
+    PLACE,
+    RULE,
+    SET_KINDS,
+    SETS,
+    SOLVES,
+    STREAM,
+    WEIGHT,
+    as_int,
+)
 
-SET_KINDS = {"ratio": 0, "rank_or_ratio": 1, "nucleus": 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MIXED = 3
 ALIGNED = 4  # added to a code, see `load.load_logits`
@@ -24,11 +36,11 @@ class RowTable:
     """Struct of arrays. `sets` is empty (S = 0) where no row has a mask or gate; `pairs` is how many α a row can solve
     for."""
 
-    stream: Tensor  # (R, K, 4) int32
-    weight: Tensor  # (R, K, 2) float32
-    rule: Tensor  # (R, 8) float32: the state of a step is written to places 4 to 6
-    sets: Tensor  # (R, S, 4) int32
-    value: Tensor  # (R, S) float32
+    stream: Tensor  # tables, see `columns`
+    weight: Tensor
+    rule: Tensor  # the state of a step is written into it
+    sets: Tensor
+    value: Tensor
     has_rules: bool
     has_gates: bool
     has_solver: bool
@@ -138,16 +150,19 @@ def _add_rules(rows: Sequence[_Row], plan: ComposeRows) -> None:
 def _arrays(rows: Sequence[_Row], plan: ComposeRows, logits: Logits) -> RowTable:
     slots = max(len(row.source) for row in rows)
     sets = max(len(row.sets) for row in rows)
-    stream, weight = torch.zeros(len(rows), slots, 4, dtype=torch.int32), torch.zeros(len(rows), slots, 2)
-    stream[..., 1:3] = -1
-    weight[..., 1] = 1.0
-    chosen = torch.full((len(rows), sets, 4), -1, dtype=torch.int32)
-    chosen[..., 2] = 0
+    stream, weight = (
+        torch.zeros(len(rows), slots, as_int(STREAM), dtype=torch.int32),
+        torch.zeros(len(rows), slots, as_int(WEIGHT)),
+    )
+    stream[..., as_int(PLACE)] = stream[..., as_int(GATE)] = -1
+    weight[..., as_int(INVERSE)] = 1.0
+    chosen = torch.full((len(rows), sets, as_int(SETS)), -1, dtype=torch.int32)
+    chosen[..., as_int(MASKS)] = 0
     value = torch.ones(len(rows), sets)
-    rule = torch.zeros(len(rows), 8)
+    rule = torch.zeros(len(rows), as_int(RULE))
     for r, row in enumerate(rows):
         rule[r, : len(row.rule)] = torch.tensor(row.rule)
-        rule[r, 7] = row.solves
+        rule[r, as_int(SOLVES)] = row.solves
         for k, source in enumerate(row.source):
             buffer, place = logits.place(source)
             stream[r, k] = torch.tensor([buffer, place, row.gate[k], int(row.needs[k])])
@@ -175,15 +190,15 @@ def _arrays(rows: Sequence[_Row], plan: ComposeRows, logits: Logits) -> RowTable
 
 def score_table(rows: int) -> RowTable:
     """Rows that read one float32 matrix each their own line, cut at a threshold: for drawing from composed scores."""
-    stream = torch.zeros(rows, 1, 4, dtype=torch.int32)
-    stream[:, 0, 1] = torch.arange(rows, dtype=torch.int32)
-    stream[:, 0, 2] = -1
-    sets = torch.zeros(rows, 1, 4, dtype=torch.int32)
-    sets[..., 2] = 1
+    stream = torch.zeros(rows, 1, as_int(STREAM), dtype=torch.int32)
+    stream[:, 0, as_int(PLACE)] = torch.arange(rows, dtype=torch.int32)
+    stream[:, 0, as_int(GATE)] = -1
+    sets = torch.zeros(rows, 1, as_int(SETS), dtype=torch.int32)
+    sets[..., as_int(MASKS)] = 1
     return RowTable(
         stream,
-        torch.ones(rows, 1, 2),
-        torch.zeros(rows, 8),
+        torch.ones(rows, 1, as_int(WEIGHT)),
+        torch.zeros(rows, as_int(RULE)),
         sets,
         torch.ones(rows, 1),
         has_rules=False,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from motet.kernels.decode import DecodeRows
 from motet.kernels.sampling import SampleRows
+from motet.kernels.triton.columns import FILTERED, GRAMMAR, INFO, LSE, STORED, TOPPED, TRACED, as_int
 from motet.kernels.triton.table import RowTable, buffer_table, score_table, seeds
 
 
@@ -65,18 +66,18 @@ class Asks:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What every kernel of a step reads: rows, where their streams lie, and what they ask for (see `load`)."""
+    """What every kernel of a step reads: rows, where their streams lie, and what they ask for."""
 
     name: str
     table: RowTable
-    buffers: Tensor  # (B, 3) int64
+    buffers: Tensor  # tables, see `columns`
     code: int
     vocab: int
     space: Workspace
-    info: Tensor  # (R, 6) int32
-    words: Tensor  # (G, W) int32
-    params: Tensor  # (R, 4) float32
-    draw: Tensor  # (R, 2) int64
+    info: Tensor
+    words: Tensor
+    params: Tensor
+    draw: Tensor
     asks: Asks = Asks()
 
     def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -89,7 +90,7 @@ class Batch:
     def inputs(self) -> tuple[Any, ...]:
         """The leading arguments of `tile_scores`."""
         rows, slots, num_sets = self.table.shape
-        tau, lse = self.get("tau", (rows, num_sets)), self.get("lse", (rows, slots, 2))
+        tau, lse = self.get("tau", (rows, num_sets)), self.get("lse", (rows, slots, as_int(LSE)))
         return (*self.heads(), self.table.rule, self.table.sets, tau, lse, self.get("solved", (rows, self.table.pairs)))
 
     @property
@@ -105,13 +106,13 @@ def staged(space: Workspace, table: RowTable, buffers: Sequence[Tensor], rows: D
     filtered = [r for r in drawn if rows.sampling.is_filtered(r)]  # the arg-max is never filtered
     topped, top = rows.topped(vocab)
     info = no_info(len(rows.forced))
-    info[list(rows.trace), 0] = 1
-    info[[*filtered, *topped], 1] = 1
-    info[filtered, 2] = 1
-    info[topped, 5] = 1
+    info[list(rows.trace), as_int(TRACED)] = 1
+    info[[*filtered, *topped], as_int(STORED)] = 1
+    info[filtered, as_int(FILTERED)] = 1
+    info[topped, as_int(TOPPED)] = 1
     words = torch.zeros(1, 1, dtype=torch.int32)
     if rows.grammar is not None:
-        info[list(rows.grammar.rows), 3] = torch.arange(len(rows.grammar.rows), dtype=torch.int32)
+        info[list(rows.grammar.rows), as_int(GRAMMAR)] = torch.arange(len(rows.grammar.rows), dtype=torch.int32)
         words = rows.grammar.words
     asks = Asks(bool(rows.trace), bool(filtered), rows.grammar is not None, top)
     draw = torch.tensor([seeds(rows.uniform), rows.forced], dtype=torch.int64).T
@@ -136,14 +137,14 @@ def staged_scores(space: Workspace, scores: Tensor, params: SampleRows, uniform:
 
 
 def no_info(count: int) -> Tensor:
-    """(R, 6) int32 of rows that ask for nothing."""
-    info = torch.zeros(count, 6, dtype=torch.int32)
-    info[:, 3] = -1
+    """`info` of rows that ask for nothing."""
+    info = torch.zeros(count, as_int(INFO), dtype=torch.int32)
+    info[:, as_int(GRAMMAR)] = -1
     return info
 
 
 def warp_table(params: SampleRows) -> Tensor:
-    """(R, 4) float32: temperature, top-k, top-p, min-p."""
+    """`params` of rows."""
     return torch.tensor([params.temperature, params.top_k, params.top_p, params.min_p], dtype=torch.float32).T
 
 
