@@ -127,16 +127,18 @@ def _typed(field: Schema, defs: Schema) -> str:
             inside = ", ".join(_allowed(item, defs) for item in items)
             return f"({inside})" if "prefixItems" in field else f"list of {inside}"
         case "object":
-            inner = next(iter(field.get("patternProperties", {}).values()), field.get("additionalProperties"))
-            return f"mapping to {_allowed(inner, defs)}" if isinstance(inner, dict) and inner else "mapping"
+            inner: Any = next(iter(field.get("patternProperties", {}).values()), field.get("additionalProperties"))
+            return f"mapping to {_allowed(inner, defs)}" if inner not in (None, True, {}) else "mapping"
         case "string" if "pattern" in field:
             forms = str(field["pattern"]).strip("^$").removeprefix("(").removesuffix(")").split("|")
             return ", ".join(f"`{form}`" for form in forms)
         case "string":
             return "text"
-        case "integer" | "number" | "boolean" as kind:
+        case "boolean":
+            return "`true`, `false`"
+        case "integer" | "number":
             bounds = [f"{sign} {field[key]:g}" for key, sign in BOUNDS.items() if key in field]
-            return " ".join([{"boolean": "`true`, `false`"}.get(kind, kind), ", ".join(bounds)]).strip()
+            return f"{field['type']} {', '.join(bounds)}".strip()
         case _:
             return "anything"
 

@@ -36,8 +36,17 @@ def test_made_parts_are_what_the_code_says(file: Path) -> None:
 
 
 def test_every_strategy_and_every_task_has_its_part() -> None:
+    text = page("strategies") + page("evaluation")
     for kind in (*STRATEGIES.values(), *get_args(get_args(AnyTask)[0])):
-        assert re.search(rf"<!-- made from [\w.]+:{kind.__name__} -->", page("strategies") + page("evaluation")), kind
+        made = re.search(rf"<!-- made from [\w.]+:{kind.__name__} -->", text)
+        assert made, f"a section made from {kind.__name__} is missing (docs/generate.py says how it is written)"
+
+
+def test_tables_read_alike_on_github_and_in_the_pages() -> None:
+    """A bar in the code of a table is `\\|` to the one and `|` to the other: it is written `<code>&#124;</code>`."""
+    for file in PAGES.glob("*.md"):
+        rows = [line for line in file.read_text("utf-8").splitlines() if line.startswith("|")]
+        assert not [code for line in rows for code in re.findall(r"`[^`]+`", line) if "\\|" in code], file.name
 
 
 class Loaded(HTMLParser):

@@ -231,8 +231,8 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> Generation:
         """Queues the request; nothing is computed before the first admission.
 
-        Call `check` first: it is not repeated here. What was not checked and cannot fit into memory then fails as it
-        runs; nobody stops it at the end of its models' contexts.
+        Call `check` first: it is not repeated here. What was not checked and cannot fit into memory fails later; what
+        is longer than its models' contexts is computed.
         """
         ...
 

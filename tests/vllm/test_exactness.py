@@ -14,7 +14,7 @@ from motet.engines.base import NoTokenPossible
 from motet.engines.torch import TorchEngine
 from motet.engines.vllm.engine import VllmEngine
 from tests.vllm.models import EOS, VOCAB
-from tests.vllm.requests import PLANS, answer, answers, assert_alike, plan_of, request_for, tokens
+from tests.vllm.requests import PLANS, answer, answers, assert_alike, plan_of, request_for, rng_of, tokens
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PROXY = plan_of("llama", {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"})
@@ -25,7 +25,7 @@ DYNAMIC = plan_of("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexp
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
 async def test_every_strategy(plan: Plan, engine: VllmEngine, embedded: TorchEngine) -> None:
     """Prompts that are cut into chunks, text to score first, and a trace of every token."""
-    rng = random.Random(str(plan))
+    rng = rng_of(plan)
     request = request_for(plan, rng, context=tokens(rng, 100), forced=tokens(rng, 7), trace_top=2)
     assert_alike(await answer(engine, request), await answer(embedded, request))
 
