@@ -108,11 +108,6 @@ def _validated(merged: Tree) -> tuple[Settings | None, list[str]]:
         return Settings(**merged), []
     except ValidationError as error:
         told = sentences(error.errors(include_url=False), Settings, merged, _said)
-            error.errors(include_url=False),
-            Settings,
-            merged,
-            lambda problem: problem["msg"].removeprefix("Value error, "),
-        )
         return None, [f"{sentence}." for sentence in told]
 
 

@@ -1,7 +1,7 @@
 """The keys by which clients are known: how they are written down, and what is wrong with one.
 
-Of a key its SHA-256 is enough: `sha256:` and 64 hexadecimal digits (`printf %s KEY | sha256sum`) keep the key itself out
-of the operator's file.
+Of a key its SHA-256 is enough: `sha256:` and 64 hexadecimal digits (`printf %s KEY | sha256sum`) keep the key itself
+out of the operator's file.
 """
 
 from __future__ import annotations

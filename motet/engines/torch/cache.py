@@ -92,8 +92,8 @@ class SlotCache:
     def acquire(self, tokens: Sequence[int], reserved: int, reuse: int, salt: str = "") -> Slot:
         """Takes a slot for a stream that will hold up to `reserved` tokens; needs a place behind the active ones.
 
-        The longest prefix of `tokens[:reuse]` that a slot of the same salt holds is taken over: in place where that slot
-        is idle, copied where it is running.
+        The longest prefix of `tokens[:reuse]` that a slot of the same salt holds is taken over: in place where that
+        slot is idle, copied where it is running.
         """
         source, shared = self._longest_prefix(tokens, reuse, salt)
         if source is not None and source.index >= self.num_active:
