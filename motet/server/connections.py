@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from motet.operator.settings import ServerConfig
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
 
     def _waits_for(self) -> Awaited | None:
         """None while the server computes, or reads a body, which has a time limit of its own."""
-        cycle = self._inner.cycle
+        cycle: RequestResponseCycle | None = self._inner.cycle  # None before the first request
         if self._transport.is_closing() or self._inner.flow.write_paused:
             return "reader", self._resumed
         return ("head", cycle) if cycle is None or cycle.response_complete else None
@@ -162,7 +162,7 @@ def room_for_connections() -> int:
 
 def _open_descriptors() -> int:
     try:
-        return len(os.listdir("/dev/fd"))
+        return sum(1 for _ in Path("/dev/fd").iterdir())
     except OSError:
         return 0
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +66,7 @@ class Site:
 
 
 @asynccontextmanager
-async def site(**config: Any) -> AsyncIterator[Site]:
+async def site(**config: Any) -> AsyncGenerator[Site]:
     service = make_service(port=0, **config)
     assert isinstance(service.engine, FakeEngine)
     service.engine.kv_bytes_budget = 1 << 30
@@ -157,7 +157,7 @@ async def test_a_client_that_reads_slowly_gets_all() -> None:
     """Longer in all than the timeout, but never without reading for so long."""
     async with site(write_timeout_seconds=0.5) as there:
         link = await there.connect()
-        link.ask("/v1/completions", {**LONG, "max_tokens": 20})
+        link.ask("/v1/completions", {**LONG, "max_tokens": 100})
         began, got = asyncio.get_running_loop().time(), b""
         async with asyncio.timeout(HANG_S):
             answer = await link.reader.readuntil(b"\r\n\r\n")
@@ -208,8 +208,15 @@ def test_connections_leave_descriptors(monkeypatch: pytest.MonkeyPatch, soft: in
     """The process raises its own limit as far as it may; what is open already is not counted twice."""
     resource = pytest.importorskip("resource")
     limits = [(soft, hard)]
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limit: limits.append(limit))
+
+    def get(kind: int) -> tuple[int, int]:
+        return limits[-1]
+
+    def put(kind: int, limit: tuple[int, int]) -> None:
+        limits.append(limit)
+
+    monkeypatch.setattr(resource, "getrlimit", get)
+    monkeypatch.setattr(resource, "setrlimit", put)
     monkeypatch.setattr(connections, "_open_descriptors", lambda: 40)
     assert room_for_connections() == 200 - 40 - connections.RESERVED - SPARE
     assert limits[-1] == (200, 200)
