@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
 
     def _waits_for(self) -> Awaited | None:
         """None while the server computes, or reads a body, which has a time limit of its own."""
-        cycle: RequestResponseCycle | None = self._inner.cycle  # None before the first request
+        cycle = cast("RequestResponseCycle | None", self._inner.cycle)  # None before the first request
         if self._transport.is_closing() or self._inner.flow.write_paused:
             return "reader", self._resumed
         return ("head", cycle) if cycle is None or cycle.response_complete else None
