@@ -13,6 +13,7 @@ from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition, strategy_names
 from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
 from motet.engines.torch import TorchEngine
+from tests.composers.test_laws import example
 from tests.engines.conftest import PlainLoop
 from tests.tiny import MAKERS, VOCAB
 
@@ -82,6 +83,10 @@ def plan_of(base: str, composition: dict[str, Any]) -> Plan:
 
 
 PLANS = [single(name) for name in MAKERS] + [plan_of(*composition) for composition in COMPOSITIONS]
+# a strategy that is not written above: as its case in test_laws writes it
+ROLES = {"base": "llama", "expert": "llama-b", "anti": "llama-c", "other": "qwen"}
+FURTHER = [name for name in strategy_names() if name not in {plan.strategy for plan in PLANS}]
+PLANS += [plan_of("llama", example(name, **ROLES)) for name in FURTHER]
 
 
 def test_every_strategy_is_covered() -> None:
