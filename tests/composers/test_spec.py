@@ -26,8 +26,8 @@ KNOWN = ("large", "small", "small-chat")
 ALL = ", ".join(sorted(strategy_names()))
 PARTS = ALL.replace("compose, ", "")
 
-# what clients may leave out, and what then holds: a published interface. A sum of shifts that is not here is tried as its
-# case in test_laws writes it
+# what clients may leave out, and what then holds: a published interface. A sum of shifts that is not here is tried as
+# its case in test_laws writes it
 MINIMAL: dict[str, dict[str, Any]] = {
     "proxy_tuning": {"expert": "small-chat", "antiexpert": "small"},
     "eft": {"tuned": "small-chat", "reference": "small"},
