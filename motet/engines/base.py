@@ -95,7 +95,8 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """`contexts[k]` are the token ids (≥ 1) that stream k reads; `forced` tokens are appended to every stream and
-    scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n` independent choices."""
+    scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n` independent choices. What is
+    computed for one `cache_salt` spares nothing to requests with another."""
 
     request_id: str
     plan: Plan
@@ -104,6 +105,7 @@ class GenerationRequest:
     forced: tuple[int, ...] = ()
     num_prompt_forced: int = 0  # the first of `forced` that are a scored prompt's: rules do not count them as written
     n: int = 1
+    cache_salt: str = ""
 
 
 def refuse_empty(request: GenerationRequest) -> None:

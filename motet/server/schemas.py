@@ -19,6 +19,7 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Prompt = str | list[TokenId]  # an empty one is the beginning of a text
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(min_length=1)]
+CacheSalt = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")]  # vLLM's bounds
 
 
 class Body(BaseModel):
@@ -157,6 +158,8 @@ class SamplingFields(Target, StructuredFields):
     """Report the token ids of prompt and answer."""
     return_tokens_as_token_ids: bool | None = None
     """Write tokens in log-probs as `token_id:N`, where their text is not unique."""
+    cache_salt: CacheSalt | None = None
+    """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None
     """Report what each member did to each token, under `choices[].motet.trace`."""
 
@@ -233,6 +236,8 @@ class ScoreRequest(Target):
     """The conversation before the continuations; excludes `prompt`."""
     continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
     """Texts or arrays of token ids, each scored behind the prompt."""
+    cache_salt: CacheSalt | None = None
+    """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None
     """Report what each member did to each token, under `data[].motet.trace`."""
 

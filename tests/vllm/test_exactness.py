@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,18 @@ async def test_mixed_batch_under_memory_pressure(engine: VllmEngine, embedded: T
         assert_alike(one, other)
     assert most >= 16
     assert engine.tally.preemptions > before
+
+
+async def test_a_prefix_is_found_with_its_own_salt_alone(engine: VllmEngine) -> None:
+    rng = random.Random(3)
+    request = request_for(PROXY, rng, context=tokens(rng, 120), max_tokens=2)
+    found: list[int] = []
+    for salt in ("one", "two", "one", "two", ""):
+        generation = engine.generate(replace(request, cache_salt=salt))
+        assert [output async for output in generation]
+        found.append(generation.cached_tokens)
+    assert [count >= 96 for count in found] == [False, False, True, True, False]
+    assert found[0] == found[1] == found[4] == 0
 
 
 async def test_prefix_cache_hits_under_another_strategy(engine: VllmEngine, embedded: TorchEngine) -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.prompts import RequestPrompt
-from motet.server.query import Query, display
+from motet.server.query import Query, display, salt_of
 from motet.server.respond import respond
 from motet.server.responses import STREAMED, Completion
 from motet.server.schemas import CompletionRequest
@@ -27,6 +27,7 @@ async def completions(body: CompletionRequest, request: Request, service: Served
     check_extras(body)
     query = Query(
         request_id=request.scope["state"]["request_id"],
+        cache_salt=salt_of(request, body.cache_salt),
         form="completion",
         fields=body,
         targets=(body,),
