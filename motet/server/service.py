@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Annotated, Self, cast
@@ -16,6 +18,7 @@ from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
 from motet.server.errors import busy, invalid
 from motet.server.metrics import Metrics
+from motet.server.pace import Pace
 from motet.server.rates import Rates
 
 
@@ -49,7 +52,11 @@ class Admission:
     """
 
     def __init__(
-        self, max_choices: int, max_choices_per_key: int | None = None, tokens_per_minute_per_key: int | None = None
+        self,
+        max_choices: int,
+        max_choices_per_key: int | None = None,
+        tokens_per_minute_per_key: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_choices = max_choices
         self.max_choices_per_key = max_choices_per_key
@@ -59,6 +66,8 @@ class Admission:
         self._taken = 0
         self._by_key: Counter[str] = Counter()
         self._tokens = Rates(tokens_per_minute_per_key)
+        self._pace = Pace(clock)
+        self._pace_by_key: defaultdict[str, Pace] = defaultdict(lambda: Pace(clock))
 
     @property
     def taken(self) -> int:
@@ -75,10 +84,13 @@ class Admission:
         limit = min(self.max_choices, self.max_choices_per_key or self.max_choices)
         if choices > limit:
             raise invalid(f"The request asks for {choices} choices, at most {limit} are allowed at once.", "n")
-        if self._taken + choices > self.max_choices:
-            raise busy(503, f"All {self.max_choices} places are taken; try again.", "queue_full")
-        if key and self.max_choices_per_key and self._by_key[key] + choices > self.max_choices_per_key:
-            raise busy(429, f"This key has {self.max_choices_per_key} places, all taken; try again.", "quota_exceeded")
+        if (missing := self._taken + choices - self.max_choices) > 0:
+            wait = self._pace.wait(missing)
+            raise busy(503, f"All {self.max_choices} places are taken; try again.", "queue_full", wait)
+        if key and self.max_choices_per_key and (missing := self._by_key[key] + choices - self.max_choices_per_key) > 0:
+            wait = self._pace_by_key[key].wait(missing)
+            said = f"This key has {self.max_choices_per_key} places, all taken; try again."
+            raise busy(429, said, "quota_exceeded", wait)
         if key and (wait := self._tokens.wait(key)):
             raise busy(429, f"This key has {self._tokens.limit} tokens per minute.", "rate_limit_exceeded", wait)
         self.idle.clear()
@@ -91,6 +103,11 @@ class Admission:
             self._tokens.spend(key, tokens)
 
     def give_back(self, choices: int, key: str | None) -> None:
+        if not choices:
+            return
+        self._pace.freed(choices)
+        if key and self.max_choices_per_key:
+            self._pace_by_key[key].freed(choices)
         self._taken -= choices
         if not self._taken:
             self.idle.set()

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from motet.server import connections
+from motet.server import connections, replies
 from motet.server.connections import SPARE, AcceptWarnings, room_for_connections
 from motet.server.serve import DrainingServer
 from motet.server.service import Service
@@ -24,7 +24,7 @@ from tests.server.conftest import listening, make_service
 HANG_S = 10
 SMALL = 4096  # bytes that a socket buffers: the kernel takes megabytes otherwise, and nobody waits
 HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
-LONG = {"model": "large", "prompt": "x", "max_tokens": 200, "ignore_eos": True, "n": 20, "logprobs": 5}
+LONG: dict[str, Any] = {"model": "large", "prompt": "x", "max_tokens": 200, "ignore_eos": True, "n": 20, "logprobs": 5}
 
 
 @dataclass
@@ -152,6 +152,32 @@ async def test_a_client_that_does_not_read(stream: bool) -> None:
         await until(lambda: there.service.admission.taken == 0)
         assert not there.engine.open
         link.writer.transport.abort()
+
+
+async def test_what_nobody_reads_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before the write timeout, which frees the place: nothing is computed any more, nothing kept."""
+    monkeypatch.setattr(replies, "MAX_UNREAD", 500)
+    monkeypatch.setattr(replies, "STALLED_S", 0.1)
+    async with site(write_timeout_seconds=60) as there:
+        there.engine.step_seconds = 0.002
+        link = await there.connect()
+        link.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        link.ask("/v1/completions", {**LONG, "stream": True})
+        await until(lambda: there.engine.requests)
+        await until(lambda: not there.engine.open)
+        assert there.service.admission.taken == LONG["n"]
+        link.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        events = (await read_until(link, b"[DONE]")).split(b"data: ")
+        assert b"client_too_slow" in events[-2]
+        assert len(events) < LONG["n"] * LONG["max_tokens"]
+
+
+async def read_until(link: Link, end: bytes) -> bytes:
+    got = b""
+    async with asyncio.timeout(HANG_S):
+        while end not in got:
+            got += await link.reader.read(1 << 16)
+    return got
 
 
 async def test_a_client_that_reads_slowly_gets_all() -> None:
