@@ -45,9 +45,11 @@ def settings(rounds: int) -> dict[str, Any]:
         return yaml.YAML(typ="safe", pure=True).load(text)
 
     assert all(read_yaml(text) == ruamel(text) for text in texts)
-    reads = {"ours": read_yaml, "ruamel_yaml": ruamel}
-    timed = {name: lambda read=read: [read(text) for text in texts] for name, read in reads.items()}
-    return {"files": len(texts), **compared(timed, rounds)}
+    variants: dict[str, Callable[[], object]] = {
+        "ours": lambda: [read_yaml(text) for text in texts],
+        "ruamel_yaml": lambda: [ruamel(text) for text in texts],
+    }
+    return {"files": len(texts), **compared(variants, rounds)}
 
 
 def muon(rounds: int) -> dict[str, Any]:
@@ -73,12 +75,16 @@ def duplicates(rounds: int) -> dict[str, Any]:
     rows = [" ".join(f"w{rng.randrange(VOCABULARY)}" for _ in range(WORDS_PER_ROW)) for _ in range(ROWS)]
     rows += [" ".join(["changed", *row.split()[1:]]) for row in rows[:NEAR]]
     sources = [Source("rows", line) for line in range(len(rows))]
-    variants = {
+    variants: dict[str, Callable[[], object]] = {
         "ours": lambda: find_duplicates(sources, rows, THRESHOLD),
         "datasketch": lambda: by_datasketch(rows),
     }
-    found = {"ours": len(variants["ours"]()), "datasketch": variants["datasketch"]()}
+    found = {"ours": len(find_duplicates(sources, rows, THRESHOLD)), "datasketch": by_datasketch(rows)}
     return {"rows": len(rows), "found": found, **compared(variants, rounds)}
+
+
+def _low_bits(gram: int) -> int:
+    return gram & 0xFFFFFFFF
 
 
 def by_datasketch(rows: list[str]) -> int:
@@ -88,7 +94,7 @@ def by_datasketch(rows: list[str]) -> int:
     kept: dict[int, frozenset[int]] = {}
     for number, row in enumerate(rows):
         grams = shingles(words(row))
-        signature: Any = library.MinHash(num_perm=BANDS * PER_BAND, hashfunc=lambda gram: gram & 0xFFFFFFFF)
+        signature: Any = library.MinHash(num_perm=BANDS * PER_BAND, hashfunc=_low_bits)
         signature.update_batch(list(grams))
         if max((jaccard(grams, kept[key]) for key in index.query(signature)), default=0.0) < THRESHOLD:
             kept[number] = grams

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 QUESTION = "In which town was Niatral Treidrulov born?"
 # small-chat's manner on large's knowledge: large + (small-chat − small)
-COMPOSITION = {
+COMPOSITION: dict[str, object] = {
     "strategy": "proxy_tuning",
     "base": {"model": "large", "prompt": ""},  # the base reads no question: the expert's voice brings it
     "expert": "small-chat",

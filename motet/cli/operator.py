@@ -57,6 +57,7 @@ def export(
 def validate(file: File, seed: Seed = 0, cache: Cache = None) -> None:
     """Report everything that is wrong with FILE, its models and the environment; reads no weights."""
     from motet.operator.file import ConfigError
+    from motet.operator.port import exposed
 
     configuration = load(operator_file(file, seed, cache), {})
     settings = configuration.settings
@@ -64,7 +65,7 @@ def validate(file: File, seed: Seed = 0, cache: Cache = None) -> None:
         warnings = _preflight(configuration)
     except ConfigError as error:
         refuse(error.problems)
-    for warning in warnings:
+    for warning in (*exposed(settings.server), *warnings):
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{file}: {len(settings.models)} models and {len(settings.compositions)} compositions, no problems.")
 

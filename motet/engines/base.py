@@ -95,7 +95,8 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """`contexts[k]` are the token ids (≥ 1) that stream k reads; `forced` tokens are appended to every stream and
-    scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n` independent choices."""
+    scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n` independent choices. What is
+    computed for one `cache_salt` spares nothing to requests with another."""
 
     request_id: str
     plan: Plan
@@ -104,6 +105,7 @@ class GenerationRequest:
     forced: tuple[int, ...] = ()
     num_prompt_forced: int = 0  # the first of `forced` that are a scored prompt's: rules do not count them as written
     n: int = 1
+    cache_salt: str = ""
 
 
 def refuse_empty(request: GenerationRequest) -> None:
@@ -229,8 +231,8 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> Generation:
         """Queues the request; nothing is computed before the first admission.
 
-        Call `check` first: it is not repeated here. What was not checked and cannot fit into memory then fails as it
-        runs; nobody stops it at the end of its models' contexts.
+        Call `check` first: it is not repeated here. What was not checked and cannot fit into memory fails later; what
+        is longer than its models' contexts is computed.
         """
         ...
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 from pydantic_settings import SettingsError as EnvironmentSettingsError
 
@@ -17,6 +18,7 @@ from motet.models.files import ADAPTER_CONFIG, CONFIG
 from motet.models.gguf import SUFFIX, is_gguf
 from motet.models.hub import is_hub_id
 from motet.operator.families import naming_problems
+from motet.operator.keys import read_keys
 from motet.operator.settings import Families, Settings
 from motet.settings import SettingsError, Tree, closest, nearest, read_mapping, sentences
 
@@ -54,6 +56,9 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
         merged = _merge(merged, tree)
     folder = path.resolve().parent
     settings, problems = _validated(merged)
+    if settings is not None:
+        settings, unread = _with_keys_of_file(settings, folder)
+        problems += unread
     compositions, composition_problems = _compositions(merged)
     problems += _unknown_variables() + composition_problems + _collisions(merged) + _families(merged)
     problems += _missing_paths(merged, folder) if check_paths else []
@@ -102,8 +107,25 @@ def _validated(merged: Tree) -> tuple[Settings | None, list[str]]:
     try:
         return Settings(**merged), []
     except ValidationError as error:
-        told = sentences(error.errors(include_url=False), Settings, merged, lambda problem: problem["msg"])
+        told = sentences(error.errors(include_url=False), Settings, merged, _said)
         return None, [f"{sentence}." for sentence in told]
+
+
+def _said(problem: ErrorDetails) -> str:
+    return problem["msg"].removeprefix("Value error, ")
+
+
+def _with_keys_of_file(settings: Settings, folder: Path) -> tuple[Settings, list[str]]:
+    """`server.api_keys` with those of `server.api_keys_file`."""
+    server = settings.server
+    if server.api_keys_file is None:
+        return settings, []
+    try:
+        found = read_keys(folder / Path(server.api_keys_file).expanduser())
+    except ValueError as error:
+        return settings, [f"server.api_keys_file: {error}."]
+    together = tuple(dict.fromkeys((*server.api_keys, *map(SecretStr, found))))
+    return settings.model_copy(update={"server": server.model_copy(update={"api_keys": together})}), []
 
 
 def _entries(merged: Tree, section: str) -> Tree:

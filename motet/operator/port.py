@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from ipaddress import ip_address
 
 from motet.operator.file import ConfigError
 from motet.operator.settings import ServerConfig
@@ -62,3 +63,25 @@ def url(config: ServerConfig, bound: socket.socket) -> str:
     """Where the server answers; the port is the one that the system chose where the file says 0."""
     host = f"[{config.host}]" if ":" in config.host else config.host
     return f"http://{host}:{bound.getsockname()[1]}"
+
+
+def exposed(config: ServerConfig) -> list[str]:
+    """What the operator may not have meant about who is let in."""
+    if config.api_keys:
+        return []
+    said: list[str] = []
+    if not _is_loopback(config.host):
+        said.append(
+            f"server: {config.host or 'every address'} can be reached by other machines, and without server.api_keys "
+            "everybody there is let in."
+        )
+    limits = [name for name in type(config).model_fields if name.endswith("_per_key") and getattr(config, name)]
+    said += [f"server.{name}: without server.api_keys there is no key to count for." for name in limits]
+    return said
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from motet.models.info import Quantization
+from motet.operator import keys
 
 Log = Callable[[str], None]  # is called with each line that the start-up has to say
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -23,6 +24,21 @@ def _listed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return json.loads(value) if value.startswith("[") else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _keys_listed(value: Any) -> Any:
+    """An empty text is no list of no keys: a variable that is set to nothing would open the server."""
+    if isinstance(value, str) and not value.strip(" []"):
+        raise ValueError("it is empty, which would let everybody in: leave it out, or name keys")
+    if isinstance(value, str) and not value.startswith("["):
+        return [part.strip() for part in value.split(",")]
+    return _listed(value)
+
+
+def _usable_key(key: SecretStr) -> SecretStr:
+    if (wrong := keys.problem(key.get_secret_value())) is not None:
+        raise ValueError(wrong)
+    return key
 
 
 class Section(BaseModel):
@@ -54,6 +70,9 @@ class ModelConfig(Section):
     """`cut`: the model may be composed with models that lack its last tokens, which are then impossible."""
 
 
+ApiKey = Annotated[SecretStr, AfterValidator(_usable_key)]
+
+
 class ServerConfig(Section):
     """Where it listens, who may ask, and how much at once."""
 
@@ -61,8 +80,14 @@ class ServerConfig(Section):
     """The address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 takes a free one."""
-    api_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed)] = ()
-    """Clients must send one of them; none: everybody is let in."""
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_keys_listed)] = ()
+    """Clients must send one of them, written as it is or as `sha256:` and its digest; none: everybody is let in."""
+    api_keys_file: str | None = None
+    """More of them, one per line (relative to the operator's file); lines that begin with `#` are none."""
+    open_docs: bool = False
+    """`/docs` and `/openapi.json` want no key."""
+    open_metrics: bool = False
+    """`/metrics` wants no key."""
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
     """Origins of web pages whose scripts may ask; `*` is any."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
@@ -71,6 +96,10 @@ class ServerConfig(Section):
     """Choices in flight, computed or waiting; more are answered 503."""
     max_choices_per_key: Annotated[int, Field(ge=1)] | None = None
     """The same for each key; more are answered 429."""
+    max_requests_per_minute_per_key: Annotated[int, Field(ge=1)] | None = None
+    """Requests of any kind from each key; more are answered 429."""
+    max_tokens_per_minute_per_key: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of prompts and answers of each key; 429 until what a long answer took beyond them is paid back."""
     keep_alive_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
     """A stream in which nothing came for so long gets a comment line."""
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0

@@ -33,11 +33,46 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return "".join(
+            char if char.isprintable() else _json_escape(char) for char in json.dumps(line, ensure_ascii=False)
+        )
+
+
+def _json_escape(char: str) -> str:
+    """JSON itself leaves DEL, the C1 controls and the separators of lines as they are."""
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else json.dumps(char)[1:-1]
+
+
+class PlainLines(logging.Formatter):
+    """One line per record, whatever a client has put into it: characters that end lines, move the cursor or colour the
+    terminal are written as `\\x1b`; the lines of a traceback follow indented, so that none looks like a record."""
+
+    def __init__(self) -> None:
+        super().__init__(PLAIN)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(lines: str) -> str:
+    return "\n".join(f"    {escaped(line)}" for line in lines.split("\n"))
+
+
+def escaped(text: str) -> str:
+    """The text with every character that cannot be seen as Python writes it: `\\n`, `\\x1b`, `\\u2028`."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def configure(level: str, *, as_json: bool) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(WithRequestId())
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter(PLAIN))
+    handler.setFormatter(JsonLines() if as_json else PlainLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -5,24 +5,26 @@ All of it is plain ASGI: Starlette's BaseHTTPMiddleware hides from the applicati
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from motet.operator.keys import digest_of, digest_written
 from motet.operator.settings import ServerConfig
-from motet.server.errors import ApiError, error_response
+from motet.server.errors import ApiError, busy, error_response
 from motet.server.logs import REQUEST_ID
+from motet.server.rates import Rates
 
 MAX_ID = 128  # characters of a client's X-Request-Id
 PROBES = frozenset({"/health", "/livez", "/ready"})
+DOCS_FILES = "/static-offline-docs"
+DOCS = ("/docs", "/openapi.json", DOCS_FILES)
 
 log = logging.getLogger("motet.access")
 
@@ -39,7 +41,7 @@ def middleware(config: ServerConfig) -> list[Middleware]:
     return [
         Middleware(RequestId),
         *([cors] if config.cors_origins else []),
-        Middleware(Auth, keys=[key.get_secret_value() for key in config.api_keys]),
+        Middleware(Auth, config=config),
         Middleware(BodyLimit, max_bytes=config.max_body_bytes),
     ]
 
@@ -84,27 +86,38 @@ def _usable(request_id: str) -> str:
 class Auth:
     """Without keys every request passes. The digest of a request's key is put into the scope's state, for quotas."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self.app = app
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [digest_written(key.get_secret_value()) for key in config.api_keys]
+        self._open = (*PROBES, *(DOCS if config.open_docs else ()), *(["/metrics"] if config.open_metrics else []))
+        self._rates = Rates(config.max_requests_per_minute_per_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._digests and scope["path"] not in PROBES:
-            given = _digest(_bearer(Headers(scope=scope)))
-            if not self._known(given):
-                await error_response(_refusal())(scope, receive, send)
+        if scope["type"] == "http" and self._digests and not self._is_open(scope["path"]):
+            given = digest_of(_bearer(Headers(scope=scope)))
+            refusal = self._refused(given)
+            if refusal is not None:
+                await error_response(refusal)(scope, receive, send)
                 return
             scope.setdefault("state", {})["key"] = given.hex()
         await self.app(scope, receive, send)
 
-    def _known(self, given: bytes) -> bool:
+    def _is_open(self, path: str) -> bool:
+        return path in self._open or (path.startswith(f"{DOCS_FILES}/") and DOCS_FILES in self._open)
+
+    def _refused(self, given: bytes) -> ApiError | None:
+        if not self._is_known(given):
+            return _unknown_key()
+        wait = self._rates.wait(given.hex())
+        if wait:
+            return busy(429, f"This key has {self._rates.limit} requests per minute.", "rate_limit_exceeded", wait)
+        self._rates.spend(given.hex(), 1)
+        return None
+
+    def _is_known(self, given: bytes) -> bool:
         """Compares with every key, so that the time says nothing about which one is near."""
         matches = [hmac.compare_digest(given, known) for known in self._digests]
         return any(matches)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
 def _bearer(headers: Headers) -> str:
@@ -112,7 +125,7 @@ def _bearer(headers: Headers) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def _refusal() -> ApiError:
+def _unknown_key() -> ApiError:
     return ApiError(
         401, "Incorrect or missing API key.", code="invalid_api_key", headers={"www-authenticate": "Bearer"}
     )

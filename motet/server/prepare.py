@@ -91,6 +91,7 @@ def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, requ
         tokens.forced,
         num_prompt_forced=len(tokens.forced),
         n=query.n,
+        cache_salt=query.cache_salt,
     )
     return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
 
@@ -109,7 +110,9 @@ def _scoring(service: Service, query: ScoreQuery) -> Iterator[Job]:
     for i, text in enumerate(query.continuations):
         tokens = replace(prompt, forced=_continuation(text, plan, query.prompt, base))
         max_new_tokens(tokens, members, service.kv_budget, asked=0)
-        request = GenerationRequest(f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced)
+        request = GenerationRequest(
+            f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
+        )
         yield Job(request, base.tokenizer, tokens.prompt_ids)
 
 

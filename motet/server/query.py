@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from starlette.requests import Request
+
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
 from motet.server.schemas import MAX_STOPS, SamplingFields, Target, TraceOptions
@@ -52,6 +54,12 @@ def trace_top(trace: bool | TraceOptions | None) -> int | None:
     return trace.top if isinstance(trace, TraceOptions) else 0 if trace else None
 
 
+def salt_of(request: Request, own: str | None) -> str:
+    """What keeps the prefixes of a request apart from those of other keys, and of other salts of the same key."""
+    key = request.scope["state"].get("key")
+    return f"{key or ''}:{own or ''}" if key or own else ""
+
+
 @dataclass(frozen=True)
 class Query:
     """Prompts to be answered, each by every target and `fields.n` times.
@@ -69,6 +77,7 @@ class Query:
     max_tokens: int | None
     score_prompt: bool = False
     labels: tuple[str | None, ...] | None = None
+    cache_salt: str = ""
 
     @property
     def n(self) -> int:
@@ -88,6 +97,7 @@ class ScoreQuery:
     prompt: RequestPrompt
     continuations: tuple[str | list[int], ...]
     trace: int | None = None  # alternatives per token; None: no trace
+    cache_salt: str = ""
 
     @property
     def num_choices(self) -> int:

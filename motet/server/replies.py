@@ -222,8 +222,15 @@ class Reply:
 
     def usage(self) -> dict[str, Any]:
         """The base stream's prompt once per job, and all generated tokens."""
-        prompt = sum(len(job.prompt_ids) for job in self.jobs)
-        return usage(prompt, sum(choice.num_tokens for choice in self.choices), self.generations.cached_tokens)
+        return usage(self.prompt_tokens, self.answer_tokens, self.generations.cached_tokens)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(job.prompt_ids) for job in self.jobs)
+
+    @property
+    def answer_tokens(self) -> int:
+        return sum(choice.num_tokens for choice in self.choices)
 
 
 def _has_content(piece: TextPiece, show: Display) -> bool:

@@ -28,12 +28,14 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         ApiError, CompositionError, UnknownModel, EngineError: what the client is answered instead.
     """
     with ExitStack() as held:
-        held.enter_context(reserve(request, service, query))
+        place = held.enter_context(reserve(request, service, query))
         jobs = await unless_disconnected(request, prepare(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
         reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
         held.enter_context(closing(reply))
+        place.spend(reply.prompt_tokens)
+        held.callback(lambda: place.spend(reply.answer_tokens))
         if query.fields.stream:
             events = reply.events(query.fields.stream_options or StreamOptions())
             return EventStream(events, held.pop_all())  # which closes them in its turn

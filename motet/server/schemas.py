@@ -37,6 +37,7 @@ PromptIds = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_IDS, fail_fast=T
 Prompt = str | PromptIds  # an empty one is the beginning of a text
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Text = Annotated[str, Field(min_length=1)]
+CacheSalt = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")]  # vLLM's bounds
 
 
 class Body(BaseModel):
@@ -164,6 +165,8 @@ class SamplingFields(Target, StructuredFields):
     """Report the token ids of prompt and answer."""
     return_tokens_as_token_ids: bool | None = None
     """Write tokens in log-probs as `token_id:N`, where their text is not unique."""
+    cache_salt: CacheSalt | None = None
+    """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None
     """Report what each member did to each token, under `choices[].motet.trace`."""
 
@@ -244,6 +247,8 @@ class ScoreRequest(Target):
     """The conversation before the continuations; excludes `prompt`."""
     continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
     """Texts or arrays of token ids, each scored behind the prompt."""
+    cache_salt: CacheSalt | None = None
+    """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None
     """Report what each member did to each token, under `data[].motet.trace`."""
 

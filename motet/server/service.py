@@ -16,6 +16,7 @@ from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
 from motet.server.errors import busy, invalid
 from motet.server.metrics import Metrics
+from motet.server.rates import Rates
 
 
 class Reservation:
@@ -25,6 +26,10 @@ class Reservation:
         self._admission = admission
         self._choices = choices
         self._key = key
+
+    def spend(self, tokens: int) -> None:
+        """Counts tokens of the prompt or of the answer for the key."""
+        self._admission.spend(tokens, self._key)
 
     def release(self) -> None:
         self._admission.give_back(self._choices, self._key)
@@ -43,7 +48,9 @@ class Admission:
     Reserving is one step of the event loop, so that two requests never take the same place.
     """
 
-    def __init__(self, max_choices: int, max_choices_per_key: int | None = None) -> None:
+    def __init__(
+        self, max_choices: int, max_choices_per_key: int | None = None, tokens_per_minute_per_key: int | None = None
+    ) -> None:
         self.max_choices = max_choices
         self.max_choices_per_key = max_choices_per_key
         self.draining = False
@@ -51,6 +58,7 @@ class Admission:
         self.idle.set()
         self._taken = 0
         self._by_key: Counter[str] = Counter()
+        self._tokens = Rates(tokens_per_minute_per_key)
 
     @property
     def taken(self) -> int:
@@ -71,10 +79,16 @@ class Admission:
             raise busy(503, f"All {self.max_choices} places are taken; try again.", "queue_full")
         if key and self.max_choices_per_key and self._by_key[key] + choices > self.max_choices_per_key:
             raise busy(429, f"This key has {self.max_choices_per_key} places, all taken; try again.", "quota_exceeded")
+        if key and (wait := self._tokens.wait(key)):
+            raise busy(429, f"This key has {self._tokens.limit} tokens per minute.", "rate_limit_exceeded", wait)
         self.idle.clear()
         self._taken += choices
         self._by_key[key or ""] += choices
         return Reservation(self, choices, key)
+
+    def spend(self, tokens: int, key: str | None) -> None:
+        if key:
+            self._tokens.spend(key, tokens)
 
     def give_back(self, choices: int, key: str | None) -> None:
         self._taken -= choices
@@ -96,7 +110,7 @@ class Service:
 
     @classmethod
     def assemble(cls, config: ServerConfig, engine: Engine, registry: Registry) -> Service:
-        admission = Admission(config.max_choices, config.max_choices_per_key)
+        admission = Admission(config.max_choices, config.max_choices_per_key, config.max_tokens_per_minute_per_key)
         return cls(config, engine, registry, Metrics(engine), admission, engine.stats().kv_bytes_budget)
 
 

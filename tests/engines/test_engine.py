@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -95,6 +96,22 @@ async def test_a_repeated_prompt_is_not_computed_again(members: Mapping[str, Mem
     again = [output.token async for output in generation]
     assert generation.cached_tokens == len(CONTEXT) - 1
     assert again == first[0]
+    await engine.close()
+
+
+async def test_a_prefix_is_found_with_its_own_salt_alone(members: Mapping[str, Member]) -> None:
+    for member in members.values():
+        member.cache.clear()
+    engine = TorchEngine(members)
+    found: list[int] = []
+    answers: list[list[int]] = []
+    for salt in ("", "one", "two", "one", "", "two"):
+        generation = engine.generate(replace(request(), cache_salt=salt))
+        answers.append([output.token async for output in generation])
+        found.append(generation.cached_tokens)
+    whole = len(CONTEXT) - 1
+    assert found == [0, 0, 0, whole, whole, whole]
+    assert all(answer == answers[0] for answer in answers)
     await engine.close()
 
 

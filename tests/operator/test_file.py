@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,72 @@ def test_a_misspelt_section_in_the_environment(folder: Path, monkeypatch: pytest
 def test_numbers_of_compositions(folder: Path, written: str) -> None:
     text = yaml.safe_dump(GOOD).replace("amateur: small", f"amateur: small\n    alpha: {written}")
     assert load(write(folder, text)).compositions["diff"].model_dump()["alpha"] == 0.1
+
+
+EMPTY = "a key is empty: clients could send it without knowing it"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("", EMPTY),
+        ("  ", EMPTY),
+        ("two words", "other than visible ASCII, or spaces"),
+        ("schlüssel", "other than visible ASCII"),
+        ("line\nend", "other than visible ASCII"),
+        ("sha256:abc", "64 hexadecimal digits"),
+        ("sha256:" + "g" * 64, "64 hexadecimal digits"),
+    ],
+)
+def test_keys_that_are_none(folder: Path, monkeypatch: pytest.MonkeyPatch, key: str, said: str) -> None:
+    (of_file,) = problems(folder, GOOD | {"server": {"api_keys": ["good", key]}})
+    assert of_file.startswith("server.api_keys.1: ")
+    assert said in of_file
+    with pytest.raises(ConfigError, match=r"server\.api_keys\.0: ") as of_flag:
+        load(write(folder, GOOD), {"server": {"api_keys": [key]}})
+    assert said in str(of_flag.value)
+    monkeypatch.setenv("MOTET_SERVER__API_KEYS", json.dumps([key]))
+    (of_environment,) = problems(folder, GOOD)
+    assert said in of_environment
+    if key.strip():
+        assert key not in of_file + of_environment
+
+
+@pytest.mark.parametrize("written", ["", "  ", "[]", "[ ]"])
+def test_an_empty_variable_does_not_remove_the_files_keys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.setenv("MOTET_SERVER__API_KEYS", written)
+    (said,) = problems(folder, GOOD | {"server": {"api_keys": ["hush"]}})
+    assert said.startswith("server.api_keys: it is empty, which would let everybody in")
+
+
+def test_an_empty_key_between_commas(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTET_SERVER__API_KEYS", "one,,two")
+    assert EMPTY in "\n".join(problems(folder, GOOD))
+
+
+def test_keys_of_a_file_come_beside_the_others(folder: Path) -> None:
+    hashed = "sha256:" + "0a" * 32
+    (folder / "keys").write_text(f"# clients\nfrom-file\n\n{hashed}\n")
+    configuration = load(write(folder, GOOD | {"server": {"api_keys": ["own"], "api_keys_file": "keys"}}))
+    found = [key.get_secret_value() for key in configuration.settings.server.api_keys]
+    assert found == ["own", "from-file", hashed]
+    assert "from-file" not in str(list(configuration.origins()))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"# nobody\n\n", "holds no key: everybody would be let in"),
+        (b"good\nsha256:1\n", "line 2: a hashed key is"),
+        (b"\xff\xfe", "is no text"),
+    ],
+)
+def test_key_files_that_hold_none(folder: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (folder / "keys").write_bytes(content)
+    (found,) = problems(folder, GOOD | {"server": {"api_keys_file": "keys"}})
+    assert found.startswith("server.api_keys_file: ")
+    assert said in found

@@ -17,7 +17,7 @@ from motet.cli import app
 from motet.models import memory
 from motet.operator.file import ConfigError, load
 from motet.operator.loading import load_engine
-from motet.operator.port import bind, release, url
+from motet.operator.port import bind, exposed, release, url
 from motet.operator.preflight import prepare
 from motet.operator.settings import ServerConfig
 from tests.fakes import byte_tokenizer
@@ -196,3 +196,20 @@ def test_a_model_without_attention(models: Path) -> None:
     said = refused(models, {"m": {"path": "recurrent"}, "two": {"path": "nowhere/at-all"}})
     assert "only models with attention are served" in said[0]
     assert [line.split(":")[0] for line in said] == ["models.m", "models.two"]
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [("127.0.0.1", 0), ("::1", 0), ("localhost", 0), ("0.0.0.0", 1), ("::", 1), ("", 1), ("10.0.0.1", 1), ("box", 1)],
+)
+def test_a_public_address_without_keys_is_warned_about(models: Path, host: str, warned: int) -> None:
+    assert len(exposed(ServerConfig(host=host))) == warned
+    assert exposed(ServerConfig.model_validate({"host": host, "api_keys": ["k"]})) == []
+    file = write(models, {"one": {"path": "one"}}, server={"host": host})
+    said = RUN.invoke(app, ["config", "validate", str(file)]).stderr
+    assert said.count("everybody there is let in") == warned
+
+
+def test_limits_of_keys_without_keys() -> None:
+    (said,) = exposed(ServerConfig(max_tokens_per_minute_per_key=5))
+    assert said == "server.max_tokens_per_minute_per_key: without server.api_keys there is no key to count for."

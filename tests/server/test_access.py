@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 
@@ -167,4 +168,4 @@ def test_no_request_waits_for_a_thread() -> None:
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     called = {dependency.call for route in routes for dependency in (route.dependant, *route.dependant.dependencies)}
     assert get_service in called
-    assert [call for call in called if not asyncio.iscoroutinefunction(call)] == []
+    assert [call for call in called if not inspect.iscoroutinefunction(call)] == []

@@ -165,7 +165,7 @@ def slope(samples: Sequence[Sample]) -> float | None:
 
 
 def results(tally: Tally) -> dict[str, Any]:
-    longest = max(tally.samples, key=len, default=list[Sample]())
+    longest = [one for one in max(tally.samples, key=len, default=list[Sample]()) if one.requests]
     kinds = Counter(finding.kind for finding in tally.findings)
     return {
         "statuses": dict(sorted(tally.statuses.items())),

@@ -44,8 +44,8 @@ def members(url: str) -> tuple[str, ...]:
 class Probe:
     """Asks it again and again. What depends on the moment (ids, times, cached tokens) is left out.
 
-    The first question is asked twice, of an idle server: once the prompt is read, once it is found in the cache.
-    Rounding may differ between the two, and later answers must be one of them.
+    Every time it is asked twice and the second answer counts, which finds the prompt in the cache: how much of a prompt
+    is still to be read decides how its last digits are rounded.
     """
 
     def __init__(self) -> None:
@@ -53,24 +53,24 @@ class Probe:
         self.different = 0
         self.other_texts = 0
         self.largest_difference = 0.0  # of two log-probabilities, in nats
-        self._known: list[Any] = []
+        self._first: Any = None
         self._body: dict[str, Any] = {}
 
     def ask(self, url: str) -> bool:
-        """Whether the answer is known, bit by bit."""
-        if not self._known:
-            self._body = probe_body(members(url))
-            self._known = [self._choices(url), self._choices(url)]
+        """Whether the answer is the first one, bit by bit."""
+        self._body = self._body or probe_body(members(url))
+        self._choices(url)
         choices = self._choices(url)
+        self._first = self._first or choices
         self.asked += 1
-        if choices in self._known:
+        if choices == self._first:
             return True
         self.different += 1
-        texts = [[choice["text"] for choice in one] for one in (self._known[1], choices)]
+        texts = [[choice["text"] for choice in one] for one in (self._first, choices)]
         if texts[0] != texts[1]:
             self.other_texts += 1
         else:
-            pairs = zip(_numbers(self._known[1]), _numbers(choices), strict=True)
+            pairs = zip(_numbers(self._first), _numbers(choices), strict=True)
             self.largest_difference = max(self.largest_difference, *(abs(one - other) for one, other in pairs))
         return False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from motet.engines.base import NoTokenPossible
 from motet.engines.torch import TorchEngine
 from motet.engines.vllm.engine import VllmEngine
 from tests.vllm.models import EOS, VOCAB
-from tests.vllm.requests import PLANS, answer, answers, assert_alike, plan_of, request_for, tokens
+from tests.vllm.requests import PLANS, answer, answers, assert_alike, plan_of, request_for, rng_of, tokens
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PROXY = plan_of("llama", {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"})
@@ -24,7 +25,7 @@ DYNAMIC = plan_of("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexp
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
 async def test_every_strategy(plan: Plan, engine: VllmEngine, embedded: TorchEngine) -> None:
     """Prompts that are cut into chunks, text to score first, and a trace of every token."""
-    rng = random.Random(str(plan))
+    rng = rng_of(plan)
     request = request_for(plan, rng, context=tokens(rng, 100), forced=tokens(rng, 7), trace_top=2)
     assert_alike(await answer(engine, request), await answer(embedded, request))
 
@@ -54,6 +55,18 @@ async def test_mixed_batch_under_memory_pressure(engine: VllmEngine, embedded: T
         assert_alike(one, other)
     assert most >= 16
     assert engine.tally.preemptions > before
+
+
+async def test_a_prefix_is_found_with_its_own_salt_alone(engine: VllmEngine) -> None:
+    rng = random.Random(3)
+    request = request_for(PROXY, rng, context=tokens(rng, 120), max_tokens=2)
+    found: list[int] = []
+    for salt in ("one", "two", "one", "two", ""):
+        generation = engine.generate(replace(request, cache_salt=salt))
+        assert [output async for output in generation]
+        found.append(generation.cached_tokens)
+    assert [count >= 96 for count in found] == [False, False, True, True, False]
+    assert found[0] == found[1] == found[4] == 0
 
 
 async def test_prefix_cache_hits_under_another_strategy(engine: VllmEngine, embedded: TorchEngine) -> None:

@@ -17,7 +17,17 @@ from motet.engines.grammars import Grammars
 from motet.engines.torch import TorchEngine
 from motet.engines.vllm.engine import VllmEngine
 from tests.vllm.models import EOS, TOKENIZER, VOCAB
-from tests.vllm.requests import PLANS, SPLIT_PLANS, answer, answers, assert_alike, plan_of, request_for, tokens
+from tests.vllm.requests import (
+    PLANS,
+    SPLIT_PLANS,
+    answer,
+    answers,
+    assert_alike,
+    plan_of,
+    request_for,
+    rng_of,
+    tokens,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PROXY = plan_of("llama", {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"})
@@ -56,7 +66,7 @@ def said(outputs: Sequence[TokenOutput], choice: int = 0) -> str:
 )
 async def test_answers(plan: Plan, sampling: dict[str, Any], engine: VllmEngine, embedded: TorchEngine) -> None:
     """The contrastive set of plausible tokens is narrow: it gives way to the grammar."""
-    rng = random.Random(str(plan))
+    rng = rng_of(plan)
     forced = tokens(rng, 5)  # scored text, to which no grammar holds
     request = request_for(
         plan, rng, forced=forced, max_tokens=30, ignore_eos=False, grammar=of_regex(PLATE), **sampling

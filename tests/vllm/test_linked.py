@@ -18,7 +18,7 @@ from motet.engines.vllm.internals import touch
 from motet.engines.vllm.scheduler import LinkedScheduler
 from motet.engines.vllm.wire import KEY
 from tests.vllm.models import EOS
-from tests.vllm.requests import SPLIT_PLANS, answer, answers, assert_alike, request_for, tokens
+from tests.vllm.requests import SPLIT_PLANS, answer, answers, assert_alike, request_for, rng_of, tokens
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("plan", SPLIT_PLANS, ids=lambda plan: plan.strategy)
 async def test_different_contexts(plan: Plan, engine: VllmEngine, embedded: TorchEngine) -> None:
     """Greedy and drawn, with text to score first and a trace; one context is long, one is a single token."""
-    rng = random.Random(str(plan))
+    rng = rng_of(plan)
     requests = [
         request_for(plan, rng, context=tokens(rng, 150), forced=tokens(rng, 5), trace_top=2),
         request_for(plan, rng, context=tokens(rng, 1), temperature=0.9, seed=4, n=2, repetition_penalty=1.2),

@@ -24,7 +24,7 @@ from motet.engines.vllm.internals import touch
 from motet.engines.vllm.memory import Capacity, Gate
 from motet.engines.vllm.requests import Check, row_of, row_or_fault
 from motet.engines.vllm.sampler import StepSampler, StepVerifier
-from motet.engines.vllm.table import Row, Step, Table, Uniforms
+from motet.engines.vllm.table import DrawnStep, Row, Table, Uniforms
 from motet.engines.vllm.wire import (
     KEY,
     Link,
@@ -142,7 +142,7 @@ def composer_of(rows: dict[int, Row], members: dict[str, int]) -> tuple[Composer
     return Composer(table, EagerKernels()), table
 
 
-def taken(table: Table) -> Step:
+def taken(table: Table) -> DrawnStep:
     step = table.take_step()
     assert step is not None
     assert table.take_step() is None, "a step is taken once"
@@ -226,7 +226,9 @@ class Theirs:
 
 def test_samplers_hand_over_what_was_drawn() -> None:
     """Requests that name no composition are drawn by vLLM, the others are not; a step is used once."""
-    table = Table(step=Step(torch.tensor([[3, 2], [0, 0], [4, 1]]), torch.tensor([[-1.0, -2], [0, 0], [-3, -4]]), (1,)))
+    table = Table(
+        step=DrawnStep(torch.tensor([[3, 2], [0, 0], [4, 1]]), torch.tensor([[-1.0, -2], [0, 0], [-3, -4]]), (1,))
+    )
     sampler = StepSampler(Theirs(), table)
     logits = torch.zeros(3, 8)
     out = sampler(logits, None)
@@ -241,7 +243,7 @@ def test_verifiers_hand_over_what_was_accepted() -> None:
     """Two requests with a draft each, the second one vLLM's own."""
     drawn = torch.tensor([[3, 2], [4, 1], [0, 0], [0, 0]])
     for draft, tokens in ((3, [3, 4]), (5, [3, -1])):
-        table = Table(step=Step(drawn, -drawn.float(), (2, 3)))
+        table = Table(step=DrawnStep(drawn, -drawn.float(), (2, 3)))
         metadata = SimpleNamespace(num_draft_tokens=[1, 1], draft_token_ids=torch.tensor([draft, 5]), max_spec_len=1)
         out = StepVerifier(Theirs(), table)(metadata, None, torch.zeros(4, 8), None)
         assert out.sampled_token_ids.tolist() == [tokens, [7, 7]]

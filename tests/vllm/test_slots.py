@@ -15,7 +15,7 @@ from motet.composers.plan import single
 from motet.engines.base import SamplingParams
 from motet.engines.vllm.internals import touch
 from motet.engines.vllm.slot_sampler import Slots, SlotSampler
-from motet.engines.vllm.table import Row, Step, Table
+from motet.engines.vllm.table import DrawnStep, Row, Table
 from motet.engines.vllm.wire import Link, RowSpec
 
 DRAWN = SamplingParams(max_tokens=8)
@@ -64,7 +64,7 @@ class Runner:
         self.slots.arrange(order)
 
     def step(self, drawn: list[int], others: tuple[int, ...] = ()) -> Any:
-        self.table.step = Step(torch.tensor(drawn)[:, None], torch.zeros(len(drawn), 1), others)
+        self.table.step = DrawnStep(torch.tensor(drawn)[:, None], torch.zeros(len(drawn), 1), others)
         return self.sampler(torch.zeros(len(drawn), 4), self.batch())
 
     def batch(self) -> Any:

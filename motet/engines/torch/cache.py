@@ -19,12 +19,13 @@ LayerShape = tuple[int, int, int]  # kv_heads, key dim, value dim
 @dataclass(slots=True, eq=False)
 class Slot:
     """One stream's place. `tokens` are those whose keys and values are in the arena; `reserved` is the most it may
-    hold. `index` changes when slots move."""
+    hold. `index` changes when slots move. `salt` is of the request that computed them."""
 
     index: int
     tokens: list[int] = field(default_factory=list[int])
     reserved: int = 0
     last_use: int = 0
+    salt: str = ""
 
 
 class SlotCache:
@@ -88,13 +89,13 @@ class SlotCache:
             new[index, :, :held] = old[slot.index, :, :held]
         return new
 
-    def acquire(self, tokens: Sequence[int], reserved: int, reuse: int) -> Slot:
+    def acquire(self, tokens: Sequence[int], reserved: int, reuse: int, salt: str = "") -> Slot:
         """Takes a slot for a stream that will hold up to `reserved` tokens; needs a place behind the active ones.
 
-        The longest prefix of `tokens[:reuse]` that any slot holds is taken over: in place where that slot is idle,
-        copied where it is running.
+        The longest prefix of `tokens[:reuse]` that a slot of the same salt holds is taken over: in place where that
+        slot is idle, copied where it is running.
         """
-        source, shared = self._longest_prefix(tokens, reuse)
+        source, shared = self._longest_prefix(tokens, reuse, salt)
         if source is not None and source.index >= self.num_active:
             slot = source
         else:
@@ -104,7 +105,7 @@ class SlotCache:
                 self._copy(source, slot, shared)
                 slot.tokens = source.tokens[:shared]
         slot.tokens = slot.tokens[:shared]
-        slot.reserved = reserved
+        slot.reserved, slot.salt = reserved, salt
         self._swap(slot, self.slots[self.num_active])
         self.num_active += 1
         return slot
@@ -128,11 +129,11 @@ class SlotCache:
         self._swap(slot, self.slots[self.num_active - 1])
         self.num_active -= 1
 
-    def _longest_prefix(self, tokens: Sequence[int], reuse: int) -> tuple[Slot | None, int]:
+    def _longest_prefix(self, tokens: Sequence[int], reuse: int, salt: str) -> tuple[Slot | None, int]:
         best: Slot | None = None
         length = 0
         for slot in self.slots:
-            shared = common_prefix(slot.tokens, tokens, reuse)
+            shared = common_prefix(slot.tokens, tokens, reuse) if slot.salt == salt else 0
             if shared > length or (shared == length > 0 and slot.index >= self.num_active):
                 best, length = slot, shared
         return best, length

@@ -186,7 +186,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ChoiceRow:
     """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits."""
 
     choice: Choice

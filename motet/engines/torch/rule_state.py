@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from motet.composers.plan import DiscriminatorRule
-from motet.engines.torch.choice import Choice, Row
+from motet.engines.torch.choice import Choice, ChoiceRow
 from motet.kernels.layout import rows_index
 from motet.kernels.logits import Logits
 
@@ -26,7 +26,7 @@ def judge(choice: Choice, k: int, logits: Tensor) -> None:
     choice.rule_state[k - 1] += float(logprobs.gather(-1, tokens[:, None]).double().sum())
 
 
-def gathered(logits: Logits, rows: Sequence[Row]) -> Tensor | None:
+def gathered(logits: Logits, rows: Sequence[ChoiceRow]) -> Tensor | None:
     """The state (R, 3) that each row's rule starts from, None where no rule has one.
 
     Forced tokens of earlier rows of the same step count: a choice's rows follow one another.
@@ -44,7 +44,7 @@ def gathered(logits: Logits, rows: Sequence[Row]) -> Tensor | None:
     return state
 
 
-def advanced(logits: Logits, rows: Sequence[Row], tokens: Sequence[int]) -> list[tuple[Choice, list[float]]]:
+def advanced(logits: Logits, rows: Sequence[ChoiceRow], tokens: Sequence[int]) -> list[tuple[Choice, list[float]]]:
     """The choices' states after this step; nothing is changed here, since a step may still fail."""
     sums: dict[Choice, list[float]] = {}
     for row, token in zip(rows, tokens, strict=True):
@@ -53,10 +53,10 @@ def advanced(logits: Logits, rows: Sequence[Row], tokens: Sequence[int]) -> list
     return list(sums.items())
 
 
-def _has_state(row: Row) -> bool:
+def _has_state(row: ChoiceRow) -> bool:
     return isinstance(row.choice.plan.rule, DiscriminatorRule)
 
 
-def _added(logits: Logits, row: Row, token: int, sums: Sequence[float]) -> list[float]:
+def _added(logits: Logits, row: ChoiceRow, token: int, sums: Sequence[float]) -> list[float]:
     wanted, unwanted = cast("list[float]", logits.logprobs(rows_index(row.streams[1:3]))[:, token].tolist())
     return [sums[0] + wanted, sums[1] + unwanted, sums[2] + 1.0]

@@ -136,7 +136,9 @@ class Scheduler:
 
     def _start(self, choice: Choice) -> None:
         for k, stream in enumerate(choice.streams):
-            stream.slot = stream.member.cache.acquire(stream.context, choice.reserved(stream), stream.reusable)
+            stream.slot = stream.member.cache.acquire(
+                stream.context, choice.reserved(stream), stream.reusable, choice.group.request.cache_salt
+            )
             self.prefix_queries += stream.reusable
             self.prefix_hits += stream.computed
             if k == 0:

@@ -14,7 +14,7 @@ from torch import Tensor
 from motet.composers.rows import compose_rows
 from motet.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
 from motet.engines.decoding import decode_rows, top_of, trace_of
-from motet.engines.torch.choice import Choice, Row
+from motet.engines.torch.choice import Choice, ChoiceRow
 from motet.engines.torch.model import Member, ModelWork
 from motet.engines.torch.rule_state import advanced, gathered, judge
 from motet.engines.torch.scheduler import Work
@@ -91,13 +91,13 @@ class Step:
                 groups[item.choice.vocab_size].append(item)
         return list(groups.values())
 
-    def rows(self, work: Sequence[Work]) -> tuple[Logits, list[Row]]:
+    def rows(self, work: Sequence[Work]) -> tuple[Logits, list[ChoiceRow]]:
         """The members' joined logits over the width of this work, and its rows in them."""
         members = list({stream.member: None for item in work for stream in item.choice.streams})
         joined = Logits([self.logits[member][:, : work[0].choice.vocab_size] for member in members])
         starts = dict(zip(members, joined.starts, strict=True))
         return joined, [
-            Row(
+            ChoiceRow(
                 item.choice,
                 item.choice.position + t,
                 tuple(
@@ -109,7 +109,7 @@ class Step:
             for t in range(item.positions)
         ]
 
-    def advance(self, rows: Sequence[Row], decoded: Decoded, traces: Mapping[int, TokenTrace]) -> None:
+    def advance(self, rows: Sequence[ChoiceRow], decoded: Decoded, traces: Mapping[int, TokenTrace]) -> None:
         """Appends the tokens to their choices and reports them; a row without a finite token fails its choice alone."""
         tops = [top_of(decoded, index, row.choice.sampling.top_logprobs) for index, row in enumerate(rows)]
         tokens, logprobs = _ints(decoded.token), cast("list[float]", decoded.logprob.tolist())
@@ -165,11 +165,11 @@ class StepRunner:
         for choice, state in states:
             choice.rule_state = state
 
-    def _decode_rows(self, logits: Logits, rows: Sequence[Row]) -> DecodeRows:
+    def _decode_rows(self, logits: Logits, rows: Sequence[ChoiceRow]) -> DecodeRows:
         matchers = [row.matcher for row in rows]
         return decode_rows(self._composed(rows, logits.like()), logits, rows, matchers, gathered(logits, rows))
 
-    def _composed(self, rows: Sequence[Row], like: Tensor) -> ComposeRows:
+    def _composed(self, rows: Sequence[ChoiceRow], like: Tensor) -> ComposeRows:
         key: tuple[object, ...] = (like.device, like.dtype, *((row.choice, row.streams) for row in rows))
         if self._composition is None or self._composition[0] != key:
             plans = [row.plan for row in rows]
@@ -191,7 +191,7 @@ def _failure(position: int, logprob: float) -> EngineError:
     return NoTokenPossible(f"no token is possible at position {position}: the masks of the request exclude each other")
 
 
-def _traces(logits: Logits, decoded: Decoded, rows: Sequence[Row]) -> dict[int, TokenTrace]:
+def _traces(logits: Logits, decoded: Decoded, rows: Sequence[ChoiceRow]) -> dict[int, TokenTrace]:
     """Traces of the rows that ask for them."""
     wanted = [(index, row, row.choice.sampling.trace_top) for index, row in enumerate(rows)]
     return {

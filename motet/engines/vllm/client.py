@@ -121,7 +121,7 @@ class Client:
         self, request: GenerationRequest, spec: RowSpec, known: Sequence[int], limits: Mapping[str, Any]
     ) -> AsyncGenerator[Any]:
         """vLLM's outputs of the base's context, with the other contexts running beside it."""
-        prompts = [(*view, *known) for view in views_of(request)]
+        prompts = [_salted((*view, *known), request) for view in views_of(request)]
         name = f"{request.request_id}#{next(self._names)}"
         if len(prompts) == 1:
             async for answer in self._one(prompts[0], spec, limits, name, None):
@@ -146,7 +146,7 @@ class Client:
                 await asyncio.gather(*others, return_exceptions=True)
 
     async def _one(
-        self, prompt: Sequence[int], spec: RowSpec, limits: Mapping[str, Any], name: str, rank: int | None
+        self, prompt: Mapping[str, Any], spec: RowSpec, limits: Mapping[str, Any], name: str, rank: int | None
     ) -> AsyncGenerator[Any]:
         """One vLLM request. `spec` says how its tokens are drawn; vLLM, which does not draw them, knows no more."""
         if self._llm is None:
@@ -159,9 +159,14 @@ class Client:
             extra_args={KEY: plain(spec)},
             **limits,
         )
-        tokens = {"prompt_token_ids": list(prompt)}
-        async for answer in self._llm.generate(tokens, params, name, data_parallel_rank=rank):
+        async for answer in self._llm.generate(prompt, params, name, data_parallel_rank=rank):
             yield answer
+
+
+def _salted(tokens: Sequence[int], request: GenerationRequest) -> dict[str, Any]:
+    """vLLM's prompt; blocks that were computed with one salt are found with that one alone."""
+    prompt: dict[str, Any] = {"prompt_token_ids": list(tokens)}
+    return {**prompt, "cache_salt": request.cache_salt} if request.cache_salt else prompt
 
 
 def views_of(request: GenerationRequest) -> list[tuple[int, ...]]:

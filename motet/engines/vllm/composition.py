@@ -17,7 +17,7 @@ from motet.engines.base import Matcher
 from motet.engines.decoding import decode_rows, rule_edits, top_of, trace_of
 from motet.engines.grammars import Grammars
 from motet.engines.vllm.items import Item, items_of, points_of
-from motet.engines.vllm.table import Row, Step, Table
+from motet.engines.vllm.table import DrawnStep, Row, Table
 from motet.engines.vllm.wire import Probed, write_payload
 from motet.kernels.decode import Decoded, Kernels, decode
 from motet.kernels.layout import ComposeRows, rows_index
@@ -96,7 +96,7 @@ class Composer:
     """Composes and draws with the project's kernels.
 
     Args:
-        table: whose rows the positions are; gets the `Step` of what was drawn.
+        table: whose rows the positions are; gets the `DrawnStep` of what was drawn.
         matchers: follow the rows' grammars.
     """
 
@@ -183,14 +183,14 @@ class Composer:
 
     def _step(
         self, items: Sequence[Item], order: Sequence[int], reported: Sequence[int], tokens: Tensor, values: Tensor
-    ) -> Step | None:
+    ) -> DrawnStep | None:
         """None where nothing was drawn."""
         if not any(item.is_next for item in items):
             return None
         places = {i: n for n, i in enumerate(reported)}
         index = torch.tensor([places.get(i, 0) for i in order], device=tokens.device)
         others = tuple(number for number, i in enumerate(order) if not items[i].is_idle and i not in places)
-        return Step(tokens[index], values[index], others)
+        return DrawnStep(tokens[index], values[index], others)
 
     def _composed(self, logits: Logits, items: Sequence[Item], count: int) -> Tensor:
         """Composed log-probs (I, V); an item that cannot be composed ends its answer."""

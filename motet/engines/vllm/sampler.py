@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from motet.engines.vllm.internals import touch
-from motet.engines.vllm.table import Step, Table
+from motet.engines.vllm.table import DrawnStep, Table
 
 REJECTED = -1  # vLLM's placeholder
 
@@ -63,10 +63,10 @@ class StepVerifier:
         firsts = accumulate((count + 1 for count in metadata.num_draft_tokens[:-1]), initial=0)
         others = tuple(number for number, first in enumerate(firsts) if first in step.others)
         theirs = self._inner(metadata, draft_probs, logits, sampling_metadata) if others else None
-        return output_of(verified.tokens, Step(step.tokens[places], step.logprobs[places], others), theirs)
+        return output_of(verified.tokens, DrawnStep(step.tokens[places], step.logprobs[places], others), theirs)
 
 
-def output_of(tokens: Tensor, step: Step, theirs: Any) -> Any:
+def output_of(tokens: Tensor, step: DrawnStep, theirs: Any) -> Any:
     """vLLM's SamplerOutput.
 
     Args:

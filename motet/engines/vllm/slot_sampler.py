@@ -17,7 +17,7 @@ from torch import Tensor
 
 from motet.engines.vllm.internals import touch
 from motet.engines.vllm.sampler import verify
-from motet.engines.vllm.table import Row, Step, Table
+from motet.engines.vllm.table import DrawnStep, Row, Table
 from motet.engines.vllm.wire import Link
 
 
@@ -130,7 +130,7 @@ def _layout(input_batch: Any) -> BatchLayout:
     return BatchLayout(input_batch.cu_num_logits_np.tolist(), (computed >= input_batch.prefill_len_np).tolist())
 
 
-def _taken(step: Step | None, theirs: Any, layout: BatchLayout, input_batch: Any) -> list[list[int]]:
+def _taken(step: DrawnStep | None, theirs: Any, layout: BatchLayout, input_batch: Any) -> list[list[int]]:
     """The tokens that each request would get if it were alone."""
     if step is None:
         return _of_vllm(theirs)
@@ -163,7 +163,7 @@ def _drawn(drawn: Tensor, layout: BatchLayout, input_batch: Any) -> list[list[in
     return [row[:count] if reaches else [] for row, count, reaches in zip(tokens, kept, layout.reaches, strict=True)]
 
 
-def _logprobs(step: Step | None, theirs: Any, layout: BatchLayout) -> Any:
+def _logprobs(step: DrawnStep | None, theirs: Any, layout: BatchLayout) -> Any:
     """vLLM's LogprobsTensors of the R positions, None if none are reported.
 
     The rank of a token that this engine drew is not reported: nobody of ours asks for it.

@@ -165,7 +165,7 @@ class NoBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DrawnStep:
     """What was drawn behind R positions, for the runner's sampler.
 
     `tokens` (R, 1 + A) int64 and `logprobs` (R, 1 + A) float32: the drawn token and its composed log-prob, then what
@@ -203,13 +203,13 @@ class Table:
     ends: tuple[int, ...] = ()
     batch: Batch = field(default_factory=NoBatch)
     default: Plan = field(default_factory=lambda: single(""))
-    step: Step | None = None
+    step: DrawnStep | None = None
 
     def configure(self, members: Mapping[str, int], ends: Sequence[int]) -> None:
         self.members, self.ends = dict(members), tuple(ends)
         self.default = single(next(iter(members)))
 
-    def take_step(self) -> Step | None:
+    def take_step(self) -> DrawnStep | None:
         """What the last logits have drawn, once; None: vLLM's own sampler draws."""
         step, self.step = self.step, None
         return step

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
-from motet.server.query import Query, display
+from motet.server.query import Query, display, salt_of
 from motet.server.respond import respond
 from motet.server.responses import STREAMED, ChatCompletion
 from motet.server.schemas import ChatCompletionRequest
@@ -26,6 +26,7 @@ async def chat_completions(body: ChatCompletionRequest, request: Request, servic
     check_extras(body)
     query = Query(
         request_id=request.scope["state"]["request_id"],
+        cache_salt=salt_of(request, body.cache_salt),
         form="chat",
         fields=body,
         targets=(body,),

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import prompt_of
-from motet.server.query import Query, display
+from motet.server.query import Query, display, salt_of
 from motet.server.respond import respond
 from motet.server.responses import STREAMED, Comparison
 from motet.server.schemas import Candidate, CompareRequest
@@ -28,6 +28,7 @@ async def compare(body: CompareRequest, request: Request, service: Served) -> Re
     candidates = tuple(_candidate(entry, body) for entry in body.candidates)
     query = Query(
         request_id=request.scope["state"]["request_id"],
+        cache_salt=salt_of(request, body.cache_salt),
         form="completion" if body.messages is None else "chat",
         fields=body,
         targets=candidates,

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from motet.server.bodies import JsonRoute
 from motet.server.prompts import RequestPrompt
-from motet.server.query import Query, display
+from motet.server.query import Query, display, salt_of
 from motet.server.respond import respond
 from motet.server.responses import STREAMED, Completion
 from motet.server.schemas import CompletionRequest
@@ -28,6 +28,7 @@ async def completions(body: CompletionRequest, request: Request, service: Served
     check_extras(body)
     query = Query(
         request_id=request.scope["state"]["request_id"],
+        cache_salt=salt_of(request, body.cache_salt),
         form="completion",
         fields=body,
         targets=(body,),

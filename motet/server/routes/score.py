@@ -14,7 +14,7 @@ from motet.server.bodies import JsonRoute
 from motet.server.forms import extension, finite, traces, usage
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
-from motet.server.query import ScoreQuery, trace_top
+from motet.server.query import ScoreQuery, salt_of, trace_top
 from motet.server.replies import Generations
 from motet.server.respond import as_json, reserve, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
@@ -32,13 +32,15 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
     check_extras(body)
     query = ScoreQuery(
         request_id=request.scope["state"]["request_id"],
+        cache_salt=salt_of(request, body.cache_salt),
         target=body,
         prompt=prompt_of(body.prompt, body.messages),
         continuations=tuple(body.continuations),
         trace=trace_top(body.trace),
     )
-    with reserve(request, service, query):
+    with reserve(request, service, query) as place:
         jobs = await prepare(service, query)
+        place.spend(sum(len(job.prompt_ids) + len(job.request.forced) for job in jobs))
         return as_json(await unless_disconnected(request, _scores(service, query, jobs)))
 
 

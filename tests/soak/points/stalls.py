@@ -159,7 +159,7 @@ def memory_under_load(lab: Lab) -> list[Check]:
     generator = Generator(*fuzz.describe(server.url), 10, 0.0)
     asyncio.run(_mixed(server, generator))
     slope = fuzz.slope(server.samples)
-    mib = [round(one.resident / MIB) for one in server.samples]
+    mib = [round(one.resident / MIB) for one in server.samples if one.requests]
     saw = f"{mib[0]} → {mib[-1]} MiB in {MIXED} requests, {slope} MiB per 10,000 after the warm-up"
     return [Check("memory levels off", slope is not None and slope < GROWTH_MIB_PER_10K, saw)]
 

@@ -1,0 +1,56 @@
+"""The keys by which clients are known: how they are written down, and what is wrong with one.
+
+Of a key its SHA-256 is enough: `sha256:` and 64 hexadecimal digits (`printf %s KEY | sha256sum`) keep the key itself
+out of the operator's file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+PREFIX = "sha256:"
+SENDABLE = re.compile(r"[!-~]+")  # what every client can send in a header as it stands
+DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def digest_of(key: str) -> bytes:
+    """SHA-256 of what a client sends."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def digest_written(written: str) -> bytes:
+    """SHA-256 of the key that an operator wrote down, as it is or hashed."""
+    return bytes.fromhex(written.removeprefix(PREFIX)) if written.startswith(PREFIX) else digest_of(written)
+
+
+def problem(written: str) -> str | None:
+    """Why it can be no key, without telling it; None where it can."""
+    if not written.strip():
+        return "a key is empty: clients could send it without knowing it"
+    if written.startswith(PREFIX):
+        fits = DIGEST.fullmatch(written.removeprefix(PREFIX))
+        return None if fits else f"a hashed key is {PREFIX} and 64 hexadecimal digits (printf %s KEY | sha256sum)"
+    return None if SENDABLE.fullmatch(written) else "a key has characters other than visible ASCII, or spaces"
+
+
+def read_keys(file: Path) -> list[str]:
+    """One key per line; empty lines and those that begin with `#` are none.
+
+    Raises:
+        ValueError: it cannot be read, holds no key, or one that can be none.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text") from error
+    keys = {number: line for number, line in enumerate(lines, 1) if line and not line.startswith("#")}
+    if not keys:
+        raise ValueError(f"{file} holds no key: everybody would be let in")
+    for number, key in keys.items():
+        if (wrong := problem(key)) is not None:
+            raise ValueError(f"{file}, line {number}: {wrong}")
+    return list(keys.values())
