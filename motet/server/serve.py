@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
@@ -13,6 +14,7 @@ from motet.engines.grammar_process import GrammarUnavailable
 from motet.engines.grammars import ROOM
 from motet.operator.port import release
 from motet.server.app import create_app
+from motet.server.connections import AcceptWarnings, Connections
 from motet.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,10 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(AcceptWarnings())
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.started:
@@ -60,6 +66,8 @@ def make_server(service: Service) -> DrainingServer:
             create_app(service),
             host=config.host,
             port=config.port,
+            http=cast("type[asyncio.Protocol]", Connections(config)),
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",
