@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from motet.server import connections, replies
+from motet.server import connections, generations
 from motet.server.connections import SPARE, AcceptWarnings, room_for_connections
 from motet.server.serve import DrainingServer
 from motet.server.service import Service
@@ -156,8 +156,8 @@ async def test_a_client_that_does_not_read(stream: bool) -> None:
 
 async def test_what_nobody_reads_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long before the write timeout, which frees the place: nothing is computed any more, nothing kept."""
-    monkeypatch.setattr(replies, "MAX_UNREAD", 500)
-    monkeypatch.setattr(replies, "STALLED_S", 0.1)
+    monkeypatch.setattr(generations, "MAX_UNREAD", 500)
+    monkeypatch.setattr(generations, "STALLED_S", 0.1)
     async with site(write_timeout_seconds=60) as there:
         there.engine.step_seconds = 0.002
         link = await there.connect()
