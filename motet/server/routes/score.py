@@ -12,10 +12,10 @@ from starlette.responses import Response
 from motet.engines.base import TokenOutput
 from motet.server.bodies import JsonRoute
 from motet.server.forms import extension, finite, traces, usage
+from motet.server.generations import Generations
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, salt_of, trace_top
-from motet.server.generations import Generations
 from motet.server.respond import as_json, reserve, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
 from motet.server.schemas import ScoreRequest
