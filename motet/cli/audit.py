@@ -71,17 +71,17 @@ def _run(expert: Path, partner: Path | None, prompts: Path | None, out: Path, de
     from motet.audit.run import audit as run
     from motet.audit.settings import AuditError
 
-    def tell(what: str) -> None:
+    def log(what: str) -> None:
         typer.echo(what, err=True)
 
     disable_progress_bar()
     asked = read_prompts(prompts)
     partner = partner or find_partner(expert)
-    tell(f"loading {expert} and {partner}")
+    log(f"loading {expert} and {partner}")
     pair = load_pair(expert, partner, device)
     if pair.note:
-        tell(f"note: {partner} is not the partner that the bundle names: {pair.note}")
-    result = run(pair, asked, settings, tell)
+        log(f"note: {partner} is not the partner that the bundle names: {pair.note}")
+    result = run(pair, asked, settings, log)
     try:
         files = write_report(out, expert.resolve().name, partner.resolve().name, pair, result, settings)
     except OSError as error:

@@ -100,6 +100,14 @@ class ServerConfig(Section):
     """Requests of any kind from each key; more are answered 429."""
     max_tokens_per_minute_per_key: Annotated[int, Field(ge=1)] | None = None
     """Tokens of prompts and answers of each key; 429 until what a long answer took beyond them is paid back."""
+    max_connections: Annotated[int, Field(ge=1)] | None = None
+    """Connections at once, by default as many as the files that the process may open leave; others are answered 503."""
+    header_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    """A connection that has not sent a request's whole head for so long is closed."""
+    body_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    """A body that has not come whole by then is answered 408."""
+    write_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """A client that takes nothing of its answer for so long is cut off, and what it held is freed."""
     keep_alive_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
     """A stream in which nothing came for so long gets a comment line."""
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0

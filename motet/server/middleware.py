@@ -1,10 +1,12 @@
 """What stands around every request: its id and log line, CORS, API keys, the limit of its body.
 
+Bodies of answers leave in pieces here, so that no client that does not read makes the server keep a whole one.
 All of it is plain ASGI: Starlette's BaseHTTPMiddleware hides from the application that a client has left.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
@@ -17,11 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from motet.operator.keys import digest_of, digest_written
 from motet.operator.settings import ServerConfig
+from motet.server.connections import CROWDED
 from motet.server.errors import ApiError, busy, error_response
 from motet.server.logs import REQUEST_ID
 from motet.server.rates import Rates
 
 MAX_ID = 128  # characters of a client's X-Request-Id
+PIECE = 1 << 16  # bytes: what a connection's buffer holds before it makes its writer wait
 PROBES = frozenset({"/health", "/livez", "/ready"})
 DOCS_FILES = "/static-offline-docs"
 DOCS = ("/docs", "/openapi.json", DOCS_FILES)
@@ -39,11 +43,33 @@ def middleware(config: ServerConfig) -> list[Middleware]:
         expose_headers=["x-request-id"],
     )
     return [
+        Middleware(Pieces),
         Middleware(RequestId),
         *([cors] if config.cors_origins else []),
+        Middleware(Crowd),
         Middleware(Auth, config=config),
-        Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+        Middleware(BodyLimit, max_bytes=config.max_body_bytes, seconds=config.body_timeout_seconds),
     ]
+
+
+class Pieces:
+    """Long bodies are sent piece by piece: after each the client has to have read some of what came before."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def in_pieces(message: Message) -> None:
+            body = message.get("body", b"")
+            if message["type"] != "http.response.body" or len(body) <= PIECE:
+                await send(message)
+                return
+            for begin in range(0, len(body), PIECE):
+                end = begin + PIECE
+                more = message.get("more_body", False) or end < len(body)
+                await send({**message, "body": body[begin:end], "more_body": more})
+
+        await self.app(scope, receive, in_pieces)
 
 
 class RequestId:
@@ -81,6 +107,24 @@ def _usable(request_id: str) -> str:
     """The id if it can stand in a header and a log line, else nothing."""
     fits = len(request_id) <= MAX_ID and request_id.isascii() and request_id.isprintable()
     return request_id if fits else ""
+
+
+class Crowd:
+    """Answers 503 to all but probes over a connection beyond the limit, and closes it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["state"].get(CROWDED) and scope["path"] not in PROBES:
+            await error_response(_crowded())(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def _crowded() -> ApiError:
+    headers = {"retry-after": "1", "connection": "close"}
+    return ApiError(503, "All connections are taken; try again.", code="too_many_connections", headers=headers)
 
 
 class Auth:
@@ -132,11 +176,13 @@ def _unknown_key() -> ApiError:
 
 
 class BodyLimit:
-    """Refuses bodies of more than `max_bytes` with 413: by their declared length, else while they are read."""
+    """Refuses bodies of more than `max_bytes` with 413: by their declared length, else while they are read; and with
+    408 those that have not come whole within `seconds`."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -149,12 +195,18 @@ class BodyLimit:
         await self.app(scope, self._counting(receive), send)
 
     def _counting(self, receive: Receive) -> Receive:
-        read = 0
+        read, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + self.seconds
 
         async def limited() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, whole
+            try:  # behind the body the application waits for the client to leave
+                async with asyncio.timeout_at(None if whole else deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise self._late() from None
             read += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if read > self.max_bytes:
                 raise self._refusal()
             return message
@@ -163,3 +215,7 @@ class BodyLimit:
 
     def _refusal(self) -> ApiError:
         return ApiError(413, f"The body is larger than {self.max_bytes} bytes.", code="body_too_large")
+
+    def _late(self) -> ApiError:
+        message = f"The body did not come whole within {self.seconds:g} seconds."
+        return ApiError(408, message, code="body_timeout", headers={"connection": "close"})

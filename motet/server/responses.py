@@ -256,7 +256,7 @@ def _errors(*statuses: int) -> Responses:
 UNAUTHORIZED = _errors(401)
 NOT_FOUND = _errors(404)
 UNAVAILABLE = _errors(503)
-INVALID = _errors(400, 401, 404, 413)
-ANSWERS = _errors(400, 401, 404, 413, 429, 500, 503)
+INVALID = _errors(400, 401, 404, 408, 413)
+ANSWERS = _errors(400, 401, 404, 408, 413, 429, 500, 503)
 EVENTS = {"schema": Event.model_json_schema()}
 STREAMED: Responses = {**ANSWERS, 200: {"content": {"text/event-stream": EVENTS}}}

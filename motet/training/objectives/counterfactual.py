@@ -42,6 +42,7 @@ class Counterfactual(Setting):
         "nobody": "documents",
     }
     optional: ClassVar[frozenset[str]] = frozenset({"nobody"})
+    member_fields: ClassVar[tuple[str, ...]] = ("target",)
 
     type: Literal["counterfactual"] = "counterfactual"
     target: str

@@ -8,13 +8,25 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import document_sums, document_weights, policy_logprobs
 from motet.training.objectives.objective import Loss, RecordKind, Setting, Share
 from motet.training.objectives.pieces import conditioned
 from motet.training.policy import Policies
+
+
+class ClassHead(nn.Module):
+    """(D, C) mean log-probs → (D, C) scores: one scale, a bias per class."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, means: Tensor) -> Tensor:
+        return self.scale * means + self.bias
 
 
 class GenerativeDiscriminator(Setting):
@@ -29,10 +41,18 @@ class GenerativeDiscriminator(Setting):
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "classes"}
+    one_model: ClassVar[bool] = True
 
     type: Literal["gedi"] = "gedi"
     prompts: tuple[str, ...] = Field(min_length=2)
     generative: Share = 0.8  # λ
+
+    @property
+    def class_prompts(self) -> tuple[str, ...]:
+        return self.prompts
+
+    def head(self, hidden_size: int) -> nn.Module:
+        return ClassHead(len(self.prompts))
 
     def loss(self, policies: Policies, data: StepData) -> Loss:
         batch = data["train"]

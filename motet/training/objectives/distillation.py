@@ -42,11 +42,16 @@ class Distillation(Setting):
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "documents"}
+    member_fields: ClassVar[tuple[str, ...]] = ("teacher",)
 
     type: Literal["distill"] = "distill"
     teacher: str | dict[str, Any] = Field(description="a member's name, or a composition of members")
     top_k: PositiveInt = 64
     nll_weight: Share = 0.0
+
+    @property
+    def teacher_tokens(self) -> int:
+        return self.top_k
 
     def loss(self, policies: Policies, data: StepData) -> Loss:
         batch = data["train"]

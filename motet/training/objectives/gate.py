@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import policy_logprobs, token_logprobs, weighted_mean
 from motet.training.objectives.objective import Loss, RecordKind, Setting
 from motet.training.policy import HiddenPolicy, Policies
+
+INITIAL_LR = 1e-2
+
+
+class GateHead(nn.Module):
+    """(N, H) hidden states → (N,) the gate before its sigmoid. It begins at 0: both voices are as likely."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1)
 
 
 def gate_losses(gate: Tensor, base: Tensor, assistant: Tensor) -> Tensor:
@@ -30,11 +45,28 @@ class Gate(Setting):
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "documents"}
+    member_fields: ClassVar[tuple[str, ...]] = ("assistant",)
+    one_model: ClassVar[bool] = True
 
     type: Literal["gate"] = "gate"
     assistant: str
     initial_steps: Annotated[int, Field(ge=0)] = 50
     train_model: bool = True
+
+    def head(self, hidden_size: int) -> nn.Module:
+        return GateHead(hidden_size)
+
+    def initialise(self, policies: Policies, at: Callable[[int], StepData]) -> None:
+        """The weak initialisation of the head."""
+        if not self.initial_steps:
+            return
+        assert policies.head is not None
+        alone = self.model_copy(update={"train_model": False})
+        optimizer = torch.optim.AdamW(policies.head.parameters(), lr=INITIAL_LR)
+        for step in range(self.initial_steps):
+            alone.weak_loss(policies, at(step)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
     def loss(self, policies: Policies, data: StepData) -> Loss:
         batch = data["train"]

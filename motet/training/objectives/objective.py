@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from motet.training.batch import StepData
 from motet.training.policy import Policies
@@ -38,23 +38,56 @@ class Loss:
 
 @runtime_checkable
 class Objective(Protocol):
-    """One method.
+    """A loss, and what it asks of the run: the trainer looks here, never at which objective it is.
 
     Attributes:
         datasets: the recipe's `data` entries that it reads.
         optional: those of them that a recipe may leave out.
         needs_reference: whether `Policies.reference` is read.
         least_documents: of its first dataset, that a loss can be computed from.
+        member_fields: its fields that hold a member's name; what is no text there may be a composition of members.
+        one_model: whether it reads one model's hidden states or class prompts, so that nothing is trained `through` a
+            composition by it.
+        rounds_begin_as: the objective that documents are read for, where it plays rounds on them against the model's
+            own answers; None: it plays none.
         type: its name in recipes.
+        teacher_tokens: how many of a teacher's most likely tokens are stored for each target, before training; its
+            field `teacher` then says which member or composition teaches. None: it has no teacher.
+        class_prompts: the text of each class, in the order of the sorted labels; empty: there are no classes.
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]]
     optional: ClassVar[frozenset[str]]
     needs_reference: ClassVar[bool]
     least_documents: ClassVar[int]
+    member_fields: ClassVar[tuple[str, ...]]
+    one_model: ClassVar[bool]
+    rounds_begin_as: ClassVar[Objective | None]
 
     @property
     def type(self) -> str: ...
+
+    @property
+    def teacher_tokens(self) -> int | None: ...
+
+    @property
+    def class_prompts(self) -> tuple[str, ...]: ...
+
+    def head(self, hidden_size: int) -> nn.Module | None:
+        """What is trained beside the model, and saved as `head.safetensors`. It begins alike whatever the seed.
+
+        Args:
+            hidden_size: the width H of the model's last hidden state.
+        """
+        ...
+
+    def initialise(self, policies: Policies, at: Callable[[int], StepData]) -> None:
+        """What happens once, before the first step of a fresh run.
+
+        Args:
+            at: the data of a step.
+        """
+        ...
 
     def loss(self, policies: Policies, data: StepData) -> Loss:
         """The loss of one step's batches."""
@@ -62,10 +95,28 @@ class Objective(Protocol):
 
 
 class Setting(BaseModel):
-    """What objectives have in common: frozen, strict about unknown names, no reference, every dataset required, one
-    document enough."""
+    """What objectives have in common: frozen, strict about unknown names, every dataset required, one document enough,
+    and nothing asked for that `Objective` has besides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    datasets: ClassVar[Mapping[str, RecordKind]]
     optional: ClassVar[frozenset[str]] = frozenset()
     needs_reference: ClassVar[bool] = False
     least_documents: ClassVar[int] = 1
+    member_fields: ClassVar[tuple[str, ...]] = ()
+    one_model: ClassVar[bool] = False
+    rounds_begin_as: ClassVar[Objective | None] = None
+
+    @property
+    def teacher_tokens(self) -> int | None:
+        return None
+
+    @property
+    def class_prompts(self) -> tuple[str, ...]:
+        return ()
+
+    def head(self, hidden_size: int) -> nn.Module | None:
+        return None
+
+    def initialise(self, policies: Policies, at: Callable[[int], StepData]) -> None:
+        """Nothing."""

@@ -10,8 +10,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from motet.training.batch import StepData
+from motet.training.objectives.completion import Completion
 from motet.training.objectives.logprobs import document_weights, log_ratios
-from motet.training.objectives.objective import Loss, RecordKind, Setting
+from motet.training.objectives.objective import Loss, Objective, RecordKind, Setting
 from motet.training.policy import Policies
 
 
@@ -73,6 +74,7 @@ class SelfPlay(Setting):
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "pairs"}
     needs_reference: ClassVar[bool] = True
+    rounds_begin_as: ClassVar[Objective | None] = Completion()
 
     type: Literal["spin"] = "spin"
     beta: PositiveFloat = 0.1  # the paper's λ

@@ -8,12 +8,27 @@ from typing import ClassVar, Literal, Self, cast
 
 import torch.nn.functional as F
 from pydantic import PositiveFloat, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import weighted_mean
 from motet.training.objectives.objective import Loss, NonNegative, RecordKind, Setting
 from motet.training.policy import HiddenPolicy, Policies
+
+
+class TemperatureHead(nn.Module):
+    """(N, H) hidden states → (N,) τ = least + (most − least)·σ(linear). It begins at τ = 1."""
+
+    def __init__(self, hidden_size: int, least: float, most: float) -> None:
+        super().__init__()
+        self.least, self.most = least, most
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.constant_(self.linear.bias, math.log((1 - least) / (most - 1)))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        share = self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1).sigmoid()
+        return self.least + (self.most - self.least) * share
 
 
 def robust_losses(logits: Tensor, targets: Tensor, temperature: Tensor, rho: float, least: float) -> Tensor:
@@ -39,6 +54,7 @@ class Temperature(Setting):
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "documents"}
+    one_model: ClassVar[bool] = True
 
     type: Literal["temperature_head"] = "temperature_head"
     form: Literal["cross_entropy", "robust"] = "cross_entropy"
@@ -52,6 +68,9 @@ class Temperature(Setting):
         if not self.least < 1 < self.most:
             raise ValueError(f"least and most must enclose 1, got {self.least} and {self.most}")
         return self
+
+    def head(self, hidden_size: int) -> nn.Module:
+        return TemperatureHead(hidden_size, self.least, self.most)
 
     def loss(self, policies: Policies, data: StepData) -> Loss:
         batch = data["train"]

@@ -11,7 +11,6 @@ from torch import nn
 from motet.composers.plan import Plan
 from motet.training.policies.composed import ComposedPolicy
 from motet.training.policies.frozen import Frozen, frozen_model, reference_of
-from motet.training.policies.head import extra_modules
 from motet.training.policies.model import ModelPolicy
 from motet.training.policy import ClassPrompts, Policies, Policy, Teacher
 from motet.training.recipe import TRAINED, Recipe
@@ -48,7 +47,7 @@ def assemble(
         reference=None if before is None else Frozen(_through(plan, before, frozen, eos_token_ids)),
         members=frozen,
         teacher=teacher,
-        head=extra_modules(recipe.objective, hidden_size(model)),
+        head=recipe.objective.head(hidden_size(model)),
         classes=classes,
     )
 

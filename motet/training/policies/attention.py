@@ -20,7 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
 NAME = "motet_documents"
-KNOWN_LAYERS = {"full_attention", "sliding_attention"}  # whose form the attention function is told
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}  # whose form reaches the attention function
 
 _unmasked: ContextVar[bool] = ContextVar("_unmasked", default=False)
 

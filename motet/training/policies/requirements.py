@@ -9,13 +9,6 @@ from typing import TYPE_CHECKING, Any
 from motet.composers.plan import Plan
 from motet.settings import nearest
 from motet.training.data.reading import guess_kind
-from motet.training.objectives.completion import Completion
-from motet.training.objectives.counterfactual import Counterfactual
-from motet.training.objectives.discriminator import GenerativeDiscriminator
-from motet.training.objectives.distillation import Distillation
-from motet.training.objectives.gate import Gate
-from motet.training.objectives.preference import SelfPlay
-from motet.training.objectives.temperature import Temperature
 from motet.training.policies.through import TokenId, member_plan
 from motet.training.policy import ClassPrompts
 from motet.training.recipe import VALIDATION, Recipe
@@ -29,32 +22,24 @@ if TYPE_CHECKING:
 def objective_problems(recipe: Recipe) -> Iterator[str]:
     """What the objective needs of other fields and does not get, one line each."""
     objective = recipe.objective
-    if recipe.through is not None and isinstance(objective, Gate | Temperature | GenerativeDiscriminator):
+    if recipe.through is not None and objective.one_model:
         yield (
             f"through: the objective {objective.type!r} reads one model's hidden states or class prompts, "
             "not a composition; leave through out"
         )
-    if isinstance(objective, Gate):
-        yield from _member_problems("objective.assistant", objective.assistant, recipe)
-    if isinstance(objective, Counterfactual):
-        yield from _member_problems("objective.target", objective.target, recipe)
-    if isinstance(objective, Distillation):
-        yield from _distillation_problems(objective, recipe)
+    for field in objective.member_fields:
+        yield from _member_problems(f"objective.{field}", getattr(objective, field), recipe)
+    if objective.teacher_tokens is not None and recipe.batch.packing == "wrap":
+        yield "batch.packing: wrap cuts documents, and a teacher's distributions are stored whole; allowed: none, fit"
     yield from _row_problems(recipe)
     yield from _unread_settings(recipe)
 
 
-def _member_problems(path: str, name: str, recipe: Recipe) -> Iterator[str]:
-    if name not in recipe.members:
+def _member_problems(path: str, value: object, recipe: Recipe) -> Iterator[str]:
+    """A name that no member has; a composition is checked as its plan is built."""
+    if isinstance(value, str) and value not in recipe.members:
         members = ", ".join(sorted(recipe.members)) or "none"
-        yield f"{path}: no member {name!r}.{nearest(name, recipe.members)} Members: {members}"
-
-
-def _distillation_problems(objective: Distillation, recipe: Recipe) -> Iterator[str]:
-    if isinstance(objective.teacher, str):
-        yield from _member_problems("objective.teacher", objective.teacher, recipe)
-    if recipe.batch.packing == "wrap":
-        yield "batch.packing: wrap cuts documents, and a teacher's distributions are stored whole; allowed: none, fit"
+        yield f"{path}: no member {value!r}.{nearest(value, recipe.members)} Members: {members}"
 
 
 def _row_problems(recipe: Recipe) -> Iterator[str]:
@@ -102,32 +87,32 @@ def teacher_plan(recipe: Recipe, token_id: TokenId) -> Plan | None:
 
 def class_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ClassPrompts | None:
     """The class prompts' tokens, None for objectives without them. They stand behind what begins every text."""
-    if not isinstance(recipe.objective, GenerativeDiscriminator):
+    if not recipe.objective.class_prompts:
         return None
     from motet.training.data.tokens import Tokens
 
     tokens = Tokens(tokenizer)
-    return ClassPrompts(tuple(tuple(ids) for ids in tokens.encode(recipe.objective.prompts)), len(tokens.prefix))
+    return ClassPrompts(tuple(tuple(ids) for ids in tokens.encode(recipe.objective.class_prompts)), len(tokens.prefix))
 
 
 def class_problems(recipe: Recipe, datasets: Mapping[str, TokenDataset]) -> Iterator[str]:
     """Class prompts that do not fit the classes of the data."""
-    objective = recipe.objective
-    if isinstance(objective, GenerativeDiscriminator) and "train" in datasets:
+    prompts = recipe.objective.class_prompts
+    if prompts and "train" in datasets:
         classes = datasets["train"].classes
-        if len(classes) != len(objective.prompts):
+        if len(classes) != len(prompts):
             named = ", ".join(repr(label) for label in classes)
-            yield f"objective.prompts: {len(objective.prompts)} prompts for {len(classes)} classes ({named})"
+            yield f"objective.prompts: {len(prompts)} prompts for {len(classes)} classes ({named})"
 
 
 def plays_rounds(recipe: Recipe, root: Path) -> bool:
     """Whether the recipe is one of self-play's rounds: its data are answers, not pairs that somebody made."""
     train = recipe.data.get("train")
-    if not isinstance(recipe.objective, SelfPlay) or train is None:
+    if recipe.objective.rounds_begin_as is None or train is None:
         return False
     return train.format != "preference" and guess_kind(train, root) != "pairs"
 
 
 def as_documents(recipe: Recipe) -> Recipe:
     """The recipe over the same models and data, read as plain answers: what self-play's rounds begin with."""
-    return recipe.model_copy(update={"objective": Completion()})
+    return recipe.model_copy(update={"objective": recipe.objective.rounds_begin_as})

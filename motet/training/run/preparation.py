@@ -145,12 +145,10 @@ def _field_problems(recipe: Recipe) -> Iterator[str]:
         yield f"data.{name}: the objective {recipe.objective.type!r} reads no such dataset.{hint}"
     for name in wanted.keys() - recipe.data.keys() - recipe.objective.optional - {VALIDATION}:
         yield f"data.{name}: required by the objective {recipe.objective.type!r}"
-    unmeasured = {
-        "distill": "a distillation's teacher is stored for the training data alone",
-        "spin": "self-play makes its own pairs, of the training data alone",
-    }
-    if VALIDATION in recipe.data and recipe.objective.type in unmeasured:
-        yield f"data.{VALIDATION}: {unmeasured[recipe.objective.type]}"
+    if VALIDATION in recipe.data and recipe.objective.teacher_tokens is not None:
+        yield f"data.{VALIDATION}: a distillation's teacher is stored for the training data alone"
+    if VALIDATION in recipe.data and recipe.objective.rounds_begin_as is not None:
+        yield f"data.{VALIDATION}: self-play makes its own pairs, of the training data alone"
     if TRAINED in recipe.members:
         yield f"members.{TRAINED}: the name belongs to the trained model"
     yield from _tuning_problems(recipe)

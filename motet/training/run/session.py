@@ -12,12 +12,10 @@ from transformers import PreTrainedModel
 
 from motet.training.batch import StepData
 from motet.training.loop import Loop, Schedule
-from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.objective import Loss
 from motet.training.optim import make_optimizers
 from motet.training.policies.assemble import assemble, teacher_policy
 from motet.training.policies.composed import ComposedPolicy
-from motet.training.policies.head import initialise_head
 from motet.training.policies.model import PackingError
 from motet.training.policies.teacher import LiveTeacher, TeacherError, load_or_store, teacher_key, whole_batches
 from motet.training.policy import Policies
@@ -148,11 +146,11 @@ class Session:
         )
         if policies.head is not None:
             policies.head.to(self.device)
-        objective = recipe.objective
-        if not isinstance(objective, Distillation):
+        teacher_tokens = recipe.objective.teacher_tokens
+        if teacher_tokens is None:
             return policies
         teacher = teacher_policy(recipe, policies.members, prepared.teaching, self._ends)
-        return replace(policies, teacher=LiveTeacher(teacher, objective.top_k))
+        return replace(policies, teacher=LiveTeacher(teacher, teacher_tokens))
 
     def store_teacher(self, folder: Path) -> None:
         """Computes a distillation's teacher once, or finds it in `folder`; other objectives have none.
@@ -173,7 +171,7 @@ class Session:
 
     def initialise(self) -> None:
         """What a fresh run does before its first step."""
-        initialise_head(self.recipe.objective, self.policies, self.data)
+        self.recipe.objective.initialise(self.policies, self.data)
         torch.manual_seed(self.recipe.seed)
 
     @property

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from motet.training.loop import Step, TrainingDivergedError, finite
-from motet.training.objectives.preference import SelfPlay
 from motet.training.policies.requirements import plays_rounds
 from motet.training.recipe import Lora, Recipe
 from motet.training.run.checkpoint import CheckpointFolder, Position
@@ -73,7 +72,7 @@ def train(
         Interrupted: SIGINT or SIGTERM.
     """
     output, recipe_folder = output or recipe.output, recipe_folder or Path.cwd()
-    if isinstance(recipe.objective, SelfPlay):
+    if recipe.objective.rounds_begin_as is not None:
         from motet.training.self_play import play
 
         root = root or resolve_root(recipe.root, recipe_folder)

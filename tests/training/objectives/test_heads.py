@@ -14,11 +14,10 @@ from torch import Tensor
 
 from motet.training.batch import Batch
 from motet.training.objectives.completion import Completion
-from motet.training.objectives.discriminator import GenerativeDiscriminator
-from motet.training.objectives.gate import Gate, gate_losses
+from motet.training.objectives.discriminator import ClassHead, GenerativeDiscriminator
+from motet.training.objectives.gate import Gate, GateHead, gate_losses
 from motet.training.objectives.objective import Objective
-from motet.training.objectives.temperature import Temperature, robust_losses
-from motet.training.policies.head import ClassHead, GateHead, TemperatureHead, extra_modules, initialise_head
+from motet.training.objectives.temperature import Temperature, TemperatureHead, robust_losses
 from motet.training.policy import ClassPrompts, Policies
 from tests.training.batches import Document, make_batch
 from tests.training.tables import Tabled, Whole, distributions, random_logits
@@ -43,7 +42,7 @@ class Model(Whole):
 
 
 def policies_of(objective: Objective, model: Model) -> Policies:
-    head = extra_modules(objective, HIDDEN)
+    head = objective.head(HIDDEN)
     assert head is not None
     head = head.double()
     generator = torch.Generator().manual_seed(5)
@@ -104,7 +103,7 @@ def test_the_weak_initialisation_learns_where_the_assistant_is_better() -> None:
         asked.append(step)
         return {"train": BATCH}
 
-    initialise_head(objective, policies, at)
+    objective.initialise(policies, at)
     assert asked == list(range(300))
     first, second = head(model.states).tolist()
     assert first > 0.5 > -0.5 > second
@@ -116,8 +115,8 @@ def test_other_objectives_have_nothing_to_initialise() -> None:
     def at(step: int) -> dict[str, Batch]:
         raise AssertionError
 
-    initialise_head(Completion(), Policies(Model()), at)
-    initialise_head(Gate(assistant="helper", initial_steps=0), Policies(Model()), at)
+    Completion().initialise(Policies(Model()), at)
+    Gate(assistant="helper", initial_steps=0).initialise(Policies(Model()), at)
 
 
 def test_heads_begin_neutral_and_objectives_have_their_own() -> None:
@@ -126,8 +125,8 @@ def test_heads_begin_neutral_and_objectives_have_their_own() -> None:
     torch.testing.assert_close(TemperatureHead(HIDDEN, 0.3, 2.5)(states), torch.ones(3))
     means = torch.randn(3, 2)
     torch.testing.assert_close(ClassHead(2)(means), means)
-    assert extra_modules(Completion(), HIDDEN) is None
-    assert isinstance(extra_modules(GenerativeDiscriminator(prompts=("good", "bad", "ugly")), HIDDEN), ClassHead)
+    assert Completion().head(HIDDEN) is None
+    assert isinstance(GenerativeDiscriminator(prompts=("good", "bad", "ugly")).head(HIDDEN), ClassHead)
     assert GateHead(HIDDEN)(states.bfloat16()).dtype == torch.float32
 
 

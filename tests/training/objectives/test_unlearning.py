@@ -150,4 +150,4 @@ def test_gradients_are_exact_and_constants_change_nothing(objective: Objective) 
 def test_every_objective_has_its_name_and_reads_what_it_says(name: str) -> None:
     kind = OBJECTIVES[name]
     assert kind.model_fields["type"].default == name
-    assert kind.optional <= kind.datasets.keys()  # pyright: ignore[reportAttributeAccessIssue]
+    assert kind.optional <= kind.datasets.keys()

@@ -11,10 +11,10 @@ from torch import nn
 
 from motet.composers.plan import Plan, Stream
 from motet.training.llama import make_llama
+from motet.training.objectives.gate import GateHead
 from motet.training.objectives.unlearning import NegativePreference
 from motet.training.policies.assemble import assemble, hidden_size, teacher_policy
 from motet.training.policies.composed import ComposedPolicy
-from motet.training.policies.head import GateHead
 from motet.training.policies.model import ModelPolicy
 from motet.training.recipe import Recipe
 from tests.training.batches import Document, make_batch

@@ -1,0 +1,235 @@
+"""Clients that do not read, do not write, or come by the hundred, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from motet.server import connections
+from motet.server.connections import SPARE, AcceptWarnings, room_for_connections
+from motet.server.serve import DrainingServer
+from motet.server.service import Service
+from tests.fakes import FakeEngine
+from tests.server.conftest import listening, make_service
+
+HANG_S = 10
+SMALL = 4096  # bytes that a socket buffers: the kernel takes megabytes otherwise, and nobody waits
+HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+LONG = {"model": "large", "prompt": "x", "max_tokens": 200, "ignore_eos": True, "n": 20, "logprobs": 5}
+
+
+@dataclass
+class Link:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def ask(self, path: str, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.writer.write(head(path, len(content)) + content)
+
+    async def rest(self) -> bytes:
+        """What the server says until it closes, taken as it comes: a reset drops what was not taken."""
+        said = b""
+        async with asyncio.timeout(HANG_S):
+            with suppress(ConnectionError):
+                while part := await self.reader.read(1 << 16):
+                    said += part
+        return said
+
+
+@dataclass
+class Site:
+    url: str
+    server: DrainingServer
+    service: Service
+    engine: FakeEngine
+
+    @property
+    def open(self) -> int:
+        return len(self.server.server_state.connections)
+
+    async def connect(self) -> Link:
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
+        where = urlsplit(self.url)
+        await asyncio.get_running_loop().sock_connect(sock, (where.hostname, where.port))
+        return Link(*await asyncio.open_connection(sock=sock))
+
+
+@asynccontextmanager
+async def site(**config: Any) -> AsyncGenerator[Site]:
+    service = make_service(port=0, **config)
+    assert isinstance(service.engine, FakeEngine)
+    service.engine.kv_bytes_budget = 1 << 30
+    async with listening(service) as (url, server):
+        server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+        yield Site(url, server, service, service.engine)
+
+
+def head(path: str, length: int) -> bytes:
+    kind = "content-type: application/json"
+    return f"POST {path} HTTP/1.1\r\nhost: x\r\n{kind}\r\ncontent-length: {length}\r\n\r\n".encode()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(HANG_S):
+        while not condition():  # noqa: ASYNC110  (the server has no event for it)
+            await asyncio.sleep(0.01)
+
+
+async def trickle(link: Link, text: bytes) -> None:
+    """A byte at a time, faster than any pause would be noticed, until the server closes."""
+    for at in range(len(text)):
+        if link.writer.is_closing():
+            return
+        link.writer.write(text[at : at + 1])
+        await asyncio.sleep(0.03)
+
+
+@pytest.mark.parametrize("before", [b"", HEALTH], ids=["first", "second"])
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nx: " + b"y" * 1000], ids=["silent", "slow"])
+async def test_a_head_that_does_not_come(before: bytes, sent: bytes) -> None:
+    async with site(header_timeout_seconds=0.3) as there:
+        link = await there.connect()
+        link.writer.write(before)
+        sending = asyncio.create_task(trickle(link, sent))
+        said = await link.rest()
+        assert said.count(b"HTTP/1.1 200") == bool(before)
+        sending.cancel()
+
+
+async def test_a_body_that_does_not_come() -> None:
+    """The client is told, and what it held is free."""
+    async with site(body_timeout_seconds=0.3) as there:
+        link = await there.connect()
+        link.writer.write(head("/v1/completions", 10_000))
+        sending = asyncio.create_task(trickle(link, b" " * 1000))
+        answer, _, body = (await link.rest()).partition(b"\r\n\r\n")
+        sending.cancel()
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert json.loads(body)["error"]["code"] == "body_timeout"
+        await until(lambda: not there.open)
+
+
+async def test_a_slow_answer_is_no_slow_body() -> None:
+    async with site(body_timeout_seconds=0.1, header_timeout_seconds=0.1, write_timeout_seconds=0.1) as there:
+        there.engine.gate.clear()
+        link = await there.connect()
+        link.ask("/v1/completions", {"model": "large", "prompt": "x", "max_tokens": 1})
+        await asyncio.sleep(0.5)
+        there.engine.gate.set()
+        assert (await link.rest()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_rejected_body_that_goes_on() -> None:
+    """What is sent behind an answer keeps no connection open."""
+    async with site(header_timeout_seconds=0.3, api_keys=["k"]) as there:
+        link = await there.connect()
+        link.writer.write(head("/v1/completions", 10_000))
+        sending = asyncio.create_task(trickle(link, b" " * 1000))
+        assert (await link.rest()).startswith(b"HTTP/1.1 401")
+        sending.cancel()
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_a_client_that_does_not_read(stream: bool) -> None:
+    async with site(write_timeout_seconds=0.3) as there:
+        link = await there.connect()
+        link.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        link.ask("/v1/completions", {**LONG, "stream": stream})
+        await until(lambda: there.engine.requests)
+        await until(lambda: not there.open)
+        await until(lambda: there.service.admission.taken == 0)
+        assert not there.engine.open
+        link.writer.transport.abort()
+
+
+async def test_a_client_that_reads_slowly_gets_all() -> None:
+    """Longer in all than the timeout, but never without reading for so long."""
+    async with site(write_timeout_seconds=0.6) as there:
+        link = await there.connect()
+        link.ask("/v1/completions", LONG)
+        began, got = asyncio.get_running_loop().time(), b""
+        async with asyncio.timeout(HANG_S):
+            answer = await link.reader.readuntil(b"\r\n\r\n")
+            length = int(answer.partition(b"content-length: ")[2].split(b"\r\n")[0])
+            while len(got) < length:
+                got += await link.reader.read(length // 50)
+                await asyncio.sleep(0.03)
+        assert asyncio.get_running_loop().time() - began > 0.6
+        assert len(json.loads(got)["choices"]) == LONG["n"]
+
+
+async def test_more_connections_than_allowed() -> None:
+    async with site(max_connections=2) as there:
+        idle = [await there.connect() for _ in range(2)]
+        await until(lambda: there.open == 2)
+        probe, other = await there.connect(), await there.connect()
+        probe.writer.write(HEALTH)
+        assert (await probe.reader.readline()).startswith(b"HTTP/1.1 200")
+        other.ask("/v1/completions", {"model": "large", "prompt": "x"})
+        answer, _, body = (await other.rest()).partition(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1\r\n" in answer + b"\r\n"
+        assert json.loads(body)["error"]["code"] == "too_many_connections"
+        for link in [*idle, probe]:
+            link.writer.close()
+        await until(lambda: not there.open)
+        again = await there.connect()
+        again.ask("/v1/completions", {"model": "large", "prompt": "x", "max_tokens": 1})
+        assert (await again.reader.readline()).startswith(b"HTTP/1.1 200")
+
+
+async def test_far_more_connections_than_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    """Refused one by one, reported all together."""
+    caplog.set_level(logging.WARNING)
+    async with site(max_connections=1, header_timeout_seconds=1) as there:
+        links = [await there.connect() for _ in range(1 + SPARE + 20)]
+        refused = [link for link in links[1 + SPARE :] if await link.rest() == b""]
+        assert len(refused) == 20
+        assert there.open == 1 + SPARE
+        await until(lambda: caplog.records)
+    assert [record.getMessage() for record in caplog.records if "refused" in record.message] == [
+        f"refused 20 connections: {1 + SPARE} are open"
+    ]
+
+
+@pytest.mark.parametrize(("soft", "hard"), [(200, 200), (100, 200)])
+def test_connections_leave_descriptors(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> None:
+    """The process raises its own limit as far as it may; what is open already is not counted twice."""
+    resource = pytest.importorskip("resource")
+    limits = [(soft, hard)]
+
+    def get(kind: int) -> tuple[int, int]:
+        return limits[-1]
+
+    def put(kind: int, limit: tuple[int, int]) -> None:
+        limits.append(limit)
+
+    monkeypatch.setattr(resource, "getrlimit", get)
+    monkeypatch.setattr(resource, "setrlimit", put)
+    monkeypatch.setattr(connections, "_open_descriptors", lambda: 40)
+    assert room_for_connections() == 200 - 40 - connections.RESERVED - SPARE
+    assert limits[-1] == (200, 200)
+
+
+async def test_refused_accepts_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.get_running_loop()
+    handler = AcceptWarnings()
+    for _ in range(100):
+        handler(loop, {"message": AcceptWarnings.ACCEPT, "exception": OSError(24, "Too many open files")})
+    handler(loop, {"message": "another"})
+    assert [record.getMessage() for record in caplog.records] == [
+        "connections cannot be accepted: [Errno 24] Too many open files",
+        "another",
+    ]
