@@ -23,6 +23,7 @@ NUMBERS = {
         r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
     ),
 }
+MAX_COMPARED = 200  # characters of a name that is not known; its neighbours are sought letter by letter
 MAX_NODES = 100_000  # values of a document, those behind aliases counted as often as they are named
 
 
@@ -107,7 +108,7 @@ def texts_of(value: object) -> Iterator[str]:
 
 def closest(name: str, known: Collection[str]) -> str | None:
     """What was probably meant, None where no known name is close."""
-    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
+    return next(iter(difflib.get_close_matches(name[:MAX_COMPARED], sorted(known), n=1)), None)
 
 
 def nearest(name: str, known: Collection[str]) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from pydantic_core import ErrorDetails
 
 from motet.settings import closest
 
 _NAMES_SHOWN = 20
+MAX_PROBLEMS = 20  # that one refusal names
+MAX_SHOWN = 200  # characters of anything that a client sent
 _WANTED = {  # pydantic's kinds of problems in plain words
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a valid integer"),
     **dict.fromkeys(("float_type", "float_parsing"), "a valid number"),
@@ -34,6 +36,17 @@ class CompositionError(Exception):
         self.message = message
         self.param = param
         self.code = code
+
+
+def refusal(lines: Sequence[tuple[str, str]], count: int) -> CompositionError:
+    """The refusal of `count` problems, of which the first are (path, what is wrong) `lines`."""
+    return CompositionError(sentences([f"{path}: {text}" for path, text in lines], count), lines[0][0])
+
+
+def sentences(problems: Sequence[str], count: int) -> str:
+    """The first of `count` problems, and how many more there are."""
+    more = count - min(len(problems), MAX_PROBLEMS)
+    return "; ".join(problems[:MAX_PROBLEMS]) + (f"; and {more:,} more problems" if more else "")
 
 
 def show(value: object) -> str:
@@ -69,7 +82,7 @@ def explain(problem: ErrorDetails, fields: Collection[str], strategies: Collecti
             return f"strategy is missing; {allowed_names('allowed', '', strategies)}"
         case "literal_error":
             allowed = list(_quoted(str(problem.get("ctx", {}).get("expected"))))
-            return f"{value} is not allowed; {allowed_names('allowed', str(problem['input']), allowed)}"
+            return f"{value} is not allowed; {allowed_names('allowed', _text(problem['input']), allowed)}"
         case "missing":
             return "required"
         case "value_error":
@@ -83,6 +96,10 @@ def explain(problem: ErrorDetails, fields: Collection[str], strategies: Collecti
             return f"must hold at least {least} entr{'y' if least == 1 else 'ies'}, got {value}"
         case _:
             return f"{problem['msg'].replace('Input should', 'must').replace('must have', 'must hold')}, got {value}"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _quoted(expected: str) -> Iterator[str]:

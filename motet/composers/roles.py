@@ -12,11 +12,13 @@ from motet.composers.plan import Prompt
 
 MAX_WEIGHT = 100.0  # far beyond any published use, and float32 sums of 100 · log-prob still resolve 1e-3
 MAX_PARTS = 8  # members, traits or stacked strategies in one list
+MAX_MESSAGES = 4096  # of a role's own conversation
+MAX_NAME = 512  # characters of a model's name or a message's role
 
 Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=0.01, le=MAX_WEIGHT, allow_inf_nan=False)]
-ModelName = Annotated[str, Field(min_length=1)]
+ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Spec(BaseModel, frozen=True, strict=True, extra="forbid", use_attribute_do
 class RoleMessage(Spec, frozen=True):
     """One chat message of a role's own prompt."""
 
-    role: Annotated[str, Field(min_length=1)]
+    role: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     """Who speaks, as the chat template names it."""
     content: str
     """What is said."""
@@ -50,11 +52,11 @@ class Reading(Spec, frozen=True):
 
     prompt: str | None = None
     """Text read as it is; the empty text is the beginning of a sequence."""
-    messages: Annotated[list[RoleMessage], Field(min_length=1)] | None = None
+    messages: Annotated[list[RoleMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)] | None = None
     """A conversation, rendered with `template`."""
     template: Literal["chat", "plain"] | None = None
     """How messages are rendered; left out, the model's own default."""
-    last_tokens: Annotated[int, Field(ge=1)] | None = None
+    last_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     """Keep only so many tokens of the end."""
 
     @model_validator(mode="after")

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from motet.composers.errors import CompositionError, allowed_names, explain, show
+from motet.composers.errors import (
+    MAX_PROBLEMS,
+    MAX_SHOWN,
+    CompositionError,
+    allowed_names,
+    explain,
+    refusal,
+    show,
+)
 from motet.composers.plan import Plan
 from motet.composers.roles import MAX_PARTS, Reading, Spec, Voice, field_names, named_models
 from motet.composers.shift import Shift, add_shifts
@@ -23,6 +31,7 @@ from motet.composers.strategies.strategy import Request, Strategy
 from motet.settings import models_in
 
 ROOT = "composition"
+MAX_VALUES = 1 << 15  # four conversations of 4,096 messages, the names of their fields not counted
 
 if TYPE_CHECKING:
     Part = Strategy
@@ -83,12 +92,30 @@ def parse_composition(value: object, *, strict: bool = True) -> Composition:
     """
     if not isinstance(value, dict):
         raise CompositionError(f"{ROOT}: must be an object, got {show(value)}", ROOT)
+    _check_size(cast("dict[object, object]", value))
     fields: dict[object, object] = {"strategy": "compose", **value} if "compose" in value else {**value}
     kind = _kind(fields)
     try:
         return kind.model_validate(fields, strict=None if strict else False)
     except ValidationError as error:
         raise _refusal(error, kind, fields) from None
+
+
+def _check_size(value: dict[object, object]) -> None:
+    """Raises CompositionError: more than `MAX_VALUES` values; pydantic would look for what is wrong with each."""
+    level: list[object] = [value]
+    count = 0
+    while level:
+        level = [child for item in level for child in _children(item)]
+        count += len(level)
+        if count > MAX_VALUES:
+            raise CompositionError(f"{ROOT}: holds more than {MAX_VALUES:,} values", ROOT)
+
+
+def _children(value: object) -> Collection[object]:
+    if isinstance(value, dict):
+        return cast("dict[object, object]", value).values()
+    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def _kind(fields: dict[object, object]) -> type[Strategy]:
@@ -105,10 +132,10 @@ def _kind(fields: dict[object, object]) -> type[Strategy]:
 def _refusal(error: ValidationError, kind: type[Strategy], sent: object) -> CompositionError:
     problems = error.errors(include_url=False)
     lines: list[tuple[str, str]] = []
-    for problem in problems:
+    for problem in problems[:MAX_PROBLEMS]:
         owner = _owner(kind, problem["loc"])
         lines.append((_path(problem["loc"], sent), explain(problem, field_names(owner).values(), STRATEGIES)))
-    return CompositionError("; ".join(f"{path}: {text}" for path, text in lines), lines[0][0])
+    return refusal(lines, len(problems))
 
 
 def _path(loc: tuple[int | str, ...], sent: object) -> str:
@@ -119,7 +146,7 @@ def _path(loc: tuple[int | str, ...], sent: object) -> str:
     for before, part in zip((None, *loc), loc, strict=False):
         tag = isinstance(before, int) and part in STRATEGIES
         if not tag and (isinstance(part, str) or _is_list(at)):
-            path.append(str(part))
+            path.append(str(part)[:MAX_SHOWN])
             at = _inside(at, part)
     return ".".join(path)
 
@@ -191,7 +218,7 @@ def _check_models(composition: Composition, base: str | None, known: Collection[
         if path.endswith(".base") and base not in (None, name)
     ]
     if lines:
-        raise CompositionError("; ".join(f"{path}: {text}" for path, text in lines), lines[0][0])
+        raise refusal(lines, len(lines))
 
 
 def describe(composition: Composition) -> dict[str, Any]:

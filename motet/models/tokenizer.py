@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\ufffd"
 PROBE = "Motet"  # a message that every template must show
+SHORT = 4096  # characters or tokens that take less than a few milliseconds
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -92,10 +93,22 @@ class Tokenizer:
         return eos if bos is None else bos
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        """Ids of a text. Other threads run meanwhile: `tokenizers` keeps the interpreter in `encode`, for a second per
+        megabyte, and gives it free in its calls for many texts."""
+        if len(text) <= SHORT:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        if len(ids) <= SHORT:
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)[0]
+
+    @cached_property
+    def longest(self) -> int:
+        """Characters of the longest token as the vocabulary spells it; so many tokens read at most so many times as
+        many characters. (A byte-level vocabulary spells every byte as one.)"""
+        return max(map(len, self.backend.get_vocab()), default=1)
 
     def single_id(self, text: str) -> int | None:
         """The id of a text that is exactly one token, else None."""

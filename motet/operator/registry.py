@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from motet.composers.errors import CompositionError
+from motet.composers.errors import MAX_SHOWN, CompositionError
 from motet.composers.plan import Plan, single
 from motet.composers.roles import named_models
 from motet.composers.spec import Composition, build_plan, describe
@@ -183,7 +183,7 @@ class Registry:
 
     def unknown(self, name: str) -> UnknownModel:
         """What is raised about a name that nothing has."""
-        return UnknownModel(f"The model {name!r} does not exist.{nearest(name, self.names)}")
+        return UnknownModel(f"The model {name[:MAX_SHOWN]!r} does not exist.{nearest(name, self.names)}")
 
     def card(self, name: str) -> dict[str, Any]:
         """OpenAI's model object; a composition's `parent` is its base."""

@@ -12,14 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from motet.composers.spec import CompositionError
+from motet.composers.errors import MAX_PROBLEMS, MAX_SHOWN, CompositionError, sentences
 from motet.engines.base import EngineError, EngineStopped, GrammarFailed, NoTokenPossible, RequestTooLarge
 from motet.operator.registry import UnknownModel
 
 log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
-MAX_MESSAGE = 2000
+MAX_MESSAGE = 2000  # characters
+MAX_READ = 5 * MAX_PROBLEMS  # of pydantic's problems: a field of several types has one for each
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
@@ -55,7 +56,12 @@ def busy(status: int, message: str, code: str, retry_after: int = 1) -> ApiError
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
     kind = TYPES.get(status, INVALID if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    param = param and _short(param, MAX_SHOWN)
+    return {"error": {"message": _short(message, MAX_MESSAGE), "type": kind, "param": param, "code": code}}
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def error_response(error: ApiError) -> JSONResponse:
@@ -97,18 +103,18 @@ def _from_http(error: HTTPException) -> ApiError:
 
 def _from_validation(error: RequestValidationError) -> ApiError:
     problems = error.errors()
-    if problems[0]["type"] == "json_invalid":
-        return invalid(f"The body is not JSON (at character {problems[0]['loc'][-1]}).", code="malformed_json")
     if problems[0]["loc"] == ("body",) and problems[0]["type"] != "value_error":
         return invalid("The body has to be a JSON object, sent with content-type application/json.", code="no_json")
-    sentences: dict[str, list[str]] = {}
-    for problem in problems:
+    said_of: dict[str, list[str]] = {}
+    for problem in problems[:MAX_READ]:
         loc, missing = problem["loc"], problem["type"] == "missing"
         path = [*_path(loc[:-1] if missing else loc, error.body), *(loc[-1:] if missing else ())]
-        sentences.setdefault(".".join(map(str, path)), []).append(problem["msg"])
-    sentences = {field: said for field, said in sentences.items() if not _inside(field, sentences)}
-    message = "; ".join(f"{field or 'body'}: {' or '.join(dict.fromkeys(said))}" for field, said in sentences.items())
-    return invalid(message[:MAX_MESSAGE], next(iter(sentences)) or None, "invalid_value")
+        field = ".".join(str(part)[:MAX_SHOWN] for part in path)
+        said_of.setdefault(field, []).append(problem["msg"][:MAX_SHOWN])
+    said_of = {field: said for field, said in said_of.items() if not _inside(field, said_of)}
+    told = [f"{field or 'body'}: {' or '.join(dict.fromkeys(said))}" for field, said in said_of.items()]
+    message = sentences(told, len(told) + max(0, len(problems) - MAX_READ))
+    return invalid(message, next(iter(said_of)) or None, "invalid_value")
 
 
 def _path(loc: tuple[int | str, ...], body: Any) -> list[int | str]:

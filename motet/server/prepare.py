@@ -25,7 +25,6 @@ from motet.server.schemas import Target
 from motet.server.service import Service
 from motet.server.structured import compiled_grammar
 
-MAX_BAD_WORDS = 1024
 COLDEST = 1e-6  # a temperature below it is greedy
 NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
@@ -204,8 +203,6 @@ def _bias(bias: Mapping[str, float], member: LoadedModel) -> tuple[tuple[int, fl
 
 def _bad_words(words: list[str], member: LoadedModel) -> tuple[tuple[int, ...], ...]:
     """Every word as it is tokenized at the start of a text and behind a space."""
-    if len(words) > MAX_BAD_WORDS:
-        raise invalid(f"'bad_words' has {len(words)} words, at most {MAX_BAD_WORDS} are allowed.", "bad_words")
     spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
     tokenized = (tuple(member.tokenizer.encode(spelling)) for spelling in spellings)
     sayable = (tokens for tokens in tokenized if all(token < member.info.vocab_size for token in tokens))

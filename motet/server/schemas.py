@@ -1,23 +1,41 @@
-"""Request bodies. Types are strict: "5" is no number and true is no 1. Unknown fields are kept to be logged."""
+"""Request bodies. Types are strict: "5" is no number and true is no 1. Unknown fields are kept to be logged.
+
+Every list and every number has a bound, which the OpenAPI description shows; a list is read up to its first problem.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from motet.server.structured import StructuredFields
 
 MAX_CHOICES = 128
+MAX_CANDIDATES = 32
 MAX_STOPS = 16  # OpenAI and the chat endpoint: 4; evaluation harnesses send more to completions
 MAX_TOP_LOGPROBS = 20
+MAX_MESSAGES = 4096  # a conversation of months; each is rendered by every member's template
+MAX_PARTS = 1024  # of one message
+MAX_PROMPTS = 4096  # beyond any `server.max_choices`, which decides
+MAX_TOKEN_IDS = 1 << 20  # more than the longest context of a published model
+MAX_STOP_IDS = 4096  # looked through at every token; models have a handful
+MAX_ALLOWED = 1 << 17  # all ids of one script in the largest vocabularies
+MAX_BIASES = 1 << 14
+MAX_BAD_WORDS = 1024
+MAX_WORD = 256  # characters of a stop text or a bad word
+MAX_NAME = 512  # characters of a model's name, an organisation and a revision included
+MAX_VARIABLES = 64  # of a chat template
+INT32 = 2**31 - 1
 INT64 = 2**63 - 1
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
-Prompt = str | list[TokenId]  # an empty one is the beginning of a text
-Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+TokenId = Annotated[int, Field(ge=0, le=INT32)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKEN_IDS, fail_fast=True)]
+PromptIds = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_IDS, fail_fast=True)]
+Prompt = str | PromptIds  # an empty one is the beginning of a text
+Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Text = Annotated[str, Field(min_length=1)]
 CacheSalt = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")]  # vLLM's bounds
 
@@ -30,27 +48,6 @@ class Body(BaseModel):
         regex_engine="rust-regex",
         use_attribute_docstrings=True,
     )
-
-
-def _is_text(value: Any) -> bool:
-    """Whether all strings inside can be encoded: JSON can escape half of a surrogate pair, which is no character."""
-    if isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
-    if isinstance(value, dict):
-        pairs = cast("dict[Any, Any]", value)
-        return all(_is_text(key) and _is_text(item) for key, item in pairs.items())
-    return not isinstance(value, list) or all(map(_is_text, cast("list[Any]", value)))
-
-
-class WholeBody(Body):
-    """The outermost object of a request."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_text(cls, value: Any) -> Any:
-        if not _is_text(value):
-            raise ValueError("a string holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
-        return value
 
 
 class StreamOptions(Body):
@@ -78,7 +75,7 @@ class TextPart(Body):
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
     """Who speaks; `developer` is the newer name of `system`."""
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     """What is said, as a text or in parts."""
 
     def plain(self) -> tuple[str, str]:
@@ -88,12 +85,15 @@ class Message(Body):
         return role, parts if isinstance(parts, str) else "".join(part.text for part in parts)
 
 
-class Target(WholeBody):
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+
+
+class Target(Body):
     """What answers: a model or a named composition, or a composition written in the request."""
 
-    model: str | None = None
+    model: Name | None = None
     """A model or a named composition of `GET /v1/models`; may be missing where `composition` names its base."""
-    composition: dict[str, JsonValue] | None = None
+    composition: dict[str, Any] | None = None
     """What to compose, by `strategy`; without it `model` answers as it is, or as its name says."""
     guidance_scale: Finite | None = None
     """Classifier-free guidance: 1 changes nothing, more follows the prompt closer. Excludes `composition`."""
@@ -108,13 +108,13 @@ def _empty_to_none(value: Any) -> Any:
 class SamplingFields(Target, StructuredFields):
     """What chat completions, completions and comparisons share."""
 
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
     """Most tokens to generate. Default: what the context holds in chats, 16 in completions."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Divides the log-probs before a token is drawn; 0 takes the most likely token. Default 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Draw among the most likely tokens that have this probability together. Default 1: all."""
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=INT32)] | None = None
     """Draw among this many most likely tokens. Default 0, as −1: all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Draw among tokens whose probability is at least this share of the most likely one's. Default 0: all."""
@@ -122,7 +122,10 @@ class SamplingFields(Target, StructuredFields):
     """Answers per prompt. Default 1."""
     seed: Annotated[int, Field(ge=-INT64, le=INT64)] | None = None
     """The same seed and request give the same answer; −1 is no seed."""
-    stop: Annotated[Stop | list[Stop] | None, BeforeValidator(_empty_to_none)] = None
+    stop: Annotated[
+        Word | Annotated[list[Word], Field(max_length=MAX_STOPS, fail_fast=True)] | None,
+        BeforeValidator(_empty_to_none),
+    ] = None
     """Texts that end the answer (at most 4 in chats, 16 in completions); not part of it."""
     stream: bool | None = None
     """Send the answer as server-sent events while it is written."""
@@ -134,25 +137,29 @@ class SamplingFields(Target, StructuredFields):
     """Taken off a token's score once for each time that the answer holds it. Default 0."""
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     """Multiplies the log-probs of tokens that prompt or answer hold already. Default 1: off."""
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = (
+        None
+    )
     """Added to the scores of tokens, by token id."""
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
     """The answer does not end before it has this many tokens. Default 0."""
     ignore_eos: bool | None = None
     """Go on after an end-of-sequence token, until `max_tokens`."""
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_IDS, fail_fast=True)] | None = None
     """Token ids that end the answer, besides the model's own."""
     include_stop_str_in_output: bool | None = None
     """Keep the text of `stop` that ended the answer."""
-    bad_words: list[Text] | None = None
+    bad_words: Annotated[list[Word], Field(max_length=MAX_BAD_WORDS, fail_fast=True)] | None = None
     """Texts that the answer must not hold, as they are tokenized."""
-    allowed_token_ids: TokenIds | None = None
+    allowed_token_ids: Annotated[list[TokenId], Field(min_length=1, max_length=MAX_ALLOWED, fail_fast=True)] | None = (
+        None
+    )
     """The only token ids that may be drawn."""
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """Also report the log-probs of the prompt's tokens, each with this many alternatives. Not in streams."""
     skip_special_tokens: bool | None = None
     """Leave special tokens out of the text. Default true."""
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
     """Keep only so many tokens of the prompt's end; −1: as many as the model reads."""
     return_token_ids: bool | None = None
     """Report the token ids of prompt and answer."""
@@ -169,7 +176,7 @@ class SamplingFields(Target, StructuredFields):
 
 
 class ChatFields(Body):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Messages
     """The conversation; each member reads it through its own chat template."""
     add_generation_prompt: bool | None = None
     """Let the template open the answer. Default true."""
@@ -177,12 +184,12 @@ class ChatFields(Body):
     """Go on writing the last message instead of answering it."""
     add_special_tokens: bool | None = None
     """Let the tokenizer add special tokens. Default false: chat templates write them."""
-    chat_template_kwargs: dict[str, JsonValue] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES)] | None = None
     """Further variables of the chat template."""
 
 
 class ChatCompletionRequest(SamplingFields, ChatFields):
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None
     """The newer name of `max_tokens`; goes before it."""
     logprobs: bool | None = None
     """Report the log-probs of the answer's tokens under the composition."""
@@ -191,7 +198,11 @@ class ChatCompletionRequest(SamplingFields, ChatFields):
 
 
 class CompletionRequest(SamplingFields):
-    prompt: Prompt | Annotated[list[str], Field(min_length=1)] | Annotated[list[list[TokenId]], Field(min_length=1)]
+    prompt: (
+        Prompt
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+        | Annotated[list[PromptIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+    )
     """A text, an array of token ids, or a list of either; the empty text begins a new one."""
     echo: bool | None = None
     """Put the prompt before the answer; with `logprobs` it is scored."""
@@ -201,14 +212,14 @@ class CompletionRequest(SamplingFields):
     """Let the tokenizer add special tokens to a text. Default true."""
 
 
-class TokenizeRequest(WholeBody):
+class TokenizeRequest(Body):
     """Text or messages; `model` may be missing where all models have one vocabulary."""
 
-    model: str | None = None
+    model: Name | None = None
     """Whose tokenizer; a composition has its base's."""
     prompt: str | None = None
     """The text; excludes `messages`."""
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     """The conversation, rendered with the chat template; excludes `prompt`."""
     add_special_tokens: bool | None = None
     """Let the tokenizer add special tokens. Default: true for a text, false for messages."""
@@ -220,10 +231,10 @@ class TokenizeRequest(WholeBody):
     """Also return the tokens as the vocabulary spells them."""
 
 
-class DetokenizeRequest(WholeBody):
-    model: str | None = None
+class DetokenizeRequest(Body):
+    model: Name | None = None
     """Whose tokenizer; may be missing where all models have one vocabulary."""
-    tokens: list[TokenId]
+    tokens: PromptIds
     """Token ids."""
 
 
@@ -232,9 +243,9 @@ class ScoreRequest(Target):
 
     prompt: Prompt | None = None
     """The text or token ids before the continuations; excludes `messages`."""
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     """The conversation before the continuations; excludes `prompt`."""
-    continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES)]
+    continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
     """Texts or arrays of token ids, each scored behind the prompt."""
     cache_salt: CacheSalt | None = None
     """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
@@ -245,7 +256,7 @@ class ScoreRequest(Target):
 class Candidate(Target):
     """One of the compared answers; a bare string in `candidates` is a model id."""
 
-    label: str | None = None
+    label: Annotated[str, Field(max_length=MAX_WORD)] | None = None
     """A name for this candidate in the answer. Default: its model."""
 
 
@@ -254,9 +265,9 @@ class CompareRequest(SamplingFields):
 
     prompt: str | None = None
     """The text that all candidates read; excludes `messages`."""
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     """The conversation that all candidates read; excludes `prompt`."""
-    candidates: Annotated[list[str | Candidate], Field(min_length=1, max_length=32)]
+    candidates: Annotated[list[Name | Candidate], Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)]
     """Model ids, or objects with `model`, `composition` and `label`."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """Report log-probs, with this many alternatives per token."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 from anyio import to_thread
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
 from motet.composers.plan import Plan
 from motet.engines.base import Grammar, ends_of
@@ -22,7 +22,7 @@ OWN = "structured_outputs"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
 SPACING = "x-guidance"  # llguidance reads its options inside of the schema
 
-Schema = dict[str, JsonValue]
+Schema = dict[str, Any]
 
 
 class Strict(BaseModel):
@@ -61,7 +61,7 @@ class JsonSchemaFormat(Strict):
 
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
-Choices = Annotated[list[str], Field(min_length=1, max_length=MAX_ALTERNATIVES)]
+Choices = Annotated[list[str], Field(min_length=1, max_length=MAX_ALTERNATIVES, fail_fast=True)]
 Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 
 

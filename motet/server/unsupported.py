@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from motet.composers.errors import show
 from motet.server.errors import invalid
 from motet.server.schemas import Body
 
@@ -82,9 +83,9 @@ def check_extras(body: Body) -> None:
             hint = HINTS.get(name, "Leave it out.")
             raise invalid(f"{name!r} is not supported by this server. {hint}", name, "unsupported_parameter")
     _check_best_of(extras, getattr(body, "n", None) or 1)
-    ignored = sorted(name for name in extras if name not in REFUSED and name != "best_of")
+    ignored = sorted(name[:64] for name in extras if name not in REFUSED and name != "best_of")
     if ignored:
-        log.info("ignored request fields: %s", ", ".join(repr(name[:64]) for name in ignored[:32]))
+        log.info("ignored request fields: %s", ", ".join(repr(name) for name in ignored[:32]))
 
 
 def _asks_nothing(value: Any, harmless: tuple[Any, ...]) -> bool:
@@ -94,7 +95,9 @@ def _asks_nothing(value: Any, harmless: tuple[Any, ...]) -> bool:
 def _check_best_of(extras: Mapping[str, Any], n: int) -> None:
     best_of = extras.get("best_of")
     if best_of is not None and best_of != n:
-        raise invalid(f"'best_of' {best_of!r} is not supported: only n of n ({n}).", "best_of", "unsupported_parameter")
+        raise invalid(
+            f"'best_of' {show(best_of)} is not supported: only n of n ({n}).", "best_of", "unsupported_parameter"
+        )
 
 
 async def refuse_endpoint() -> None:

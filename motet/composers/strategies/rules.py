@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from motet.composers.errors import CompositionError, show
+from motet.composers.errors import refusal, show
 from motet.composers.plan import RuleVector
 from motet.composers.roles import Spec, Weight
 from motet.composers.shift import Shift
@@ -14,6 +14,7 @@ from motet.composers.strategies.strategy import Request, Strategy
 
 _ID = "id:"
 _MAX_OFFSETS = 1024
+Written = Annotated[str, Field(max_length=256)]  # longer than any token
 _MAX_DIGITS = 9  # no vocabulary is longer, and an int64 index holds it
 
 
@@ -39,7 +40,7 @@ class RuleAdapter(Strategy, frozen=True):
     """Makes the end of the answer more likely, token by token."""
     repetition: Weight = 0.0
     """Taken off tokens that the answer holds already, in nats."""
-    token_offsets: Annotated[dict[str, Weight], Field(default_factory=dict, max_length=_MAX_OFFSETS)]
+    token_offsets: Annotated[dict[Written, Weight], Field(default_factory=dict, max_length=_MAX_OFFSETS)]
     """Offset in nats by token: a text that is exactly one token, or `id:123`."""
 
     @model_validator(mode="after")
@@ -70,7 +71,7 @@ class RuleAdapter(Strategy, frozen=True):
                 offsets[token] = offsets.get(token, 0.0) + offset
         if problems:
             path = f"{request.path}.token_offsets"
-            raise CompositionError("; ".join(f"{path}: {problem}" for problem in problems), path)
+            raise refusal([(path, problem) for problem in problems], len(problems))
         return offsets
 
 

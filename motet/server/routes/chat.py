@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
 from motet.server.query import Query, display, salt_of
@@ -15,7 +16,7 @@ from motet.server.schemas import ChatCompletionRequest
 from motet.server.service import Served
 from motet.server.unsupported import check_extras
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 MAX_STOPS = 4
 
 

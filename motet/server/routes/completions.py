@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.server.bodies import JsonRoute
 from motet.server.prompts import RequestPrompt
 from motet.server.query import Query, display, salt_of
 from motet.server.respond import respond
@@ -16,7 +17,7 @@ from motet.server.schemas import CompletionRequest
 from motet.server.service import Served
 from motet.server.unsupported import check_extras
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.engines.base import TokenOutput
+from motet.server.bodies import JsonRoute
 from motet.server.forms import extension, finite, traces, usage
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
@@ -21,7 +22,7 @@ from motet.server.schemas import ScoreRequest
 from motet.server.service import Served, Service
 from motet.server.unsupported import check_extras
 
-router = APIRouter(tags=["composition"])
+router = APIRouter(tags=["composition"], route_class=JsonRoute)
 
 
 @router.post("/v1/score", response_model=Scores, responses=ANSWERS)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 
 from motet.composers.plan import Stream
 from motet.operator.registry import LoadedModel
+from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt, check_tokens, context
 from motet.server.responses import INVALID, Detokenized, Tokenized
@@ -16,7 +17,7 @@ from motet.server.schemas import DetokenizeRequest, Message, TokenizeRequest
 from motet.server.service import Served
 from motet.server.unsupported import check_extras
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(tags=["tokens"], route_class=JsonRoute)
 ModelName = Annotated[
     str | None, Query(description="Whose tokenizer; may be missing where all models have one vocabulary.")
 ]
