@@ -52,7 +52,7 @@ def test_tables_read_alike_on_github_and_in_the_pages() -> None:
 def test_the_figures_of_gsm8k_are_those_of_the_results() -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "real-gsm8k.json").read_text())["results"]
     rows = [line for line in MEASUREMENTS.split("## GSM8K on real checkpoints")[1].split("\n## ")[0].splitlines()
-            if line.startswith("| ")][1:]  # fmt: skip
+            if line.startswith("| ")][2:]  # fmt: skip
     for line, system in zip(rows, results["systems"].values(), strict=True):
         right, formed = system["accuracy"], system["formed"]
         low, high = (round(100 * right[end]) for end in ("low", "high"))
@@ -96,6 +96,14 @@ def test_the_design_names_every_folder() -> None:
 def test_the_design_names_files_that_there_are() -> None:
     for name in re.findall(r"`([\w/]+/[\w]+\.py)`", page("design")):
         assert (ROOT / name).is_file() or (ROOT / "motet" / name).is_file(), name
+
+
+def test_contributing_names_files_that_there_are() -> None:
+    """By their path, or by their name where the folder has just been named; NAME is the newcomer's to choose."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    ours = [file.relative_to(ROOT).as_posix() for room in ("motet", "tests") for file in (ROOT / room).rglob("*.py")]
+    for name in re.findall(r"[\w/]+\.py\b", text):
+        assert "NAME" in name or any(f"/{file}".endswith(f"/{name}") for file in ours), name
 
 
 def row(start: str) -> str:
