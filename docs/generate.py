@@ -152,7 +152,7 @@ def _typed(field: Schema, defs: Schema) -> str:
         case "boolean":
             return "`true`, `false`"
         case "integer" | "number":
-            bounds = [f"{sign} {field[key]:g}" for key, sign in BOUNDS.items() if key in field]
+            bounds = [f"{sign} {field[key]:.10g}" for key, sign in BOUNDS.items() if key in field]
             return f"{field['type']} {', '.join(bounds)}".strip()
         case _:
             return "anything"

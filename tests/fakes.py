@@ -19,6 +19,7 @@ from motet.composers.vocabulary import read_vocabulary
 from motet.engines.base import (
     EngineError,
     EngineStats,
+    EngineStopped,
     FinishReason,
     GenerationRequest,
     RequestTooLarge,
@@ -154,7 +155,7 @@ class FakeGeneration:
         await self._engine.gate.wait()
         self._engine.steps += 1
         if self._engine.closed:
-            raise EngineError("the engine was stopped")
+            raise EngineStopped("the engine was stopped")
         if self._engine.fail_after is not None and given >= self._engine.fail_after:
             raise EngineError("member 'large' failed in a step")
 

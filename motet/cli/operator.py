@@ -94,12 +94,14 @@ def operator_file(file: Path, seed: int, cache: Path | None) -> Path:
     """`demo` is the cached demo family's file; the family is built where it is missing."""
     if str(file) != DEMO or file.is_file():
         return file
-    from motet.demo.family import FamilyBuildError, build_family
+    from motet.demo.family import FamilyBuildError, build_family, default_cache
 
     try:
         return build_family(seed, cache) / "models.yaml"
     except FamilyBuildError as error:
         refuse([str(error)])
+    except OSError as error:  # a folder that is read-only, full or none
+        refuse([f"the demo family cannot be written: {error.filename or cache or default_cache()}: {error.strerror}"])
 
 
 def load(file: Path, flags: dict[str, Any]) -> Configuration:

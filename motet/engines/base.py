@@ -20,6 +20,10 @@ class EngineError(Exception):
     """A request failed inside the engine (a member raised, non-finite logits). The engine goes on."""
 
 
+class EngineStopped(EngineError):
+    """The engine has ended, by a defect or because the server does: nothing is wrong with the request."""
+
+
 class NoTokenPossible(EngineError):
     """The request's own masks exclude each other (its allowed tokens and its composition's, say)."""
 
@@ -201,6 +205,7 @@ class EngineStats:
     steps: int = 0
     draft_tokens: int = 0  # guessed by speculation
     accepted_tokens: int = 0  # of them right
+    restarts: int = 0  # after a defect that ended the engine
     forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
 
 

@@ -60,7 +60,7 @@ def _load_torch(configuration: Configuration, log: Log) -> tuple[Engine, Registr
         max_running=config.max_running,
         prefill_chunk=config.prefill_chunk,
     )
-    return TorchEngine(loaded, settings), registry
+    return TorchEngine(loaded, settings, restart=config.restart), registry
 
 
 def _load_models(configuration: Configuration, prepared: Prepared, log: Log) -> dict[str, TorchMember]:

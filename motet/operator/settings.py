@@ -141,6 +141,9 @@ class EngineConfig(Section):
     """vLLM's own options, by their names there."""
     families: Families = {}
     """vLLM: which models share an engine, by default those that can be composed."""
+    restart: bool = False
+    """The embedded engine begins anew after a defect that ended it: requests in flight fail, cached prefixes are lost,
+    the models stay. Else `/health` says 503 until the process is started again."""
     kv_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Memory for keys and values of all models."""
     max_running: Annotated[int, Field(ge=1)] = 64

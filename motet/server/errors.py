@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motet.composers.errors import MAX_PROBLEMS, MAX_SHOWN, CompositionError, sentences
-from motet.engines.base import EngineError, GrammarFailed, NoTokenPossible, RequestTooLarge
+from motet.engines.base import EngineError, EngineStopped, GrammarFailed, NoTokenPossible, RequestTooLarge
 from motet.operator.registry import UnknownModel
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,8 @@ def as_api_error(error: Exception) -> ApiError:
             return invalid(str(error), code="no_token_possible")
         case GrammarFailed():
             return invalid(str(error), code="grammar_failed")
+        case EngineStopped():
+            return busy(503, str(error), "engine_stopped")
         case EngineError():
             return ApiError(500, str(error), code="engine_error")
         case _:

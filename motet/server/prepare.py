@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from motet.composers.plan import Plan
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
@@ -25,6 +25,7 @@ from motet.server.schemas import Target
 from motet.server.service import Service
 from motet.server.structured import compiled_grammar
 
+TOKENIZING = CapacityLimiter(2)  # threads of their own: a client that leaves while it waits for one is not tokenized
 COLDEST = 1e-6  # a temperature below it is greedy
 NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
@@ -54,13 +55,13 @@ class Job:
 
 
 async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
-    """The jobs of a query. Tokenizing takes a while and is done in a thread, grammars compile in threads of their own;
+    """The jobs of a query. Tokenizing takes a while and has threads of its own, as compiling has;
     the engine is asked in the event loop.
 
     Raises:
         ApiError, CompositionError, UnknownModel: whatever can be known before anything is computed.
     """
-    jobs = await to_thread.run_sync(_jobs, service, query)
+    jobs = await to_thread.run_sync(_jobs, service, query, limiter=TOKENIZING)
     if isinstance(query, Query):
         jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
     return [checked(job, service.engine) for job in jobs]

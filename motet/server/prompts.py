@@ -13,6 +13,7 @@ from motet.operator.registry import LoadedModel
 from motet.server.errors import ApiError, invalid
 from motet.server.schemas import Message
 
+PIECE = 1 << 16  # characters whose tokens are counted at once
 DEFAULT_SHARE = 0.75  # of the KV memory that a choice may reserve when the request sets no limit
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
 RESERVED_VARIABLES = frozenset({
@@ -166,9 +167,11 @@ def continuation(text: str, stream: Stream, member: LoadedModel, prompt: Request
         prompt = RequestPrompt(text=own.text, messages=own.messages)
     read = _read(prompt, own, member)
     if read is not None and read.text:
+        check_length(read.text + text, member, "continuations")
         before, whole = read.ids(member), _Text(read.text + text, read.special).ids(member)
         if whole[: len(before)] == before and len(whole) > len(before):
             return tuple(whole[len(before) :])
+    check_length(text, member, "continuations")
     return tuple(member.tokenizer.encode(text))
 
 
@@ -186,7 +189,26 @@ class _Text:
 def _render(prompt: RequestPrompt, own: Prompt, member: LoadedModel, role: str) -> list[int]:
     """Token ids of the prompt as this member reads it; none of an empty one."""
     read = _read(prompt, own, member)
-    return _tokens(prompt.tokens or (), own, member, role) if read is None else read.ids(member)
+    if read is None:
+        return _tokens(prompt.tokens or (), own, member, role)
+    if prompt.truncate is None and own.last_tokens is None:
+        check_length(read.text, member, prompt.param)
+    return read.ids(member)
+
+
+def check_length(text: str, member: LoadedModel, param: str) -> None:
+    """Counts a long text's tokens piece by piece, so that refusing it costs no more than a context of the model. A cut
+    makes a token or two more, never twice as many.
+
+    Raises:
+        ApiError: 400 context_length_exceeded.
+    """
+    most, count = member.info.max_model_len, 0
+    for begin in range(0, len(text), PIECE) if len(text) > PIECE else ():
+        count += len(member.tokenizer.encode(text[begin : begin + PIECE]))
+        if count > 2 * most:
+            message = f"The maximum context length of model {member.info.name!r} is {most} tokens. However, "
+            raise invalid(f"{message}your prompt has more than {count // 2} tokens.", param, "context_length_exceeded")
 
 
 def _read(prompt: RequestPrompt, own: Prompt, member: LoadedModel) -> _Text | None:

@@ -19,6 +19,7 @@ MAX_MESSAGES = 4096  # a conversation of months; each is rendered by every membe
 MAX_PARTS = 1024  # of one message
 MAX_PROMPTS = 4096  # beyond any `server.max_choices`, which decides
 MAX_TOKEN_IDS = 1 << 20  # more than the longest context of a published model
+MAX_TOKENIZED = 1 << 20  # characters of a text whose tokens are all sent back
 MAX_STOP_IDS = 4096  # looked through at every token; models have a handful
 MAX_ALLOWED = 1 << 17  # all ids of one script in the largest vocabularies
 MAX_BIASES = 1 << 14
@@ -217,7 +218,7 @@ class TokenizeRequest(Body):
 
     model: Name | None = None
     """Whose tokenizer; a composition has its base's."""
-    prompt: str | None = None
+    prompt: Annotated[str, Field(max_length=MAX_TOKENIZED)] | None = None
     """The text; excludes `messages`."""
     messages: Messages | None = None
     """The conversation, rendered with the chat template; excludes `prompt`."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import cast
 
+import psutil
 import uvicorn
 
 from motet.engines.grammar_process import GrammarUnavailable
@@ -23,11 +28,12 @@ ABORT_SECONDS = 5  # for the error events of aborted answers
 
 class DrainingServer(uvicorn.Server):
     """The first SIGTERM or SIGINT: /ready says 503, new requests get 503, running ones have `drain_seconds` and
-    are aborted then. A second signal ends the server at once."""
+    are aborted then. A second signal ends the server at once: `leave` is called with it."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, leave: Callable[[int], None]) -> None:
         super().__init__(config)
         self._service = service
+        self._leave = leave
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -40,6 +46,7 @@ class DrainingServer(uvicorn.Server):
             return
         if self._service.admission.draining:
             self.should_exit = self.force_exit = True
+            self._leave(sig)
             return
         self._service.admission.draining = True
         asyncio.get_running_loop().call_soon_threadsafe(self._start_draining)
@@ -55,11 +62,32 @@ class DrainingServer(uvicorn.Server):
                 await admission.idle.wait()
         except TimeoutError:
             log.warning("aborting %d choices", admission.taken)
-        await self._service.engine.close()
-        self.should_exit = True
+        try:
+            async with asyncio.timeout(ABORT_SECONDS):
+                await self._service.engine.close()
+        except TimeoutError:
+            log.error("the engine does not end: the process leaves it")
+            self._leave(signal.SIGTERM)
+        finally:
+            self.should_exit = True
 
 
-def make_server(service: Service) -> DrainingServer:
+def end_process(number: int) -> None:
+    """Ends this process and its children as the signal would have, without Python's own way out: that one would run
+    into the threads of the engine, which are in the middle of a step."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    log.warning("ended by a second signal, or by an engine that did not end")
+    logging.shutdown()
+    os._exit(128 + number)
+
+
+def _stay(_: int) -> None:
+    """Whoever runs the server in a process of his own work ends it himself."""
+
+
+def make_server(service: Service, leave: Callable[[int], None] = _stay) -> DrainingServer:
     config = service.config
     return DrainingServer(
         uvicorn.Config(
@@ -75,6 +103,7 @@ def make_server(service: Service) -> DrainingServer:
             timeout_graceful_shutdown=ABORT_SECONDS,
         ),
         service,
+        leave,
     )
 
 
@@ -84,4 +113,4 @@ def serve(service: Service, port: socket.socket) -> None:
         ROOM.processes.start()
     except GrammarUnavailable as error:
         log.warning("structured outputs will be refused (503): %s", error)
-    make_server(service).run(sockets=[release(port)])
+    make_server(service, end_process).run(sockets=[release(port)])

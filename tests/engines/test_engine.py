@@ -18,6 +18,7 @@ from scipy import stats
 from motet.composers.plan import Plan, Stream, TokenSet, single
 from motet.engines.base import (
     EngineError,
+    EngineStopped,
     GenerationRequest,
     NoTokenPossible,
     RequestTooLarge,
@@ -25,6 +26,7 @@ from motet.engines.base import (
     TokenOutput,
 )
 from motet.engines.torch import EngineCore, EngineSettings, Member, ModelLoadError, TorchEngine, load_member
+from motet.engines.torch.engine import MAX_RESTARTS
 from tests.engines.conftest import PlainLoop
 from tests.tiny import EOS, VOCAB
 
@@ -258,6 +260,59 @@ async def test_a_defect_of_the_engine_itself_keeps_nobody_waiting(
     with pytest.raises(EngineError, match="closed"):
         engine.generate(request())
     await engine.close()
+
+
+class Panic(BaseException):
+    """As pyo3's PanicException is: no Exception."""
+
+
+def panicking_once(monkeypatch: pytest.MonkeyPatch, member: Member) -> None:
+    forward = member.forward
+
+    def panic(work: Any) -> Any:
+        monkeypatch.setattr(member, "forward", forward)
+        raise Panic
+
+    monkeypatch.setattr(member, "forward", panic)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_what_is_no_exception_is_told_to_everybody_at_once(
+    members: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    engine = TorchEngine(members, EngineSettings(max_running=2), restart=restart)
+    expected = await tokens(engine, request())
+    jobs = [request(max_tokens=200, context=CONTEXT[i:]) for i in range(5)]  # of which two run and three wait
+    running = [asyncio.create_task(collect(engine, job)) for job in jobs]
+    while engine.stats().waiting < 3:  # noqa: ASYNC110  (no event says so)
+        await asyncio.sleep(0.001)
+    panicking_once(monkeypatch, members["llama"])
+    async with asyncio.timeout(1):
+        told = await asyncio.gather(*running, return_exceptions=True)
+    assert {str(error) for error in told if isinstance(error, EngineStopped)} == {"the engine died: Panic"}
+    assert len(told) == sum(isinstance(error, EngineStopped) for error in told) == 5
+    assert engine.is_alive == restart
+    if restart:
+        assert await tokens(engine, request()) == expected
+        assert engine.stats().restarts == 1
+    await engine.close()
+    assert all(member.cache.num_active == 0 for member in members.values())
+
+
+async def test_an_engine_that_dies_again_and_again_stays_dead(
+    members: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchEngine(members, restart=True)
+    for _ in range(MAX_RESTARTS + 1):
+        assert engine.is_alive
+        panicking_once(monkeypatch, members["llama"])
+        with pytest.raises(EngineStopped, match="died: Panic"):
+            await collect(engine, request())
+    async with asyncio.timeout(1):
+        while engine.is_alive:  # noqa: ASYNC110  (no event says so)
+            await asyncio.sleep(0.001)
+    with pytest.raises(EngineStopped, match="closed"):
+        engine.generate(request())
 
 
 async def test_end_of_sequence_stop_tokens_and_minimum(engine: TorchEngine) -> None:

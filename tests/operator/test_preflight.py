@@ -213,3 +213,11 @@ def test_a_public_address_without_keys_is_warned_about(models: Path, host: str, 
 def test_limits_of_keys_without_keys() -> None:
     (said,) = exposed(ServerConfig(max_tokens_per_minute_per_key=5))
     assert said == "server.max_tokens_per_minute_per_key: without server.api_keys there is no key to count for."
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = RUN.invoke(app, ["config", "show", "demo", "--cache", str(tmp_path / "file" / "inside")])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: the demo family cannot be written: {tmp_path / 'file'}")
+    assert result.stderr.count("\n") == 1

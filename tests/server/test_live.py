@@ -119,8 +119,9 @@ async def test_draining_has_an_end(live: Live) -> None:
         await until(lambda: bool(engine.open))
         server.handle_exit(signal.SIGTERM, None)
         response = await running
-    assert response.status_code == 500
-    assert response.json()["error"]["code"] == "engine_error"
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
+    assert response.json()["error"]["code"] == "engine_stopped"
 
 
 async def test_a_second_signal_leaves_at_once(live: Live) -> None:

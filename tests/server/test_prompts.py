@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 from tokenizers import pre_tokenizers
@@ -12,8 +13,9 @@ from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.tokenizer import Tokenizer
 from motet.operator.registry import LoadedModel
 from motet.server.errors import ApiError
-from motet.server.prompts import RequestPrompt, contexts, continuation
+from motet.server.prompts import PIECE, RequestPrompt, contexts, continuation
 from tests.fakes import byte_tokenizer, fake_member
+from tests.server.conftest import World
 
 MESSAGES = (("system", "Be kind"), ("user", "Hi"))
 
@@ -181,3 +183,21 @@ def test_a_template_that_refuses_the_messages() -> None:
     with pytest.raises(ApiError, match="roles must alternate") as refusal:
         contexts(Plan((Stream("base", "strict"),)), RequestPrompt(messages=MESSAGES), {"strict": member})
     assert refusal.value.code == "chat_template_error"
+
+
+async def test_refusing_a_long_text_reads_no_more_than_two_contexts(world: World) -> None:
+    """Texts far beyond a context are counted in pieces; one that may fit is read whole, and so is one to be cut."""
+    member = world.service.registry.members["large"]
+    member.tokenizer.__dict__["encode"] = encode = MagicMock(wraps=member.tokenizer.encode)
+    for path, body in (
+        ("/v1/completions", {"prompt": "x" * 5_000_000}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 5_000_000}]}),
+        ("/v1/score", {"prompt": "a", "continuations": ["x" * 5_000_000]}),
+    ):
+        encode.reset_mock()
+        response = await world.post(path, model="large", **body)
+        assert response.status_code == 400
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+        assert sum(len(call.args[0]) for call in encode.call_args_list) < 2 * PIECE
+    whole = await world.post("/v1/completions", model="large", prompt="x" * 100_000, truncate_prompt_tokens=4)
+    assert whole.json()["usage"]["prompt_tokens"] == 4

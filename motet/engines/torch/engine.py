@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 
 from motet.composers.plan import Plan, RoutedRule
-from motet.engines.base import EngineError, EngineStats, GenerationRequest, TokenOutput, refuse_empty
+from motet.engines.base import EngineError, EngineStats, EngineStopped, GenerationRequest, TokenOutput, refuse_empty
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings, Scheduler
@@ -24,6 +26,9 @@ from motet.engines.torch.step import Step, StepRunner
 from motet.models.info import ModelInfo
 
 log = logging.getLogger(__name__)
+MAX_RESTARTS = 5  # within RESTART_SECONDS: what ends the engine again and again needs another process
+RESTART_SECONDS = 60.0
+CLOSE_POLL_SECONDS = 0.005
 
 
 class EngineCore:
@@ -161,17 +166,27 @@ class TorchEngine:
     Args:
         members: loaded models by registry name.
         settings: memory and chunk sizes.
+        restart: whether a defect that ends the thread is followed by a fresh one. Lost are the requests in flight,
+            which fail, and all cached prefixes; the weights stay.
     """
 
-    def __init__(self, members: Mapping[str, Member], settings: EngineSettings | None = None) -> None:
+    def __init__(
+        self, members: Mapping[str, Member], settings: EngineSettings | None = None, *, restart: bool = False
+    ) -> None:
         self._core = EngineCore(members, settings)
+        self._restart = restart
+        self._restarts: list[float] = []
         self._generations: dict[ChoiceGroup, TorchGeneration] = {}  # engine thread only
         self._arrivals: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._closing = False
         self._closing_lock = threading.Lock()  # nothing arrives between the last look at the arrivals and the end
-        self._thread = threading.Thread(target=self._run, name="motet-engine", daemon=True)
-        self._thread.start()
+        self._thread = self._started()
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="motet-engine", daemon=True)
+        thread.start()
+        return thread
 
     @property
     def models(self) -> Mapping[str, ModelInfo]:
@@ -194,11 +209,11 @@ class TorchEngine:
 
     def drop(self, choices: Sequence[Choice]) -> None:
         """Frees the choices before the next step."""
-        with suppress(EngineError):  # an engine that has ended holds no slots
+        with suppress(EngineStopped):  # an engine that has ended holds no slots
             self._post(lambda: self._drop(choices))
 
     def stats(self) -> EngineStats:
-        return self._core.stats()
+        return replace(self._core.stats(), restarts=len(self._restarts))
 
     @property
     def is_alive(self) -> bool:
@@ -208,38 +223,66 @@ class TorchEngine:
         with self._closing_lock:
             self._closing = True
         self._wake.set()
-        await asyncio.to_thread(self._thread.join)
+        # not joined in another thread: nobody could give up waiting for that one
+        while self._thread.is_alive():  # noqa: ASYNC110
+            await asyncio.sleep(CLOSE_POLL_SECONDS)
 
     # What follows runs in the engine's own thread.
 
     def _post(self, action: Callable[[], None]) -> None:
         with self._closing_lock:
             if self._closing:
-                raise EngineError("the engine is closed")
+                raise EngineStopped("the engine is closed")
             self._arrivals.append(action)
         self._wake.set()
 
     def _run(self) -> None:
-        reason = "the engine was stopped"
         try:
             while not self._closing:
                 self._cycle()
-        except Exception as error:  # a defect of the engine itself: nobody may wait for it for ever
+        except BaseException as error:  # also what is no Exception, as an extension's panic: nobody may wait for ever
             log.exception("the engine died")
-            reason = f"the engine died: {type(error).__name__}"
-        self._end(EngineError(reason))
+            stopped = EngineStopped(f"the engine died: {type(error).__name__}")
+            if self._may_restart():
+                self._begin_anew(stopped)
+                return
+        else:
+            stopped = EngineStopped("the engine was stopped")
+        self._end(stopped)
 
-    def _end(self, error: EngineError) -> None:
+    def _end(self, error: EngineStopped) -> None:
         """Takes no more requests, then fails all that are left, also those that arrived last."""
         with self._closing_lock:
             self._closing = True
         for arrive in self._arrivals:
-            with suppress(Exception):
+            with suppress(BaseException):
                 arrive()
-        for generation in list(self._generations.values()):
+        self._fail_all(error)
+
+    def _fail_all(self, error: EngineStopped) -> None:
+        """Whatever state the engine is in, every reader is told first; then their slots go."""
+        generations = list(self._generations.values())
+        for generation in generations:
             _notify(generation, generation.fail, error)
-            with suppress(Exception):
+        for generation in generations:
+            with suppress(BaseException):
                 self._drop(generation.group.choices)
+        self._generations.clear()
+
+    def _may_restart(self) -> bool:
+        recent = [when for when in self._restarts if when > time.monotonic() - RESTART_SECONDS]
+        return self._restart and not self._closing and len(recent) < MAX_RESTARTS
+
+    def _begin_anew(self, error: EngineStopped) -> None:
+        """Another thread over empty caches; what has arrived meanwhile is its first work."""
+        lost = len(self._generations)
+        self._fail_all(error)
+        for member in self._core.members.values():
+            member.cache.clear()
+        self._core = EngineCore(self._core.members, self._core.scheduler.settings)
+        self._restarts.append(time.monotonic())
+        log.warning("the engine begins anew: %d requests and all cached prefixes are lost", lost)
+        self._thread = self._started()
 
     def _cycle(self) -> None:
         """What has arrived, then one step; sleeps while there is neither."""

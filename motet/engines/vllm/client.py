@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from motet.engines.base import EngineError, GenerationRequest, ends_of
+from motet.engines.base import EngineError, EngineStopped, GenerationRequest, ends_of
 from motet.engines.vllm.internals import touch
 from motet.engines.vllm.memory import Capacity, Gate
 from motet.engines.vllm.wire import KEY, Link, Probe, Probed, RowSpec, payload_size, plain, read_payload
@@ -150,7 +150,7 @@ class Client:
     ) -> AsyncGenerator[Any]:
         """One vLLM request. `spec` says how its tokens are drawn; vLLM, which does not draw them, knows no more."""
         if self._llm is None:
-            raise EngineError("the engine is closed")
+            raise EngineStopped("the engine is closed")
         params = touch("SamplingParams")(
             temperature=0.0,
             ignore_eos=True,

@@ -12,8 +12,8 @@ from weakref import WeakSet
 
 from motet.composers.plan import Plan
 from motet.engines.base import (
-    EngineError,
     EngineStats,
+    EngineStopped,
     GenerationRequest,
     RequestTooLarge,
     UnsupportedRequest,
@@ -101,7 +101,7 @@ class VllmEngine:
 
     def generate(self, request: GenerationRequest) -> VllmGeneration:
         if not self.is_alive:
-            raise EngineError("the engine is closed")
+            raise EngineStopped("the engine is closed")
         if request.sampling.seed is None and request.sampling.temperature:
             # every worker of a tensor-parallel group must draw alike
             request = replace(request, sampling=replace(request.sampling, seed=secrets.randbits(63)))
@@ -116,7 +116,7 @@ class VllmEngine:
     async def close(self) -> None:
         self._client.stop()
         for generation in list(self._generations):
-            generation.fail(EngineError("the engine was stopped"))
+            generation.fail(EngineStopped("the engine was stopped"))
         await asyncio.to_thread(self.shutdown)
         gc.collect()  # vLLM's destructor complains where the interpreter has gone before it
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from motet.engines.base import (
     EngineError,
+    EngineStopped,
     FinishReason,
     GenerationRequest,
     GrammarFailed,
@@ -90,7 +91,7 @@ class VllmGeneration:
         except asyncio.CancelledError:
             if self._client.is_alive:
                 raise
-            self._queue.put_nowait(EngineError("the engine was stopped"))
+            self._queue.put_nowait(EngineStopped("the engine was stopped"))
         except Exception as error:
             self._queue.put_nowait(_as_engine_error(error))
 
@@ -170,7 +171,7 @@ def _as_engine_error(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
     if isinstance(error, touch("EngineDeadError")):
-        return EngineError("the engine died: see its log")
+        return EngineStopped("the engine died: see its log")
     return EngineError(f"the request failed: {error}")
 
 

@@ -11,6 +11,7 @@ from motet.composers.plan import Stream
 from motet.operator.registry import LoadedModel
 from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
+from motet.server.prepare import TOKENIZING
 from motet.server.prompts import RequestPrompt, check_tokens, context
 from motet.server.responses import INVALID, Detokenized, Tokenized
 from motet.server.schemas import DetokenizeRequest, Message, TokenizeRequest
@@ -28,7 +29,7 @@ async def tokenize(body: TokenizeRequest, service: Served) -> dict[str, Any]:
     """Token ids of a text or of rendered messages, as the named model (a composition: its base) reads them."""
     check_extras(body)
     member = service.registry.member(body.model)
-    ids = await to_thread.run_sync(lambda: _ids(body, member))
+    ids = await to_thread.run_sync(lambda: _ids(body, member), limiter=TOKENIZING)
     names = [member.tokenizer.backend.id_to_token(token) for token in ids] if body.return_token_strs else None
     return {"tokens": ids, "count": len(ids), "max_model_len": member.info.max_model_len, "token_strs": names}
 
