@@ -53,7 +53,7 @@ def make_service(**config: Any) -> Service:
     }
     compositions = {name: parse_composition(value) for name, value in COMPOSITIONS.items()}
     engine = FakeEngine({name: member.info for name, member in members.items()})
-    return Service.assemble(ServerConfig(**{"port": 0, **config}), engine, Registry(members, compositions))
+    return Service.assemble(ServerConfig.model_validate({"port": 0, **config}), engine, Registry(members, compositions))
 
 
 MakeWorld = Callable[..., World]
