@@ -8,11 +8,7 @@ from typing import Any
 import yaml
 
 from motet.composers.strategies import STRATEGIES
-from motet.experts.roles import PARTNER_ROLES
 from motet.experts.schema import ExpertBundle
-
-# the field of a strategy that holds the strength of its shift
-WEIGHT_FIELDS = ("alpha", "beta", "weight", "lambda", "omega")
 
 
 def model_card(bundle: ExpertBundle, *, is_adapter: bool) -> str:
@@ -65,11 +61,10 @@ def _usage(bundle: ExpertBundle, strategy: str) -> str:
     """The composition to paste into a request, as far as the bundle knows it."""
     composition: dict[str, Any] = {"strategy": strategy}
     composition[bundle.role] = [bundle.name] if bundle.role == "members" else bundle.name
-    expert, other = PARTNER_ROLES.get(strategy, ("", ""))
+    expert, other = STRATEGIES[strategy].partners or ("", "")
     if bundle.partner is not None and expert == bundle.role:
         composition[other] = bundle.partner.path
-    fields = {info.alias or name for name, info in STRATEGIES[strategy].model_fields.items()}
-    strength = next((name for name in WEIGHT_FIELDS if name in fields), None)
+    strength = STRATEGIES[strategy].strength
     if bundle.weight is not None and strength is not None:
         composition[strength] = bundle.weight
     lines = json.dumps({"composition": composition}, indent=2, ensure_ascii=False)

@@ -10,7 +10,6 @@ from motet.composers.spec import ROOT, Compose, Composition
 from motet.composers.strategies.eft import Eft
 from motet.composers.strategies.strategy import Strategy
 from motet.experts.bundle import ExpertBundle
-from motet.experts.roles import PARTNER_ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +79,9 @@ def _part_misfits(path: str, part: Strategy, base: str | None, known: Mapping[st
 
 
 def _pairs(path: str, part: Strategy, base: str | None) -> Iterator[_Pair]:
-    if part.strategy not in PARTNER_ROLES:
+    if part.partners is None:
         return
-    role, other = PARTNER_ROLES[part.strategy]
+    role, other = part.partners
     holders: list[tuple[str, object]] = [(path, part)]
     if isinstance(part, Eft) and part.traits is not None:
         holders = [(f"{path}.traits.{i}", trait) for i, trait in enumerate(part.traits)]

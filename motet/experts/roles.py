@@ -1,4 +1,4 @@
-"""Which roles a strategy has, and which of them are an expert and its untuned partner."""
+"""Which roles a strategy has."""
 
 from __future__ import annotations
 
@@ -7,17 +7,6 @@ from collections.abc import Iterator
 from motet.composers.roles import BaseObject, RoleObject, Spec, field_names
 from motet.composers.strategies import STRATEGIES
 from motet.settings import models_in, offer
-
-# strategy → (the expert's role, the role of the model that it is set against)
-PARTNER_ROLES: dict[str, tuple[str, str]] = {
-    "proxy_tuning": ("expert", "antiexpert"),
-    "dynamic": ("expert", "antiexpert"),
-    "budget": ("expert", "antiexpert"),
-    "eft": ("tuned", "reference"),
-    "novelty": ("base", "untuned"),
-    "unlearn": ("assistant", "base"),
-    "generic": ("reinforced", "base"),
-}
 
 
 def role_names(strategy: str) -> tuple[str, ...]:

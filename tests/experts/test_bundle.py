@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors import torch as tensor_files
 
+from motet.composers.roles import field_names
 from motet.composers.spec import parse_composition
 from motet.composers.strategies import STRATEGIES
 from motet.experts.bundle import BundleError, ExpertBundle, ModelReference, fingerprint, read_bundle, write_bundle
 from motet.experts.fingerprints import SAMPLE, weights_fingerprint
-from motet.experts.roles import PARTNER_ROLES, role_names
+from motet.experts.roles import role_names
 from tests.fakes import byte_tokenizer
 
 DIGEST = "0" * 64
@@ -132,10 +133,19 @@ def test_folders_of_the_training_machine_are_not_kept(written: str, kept: str) -
 
 
 def test_partner_roles_are_roles() -> None:
-    for strategy, pair in PARTNER_ROLES.items():
+    pairs = {name: kind.partners for name, kind in STRATEGIES.items() if kind.partners is not None}
+    assert set(pairs) >= {"proxy_tuning", "dynamic", "budget", "eft", "novelty", "unlearn", "generic"}
+    for strategy, pair in pairs.items():
         assert set(pair) <= set(role_names(strategy))
     assert role_names("eft") == ("base", "tuned", "reference")
     assert all("base" in role_names(strategy) for strategy in STRATEGIES)
+
+
+def test_a_strength_is_a_field_and_no_threshold() -> None:
+    """`alpha` is the strength of some strategies and the mask's threshold of others."""
+    for kind in STRATEGIES.values():
+        assert kind.strength is None or kind.strength in field_names(kind).values()
+    assert (STRATEGIES["contrastive"].strength, STRATEGIES["novelty"].strength) == ("beta", "lambda")
 
 
 def test_a_tokenizers_fingerprint_is_its_folders(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ class Budget(RuleStrategy, frozen=True):
     Proxy-tuning whose every token stays within ε nats of the base. The trace reports α.
     """
 
+    partners = ("expert", "antiexpert")
     strategy: Literal["budget"] = "budget"
     expert: Role
     """The model that shows the behaviour."""

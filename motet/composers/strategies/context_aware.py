@@ -17,6 +17,7 @@ class ContextAware(Strategy, frozen=True):
     α = 0.5 for summaries, 1 for conflicts with what the model knows; α < 0 trusts the model's prior.
     """
 
+    strength = "alpha"
     strategy: Literal["context_aware"] = "context_aware"
     without: Context
     """What the base reads in place of the prompt: the question without the context."""

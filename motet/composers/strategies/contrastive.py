@@ -22,6 +22,7 @@ class Contrastive(Strategy, frozen=True):
     `amateur_temperature` divides its logits.
     """
 
+    strength = "beta"
     strategy: Literal["contrastive"] = "contrastive"
     amateur: Role
     """The weak model."""

@@ -22,6 +22,7 @@ class Discriminator(RuleStrategy, frozen=True):
     σ(s) ≥ `posterior`; `mass` 1 keeps all.
     """
 
+    strength = "omega"
     strategy: Literal["discriminator"] = "discriminator"
     wanted: Role
     """The model of texts as they should be."""

@@ -32,6 +32,7 @@ class Dynamic(RuleStrategy, frozen=True):
     weighted. The trace reports α.
     """
 
+    partners = ("expert", "antiexpert")
     strategy: Literal["dynamic"] = "dynamic"
     expert: Role | None = None
     """The model that shows the behaviour. Excludes `pairs`."""

@@ -39,6 +39,8 @@ class Eft(Strategy, frozen=True):
     One trait is written flat (`tuned`, `reference`, `beta` = 1, `top_p`), several as `traits`.
     """
 
+    partners = ("tuned", "reference")
+    strength = "beta"
     strategy: Literal["eft"] = "eft"
     tuned: Role | None = None
     """The fine-tuned model. Excludes `traits`."""

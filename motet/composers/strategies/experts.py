@@ -29,6 +29,7 @@ class Experts(Strategy, frozen=True):
     mask.
     """
 
+    strength = "alpha"
     strategy: Literal["experts"] = "experts"
     expert: Roles | None = None
     """Models to steer towards; the base stands in for one that is missing."""

@@ -18,6 +18,8 @@ class Generic(RuleStrategy, frozen=True):
     `reinforced` the same model trained further on what shall be forgotten.
     """
 
+    partners = ("reinforced", "base")
+    strength = "alpha"
     strategy: Literal["generic"] = "generic"
     reinforced: Role
     """The base, trained further on what shall be forgotten."""

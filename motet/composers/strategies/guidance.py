@@ -21,6 +21,7 @@ class Guidance(Strategy, frozen=True):
     token of the prompt, as in Hugging Face's `generate`.
     """
 
+    strength = "scale"
     strategy: Literal["guidance"] = "guidance"
     scale: Weight = 1.5
     """Strength γ: 1 changes nothing."""

@@ -19,6 +19,8 @@ class Novelty(Strategy, frozen=True):
     α is contrastive decoding's 0.1 unless given, None is no mask.
     """
 
+    partners = ("base", "untuned")
+    strength = "lambda"
     strategy: Literal["novelty"] = "novelty"
     untuned: Role
     """The model before it was tuned."""

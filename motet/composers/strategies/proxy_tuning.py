@@ -16,6 +16,8 @@ class ProxyTuning(Strategy, frozen=True):
     `antiexpert` the same model untuned.
     """
 
+    partners = ("expert", "antiexpert")
+    strength = "alpha"
     strategy: Literal["proxy_tuning"] = "proxy_tuning"
     expert: Role
     """The model that shows the behaviour."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from motet.composers.plan import Plan
 from motet.composers.roles import Base, Spec, Voice
@@ -27,8 +28,16 @@ class Request:
 
 
 class Strategy(Spec, frozen=True):
-    """One way to compose. `base` is the model that is shifted; without it, the request's `model` is."""
+    """One way to compose. `base` is the model that is shifted; without it, the request's `model` is.
 
+    Attributes:
+        partners: the roles of an expert and of the model before its training, where a strategy sets one against the
+            other: an expert's bundle is then held to its partner.
+        strength: the field, as a request names it, that a bundle's recommended weight is for.
+    """
+
+    partners: ClassVar[tuple[str, str] | None] = None
+    strength: ClassVar[str | None] = None
     strategy: str
     base: Base | None = None
     """The model that is steered; left out, the request's `model`."""

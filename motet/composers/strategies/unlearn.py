@@ -17,6 +17,8 @@ class Unlearn(Strategy, frozen=True):
     indifferent elsewhere. `filter` is f, None is no mask.
     """
 
+    partners = ("assistant", "base")
+    strength = "weight"
     strategy: Literal["unlearn"] = "unlearn"
     assistant: Role
     """The model that knows what shall be forgotten."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import yaml
 
-from motet.experts.roles import PARTNER_ROLES
+from motet.composers.strategies import STRATEGIES
 from motet.training.recipe import Checkpoint, Lora, Recipe
 from motet.training.run.sources import locate
 from motet.training.run.watch import Look
@@ -87,8 +87,9 @@ def operator_lines(recipe: Recipe, root: Path, output: Path) -> list[str]:
     name, card = recipe.name or output.name, recipe.expert
     models: dict[str, Any] = {name: {"path": str(output.absolute())}}
     tree: dict[str, Any] = {"models": models}
-    if card.partner is not None and card.strategy in PARTNER_ROLES:
-        expert, partner = PARTNER_ROLES[card.strategy]
+    partners = None if card.strategy is None else STRATEGIES[card.strategy].partners
+    if card.partner is not None and partners is not None:
+        expert, partner = partners
         models["untuned"] = {"path": locate(card.partner, root)}
         roles = {expert: name, partner: "untuned"}
         if "base" not in roles:
