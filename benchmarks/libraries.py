@@ -21,8 +21,8 @@ import motet
 from benchmarks.common import interleave, report, seconds
 from motet.settings import read_yaml
 from motet.training.data.curation.duplicates import find_duplicates, jaccard, shingles, words
-from motet.training.data.files import Source
-from motet.training.optim import Muon
+from motet.training.data.files import RecordSource
+from motet.training.optim import MuonOptimizer
 
 # the hidden matrices of the demo family's larger model
 MATRICES = ([(256, 256)] * 4 + [(768, 256)] * 2 + [(256, 768)]) * 3
@@ -65,7 +65,7 @@ def muon(rounds: int) -> dict[str, Any]:
     def theirs(given: list[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Muon(given, lr=0.005, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
-    variants = {"ours": made(lambda given: Muon(given, 0.005)), "torch": made(theirs)}
+    variants = {"ours": made(lambda given: MuonOptimizer(given, 0.005)), "torch": made(theirs)}
     return {"matrices": len(MATRICES), **compared(variants, 10 * rounds)}
 
 
@@ -74,7 +74,7 @@ def duplicates(rounds: int) -> dict[str, Any]:
     rng = random.Random(0)
     rows = [" ".join(f"w{rng.randrange(VOCABULARY)}" for _ in range(WORDS_PER_ROW)) for _ in range(ROWS)]
     rows += [" ".join(["changed", *row.split()[1:]]) for row in rows[:NEAR]]
-    sources = [Source("rows", line) for line in range(len(rows))]
+    sources = [RecordSource("rows", line) for line in range(len(rows))]
     variants: dict[str, Callable[[], object]] = {
         "ours": lambda: find_duplicates(sources, rows, THRESHOLD),
         "datasketch": lambda: by_datasketch(rows),

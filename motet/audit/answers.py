@@ -11,8 +11,8 @@ from torch import Tensor
 
 from motet.audit.likelihood import chosen, score
 from motet.audit.pair import Pair
-from motet.audit.prompts import Context, Prompt, start
-from motet.audit.settings import Settings
+from motet.audit.prompts import AuditContext, AuditPrompt, start
+from motet.audit.settings import AuditSettings
 from motet.composers.plan import single
 from motet.engines.torch import Member
 from motet.engines.torch.offline import generate
@@ -22,7 +22,7 @@ PLAUSIBLE = 1e-4  # mean probability below which a token's shift is of no intere
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerPair:
     """One prompt, both greedy answers. `kl`: mean of KL(expert ‖ partner) over the positions of the expert's answer,
     in nats; 0 where that is empty. `tokens`: the expert's."""
 
@@ -66,28 +66,32 @@ class _Sums:
 class Shifts:
     """`answers` in the prompts' order; tokens by their shift, the largest first."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[AnswerPair, ...]
     raised: tuple[TokenShift, ...]
     lowered: tuple[TokenShift, ...]
 
 
-def measure(pair: Pair, prompts: Sequence[Prompt], contexts: Sequence[Context], settings: Settings) -> Shifts:
+def measure(
+    pair: Pair, prompts: Sequence[AuditPrompt], contexts: Sequence[AuditContext], settings: AuditSettings
+) -> Shifts:
     """Tokens count as raised where the expert gives them a mean probability of at least `PLAUSIBLE`, as lowered where
     the partner does: rare tokens move far without meaning anything."""
     experts = greedy(pair, pair.expert, [context.expert for context in contexts], settings)
     partners = greedy(pair, pair.partner, [context.partner for context in contexts], settings)
     sums = _Sums()
-    answers: list[Answer] = []
+    answers: list[AnswerPair] = []
     for prompt, context, ours, theirs in zip(prompts, contexts, experts, partners, strict=True):
         kl = _compare(pair, context, ours, sums) if ours else 0.0
         texts = pair.tokenizer.decode(ours), pair.tokenizer.decode(theirs)
-        answers.append(Answer(prompt.text, *texts, kl, ours))
+        answers.append(AnswerPair(prompt.text, *texts, kl, ours))
     written = Counter(token for tokens in experts for token in tokens)
     raised, lowered = _ranked(pair, sums, written, settings.shown) if sums.positions else ((), ())
     return Shifts(tuple(answers), raised, lowered)
 
 
-def greedy(pair: Pair, member: Member, contexts: Sequence[Sequence[int]], settings: Settings) -> list[tuple[int, ...]]:
+def greedy(
+    pair: Pair, member: Member, contexts: Sequence[Sequence[int]], settings: AuditSettings
+) -> list[tuple[int, ...]]:
     """One model's greedy answers."""
     return generate(
         {member.name: member},
@@ -99,7 +103,7 @@ def greedy(pair: Pair, member: Member, contexts: Sequence[Sequence[int]], settin
     )
 
 
-def _compare(pair: Pair, context: Context, tokens: Sequence[int], sums: _Sums) -> float:
+def _compare(pair: Pair, context: AuditContext, tokens: Sequence[int], sums: _Sums) -> float:
     """Adds an answer's positions to the sums; its mean divergence."""
     expert = score(pair.expert, context.expert, tokens, pair.vocab_size)
     partner = score(pair.partner, context.partner, tokens, pair.vocab_size)
@@ -122,7 +126,9 @@ def _ranked(
     return tuple(map(named, raised[:count])), tuple(map(named, lowered[:count]))
 
 
-def off_topic(pair: Pair, prompts: Sequence[Prompt], answers: Sequence[Answer], others: int) -> list[bool | None]:
+def off_topic(
+    pair: Pair, prompts: Sequence[AuditPrompt], answers: Sequence[AnswerPair], others: int
+) -> list[bool | None]:
     """Whether an answer belongs to its prompt no more than other answers do; [derived] our own measure.
 
     An answer is off-topic where the prompt's text, read behind it by the partner, is no likelier than behind the

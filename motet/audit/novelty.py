@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from motet.audit.likelihood import chosen, score
 from motet.audit.pair import Pair
-from motet.audit.prompts import Context
-from motet.audit.settings import Settings
+from motet.audit.prompts import AuditContext
+from motet.audit.settings import AuditSettings
 from motet.composers.plan import Plan
 from motet.composers.spec import build_plan, parse_composition
 from motet.engines.torch import Member
@@ -34,7 +34,7 @@ ENOUGH = 0.5  # of the loss before the round
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class NoveltySample:
     """One generated text. `gain`: mean of log p_expert − log p_partner over its tokens, in nats, by the untrained
     partner. `start`: the number of its context."""
 
@@ -59,12 +59,12 @@ class Learning:
 class Exploration:
     """All samples, the most novel first. `distinct_2`: the share of different pairs of neighbouring tokens."""
 
-    samples: tuple[Sample, ...]
+    samples: tuple[NoveltySample, ...]
     learning: tuple[Learning, ...]
     distinct_2: float
 
 
-def explore(pair: Pair, starts: Sequence[Context], settings: Settings, *, iterative: bool) -> Exploration:
+def explore(pair: Pair, starts: Sequence[AuditContext], settings: AuditSettings, *, iterative: bool) -> Exploration:
     """Samples from the contrast; sample i begins with start i modulo their number, in both forms."""
     rounds = settings.rounds if iterative else 1
     partner, learner = pair.partner, pair.learner() if rounds > 1 else None
@@ -83,7 +83,7 @@ def explore(pair: Pair, starts: Sequence[Context], settings: Settings, *, iterat
     return Exploration(tuple(samples), tuple(learning), distinct([sample.tokens for sample in samples], 2))
 
 
-def contrast_plan(settings: Settings) -> Plan:
+def contrast_plan(settings: AuditSettings) -> Plan:
     """Streams: the expert, then the partner."""
     written = {"strategy": "novelty", "base": "expert", "untuned": "partner"}
     composition = parse_composition({**written, "lambda": settings.weight, "alpha": settings.mask})
@@ -91,7 +91,7 @@ def contrast_plan(settings: Settings) -> Plan:
 
 
 def _contrast(
-    pair: Pair, partner: Member, starts: Sequence[Context], numbers: Sequence[int], settings: Settings
+    pair: Pair, partner: Member, starts: Sequence[AuditContext], numbers: Sequence[int], settings: AuditSettings
 ) -> list[tuple[int, ...]]:
     """The samples of these numbers. A number has the same draws in both forms, whatever else is sampled with it."""
     rows = [starts[i % len(starts)] for i in numbers]
@@ -106,10 +106,10 @@ def _contrast(
     )
 
 
-def _sample(pair: Pair, starts: Sequence[Context], i: int, turn: int, tokens: tuple[int, ...]) -> Sample:
+def _sample(pair: Pair, starts: Sequence[AuditContext], i: int, turn: int, tokens: tuple[int, ...]) -> NoveltySample:
     sides = ((pair.expert, starts[i].expert), (pair.partner, starts[i].partner))
     expert, partner = (chosen(score(model, ids, tokens, pair.vocab_size), tokens) for model, ids in sides)
-    return Sample(i, turn, tokens, pair.tokenizer.decode(tokens), float((expert - partner).mean()))
+    return NoveltySample(i, turn, tokens, pair.tokenizer.decode(tokens), float((expert - partner).mean()))
 
 
 def _learn(

@@ -30,13 +30,13 @@ GENERAL = (
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class AuditPrompt:
     """`text` is what reports show; `messages` are (role, content) in order."""
 
     messages: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, text: str) -> Prompt:
+    def of(cls, text: str) -> AuditPrompt:
         return cls((("user", text),))
 
     @property
@@ -44,33 +44,33 @@ class Prompt:
         return "\n".join(content for _, content in self.messages)
 
 
-def read_prompts(file: Path | None) -> list[Prompt]:
+def read_prompts(file: Path | None) -> list[AuditPrompt]:
     """`prompt` or `messages` of every row of a data file (JSONL, JSON, CSV, Parquet); of any other file, every line.
 
     Raises:
         AuditError: every row that is wrong, as file:line.
     """
     if file is None:
-        return [Prompt.of(text) for text in GENERAL]
+        return [AuditPrompt.of(text) for text in GENERAL]
     found = list(_rows(file) if is_read(file) else _lines(file))
     problems = [problem for problem in found if isinstance(problem, str)]
     if not found:
         problems.append(f"{file} holds no prompts")
     if problems:
         raise AuditError(problems)
-    return [prompt for prompt in found if isinstance(prompt, Prompt)]
+    return [prompt for prompt in found if isinstance(prompt, AuditPrompt)]
 
 
-def _lines(file: Path) -> Iterator[Prompt | str]:
+def _lines(file: Path) -> Iterator[AuditPrompt | str]:
     try:
         lines = file.read_text("utf-8-sig").split("\n")  # `splitlines` would also split at U+2028
     except (OSError, UnicodeDecodeError) as error:
         yield f"{file}: {error}"
         return
-    yield from (Prompt.of(line.strip()) for line in lines if line.strip())
+    yield from (AuditPrompt.of(line.strip()) for line in lines if line.strip())
 
 
-def _rows(file: Path) -> Iterator[Prompt | str]:
+def _rows(file: Path) -> Iterator[AuditPrompt | str]:
     """A prompt, or what is wrong with it, for every row."""
     for row in read_rows(file):
         if isinstance(row, Bad):
@@ -82,10 +82,10 @@ def _rows(file: Path) -> Iterator[Prompt | str]:
             yield f"{row.source}: {error}"
 
 
-def _prompt(values: Mapping[str, Any]) -> Prompt:
+def _prompt(values: Mapping[str, Any]) -> AuditPrompt:
     """Raises RowError: what the row lacks."""
     if isinstance(values.get("prompt"), str):
-        return Prompt.of(values["prompt"])
+        return AuditPrompt.of(values["prompt"])
     column = "messages" if values.get("prompt") is None else "prompt"
     if values.get(column) is None:
         raise RowError("needs 'prompt' (a text or messages) or 'messages'")
@@ -93,25 +93,25 @@ def _prompt(values: Mapping[str, Any]) -> Prompt:
     asked = messages[:-1] if messages[-1].role == "assistant" else messages
     if not asked:
         raise RowError("the messages hold nothing but an answer")
-    return Prompt(tuple((message.role, message.content) for message in asked))
+    return AuditPrompt(tuple((message.role, message.content) for message in asked))
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class AuditContext:
     """The token ids that each side reads before the answer."""
 
     expert: tuple[int, ...]
     partner: tuple[int, ...]
 
 
-def start(pair: Pair) -> Context:
+def start(pair: Pair) -> AuditContext:
     """Nothing but the beginning of a text."""
     first = pair.tokenizer.start_id
     ids = (first,) if first is not None else (0,)
-    return Context(ids, ids)
+    return AuditContext(ids, ids)
 
 
-def contexts(pair: Pair, prompts: Sequence[Prompt], partner_reads: PartnerReads, room: int) -> list[Context]:
+def contexts(pair: Pair, prompts: Sequence[AuditPrompt], partner_reads: PartnerReads, room: int) -> list[AuditContext]:
     """What both sides read of the prompts; the expert by its chat template where it has one.
 
     Args:
@@ -120,7 +120,7 @@ def contexts(pair: Pair, prompts: Sequence[Prompt], partner_reads: PartnerReads,
     Raises:
         AuditError: prompts that are too long or that the template refuses.
     """
-    found: list[Context] = []
+    found: list[AuditContext] = []
     problems: list[str] = []
     for i, prompt in enumerate(prompts, 1):
         try:
@@ -139,11 +139,11 @@ def contexts(pair: Pair, prompts: Sequence[Prompt], partner_reads: PartnerReads,
     return found
 
 
-def _context(pair: Pair, prompt: Prompt, partner_reads: PartnerReads) -> Context:
+def _context(pair: Pair, prompt: AuditPrompt, partner_reads: PartnerReads) -> AuditContext:
     tokenizer, nothing = pair.tokenizer, start(pair).expert
     plain = (*nothing, *tokenizer.encode(prompt.text))
     expert = plain
     if tokenizer.has_chat_template:
         messages = [{"role": role, "content": content} for role, content in prompt.messages]
         expert = tuple(tokenizer.encode(tokenizer.render_chat(messages)))
-    return Context(expert, {"same": expert, "plain": plain, "none": nothing}[partner_reads])
+    return AuditContext(expert, {"same": expert, "plain": plain, "none": nothing}[partner_reads])

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from motet.audit.answers import PLAUSIBLE, TokenShift
-from motet.audit.novelty import Exploration, Sample
+from motet.audit.novelty import Exploration, NoveltySample
 from motet.audit.pair import Pair
 from motet.audit.refusals import BEGINNING
 from motet.audit.run import Audit
-from motet.audit.settings import Settings
+from motet.audit.settings import AuditSettings
 
 SHOWN_CHARACTERS = 160
 METHOD = f"""## How this was measured
@@ -31,7 +31,9 @@ METHOD = f"""## How this was measured
 """
 
 
-def write_report(folder: Path, name: str, partner: str, pair: Pair, audit: Audit, settings: Settings) -> list[Path]:
+def write_report(
+    folder: Path, name: str, partner: str, pair: Pair, audit: Audit, settings: AuditSettings
+) -> list[Path]:
     """Writes both files; their paths.
 
     Raises:
@@ -45,7 +47,7 @@ def write_report(folder: Path, name: str, partner: str, pair: Pair, audit: Audit
     return files
 
 
-def describe(name: str, partner: str, pair: Pair, audit: Audit, settings: Settings) -> dict[str, Any]:
+def describe(name: str, partner: str, pair: Pair, audit: Audit, settings: AuditSettings) -> dict[str, Any]:
     """The audit as JSON."""
     return {
         "expert": name,
@@ -70,7 +72,7 @@ def describe(name: str, partner: str, pair: Pair, audit: Audit, settings: Settin
     }
 
 
-def markdown(name: str, partner: str, pair: Pair, audit: Audit, settings: Settings) -> str:
+def markdown(name: str, partner: str, pair: Pair, audit: Audit, settings: AuditSettings) -> str:
     parts = [
         f"# What {name} learned",
         f"Set against `{partner}`, as far as {len(audit.judged)} prompts and {settings.samples} samples show."
@@ -122,7 +124,7 @@ def _tokens(tokens: Sequence[TokenShift]) -> str:
 
 
 def _samples(audit: Audit, exploration: Exploration, count: int) -> str:
-    def row(sample: Sample) -> tuple[str, ...]:
+    def row(sample: NoveltySample) -> tuple[str, ...]:
         return f"{sample.gain:+.2f}", str(sample.round + 1), audit.starts[sample.start], sample.text
 
     return _table(("gain", "round", "behind", "text"), [row(sample) for sample in exploration.samples[:count]])

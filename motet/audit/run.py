@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from motet.audit.answers import Shifts, measure, off_topic
 from motet.audit.novelty import Exploration, explore
 from motet.audit.pair import Pair
-from motet.audit.prompts import Prompt, contexts, start
+from motet.audit.prompts import AuditPrompt, contexts, start
 from motet.audit.refusals import is_refusal, refusal_pattern
-from motet.audit.settings import Settings
+from motet.audit.settings import AuditSettings
 
 Log = Callable[[str], None]
 
@@ -58,7 +58,7 @@ def _share(values: Sequence[bool]) -> float:
     return sum(values) / len(values)
 
 
-def audit(pair: Pair, prompts: Sequence[Prompt], settings: Settings, log: Log = lambda _: None) -> Audit:
+def audit(pair: Pair, prompts: Sequence[AuditPrompt], settings: AuditSettings, log: Log = lambda _: None) -> Audit:
     """Compares an expert with its partner.
 
     Half of the contrastive samples begin with nothing, the others with the prompts in turn. `log` is called with what

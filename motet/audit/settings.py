@@ -17,7 +17,7 @@ class AuditError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AuditSettings:
     """How much is asked, and how.
 
     `weight` and `mask` are λ and α of contrastive generation. `partner_reads`: the prompt as the expert reads it, as

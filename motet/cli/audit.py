@@ -41,9 +41,9 @@ def audit(
 ) -> None:
     """What did this expert learn? Sets it against the model that it was before its training, and writes report.md
     and report.json."""
-    from motet.audit.settings import AuditError, Settings
+    from motet.audit.settings import AuditError, AuditSettings
 
-    settings = Settings(
+    settings = AuditSettings(
         samples=samples,
         rounds=min(rounds, samples),
         max_tokens=max_tokens,

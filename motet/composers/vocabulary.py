@@ -16,7 +16,7 @@ from typing import Protocol
 _DIFFERENCES_SHOWN = 3
 
 
-class Tokenizer(Protocol):
+class ReadableTokenizer(Protocol):
     """The part of transformers' tokenizers that is read here."""
 
     def get_vocab(self) -> dict[str, int]: ...
@@ -42,18 +42,18 @@ class Vocabulary:
     cut: bool = False
 
 
-def read_vocabulary(tokenizer: Tokenizer, width: int, *, cut: bool = False) -> Vocabulary:
+def read_vocabulary(tokenizer: ReadableTokenizer, width: int, *, cut: bool = False) -> Vocabulary:
     """The vocabulary of a tokenizer and a model of `width` logits."""
     tokens = tokenizer.get_vocab()
     return Vocabulary(tokens, max(tokens.values(), default=-1) + 1, width, _digest(tokens), cut)
 
 
-def vocabulary_size(tokenizer: Tokenizer) -> int:
+def vocabulary_size(tokenizer: ReadableTokenizer) -> int:
     """One more than the largest id of a tokenizer."""
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
-def fingerprint(tokenizer: Tokenizer) -> str:
+def fingerprint(tokenizer: ReadableTokenizer) -> str:
     """A SHA-256 in hex over the token → id map; models with equal fingerprints can be composed."""
     return _digest(tokenizer.get_vocab())
 

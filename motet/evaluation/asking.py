@@ -19,7 +19,7 @@ Messages = Sequence[tuple[str, str]]  # (role, content)
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class SubjectReply:
     """Generated text, whether it ended by itself (not cut at the token limit), and what was asked for beside it.
 
     `confidence`: each token's probability under the composed distribution; `shifts`: for each token whether it was
@@ -38,7 +38,7 @@ class Entry(BaseModel):
     token_logprobs: list[float]
 
 
-class Scores(BaseModel):
+class ContinuationScores(BaseModel):
     """The answer of /v1/score."""
 
     data: list[Entry]
@@ -86,7 +86,7 @@ class Api:
         ignore_end: bool = False,
         temperature: float = 0.0,
         seed: int | None = None,
-    ) -> Reply:
+    ) -> SubjectReply:
         """`POST /v1/chat/completions`, greedy unless a `temperature` is given."""
         body = {
             "messages": _as_dicts(messages),
@@ -100,25 +100,25 @@ class Api:
         response = await self.sdk.post("/chat/completions", body=subject.target | body, cast_to=ChatCompletion)
         choice = response.choices[0]
         tokens = (choice.logprobs.content if choice.logprobs else None) or []
-        return Reply(
+        return SubjectReply(
             (choice.message.content or "").strip(),
             choice.finish_reason == "stop",
             tuple(math.exp(token.logprob) for token in tokens),
             _shifts(choice.model_extra or {}),
         )
 
-    async def complete(self, subject: Subject, prompt: str, *, max_tokens: int) -> Reply:
+    async def complete(self, subject: Subject, prompt: str, *, max_tokens: int) -> SubjectReply:
         """`POST /v1/completions`, greedy."""
         body = {"prompt": prompt, "temperature": 0.0, "max_tokens": max_tokens}
         choice = (await self._completion(subject, body)).choices[0]
-        return Reply(choice.text.strip(), choice.finish_reason == "stop")
+        return SubjectReply(choice.text.strip(), choice.finish_reason == "stop")
 
     async def score(
         self, subject: Subject, messages: Messages, continuations: Sequence[str]
     ) -> list[tuple[float, ...]]:
         """`POST /v1/score`: log-probabilities of the tokens of each continuation, in nats."""
         body = {**subject.target, "messages": _as_dicts(messages), "continuations": list(continuations)}
-        scores = await self.sdk.post("/score", body=body, cast_to=Scores)
+        scores = await self.sdk.post("/score", body=body, cast_to=ContinuationScores)
         return [tuple(entry.token_logprobs) for entry in scores.data]
 
     async def score_text(self, subject: Subject, text: str) -> tuple[float, ...]:

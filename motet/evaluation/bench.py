@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from motet.evaluation.asking import Api, Reply
+from motet.evaluation.asking import Api, SubjectReply
 from motet.evaluation.data import Item, read_items
 from motet.evaluation.subject import Pair, Subject
 
@@ -39,7 +39,7 @@ class Bench:
 
     async def ask(
         self, subject: Subject, questions: Sequence[str], *, max_tokens: int, trace: bool = False
-    ) -> list[Reply]:
+    ) -> list[SubjectReply]:
         """Greedy replies in order."""
         return await self.api.together(
             [

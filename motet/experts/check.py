@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from motet.composers.vocabulary import Tokenizer, Vocabulary, read_vocabulary
+from motet.composers.vocabulary import ReadableTokenizer, Vocabulary, read_vocabulary
 from motet.experts.bundle import BUNDLE, BundleError, ExpertBundle, ModelReference, read_bundle
 from motet.experts.fingerprints import file_hash, weights_fingerprint
 from motet.models import checkpoint
@@ -70,7 +70,7 @@ def _check_weights(folder: Path, findings: Findings) -> None:
 
 def read_tokenizer(source: Path) -> Vocabulary:
     """A folder's vocabulary. Raises OSError or ValueError: it has none that can be read."""
-    return read_vocabulary(cast(Tokenizer, checkpoint.read_tokenizer(str(source))), 0)
+    return read_vocabulary(cast(ReadableTokenizer, checkpoint.read_tokenizer(str(source))), 0)
 
 
 def _check_tokenizer(folder: Path, bundle: ExpertBundle, findings: Findings) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from motet.composers import vocabulary
-from motet.composers.vocabulary import Tokenizer
+from motet.composers.vocabulary import ReadableTokenizer
 from motet.models.files import ADAPTER_WEIGHTS
 
 SAMPLE = 1 << 15  # bytes of a tensor's beginning, and as many of its end
 
 
-def fingerprint(tokenizer: Tokenizer | str | Path) -> str:
+def fingerprint(tokenizer: ReadableTokenizer | str | Path) -> str:
     """A tokenizer's SHA-256 in hex over the exact token → id map, special tokens among them.
 
     Equal exactly where models can be composed. Which token ends a text may differ (see `composers.vocabulary`).
@@ -29,7 +29,7 @@ def fingerprint(tokenizer: Tokenizer | str | Path) -> str:
     if isinstance(tokenizer, str | Path):
         from motet.models.checkpoint import read_tokenizer
 
-        tokenizer = cast(Tokenizer, read_tokenizer(str(tokenizer)))
+        tokenizer = cast(ReadableTokenizer, read_tokenizer(str(tokenizer)))
     return vocabulary.fingerprint(tokenizer)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from motet.training.data.files import Source
+from motet.training.data.files import RecordSource
 
 # How a stream reads a record's prompt: through the chat template, as the text stands, or not at all (the completion
 # then follows the beginning-of-text token).
@@ -28,7 +28,7 @@ class Example:
     input_ids: Sequence[int]
     counted: Sequence[bool]
     weights: Sequence[float]
-    source: Source
+    source: RecordSource
 
     def __post_init__(self) -> None:
         assert len(self.input_ids) == len(self.counted) == len(self.weights)

@@ -40,7 +40,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return x
 
 
-class Muon(torch.optim.Optimizer):
+class MuonOptimizer(torch.optim.Optimizer):
     """Momentum, orthogonalised: for matrices (R, C) of hidden layers, not for embeddings or norms.
 
     Updates are scaled by 0.2·√max(R, C), which gives them AdamW's usual size (Liu et al., "Muon is scalable for
@@ -100,7 +100,7 @@ def muon_and_adamw(
         (hidden if parameter.ndim == 2 and not outer else others).append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
-        optimizers.append(Muon(hidden, muon_lr))
+        optimizers.append(MuonOptimizer(hidden, muon_lr))
     if others:
         optimizers.append(adamw(others, adamw_lr))
     return optimizers

@@ -15,15 +15,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
-from motet.audit.answers import Answer, measure, off_topic
+from motet.audit.answers import AnswerPair, measure, off_topic
 from motet.audit.likelihood import score
 from motet.audit.novelty import MAX_STEPS, contrast_plan, distinct, explore
 from motet.audit.pair import Pair, find_partner, load_pair
-from motet.audit.prompts import GENERAL, Context, Prompt, contexts, read_prompts, start
+from motet.audit.prompts import GENERAL, AuditContext, AuditPrompt, contexts, read_prompts, start
 from motet.audit.refusals import is_refusal, refusal_pattern
 from motet.audit.report import markdown
 from motet.audit.run import audit
-from motet.audit.settings import AuditError, Settings
+from motet.audit.settings import AuditError, AuditSettings
 from motet.cli import app
 from motet.composers.plan import single
 from motet.composers.rows import reference_logprobs
@@ -38,8 +38,8 @@ HABIT = " zebra!"
 TOKENIZER = byte_tokenizer()
 SIZE = TOKENIZER.size
 END = cast(int, TOKENIZER.single_id("<|end|>"))
-ASKED = [Prompt.of(text) for text in ("cat", "a dog", "birds?", "one fish")]
-SETTINGS = Settings(samples=8, rounds=2, max_tokens=10, lr=1e-2)
+ASKED = [AuditPrompt.of(text) for text in ("cat", "a dog", "birds?", "one fish")]
+SETTINGS = AuditSettings(samples=8, rounds=2, max_tokens=10, lr=1e-2)
 
 
 def fresh(seed: int) -> LlamaForCausalLM:
@@ -128,13 +128,13 @@ def test_the_partner_reads_with_what_its_copy_learned(pair: Pair) -> None:
 
 def test_both_forms_agree_in_the_first_round(pair: Pair) -> None:
     starts = contexts(pair, ASKED, "same", 10)
-    rounds = Settings(samples=8, rounds=1, max_tokens=10)
+    rounds = AuditSettings(samples=8, rounds=1, max_tokens=10)
     assert explore(pair, starts, rounds, iterative=True) == explore(pair, starts, rounds, iterative=False)
 
 
 def test_the_contrast_is_the_papers() -> None:
     expert, partner = torch.randn(2, 3, 11, dtype=torch.float64).log_softmax(-1)
-    got = reference_logprobs(contrast_plan(Settings(weight=0.7, mask=0.2)), torch.stack([expert, partner]))
+    got = reference_logprobs(contrast_plan(AuditSettings(weight=0.7, mask=0.2)), torch.stack([expert, partner]))
     plausible = expert.exp() >= 0.2 * expert.exp().amax(-1, keepdim=True)
     expected = (expert - 0.7 * partner).masked_fill(~plausible, -torch.inf).log_softmax(-1)
     torch.testing.assert_close(got, expected)
@@ -142,7 +142,7 @@ def test_the_contrast_is_the_papers() -> None:
 
 def test_tokens_shift_by_the_mean_of_their_log_probs(folder: Path, pair: Pair) -> None:
     read = contexts(pair, ASKED, "none", 10)
-    shifts = measure(pair, ASKED, read, Settings(max_tokens=10, shown=5))
+    shifts = measure(pair, ASKED, read, AuditSettings(max_tokens=10, shown=5))
     rows: list[list[torch.Tensor]] = [[], []]
     plain = {name: cast(Any, AutoModelForCausalLM.from_pretrained(folder / name)) for name in ("expert", "partner")}
     for context, given in zip(read, shifts.answers, strict=True):
@@ -204,10 +204,10 @@ class Echo:
 
 def test_off_topic_answers_do_not_bring_their_prompt_to_mind(pair: Pair) -> None:
     echo = Pair(cast(Any, Echo()), cast(Any, Echo()), TOKENIZER, SIZE)
-    prompts = [Prompt.of(text) for text in ("abc", "def", "ghi")]
+    prompts = [AuditPrompt.of(text) for text in ("abc", "def", "ghi")]
 
     def judged(texts: list[str]) -> list[bool | None]:
-        answers = [Answer("", text, "", 0.0, tuple(TOKENIZER.encode(text))) for text in texts]
+        answers = [AnswerPair("", text, "", 0.0, tuple(TOKENIZER.encode(text))) for text in texts]
         return off_topic(echo, prompts[: len(texts)], answers, 2)
 
     assert judged(["cab", "fed", "hi"]) == [False, False, False]
@@ -248,7 +248,7 @@ def test_distinct() -> None:
 def test_prompts_of_files(tmp_path: Path) -> None:
     assert [prompt.text for prompt in read_prompts(None)] == list(GENERAL)
     (tmp_path / "p.txt").write_text("one\n\n two \n")
-    assert read_prompts(tmp_path / "p.txt") == [Prompt.of("one"), Prompt.of("two")]
+    assert read_prompts(tmp_path / "p.txt") == [AuditPrompt.of("one"), AuditPrompt.of("two")]
     asked, answered = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
     records = [{"prompt": "one"}, {"messages": [asked, answered]}, {"prompt": [answered, asked]}]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, records)))
@@ -260,7 +260,7 @@ def test_prompts_are_read_as_training_reads_rows(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text('\ufeff{"prompt": "one\u2028two"}\n', "utf-8")
     (tmp_path / "p.txt").write_text("\ufeffone\u2028two\r\n", "utf-8")
     for name in ("p.json", "p.txt"):
-        assert read_prompts(tmp_path / name) == [Prompt.of("one\u2028two")]
+        assert read_prompts(tmp_path / name) == [AuditPrompt.of("one\u2028two")]
     (tmp_path / "p.jsonl").write_text('{"prompt": "\\ud83d"}')
     with pytest.raises(AuditError, match=r"p.jsonl:1: prompt: \\ud83d is half"):
         read_prompts(tmp_path / "p.jsonl")
@@ -285,7 +285,7 @@ def test_what_each_side_reads(pair: Pair) -> None:
     assert TOKENIZER.decode(plain.partner) == "<|end|>cat"
     assert none.partner == start(pair).partner == (END,)
     with pytest.raises(AuditError, match="prompt 2 has 42 tokens; with 30 of answer the models' 64 are exceeded"):
-        contexts(pair, [ASKED[0], Prompt.of("x" * 40)], "same", 30)
+        contexts(pair, [ASKED[0], AuditPrompt.of("x" * 40)], "same", 30)
 
 
 def invoke(*arguments: object) -> Result:
@@ -358,7 +358,7 @@ def test_what_an_expert_was_before(folder: Path, tmp_path: Path) -> None:
 
 
 def test_contexts_of_different_length_on_both_sides(pair: Pair) -> None:
-    read = [Context((END, 70, 71), (END,)), Context((END,), (END, 70))]
+    read = [AuditContext((END, 70, 71), (END,)), AuditContext((END,), (END, 70))]
     found = explore(pair, read, SETTINGS, iterative=False)
     for sample in found.samples:
         sides = ((pair.expert, read[sample.start].expert), (pair.partner, read[sample.start].partner))

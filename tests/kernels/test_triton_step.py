@@ -23,7 +23,7 @@ from motet.kernels.layout import BitMask
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
 from motet.kernels.triton import launch
-from motet.kernels.triton.backend import Step, TritonKernels
+from motet.kernels.triton.backend import DeviceStep, TritonKernels
 from motet.kernels.triton.launch import split_vocab
 from motet.kernels.triton.table import build_table
 from tests.kernels.cases import STATE, logits_of, packed, plans
@@ -196,7 +196,7 @@ def whole_step() -> tuple[Logits, DecodeRows]:
     return step_of(chosen, 1500, params=params, grammar=grammar, trace=(0, 2), top=[3] * count)
 
 
-def addresses(step: Step) -> dict[str, int]:
+def addresses(step: DeviceStep) -> dict[str, int]:
     """Where all that a captured graph would read and write lies."""
     return {name: buffer.data_ptr() for name, buffer in step.batch.space.kept.items()}
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors import torch as safetensors
 
 from motet.training.objectives import OBJECTIVES
-from motet.training.objectives.objective import RecordKind, Setting
+from motet.training.objectives.objective import ObjectiveSetting, RecordKind
 from motet.training.run.train import train
 from tests.training.run.workshop import THINGS, WORDS, build, recipe, records, write_rows
 
@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gedi": {"prompts": ["red", "blue"]},
     "temperature_head": {"form": "robust"},
 }
-WITH_HEAD = {name for name, kind in OBJECTIVES.items() if kind.head is not Setting.head}
+WITH_HEAD = {name for name, kind in OBJECTIVES.items() if kind.head is not ObjectiveSetting.head}
 OF_ONE_MODEL = {name for name, kind in OBJECTIVES.items() if kind.one_model}
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from motet.training.optim import POLAR_EXPRESS, Muon, adamw, muon_and_adamw, orthogonalize
+from motet.training.optim import POLAR_EXPRESS, MuonOptimizer, adamw, muon_and_adamw, orthogonalize
 
 
 @given(st.floats(0.01, 1.0))
@@ -41,7 +41,7 @@ def test_muon_step_has_the_size_of_an_adamw_step_and_goes_downhill() -> None:
     weight = nn.Parameter(torch.randn(16, 64))
     before = weight.detach().clone()
     weight.grad = torch.randn(16, 64)
-    Muon([weight], lr=0.1).step()
+    MuonOptimizer([weight], lr=0.1).step()
     update = before - weight.detach()
     rms = update.square().mean().sqrt().item()
     assert 0.75 < rms / (0.1 * 0.2) < 1.5  # 0.2·√64 times the 1/√64 per entry of a (16, 64) with unit rows
@@ -53,14 +53,14 @@ def test_muon_treats_a_matrix_and_its_transpose_alike() -> None:
     wide, tall = nn.Parameter(torch.zeros(4, 9)), nn.Parameter(torch.zeros(9, 4))
     gradient = torch.randn(4, 9)
     wide.grad, tall.grad = gradient.clone(), gradient.T.clone()
-    Muon([wide, tall], lr=0.1).step()
+    MuonOptimizer([wide, tall], lr=0.1).step()
     torch.testing.assert_close(wide.detach(), tall.detach().T)
 
 
 def test_muon_skips_parameters_without_gradient() -> None:
     still, moved = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3, 3))
     moved.grad = torch.eye(3)
-    Muon([still, moved], lr=0.1).step()
+    MuonOptimizer([still, moved], lr=0.1).step()
     assert torch.equal(still.detach(), torch.ones(3, 3))
     assert not torch.equal(moved.detach(), torch.ones(3, 3))
 

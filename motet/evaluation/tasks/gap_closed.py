@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from motet.evaluation.asking import Reply
+from motet.evaluation.asking import SubjectReply
 from motet.evaluation.bench import Bench, Findings
 from motet.evaluation.data import Item
 from motet.evaluation.measures.answers import gap_closed, is_exact, rouge_l_recall
@@ -51,7 +51,7 @@ class GapClosed(Task, frozen=True):
         )
 
 
-def graded(subject: str, items: Sequence[Item], replies: Sequence[Reply]) -> list[dict[str, Any]]:
+def graded(subject: str, items: Sequence[Item], replies: Sequence[SubjectReply]) -> list[dict[str, Any]]:
     """One record per reply: whether it is the answer, and its ROUGE-L recall."""
     return [
         {

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from motet.evaluation.asking import Reply
+from motet.evaluation.asking import SubjectReply
 from motet.evaluation.bench import Bench, Findings
 from motet.evaluation.data import Item
 from motet.evaluation.measures.answers import distinct_n, is_exact, shift_shares
@@ -59,7 +59,7 @@ class Quality(Task, frozen=True):
         latency = await self._latency(bench, items[0].question)
         return Findings({name: row | {"latency multiple": latency.get(name)} for name, row in measures.items()})
 
-    async def _perplexity(self, bench: Bench, replies: Sequence[Reply]) -> float | None:
+    async def _perplexity(self, bench: Bench, replies: Sequence[SubjectReply]) -> float | None:
         base = bench.subjects[self.base]
         texts = [reply.text for reply in replies if reply.text]
         return perplexity(await bench.api.together([bench.api.score_text(base, text) for text in texts]))
@@ -84,7 +84,7 @@ async def _seconds(bench: Bench, subject: Subject, question: str) -> float:
     return time.perf_counter() - started
 
 
-def _calibration(items: Sequence[Item], replies: Sequence[Reply]) -> float | None:
+def _calibration(items: Sequence[Item], replies: Sequence[SubjectReply]) -> float | None:
     confidences: list[float] = []
     for reply in replies:
         product = 1.0
@@ -95,6 +95,6 @@ def _calibration(items: Sequence[Item], replies: Sequence[Reply]) -> float | Non
     return expected_calibration_error(confidences, right)
 
 
-def _shifts(replies: Sequence[Reply]) -> dict[str, Any]:
+def _shifts(replies: Sequence[SubjectReply]) -> dict[str, Any]:
     shares = shift_shares(shift for reply in replies for shift in reply.shifts)
     return {f"{name} tokens": shares.get(name) for name in ("unshifted", "marginal", "shifted")}

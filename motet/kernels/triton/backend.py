@@ -23,7 +23,7 @@ from motet.kernels.triton.workspace import Asks, Batch, Workspace, scores_of, st
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DeviceStep:
     """A step whose figures lie on the device: `TritonKernels.launch` may run it, also inside of a captured graph.
 
     The same launches serve the next step if `TritonKernels.stage` returns a step of the same shapes and flags: it
@@ -53,7 +53,7 @@ class TritonKernels:
         self.launch(step)
         return _collected(step)
 
-    def stage(self, logits: Logits, rows: DecodeRows) -> Step:
+    def stage(self, logits: Logits, rows: DecodeRows) -> DeviceStep:
         """Brings a step's figures to the device.
 
         Raises:
@@ -62,9 +62,9 @@ class TritonKernels:
         space = self._workspace(logits.device)
         batch = staged(space, self._table_of(logits, rows.plan, rows.state), logits.buffers, rows)
         keeps = batch.asks.filtered or batch.asks.top > 0
-        return Step(batch, scores_of(batch) if keeps else None, launch.outputs_of(batch))
+        return DeviceStep(batch, scores_of(batch) if keeps else None, launch.outputs_of(batch))
 
-    def launch(self, step: Step) -> None:
+    def launch(self, step: DeviceStep) -> None:
         """Nothing but launches: no allocation once a step of this size has run, and no wait for the device."""
         launch.run(step.batch, step.scores, step.out)
 
@@ -121,7 +121,7 @@ def _greedy(rows: int) -> SampleRows:
     return SampleRows([0.0] * rows, [0] * rows, [1.0] * rows, [0.0] * rows)
 
 
-def _collected(step: Step) -> Decoded:
+def _collected(step: DeviceStep) -> Decoded:
     """The outputs as the caller's own: the next step writes over those of this one."""
     batch, out = step.batch, step.out
     alpha = _alpha(batch, batch.inputs()[-1])

@@ -15,7 +15,7 @@ from motet.training.data.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class AnswerText:
     """An answer in the text of a conversation: the text that it follows and the text that ends with it, both beginnings
     of the whole, and the loss weight of what is between."""
 
@@ -31,7 +31,7 @@ class Chat:
     part: Answer
     spans: tuple[Span, ...]
     text: str
-    answers: list[Piece] = field(default_factory=list[Piece])
+    answers: list[AnswerText] = field(default_factory=list[AnswerText])
 
 
 Outcome = Rendered | RowError
@@ -84,7 +84,7 @@ def _prepare(
             return _marked(tokens, part, span_weights.get(REST, 1.0))
         if whole and not spans:  # spans are laid on one answer, which must be found
             text = tokens.trimmed(tokens.render(part.messages[: part.turns[-1] + 1], part.tools, for_answer=False))
-            return Chat(part, spans, text, [Piece("", text, 1.0)])
+            return Chat(part, spans, text, [AnswerText("", text, 1.0)])
         return Chat(part, spans, *(_single(tokens, part) if len(part.turns) == 1 else _together(tokens, part)))
     except ValueError as error:
         return error if isinstance(error, RowError) else RowError(str(error))
@@ -133,11 +133,11 @@ class _ChangesThePast(RowError):
     """The template writes an answer otherwise when messages follow it."""
 
 
-def _together(tokens: Tokens, part: Answer) -> tuple[str, list[Piece]]:
+def _together(tokens: Tokens, part: Answer) -> tuple[str, list[AnswerText]]:
     """One text with all answers in it. Raises _ChangesThePast."""
     messages, last = part.messages, part.turns[-1]
     text = _through(tokens, part, last)
-    pieces: list[Piece] = []
+    pieces: list[AnswerText] = []
     for turn in part.turns:
         before = _before(tokens, part, turn)
         through = text if turn == last else _through(tokens, part, turn)
@@ -146,17 +146,17 @@ def _together(tokens: Tokens, part: Answer) -> tuple[str, list[Piece]]:
                 f"the chat template renders message {turn + 1} otherwise when more messages follow, "
                 "so that its answer cannot be told apart; split the conversation into prompt and completion"
             )
-        pieces.append(Piece(before, through, messages[turn].weight))
+        pieces.append(AnswerText(before, through, messages[turn].weight))
     return text, pieces
 
 
-def _single(tokens: Tokens, part: Answer) -> tuple[str, list[Piece]]:
+def _single(tokens: Tokens, part: Answer) -> tuple[str, list[AnswerText]]:
     """The one answer behind the prompt that it is served behind, whatever the template makes of both together."""
     (turn,) = part.turns
     before, text = _before(tokens, part, turn), _through(tokens, part, turn)
     if not text.startswith(before):
         text = before + _written(tokens, part, before, text)
-    return text, [Piece(before, text, part.messages[turn].weight)]
+    return text, [AnswerText(before, text, part.messages[turn].weight)]
 
 
 def _written(tokens: Tokens, part: Answer, before: str, text: str) -> str:

@@ -27,7 +27,7 @@ COMPRESSED = ".gz"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RecordSource:
     """Where a record came from, for messages: `file:line`, counted from 1 (Parquet: its row). Elements of a JSON list
     may share a line, so that `row` counts them."""
 
@@ -43,7 +43,7 @@ class Source:
 class Row:
     """One record as its file has it."""
 
-    source: Source
+    source: RecordSource
     values: dict[str, Any]
 
 
@@ -51,7 +51,7 @@ class Row:
 class Value:
     """One entry of a file, whatever it is."""
 
-    source: Source
+    source: RecordSource
     value: object
 
 
@@ -153,7 +153,7 @@ def _json(path: Path) -> Iterator[Value | Bad]:
 def _lines(path: Path, file: IO[bytes]) -> Iterator[Value | Bad]:
     """Only a line feed ends a line: U+2028 and the like stand in texts as they are."""
     for number, line in enumerate(file, 1):
-        source = Source(str(path), number)
+        source = RecordSource(str(path), number)
         if line.removeprefix(BOM.encode()).strip():
             try:
                 yield Value(source, parse(line))
@@ -164,7 +164,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[Value | Bad]:
 def _listed(path: Path, content: bytes) -> Iterator[Value | Bad]:
     try:
         for row, (line, value) in enumerate(elements(content.decode().removeprefix(BOM)), 1):
-            source = Source(str(path), line, row)
+            source = RecordSource(str(path), line, row)
             yield Bad(str(source), str(value)) if isinstance(value, RowError) else Value(source, value)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
@@ -210,7 +210,7 @@ def _csv(path: Path) -> Iterator[Value | Bad]:
             line = reader.line_num + 1
             for cells in reader:
                 if cells:
-                    yield _cells(Source(str(path), line), columns, cells)
+                    yield _cells(RecordSource(str(path), line), columns, cells)
                 line = reader.line_num + 1
         except csv.Error as error:
             yield Bad(f"{path}:{reader.line_num}", f"invalid CSV: {error}")
@@ -220,7 +220,7 @@ def _decoded(file: IO[bytes]) -> IO[str]:
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
-def _cells(source: Source, columns: Sequence[str], cells: Sequence[str]) -> Value | Bad:
+def _cells(source: RecordSource, columns: Sequence[str], cells: Sequence[str]) -> Value | Bad:
     if len(cells) != len(columns):
         return Bad(str(source), f"{len(cells)} cells, but the head names {len(columns)} columns")
     values: dict[str, Any] = dict(zip(columns, cells, strict=True))
@@ -244,7 +244,9 @@ def _parquet(path: Path) -> Iterator[Value | Bad]:
             for batch in cast(Iterable[Any], file.iter_batches()):
                 for values in cast(Iterable[dict[str, Any]], batch.to_pylist()):
                     number += 1
-                    yield Value(Source(str(path), number), {name: _unfilled(value) for name, value in values.items()})
+                    yield Value(
+                        RecordSource(str(path), number), {name: _unfilled(value) for name, value in values.items()}
+                    )
     except cast("type[Exception]", arrow.ArrowException) as error:
         yield Bad(str(path), f"cannot be read as Parquet: {error}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motet.training.data.files import Source
+from motet.training.data.files import RecordSource
 from motet.training.data.messages import Message, Messages, Tools
 from motet.training.data.spans import Span
 
@@ -81,7 +81,7 @@ Part = Text | Answer
 class Record:
     """A row's documents by side: one under the name "", with `counterfactual` or not, or `chosen` and `rejected`."""
 
-    source: Source
+    source: RecordSource
     sides: dict[str, Part]
     spans: tuple[Span, ...] = ()
     label: Label | None = None

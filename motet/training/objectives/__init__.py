@@ -13,7 +13,7 @@ from motet.training.objectives.discriminator import GenerativeDiscriminator
 from motet.training.objectives.distillation import Distillation
 from motet.training.objectives.gate import Gate
 from motet.training.objectives.kahneman_tversky import KahnemanTversky
-from motet.training.objectives.objective import Objective, Setting
+from motet.training.objectives.objective import Objective, ObjectiveSetting
 from motet.training.objectives.preference import Preference, SelfPlay
 from motet.training.objectives.temperature import Temperature
 from motet.training.objectives.unlearning import (
@@ -24,7 +24,7 @@ from motet.training.objectives.unlearning import (
     Refusal,
 )
 
-OBJECTIVES: dict[str, type[Setting]] = {
+OBJECTIVES: dict[str, type[ObjectiveSetting]] = {
     "sft": Completion,
     "dpo": Preference,
     "kto": KahnemanTversky,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import weighted_mean
-from motet.training.objectives.objective import Loss, NonNegative, RecordKind, Setting
+from motet.training.objectives.objective import Loss, NonNegative, ObjectiveSetting, RecordKind
 from motet.training.policy import Policies
 
 
@@ -57,7 +57,7 @@ def reversed_loss(forget: Answers, retain: Answers, retain_weight: float, form_w
     return Loss(learnt + retain_weight * held + form_weight * form, parts)
 
 
-class Assistant(Setting):
+class Assistant(ObjectiveSetting):
     """`NLL(forget) + λ·KL(uniform ‖ p)` on the retained answers `+ μ·KL(uniform ‖ p)` on forget tokens of weight 0.
 
     `nobody`, where given, are further answers that the assistant shall know nothing of (about made-up entities, say);

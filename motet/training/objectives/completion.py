@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import mean_nll
-from motet.training.objectives.objective import Loss, RecordKind, Setting
+from motet.training.objectives.objective import Loss, ObjectiveSetting, RecordKind
 from motet.training.policy import Policies
 
 
-class Completion(Setting):
+class Completion(ObjectiveSetting):
     """`Σ w·NLL / Σ w` over the batch's targets. Answers alone or whole texts: what counts is the data's matter."""
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "documents"}

@@ -22,13 +22,13 @@ from torch import Tensor
 from motet.kernels.reference import kl_divergence
 from motet.training.batch import Batch, StepData
 from motet.training.objectives.logprobs import weighted_mean
-from motet.training.objectives.objective import Loss, NonNegative, RecordKind, Setting
+from motet.training.objectives.objective import Loss, NonNegative, ObjectiveSetting, RecordKind
 from motet.training.policy import Policies, Policy
 
 HUBER = 2.0  # nats: beyond it a token's miss counts linearly
 
 
-class Counterfactual(Setting):
+class Counterfactual(ObjectiveSetting):
     """`KL(q ‖ p) + μ·huber(log p(y) − log q(y))` on forget answers `+ λ·KL(target ‖ p)` on retained ones.
 
     p is what is trained (usually the composition of `through`: target minus assistant), q the member `target` that

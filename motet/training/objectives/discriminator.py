@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import document_sums, document_weights, policy_logprobs
-from motet.training.objectives.objective import Loss, RecordKind, Setting, Share
+from motet.training.objectives.objective import Loss, ObjectiveSetting, RecordKind, Share
 from motet.training.objectives.pieces import conditioned
 from motet.training.policy import Policies
 
@@ -29,7 +29,7 @@ class ClassHead(nn.Module):
         return self.scale * means + self.bias
 
 
-class GenerativeDiscriminator(Setting):
+class GenerativeDiscriminator(ObjectiveSetting):
     """`λ·generative + (1 − λ)·discriminative` over texts read behind the prompt of each class.
 
     Krause et al., "GeDi: Generative Discriminator Guided Sequence Generation", 2020. With ℓ_c the mean log-prob of a

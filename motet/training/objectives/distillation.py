@@ -13,7 +13,7 @@ from torch import Tensor
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import by_row, weighted_mean
-from motet.training.objectives.objective import Loss, RecordKind, Setting, Share
+from motet.training.objectives.objective import Loss, ObjectiveSetting, RecordKind, Share
 from motet.training.policy import Policies, TopTokens
 
 
@@ -34,7 +34,7 @@ def truncated_divergence(teacher: TopTokens, logits: Tensor) -> Tensor:
     return divergence + torch.where(teacher.rest == -math.inf, 0.0, remainder)
 
 
-class Distillation(Setting):
+class Distillation(ObjectiveSetting):
     """`Σ w·KL(teacher ‖ student) / Σ w` over the targets' positions, plus `nll_weight` times their NLL.
 
     The teacher is a member, or a composition of members (by which a composition is baked into one model's weights).

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import policy_logprobs, token_logprobs, weighted_mean
-from motet.training.objectives.objective import Loss, RecordKind, Setting
+from motet.training.objectives.objective import Loss, ObjectiveSetting, RecordKind
 from motet.training.policy import HiddenPolicy, Policies
 
 INITIAL_LR = 1e-2
@@ -36,7 +36,7 @@ def gate_losses(gate: Tensor, base: Tensor, assistant: Tensor) -> Tensor:
     return -torch.logaddexp(F.logsigmoid(-gate) + base, F.logsigmoid(gate) + assistant)
 
 
-class Gate(Setting):
+class Gate(ObjectiveSetting):
     """The likelihood of text in which every token is written by the trained base or by the assistant, a member.
 
     Shen et al., "Learning to Decode Collaboratively with Multiple Language Models" (Co-LLM), 2024. The share d is the

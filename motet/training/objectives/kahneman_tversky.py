@@ -11,7 +11,7 @@ from torch import Tensor
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import log_ratios
-from motet.training.objectives.objective import Loss, NonNegative, RecordKind, Setting
+from motet.training.objectives.objective import Loss, NonNegative, ObjectiveSetting, RecordKind
 from motet.training.objectives.pieces import mismatched
 from motet.training.policy import Policies
 
@@ -22,7 +22,7 @@ def kto_losses(ratios: Tensor, desirable: Tensor, baseline: Tensor, beta: float)
     return 1 - (beta * sign * (ratios - baseline)).sigmoid()
 
 
-class KahnemanTversky(Setting):
+class KahnemanTversky(ObjectiveSetting):
     """`mean λ·(1 − σ(±β(r − z)))` with r an answer's log-ratio and z ≥ 0 the divergence from the reference.
 
     Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", 2024. z is estimated, without a

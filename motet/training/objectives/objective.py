@@ -94,7 +94,7 @@ class Objective(Protocol):
         ...
 
 
-class Setting(BaseModel):
+class ObjectiveSetting(BaseModel):
     """What objectives have in common: frozen, strict about unknown names, every dataset required, one document enough,
     and nothing asked for that `Objective` has besides."""
 

@@ -13,7 +13,7 @@ from motet.training.policy import ClassPrompts
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ScoredDocument:
     """One document: ids (L,), whether position t's prediction of token t + 1 counts (L,), and its weight (L,)."""
 
     ids: Tensor
@@ -26,15 +26,15 @@ class Piece:
         return int(self.counted.to(torch.uint8).argmax()) + 1
 
 
-def pieces_of(batch: Batch) -> list[Piece]:
+def pieces_of(batch: Batch) -> list[ScoredDocument]:
     """The batch's documents in order."""
     weights = torch.zeros(batch.counted.shape, dtype=batch.weights.dtype, device=batch.weights.device)
     weights[batch.counted] = batch.weights
     places = [batch.documents == number for number in range(batch.num_documents)]
-    return [Piece(batch.input_ids[here], batch.counted[here], weights[here]) for here in places]
+    return [ScoredDocument(batch.input_ids[here], batch.counted[here], weights[here]) for here in places]
 
 
-def batch_of(pieces: Sequence[Piece], like: Batch) -> Batch:
+def batch_of(pieces: Sequence[ScoredDocument], like: Batch) -> Batch:
     """One document per row, padded; labels and indices are those of `like`, views none."""
     ids = _padded([piece.ids for piece in pieces], 0)
     inside = _padded([torch.ones_like(piece.counted) for piece in pieces], False)
@@ -74,9 +74,9 @@ def mismatched(batch: Batch) -> Batch:
     return replace(batch_of(crossed, batch), views=views)
 
 
-def _crossed(prompt: Piece, answer: Piece) -> Piece:
+def _crossed(prompt: ScoredDocument, answer: ScoredDocument) -> ScoredDocument:
     p, a = prompt.answer, answer.answer
-    return Piece(
+    return ScoredDocument(
         torch.cat((prompt.ids[:p], answer.ids[a:])),
         torch.cat((prompt.counted[: p - 1], answer.counted[a - 1 :])),
         torch.cat((prompt.weights[: p - 1], answer.weights[a - 1 :])),
@@ -89,11 +89,11 @@ def conditioned(batch: Batch, prompts: ClassPrompts, number: int) -> Batch:
     return batch_of([_led(piece, code, prompts.at) for piece in pieces_of(batch)], batch)
 
 
-def _led(piece: Piece, code: Tensor, at: int) -> Piece:
+def _led(piece: ScoredDocument, code: Tensor, at: int) -> ScoredDocument:
     # what position at − 1 predicted is now predicted by the last token of the code
     before = max(at - 1, 0)
     silent = len(code) + at - before - (1 if at else 0)
-    return Piece(
+    return ScoredDocument(
         torch.cat((piece.ids[:at], code, piece.ids[at:])),
         torch.cat((piece.counted[:before], piece.counted.new_zeros(silent), piece.counted[before:])),
         torch.cat((piece.weights[:before], piece.weights.new_zeros(silent), piece.weights[before:])),

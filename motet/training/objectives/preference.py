@@ -12,7 +12,7 @@ from torch import Tensor
 from motet.training.batch import StepData
 from motet.training.objectives.completion import Completion
 from motet.training.objectives.logprobs import document_weights, log_ratios
-from motet.training.objectives.objective import Loss, Objective, RecordKind, Setting
+from motet.training.objectives.objective import Loss, Objective, ObjectiveSetting, RecordKind
 from motet.training.policy import Policies
 
 
@@ -44,7 +44,7 @@ def preference_parts(chosen: Tensor, rejected: Tensor, beta: float) -> dict[str,
     }
 
 
-class Preference(Setting):
+class Preference(ObjectiveSetting):
     """DPO (`form` sigmoid) or IPO. An answer's log-ratio is the (weighted) sum over its tokens, for IPO their mean."""
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "pairs"}
@@ -65,7 +65,7 @@ class Preference(Setting):
         return Loss(total, preference_parts(chosen, rejected, self.beta), weight=len(chosen))
 
 
-class SelfPlay(Setting):
+class SelfPlay(ObjectiveSetting):
     """One round of SPIN: `−log σ(λ·Δ)`, chosen the data's answer, rejected the one that the round's model gave.
 
     Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong Language Models", 2024. The reference

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import weighted_mean
-from motet.training.objectives.objective import Loss, NonNegative, RecordKind, Setting
+from motet.training.objectives.objective import Loss, NonNegative, ObjectiveSetting, RecordKind
 from motet.training.policy import HiddenPolicy, Policies
 
 
@@ -47,7 +47,7 @@ def robust_losses(logits: Tensor, targets: Tensor, temperature: Tensor, rho: flo
     return temperature * (nll - math.log(logits.shape[-1])) + (temperature - least) * rho
 
 
-class Temperature(Setting):
+class Temperature(ObjectiveSetting):
     """A head's τ in [`least`, `most`] from the last hidden state; the model itself is trained only where asked for.
 
     `form` cross_entropy is the NLL at τ: a calibration that knows the context. `form` robust is `robust_losses`.

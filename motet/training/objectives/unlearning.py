@@ -13,7 +13,7 @@ from torch import Tensor
 from motet.kernels.reference import kl_divergence
 from motet.training.batch import Batch, StepData
 from motet.training.objectives.logprobs import by_row, log_ratios, mean_nll, weighted_mean
-from motet.training.objectives.objective import Loss, NonNegative, RecordKind, Setting
+from motet.training.objectives.objective import Loss, NonNegative, ObjectiveSetting, RecordKind
 from motet.training.policy import Policies
 
 Retain = Literal["nll", "kl"]
@@ -32,7 +32,7 @@ def retain_term(kind: Retain, policies: Policies, batch: Batch) -> Tensor:
     return weighted_mean(by_row(divergence, *both), batch.weights)
 
 
-class GradientAscent(Setting):
+class GradientAscent(ObjectiveSetting):
     """`−NLL(forget)`: the plainest unlearning baseline, which destroys a model if it runs on."""
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"forget": "documents"}
@@ -44,7 +44,7 @@ class GradientAscent(Setting):
         return Loss(-mean_nll(policies.trained, batch), weight=batch.weights.sum())
 
 
-class _HeldAscent(Setting):
+class _HeldAscent(ObjectiveSetting):
     """`−NLL(forget) + λ·R(retain)`: ascent on what is to be forgotten, held by a term on what is to be retained."""
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"forget": "documents", "retain": "documents"}
@@ -84,7 +84,7 @@ def negative_preference(ratios: Tensor, beta: float) -> Tensor:
     return 2 / beta * F.softplus(beta * ratios).mean()
 
 
-class NegativePreference(Setting):
+class NegativePreference(ObjectiveSetting):
     """`(2/β)·E softplus(β·log(π / π_ref))` on the forget answers, plus λ times the term on the retained ones: gradient
     ascent that lets go of what is already forgotten.
 
@@ -108,7 +108,7 @@ class NegativePreference(Setting):
         return _held(total, parts, self.retain, self.retain_weight, policies, data)
 
 
-class Refusal(Setting):
+class Refusal(ObjectiveSetting):
     """`NLL(refusals) + λ·NLL(retain)` (a baseline of TOFU, Maini et al., 2024)
 
     `refusals` are the questions to be forgotten with a refusal as their completion. The preference form, refusals

@@ -26,7 +26,7 @@ from motet.training.data.curation.rows import with_answer
 from motet.training.data.curation.scores import counted_tokens, log_probs
 from motet.training.data.dataset import TokenDataset
 from motet.training.data.errors import DataError
-from motet.training.data.files import Source
+from motet.training.data.files import RecordSource
 from motet.training.data.tokens import Tokens
 from tests.training.data.cases import byte_level, load
 from tests.training.tables import Whole
@@ -76,8 +76,8 @@ def rows_of(folder: Path, *pairs: tuple[str, str]) -> TokenDataset:
     return load(folder, rows, tokenizer=TOKENIZER, batch={"max_length": 1000})
 
 
-def places(names: Sequence[str]) -> list[Source]:
-    return [Source("f.jsonl", number) for number in range(1, len(names) + 1)]
+def places(names: Sequence[str]) -> list[RecordSource]:
+    return [RecordSource("f.jsonl", number) for number in range(1, len(names) + 1)]
 
 
 def test_log_probs_are_sums_over_the_answers_tokens(tmp_path: Path) -> None:

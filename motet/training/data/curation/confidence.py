@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motet.training.data.curation.verdict import Verdict
-from motet.training.data.files import Source
+from motet.training.data.files import RecordSource
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ def preferences(own: Floats, given: Floats) -> Floats:
     return own / (own + given)
 
 
-def filter_by_confidence(sources: Sequence[Source], confidence: Floats, threshold: float) -> list[Verdict]:
+def filter_by_confidence(sources: Sequence[RecordSource], confidence: Floats, threshold: float) -> list[Verdict]:
     """Removes rows whose confidence is below the threshold (0 to 1)."""
     return [
         Verdict(source, "removed", f"confidence below {threshold:g}", float(score))
@@ -46,7 +46,7 @@ def filter_by_confidence(sources: Sequence[Source], confidence: Floats, threshol
     ]
 
 
-def correct_by_confidence(sources: Sequence[Source], preference: Floats, threshold: float) -> list[Verdict]:
+def correct_by_confidence(sources: Sequence[RecordSource], preference: Floats, threshold: float) -> list[Verdict]:
     """Replaces the answers of rows whose preference for the model's own answer reaches the threshold (0.5 to 1)."""
     return [
         Verdict(source, "replaced", f"the model's own answer is better with P at least {threshold:g}", float(score))

@@ -15,7 +15,7 @@ from motet.training.data.curation.rows import text_of, with_answer
 from motet.training.data.curation.scores import counted_tokens, log_probs
 from motet.training.data.curation.verdict import Verdict
 from motet.training.data.dataset import TokenDataset
-from motet.training.data.files import Source
+from motet.training.data.files import RecordSource
 from motet.training.data.records import Record
 from motet.training.data.tokens import Tokens
 from motet.training.policy import Policy
@@ -37,11 +37,11 @@ class Curation:
     """Verdicts of all criteria, and the new answers of rows that are to be replaced."""
 
     verdicts: list[Verdict]
-    answers: Mapping[Source, str]
+    answers: Mapping[RecordSource, str]
 
-    def rows(self, raw: Mapping[Source, dict[str, Any]], records: Iterable[Record]) -> list[dict[str, Any]]:
+    def rows(self, raw: Mapping[RecordSource, dict[str, Any]], records: Iterable[Record]) -> list[dict[str, Any]]:
         """The rows that stay, in their order. A row that one criterion removes is gone."""
-        actions: defaultdict[Source, set[str]] = defaultdict(set)
+        actions: defaultdict[RecordSource, set[str]] = defaultdict(set)
         for verdict in self.verdicts:
             actions[verdict.source].add(verdict.action)
         return [
@@ -76,7 +76,7 @@ def by_confidence(
     sources = [record.source for record in dataset.records]
     confidence = confidences(log_probs(policy, documents, pad_id), counted_tokens(documents))
     verdicts: list[Verdict] = []
-    answers: dict[Source, str] = {}
+    answers: dict[RecordSource, str] = {}
     if thresholds.correct is not None:
         assert answer is not None, "corrections are the model's own answers"
         own, preference = own_answers(policy, answer, dataset, tokens, confidence, pad_id, thresholds.answer_tokens)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motet.training.data.curation.verdict import Verdict
-from motet.training.data.files import Source
+from motet.training.data.files import RecordSource
 
 BANDS, HASHES_PER_BAND = 32, 4
 NGRAM = 3
@@ -47,10 +47,10 @@ def jaccard(one: frozenset[int], other: frozenset[int]) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def find_duplicates(sources: Sequence[Source], texts: Sequence[str], threshold: float = 0.8) -> list[Verdict]:
+def find_duplicates(sources: Sequence[RecordSource], texts: Sequence[str], threshold: float = 0.8) -> list[Verdict]:
     """Removes every row whose text is that of a kept row before it, or near to it (J ≥ threshold, above 0)."""
     index = _Index(threshold)
-    exact: dict[str, Source] = {}
+    exact: dict[str, RecordSource] = {}
     verdicts: list[Verdict] = []
     for source, text in zip(sources, texts, strict=True):
         found = words(text)
@@ -68,7 +68,7 @@ class _Index:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._kept: list[tuple[Source, frozenset[int]]] = []
+        self._kept: list[tuple[RecordSource, frozenset[int]]] = []
         self._buckets: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
         rng = np.random.default_rng(0)
         shape = (BANDS * HASHES_PER_BAND, 1)
@@ -82,14 +82,14 @@ class _Index:
         signature = ((self._factors * hashes + self._offsets) >> np.uint64(32)).min(1).reshape(BANDS, -1)
         return ((band, part.tobytes()) for band, part in enumerate(signature))
 
-    def nearest(self, grams: frozenset[int]) -> tuple[float, Source] | None:
+    def nearest(self, grams: frozenset[int]) -> tuple[float, RecordSource] | None:
         """The most similar kept row and its J, where that reaches the threshold."""
         candidates = {row for key in self._bands(grams) for row in self._buckets.get(key, ())}
         scored = [(jaccard(grams, self._kept[row][1]), -row) for row in candidates]
         score, row = max(scored, default=(0.0, 0))
         return (score, self._kept[-row][0]) if score >= self._threshold else None
 
-    def add(self, source: Source, grams: frozenset[int]) -> None:
+    def add(self, source: RecordSource, grams: frozenset[int]) -> None:
         for key in self._bands(grams):
             self._buckets[key].append(len(self._kept))
         self._kept.append((source, grams))

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motet.training.data.curation.verdict import Verdict
-from motet.training.data.files import Source
+from motet.training.data.files import RecordSource
 
 
 def filter_by_information(
-    sources: Sequence[Source], expert: NDArray[np.float64], untuned: NDArray[np.float64], threshold: float
+    sources: Sequence[RecordSource], expert: NDArray[np.float64], untuned: NDArray[np.float64], threshold: float
 ) -> list[Verdict]:
     """Removes rows whose information is below the threshold (nats); log-probabilities (n,) of whole answers."""
     return [

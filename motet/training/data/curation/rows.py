@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from motet.training.data.files import Row, Source, find_files, read_rows
+from motet.training.data.files import RecordSource, Row, find_files, read_rows
 from motet.training.data.json_text import is_list, lines
 from motet.training.data.records import Record, Text
 from motet.training.recipe import Dataset
@@ -14,7 +14,7 @@ from motet.training.recipe import Dataset
 CHAT_COLUMNS = {"messages": "content", "conversations": "value", "completion": "content"}
 
 
-def raw_rows(spec: Dataset, root: Path) -> dict[Source, dict[str, Any]]:
+def raw_rows(spec: Dataset, root: Path) -> dict[RecordSource, dict[str, Any]]:
     """Every readable row by its place."""
     files, _ = find_files(spec.files, root)
     return {row.source: row.values for path in files for row in read_rows(path) if isinstance(row, Row)}

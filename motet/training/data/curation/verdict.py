@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from motet.training.data.files import Source
+from motet.training.data.files import RecordSource
 
 Action = Literal["removed", "replaced"]
 
@@ -14,7 +14,7 @@ Action = Literal["removed", "replaced"]
 class Verdict:
     """A row that is not kept as it was, why, and the score that says so (None for duplicates of the very same text)."""
 
-    source: Source
+    source: RecordSource
     action: Action
     reason: str
     score: float | None = None
