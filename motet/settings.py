@@ -94,6 +94,13 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
     return sizes[id(node)]
 
 
+def children(value: object) -> Collection[object]:
+    """What lies directly in decoded JSON or YAML: the values of an object, the items of a list."""
+    if isinstance(value, dict):
+        return cast("dict[object, object]", value).values()
+    return cast("list[object]", value) if isinstance(value, list) else ()
+
+
 def texts_of(value: object) -> Iterator[str]:
     """All values in decoded YAML that are texts, names of models among them."""
     if isinstance(value, str):

@@ -28,7 +28,7 @@ from motet.composers.shift import Shift, add_shifts
 from motet.composers.strategies import STRATEGIES
 from motet.composers.strategies.guidance import Guidance
 from motet.composers.strategies.strategy import Request, Strategy
-from motet.settings import models_in
+from motet.settings import children, models_in
 
 ROOT = "composition"
 MAX_VALUES = 1 << 15  # four conversations of 4,096 messages, the names of their fields not counted
@@ -106,16 +106,10 @@ def _check_size(value: dict[object, object]) -> None:
     level: list[object] = [value]
     count = 0
     while level:
-        level = [child for item in level for child in _children(item)]
+        level = [child for item in level for child in children(item)]
         count += len(level)
         if count > MAX_VALUES:
             raise CompositionError(f"{ROOT}: holds more than {MAX_VALUES:,} values", ROOT)
-
-
-def _children(value: object) -> Collection[object]:
-    if isinstance(value, dict):
-        return cast("dict[object, object]", value).values()
-    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def _kind(fields: dict[object, object]) -> type[Strategy]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast
 
 from fastapi import Request, Response
@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
 from motet.server.errors import ApiError, invalid
+from motet.settings import children
 
 MAX_VALUES = 1 << 20  # token ids above all: eight prompts of 131,072 ids
 MAX_CONTAINERS = 1 << 16  # 4,096 messages of several parts, and what else a request holds, are far below
@@ -89,14 +90,8 @@ def _deepest_field(body: bytes) -> str | None:
 def _is_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_NESTING):
-        level = [child for item in level for child in _children(item)]
+        level = [child for item in level for child in children(item)]
     return bool(level)
-
-
-def _children(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return cast("dict[str, Any]", value).values()
-    return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
 def check_counts(body: bytes) -> None:
