@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -94,10 +95,11 @@ class Reply:
         async for numbered in self.pieces():
             if numbered is not None:
                 collected[numbered[0]].append(numbered[1])
-        return [
-            self.form.whole(self.index(number), pieces, self.owners[number], self.show)
-            for number, pieces in enumerate(collected)
-        ]
+        choices: list[dict[str, Any]] = []
+        for number, pieces in enumerate(collected):
+            choices.append(self.form.whole(self.index(number), pieces, self.owners[number], self.show))
+            await asyncio.sleep(0)  # a choice with all its log-probs takes long: others are served in between
+        return choices
 
     async def whole(self) -> dict[str, Any]:
         """The body of an answer that is not streamed. Raises EngineError as `collect` does."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import ExitStack, closing
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from motet.server.prepare import prepare
 from motet.server.query import Query, ScoreQuery
 from motet.server.replies import ComparisonReply, Reply
 from motet.server.schemas import StreamOptions
 from motet.server.service import Reservation, Service
-from motet.server.sse import EventStream
+from motet.server.sse import EventStream, json_text
 
 T = TypeVar("T")
 CLIENT_LEFT = 499  # nginx's number; the client is gone, only the log shows it
@@ -39,7 +39,7 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         if query.fields.stream:
             events = reply.events(query.fields.stream_options or StreamOptions())
             return EventStream(events, held.pop_all())  # which closes them in its turn
-        return as_json(await unless_disconnected(request, reply.whole()))
+        return await as_json(await unless_disconnected(request, reply.whole()))
 
 
 def reserve(request: Request, service: Service, query: Query | ScoreQuery) -> Reservation:
@@ -47,8 +47,26 @@ def reserve(request: Request, service: Service, query: Query | ScoreQuery) -> Re
     return service.admission.reserve(query.num_choices, request.scope["state"].get("key"))
 
 
-def as_json(body: dict[str, Any] | None) -> Response:
-    return Response(status_code=CLIENT_LEFT) if body is None else JSONResponse(body)
+async def as_json(body: dict[str, Any] | None) -> Response:
+    """The body as JSON; None: the client has left."""
+    if body is None:
+        return Response(status_code=CLIENT_LEFT)
+    return Response(await encoded(body), media_type="application/json")
+
+
+async def encoded(body: dict[str, Any]) -> bytes:
+    """A body's JSON, item by item of its lists: an answer may have 100 MB, and others are served in between."""
+    fields: list[str] = []
+    for name, value in body.items():
+        if isinstance(value, list):
+            items: list[str] = []
+            for item in cast("list[Any]", value):
+                items.append(json_text(item))
+                await asyncio.sleep(0)
+            fields.append(f"{json_text(name)}:[{','.join(items)}]")
+        else:
+            fields.append(f"{json_text(name)}:{json_text(value)}")
+    return f"{{{','.join(fields)}}}".encode()
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -14,8 +14,13 @@ DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
+def json_text(value: Any) -> str:
+    """Raises ValueError: a number that is none, which JSON does not have."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def encode(value: Any) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n\n"
+    return b"data: " + json_text(value).encode() + b"\n\n"
 
 
 class EventStream(StreamingResponse):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
     with reserve(request, service, query) as place:
         jobs = await prepare(service, query)
         place.spend(sum(len(job.prompt_ids) + len(job.request.forced) for job in jobs))
-        return as_json(await unless_disconnected(request, _scores(service, query, jobs)))
+        return await as_json(await unless_disconnected(request, _scores(service, query, jobs)))
 
 
 async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> dict[str, Any]:
@@ -55,7 +56,10 @@ async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> d
                 outputs[event[0]].append(event[1])
     finally:
         generations.close()
-    entries = [_entry(i, job, scored, query) for i, (job, scored) in enumerate(zip(jobs, outputs, strict=True))]
+    entries: list[dict[str, Any]] = []
+    for i, (job, scored) in enumerate(zip(jobs, outputs, strict=True)):
+        entries.append(_entry(i, job, scored, query))
+        await asyncio.sleep(0)  # others are served in between
     return {
         "object": "list",
         "model": query.target.model or jobs[0].base,
