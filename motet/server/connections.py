@@ -7,6 +7,7 @@ here, which sees the same events and looks at all connections a few times per ti
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from motet.operator.settings import ServerConfig
+from motet.server.errors import error_body
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, connections: Connections, inner: H11Protocol) -> None:
         self._connections = connections
         self._inner = inner
+        inner.send_400_response = self._refuse  # uvicorn's own is plain text
         self._resumed = 0  # how often the client has taken what filled the buffer
         self._awaited: Awaited | None = None
         self._since = 0.0
@@ -116,6 +119,15 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._resumed += 1
         self._inner.resume_writing()
+
+    def _refuse(self, msg: str) -> None:
+        """Answers what is no HTTP in the shape of every error, and closes."""
+        cycle = cast("RequestResponseCycle | None", self._inner.cycle)
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            body = json.dumps(error_body(400, msg, code="malformed_http")).encode()
+            head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            self._transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self._transport.close()
 
     def end_if_late(self, now: float, patience: dict[str, float]) -> str | None:
         """What was waited for in vain, if the connection was ended for that."""

@@ -259,3 +259,22 @@ async def test_refused_accepts_are_reported_once(caplog: pytest.LogCaptureFixtur
         "connections cannot be accepted: [Errno 24] Too many open files",
         "another",
     ]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"NO HTTP AT ALL\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: x\r\nno colon\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+async def test_what_is_no_http_is_answered_as_every_error(sent: bytes) -> None:
+    async with site() as here:
+        link = await here.connect()
+        link.writer.write(sent)
+        said = await link.rest()
+        assert said.startswith(b"HTTP/1.1 400 ")
+        error = json.loads(said.split(b"\r\n\r\n", 1)[1])["error"]
+        assert (error["type"], error["code"]) == ("invalid_request_error", "malformed_http")
+        assert here.service.admission.taken == 0
