@@ -15,7 +15,7 @@ from tests.soak.process import Launch
 
 SHAPED = b'{"error": {"message": "%s", "type": "invalid_request_error", "param": null, "code": null}}'
 STREAM = {"content-type": "text/event-stream"}
-LENGTHS = ("error_size", "echo")  # of refusals: left to `points`, where they are looked for one by one
+ROUNDING = 1e-5  # nats in float32: how much of a prompt the cache still holds decides what is computed in one product
 FEWEST_ANSWERED = 30  # of 300 requests: else only refusals would have been seen
 
 
@@ -51,11 +51,12 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
 def test_generated_requests(launch: Launch) -> None:
     """Values made to explode are left to the command: each kind gets a test of its own where it is mended."""
     tally = fuzz(launch, 300, seed=0, explosive=0.0, concurrency=4)
-    assert not [finding.line(0)[:2000] for finding in tally.findings if finding.kind not in LENGTHS]
+    assert not [finding.line(0)[:2000] for finding in tally.findings]
     assert not tally.deaths
     assert tally.statuses["200"] > FEWEST_ANSWERED
     assert tally.quiet.asked == 2
-    assert not tally.quiet.different, tally.quiet.summary()
+    assert not tally.quiet.other_texts
+    assert tally.quiet.largest_difference <= ROUNDING
 
 
 def test_clients_that_leave(launch: Launch) -> None:
@@ -65,5 +66,6 @@ def test_clients_that_leave(launch: Launch) -> None:
     assert outcome["idle_after_s"] is not None, outcome["gauges"]
     assert outcome["all_places_free"]
     assert outcome["probe"]["asked"] == 2
-    assert not outcome["probe"]["different"], outcome["probe"]
+    assert not outcome["probe"]["other_texts"]
+    assert outcome["probe"]["largest_difference"] <= ROUNDING
     assert len(outcome["left"]) > 6, "clients left at all moments"
