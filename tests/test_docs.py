@@ -60,6 +60,16 @@ def test_the_figures_of_gsm8k_are_those_of_the_results() -> None:
         assert line.endswith(f"| {figures}"), (line, figures)
 
 
+def test_the_figures_of_contrastive_decoding_are_those_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "real-contrastive.json").read_text())["results"]
+    plain, ours = (sum(results["systems"][name]["right"]) for name in ("greedy", "contrastive greedy"))
+    assert f"answers {ours} of the same {results['questions']} questions" in MEASUREMENTS
+    assert f"alone answers {plain} " in MEASUREMENTS
+    gap = results["differences"]["contrastive greedy − greedy"]
+    value, low, high = (f"{100 * gap[name]:.0f}".replace("-", "−") for name in ("value", "low", "high"))
+    assert f"({value} points, {low} – {high};" in MEASUREMENTS
+
+
 class Loaded(HTMLParser):
     """The addresses of what a page loads by itself."""
 
