@@ -96,21 +96,17 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
 
 def children(value: object) -> Collection[object]:
     """What lies directly in decoded JSON or YAML: the values of an object, the items of a list."""
-    if isinstance(value, dict):
-        return cast("dict[object, object]", value).values()
-    return cast("list[object]", value) if isinstance(value, list) else ()
+    if isinstance(value, Mapping):
+        return cast("Mapping[object, object]", value).values()
+    return cast("Sequence[object]", value) if isinstance(value, list | tuple) else ()
 
 
 def texts_of(value: object) -> Iterator[str]:
     """All values in decoded YAML that are texts, names of models among them."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping):
-        for item in cast("Mapping[str, Any]", value).values():
-            yield from texts_of(item)
-    elif isinstance(value, list | tuple):
-        for item in cast("list[Any]", value):
-            yield from texts_of(item)
+    for item in children(value):
+        yield from texts_of(item)
 
 
 def closest(name: str, known: Collection[str]) -> str | None:
