@@ -151,7 +151,8 @@ class Plan:
 
     `rule` says how streams become one score; where it is not `LinearRule` its streams stand in the order that the rule
     names, without temperatures and gates. Masks and the rule vector apply to every score. A row whose masks leave no
-    token keeps the base's arg-max.
+    token keeps the base's arg-max. Where a request allows nothing that the masks keep they give way to it; with
+    `masks_hold` its answer ends there instead.
 
     Raises:
         ValueError: the streams do not fit the rule.
@@ -162,6 +163,7 @@ class Plan:
     rules: RuleVector | None = None
     strategy: str = "plain"  # for metrics and messages only
     rule: Rule = LinearRule()
+    masks_hold: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.rule, LinearRule):

@@ -120,6 +120,7 @@ def decode_rows(
         presence=presence,
         top=[max(own.top_logprobs, _traced_top(own.trace_top)) for own in params],
         trace=[i for i, own in enumerate(params) if own.trace_top is not None],
+        held={i: answer.ends[0] for i, answer in drawn if rows[i].plan.masks_hold and answer.ends},
     )
 
 

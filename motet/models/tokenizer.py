@@ -164,6 +164,26 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder()
         return frozenset(token for token, content in added.items() if content.special)
 
+    @cached_property
+    def turn_marks(self) -> tuple[str, ...]:
+        """Texts that part the turns of a conversation: special tokens, and what the chat template opens an answer
+        with."""
+        added = self.backend.get_added_tokens_decoder().values()
+        special = [token.content for token in added if token.special and not token.content.isspace()]
+        return tuple(dict.fromkeys([*special, *self._opening()]))
+
+    def _opening(self) -> list[str]:
+        if not self.has_chat_template:
+            return []
+        asked = [{"role": "user", "content": PROBE}]
+        try:
+            closed = self.render_chat(asked, add_generation_prompt=False)
+            opened = self.render_chat(asked)
+        except ChatTemplateError:
+            return []
+        mark = opened.removeprefix(closed).strip() if opened.startswith(closed) else ""
+        return [mark] if mark else []
+
     def bytes_of(self, token: int) -> bytes:
         """The token's own bytes, also where they are no whole characters."""
         text = self.text_of(token)

@@ -15,7 +15,9 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
+from motet.operator.access import Grant
 from motet.server.errors import ApiError, invalid
+from motet.server.guard import check_fields
 from motet.settings import children
 
 MAX_VALUES = 1 << 20  # token ids above all: eight prompts of 131,072 ids
@@ -36,8 +38,13 @@ class JsonRequest(Request):
     """Reads its JSON within bounds."""
 
     async def json(self) -> Any:
-        """Raises ApiError (400): too many values, nested too deeply, no JSON."""
-        return parse(await self.body())
+        """Raises ApiError (400): too many values, nested too deeply, no JSON; NotAllowed: the policy of the request's
+        key closes a field."""
+        body = parse(await self.body())
+        grant: Grant | None = self.scope["state"].get("grant")
+        if grant is not None and grant.rules is not None:
+            check_fields(body, grant.rules.allow)
+        return body
 
 
 class JsonRoute(APIRoute):

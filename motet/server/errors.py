@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, cast
@@ -15,18 +16,26 @@ from starlette.responses import JSONResponse, Response
 from motet.composers.errors import MAX_PROBLEMS, MAX_SHOWN, CompositionError, sentences
 from motet.engines.base import EngineError, EngineStopped, GrammarFailed, NoTokenPossible, RequestTooLarge
 from motet.operator.registry import UnknownModel
+from motet.operator.visible import NotAllowed
 
 log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
 MAX_MESSAGE = 2000  # characters
 MAX_READ = 5 * MAX_PROBLEMS  # of pydantic's problems: a field of several types has one for each
-TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# what an engine or a composition says of its parts: keys that may not know them read that something is wrong, not what
+OF_PARTS = (EngineError, RequestTooLarge)
+CODES_OF_PARTS = frozenset({
+    "request_too_large", "unsupported_composition", "unlike_contexts", "vocabulary_mismatch", "expert_mismatch",
+})  # fmt: skip
+UNSAID = {500: "The server failed on this request.", 503: "The server cannot serve this request now."}
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
 
 class ApiError(HTTPException):
-    """An answer other than 2xx. `param` is the dotted path of the request's field that is wrong."""
+    """An answer other than 2xx. `param` is the dotted path of the request's field that is wrong, `public` what keys
+    read that may not know what is composed, where the message says more than that."""
 
     def __init__(
         self,
@@ -36,10 +45,12 @@ class ApiError(HTTPException):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        public: str | None = None,
     ) -> None:
         super().__init__(status, message, headers)
         self.param = param
         self.code = code
+        self.public = public
 
     def __str__(self) -> str:
         return self.detail
@@ -78,6 +89,8 @@ def as_api_error(error: Exception) -> ApiError:
             return _from_http(error)
         case RequestValidationError():
             return _from_validation(error)
+        case NotAllowed():
+            return ApiError(403, str(error), param=error.param, code="policy_denied")
         case CompositionError():
             return invalid(error.message, error.param, error.code)
         case UnknownModel():
@@ -94,6 +107,26 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(500, str(error), code="engine_error")
         case _:
             return ApiError(500, "The server failed on this request; its log says why.", code="internal_error")
+
+
+def for_reader(error: Exception, hidden: Collection[str] | None) -> ApiError:
+    """`as_api_error` for a client that may not read the names in `hidden`; None: it may read everything."""
+    said = as_api_error(error)
+    if hidden is None:
+        return said
+    if said.public is not None:
+        return _unsaid(said, said.public)
+    if isinstance(error, OF_PARTS) or said.code in CODES_OF_PARTS or _names(said.detail, hidden):
+        return _unsaid(said, UNSAID.get(said.status_code, "The request cannot be served."))
+    return said
+
+
+def _unsaid(said: ApiError, message: str) -> ApiError:
+    return ApiError(said.status_code, message, param=said.param, code=said.code, headers=said.headers)
+
+
+def _names(message: str, hidden: Collection[str]) -> bool:
+    return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message) for name in hidden if name in message)
 
 
 def _from_http(error: HTTPException) -> ApiError:
@@ -134,7 +167,7 @@ def _inside(field: str, others: Collection[str]) -> bool:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    answer = as_api_error(error)
+    answer = for_reader(error, request.app.state.service.under(request.scope["state"].get("grant")).hidden)
     if answer.status_code >= 500 and answer.status_code != 503:
         log.error("request failed", exc_info=error)
     response = error_response(answer)
@@ -148,6 +181,7 @@ HANDLERS: dict[int | type[Exception], Handler] = {
     RequestValidationError: handle,
     CompositionError: handle,
     UnknownModel: handle,
+    NotAllowed: handle,
     RequestTooLarge: handle,
     EngineError: handle,
     Exception: handle,

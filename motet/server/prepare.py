@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,11 +16,14 @@ from motet.engines.base import (
     GenerationRequest,
     RequestTooLarge,
     SamplingParams,
+    TokenOutput,
     UnsupportedRequest,
 )
 from motet.models.tokenizer import Tokenizer
+from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
 from motet.server.errors import ApiError, as_api_error, invalid
+from motet.server.guard import check_drawn, check_messages, check_shown
 from motet.server.prompts import RequestPrompt, check_tokens, continuation, max_new_tokens, read
 from motet.server.query import Query, ScoreQuery
 from motet.server.schemas import Target
@@ -27,6 +32,8 @@ from motet.server.structured import compiled_grammar
 
 TOKENIZING = CapacityLimiter(2)  # threads of their own: a client that leaves while it waits for one is not tokenized
 COLDEST = 1e-6  # a temperature below it is greedy
+DIGITS = 1  # of log-probs under a policy
+SECRET = secrets.token_bytes(32)  # what is drawn under a policy cannot be computed elsewhere
 NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
 
@@ -39,6 +46,7 @@ class Job:
     prompt_ids: tuple[int, ...]
     prompt_text: str | None = None  # as the client wrote it, for echo
     kv_bytes: int = 0  # of one choice
+    allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
 
     @property
     def plan(self) -> Plan:
@@ -53,6 +61,13 @@ class Job:
         """Whether the engine has anything to do: an echo of one token with no answer needs nothing."""
         return self.request.sampling.max_tokens > 0 or bool(self.request.forced)
 
+    def reported(self, output: TokenOutput) -> TokenOutput:
+        """What its readers may know of a token: under a policy log-probs are rounded."""
+        if self.allow is None or self.allow.exact_logprobs:
+            return output
+        top = tuple((token, round(logprob, DIGITS)) for token, logprob in output.top)
+        return replace(output, logprob=round(output.logprob, DIGITS), top=top)
+
 
 async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     """The jobs of a query. Tokenizing takes a while and has threads of its own, as compiling has;
@@ -60,10 +75,16 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
 
     Raises:
         ApiError, CompositionError, UnknownModel: whatever can be known before anything is computed.
+        NotAllowed: the policy of the request's key closes it.
     """
+    if service.allow is not None and isinstance(query, Query):
+        check_shown(query.display, query.n, service.allow)
     jobs = await to_thread.run_sync(_jobs, service, query, limiter=TOKENIZING)
     if isinstance(query, Query):
         jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
+    for job in jobs:
+        if job.allow is not None:
+            check_drawn(job.request.sampling, query.display if isinstance(query, Query) else None, job.allow)
     return [checked(job, service.engine) for job in jobs]
 
 
@@ -81,6 +102,7 @@ def _answering(service: Service, query: Query) -> Iterator[Job]:
 
 def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, request_id: str) -> Job:
     members, base = service.registry.members, service.registry.base_of(plan)
+    _check_prompt(service, plan, prompt)
     tokens = read(plan, prompt, members, score_prompt=query.score_prompt)
     check_tokens(tokens.forced, base, prompt.param)
     max_tokens = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
@@ -88,13 +110,29 @@ def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, requ
         request_id,
         plan,
         tokens.contexts,
-        sampling(query, base, max_tokens),
+        _permitted(sampling(query, base, max_tokens), tokens.prompt_ids, service.allow),
         tokens.forced,
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
     )
-    return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
+    return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text, allow=service.allow)
+
+
+def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt) -> None:
+    """Raises NotAllowed: messages that the policy of the request's key closes."""
+    if service.allow is not None:
+        check_messages(prompt.messages or (), plan, service.registry.members, service.allow)
+
+
+def _permitted(asked: SamplingParams, prompt_ids: tuple[int, ...], allow: Allow | None) -> SamplingParams:
+    """What was asked within a policy: no hotter than it allows, and where clients choose no seeds the same prompt draws
+    the same answers."""
+    if allow is None:
+        return asked
+    digest = hmac.digest(SECRET, repr(prompt_ids).encode(), "sha256")
+    seed = asked.seed if allow.seeds else int.from_bytes(digest[:7], "big")
+    return replace(asked, temperature=min(asked.temperature, allow.max_temperature), seed=seed)
 
 
 async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
@@ -106,15 +144,18 @@ def _scoring(service: Service, query: ScoreQuery) -> Iterator[Job]:
     """Every continuation behind the prompt, forced; nothing is generated."""
     plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
     members, base = service.registry.members, service.registry.base_of(plan)
+    _check_prompt(service, plan, query.prompt)
     prompt = read(plan, query.prompt, members)
-    params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=query.trace or 0)
+    shows_members = service.allow is None or service.allow.traces
+    trace_top = query.trace or 0 if shows_members else query.trace
+    params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=trace_top)
     for i, text in enumerate(query.continuations):
         tokens = replace(prompt, forced=_continuation(text, plan, query.prompt, base))
         max_new_tokens(tokens, members, service.kv_budget, asked=0)
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
         )
-        yield Job(request, base.tokenizer, tokens.prompt_ids)
+        yield Job(request, base.tokenizer, tokens.prompt_ids, allow=service.allow)
 
 
 def _target_plan(query: Query, index: int, target: Target, registry: Registry) -> Plan:

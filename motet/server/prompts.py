@@ -143,7 +143,13 @@ def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel], requeste
     )
     whose = f"model {stream.model!r}" + (f" in role {stream.role!r}" if len(sizes) > 1 else "")
     message = f"The maximum context length of {whose} is {limits[worst]} tokens. However, {asked}."
-    return invalid(message, "max_tokens" if requested else tokens.param, "context_length_exceeded")
+    return ApiError(
+        400,
+        message,
+        param="max_tokens" if requested else tokens.param,
+        code="context_length_exceeded",
+        public=f"The maximum context length is {limits[worst]} tokens. However, {asked}.",
+    )
 
 
 def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt) -> tuple[int, ...]:
