@@ -15,11 +15,12 @@ from motet.operator.registry import LoadedModel, Registry
 
 
 class NotAllowed(Exception):
-    """A policy closes what a request asks for. `param` is the request's field."""
+    """A policy closes what a request asks for. `param` is the request's field, `opening` what would open it."""
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None = None, opening: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.opening = opening
 
 
 class VisibleRegistry(Registry):
@@ -67,7 +68,7 @@ class VisibleRegistry(Registry):
 
     def _composed(self, name: str | None, written: Composition, chat: bool) -> Plan:
         if not self.policy.allow.compositions:
-            raise NotAllowed("The policy of this key does not allow compositions.", "composition")
+            raise NotAllowed("The policy of this key does not allow compositions.", "composition", "compositions")
         if name is not None and name not in self._targets:
             raise self.unknown(name)
         return self._open.plan(name, written, chat=chat)

@@ -9,7 +9,7 @@ import motet
 from motet.server.errors import HANDLERS
 from motet.server.middleware import middleware
 from motet.server.openapi import describe_api
-from motet.server.routes import chat, compare, completions, models, probes, score, tokens
+from motet.server.routes import admin, chat, compare, completions, models, probes, score, tokens
 from motet.server.service import Service
 from motet.server.unsupported import router as unsupported
 
@@ -21,6 +21,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     compare.router,
     tokens.router,
     probes.router,
+    admin.router,
     unsupported,
 )
 

@@ -16,6 +16,8 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
 from motet.operator.access import Grant
+from motet.operator.policies import Allow
+from motet.operator.visible import NotAllowed
 from motet.server.errors import ApiError, invalid
 from motet.server.guard import check_fields
 from motet.settings import children
@@ -41,10 +43,20 @@ class JsonRequest(Request):
         """Raises ApiError (400): too many values, nested too deeply, no JSON; NotAllowed: the policy of the request's
         key closes a field."""
         body = parse(await self.body())
-        grant: Grant | None = self.scope["state"].get("grant")
+        state: dict[str, Any] = self.scope["state"]
+        state["model"] = cast("dict[str, Any]", body).get("model") if isinstance(body, dict) else None
+        grant: Grant | None = state.get("grant")
         if grant is not None and grant.rules is not None:
-            check_fields(body, grant.rules.allow)
+            _check_fields(body, grant.rules.allow, state)
         return body
+
+
+def _check_fields(body: Any, allow: Allow, state: dict[str, Any]) -> None:
+    try:
+        check_fields(body, allow)
+    except NotAllowed as refusal:
+        state["closed"] = refusal.opening
+        raise
 
 
 class JsonRoute(APIRoute):

@@ -159,7 +159,7 @@ def check_fields(body: Value, allow: Allow) -> None:
         for k, part in enumerate(_objects(message.get("content"))):
             _check(part, PART, allow, f"messages.{i}.content.{k}.")
     if messages and messages[-1].get("role") == "assistant" and not allow.prefill:
-        raise _closed(f"messages.{len(messages) - 1}", "an answer that the request begins")
+        raise _closed(f"messages.{len(messages) - 1}", "an answer that the request begins", "prefill")
 
 
 def _objects(value: Value) -> list[dict[str, Any]]:
@@ -171,15 +171,15 @@ def _check(given: Mapping[str, Any], lines: Mapping[str, Line], allow: Allow, wh
     for name, value in given.items():
         line = lines.get(name)
         if line is None and value is not None:
-            raise _closed(f"{where}{name[:64]}")
+            raise _closed(f"{where}{name[:64]}", opening="no such field")
         if line is not None and not line.permits(value, allow):
             limit = getattr(allow, line.opening or "", False)
             most = f" beyond {limit:g}" if limit and not isinstance(limit, bool) else ""
-            raise _closed(f"{where}{name}", f"{name!r}{most}")
+            raise _closed(f"{where}{name}", f"{name!r}{most}", line.opening)
 
 
-def _closed(param: str, what: str | None = None) -> NotAllowed:
-    return NotAllowed(f"The policy of this key does not allow {what or repr(param)}.", param)
+def _closed(param: str, what: str | None = None, opening: str | None = None) -> NotAllowed:
+    return NotAllowed(f"The policy of this key does not allow {what or repr(param)}.", param, opening)
 
 
 def _always(value: Value, allow: Allow) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
+from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
@@ -20,6 +21,7 @@ from motet.operator.access import Access, Grant
 from motet.operator.keys import digest_of
 from motet.operator.settings import ServerConfig
 from motet.operator.visible import NotAllowed
+from motet.server.audit import Audited, AuditLog
 from motet.server.connections import CROWDED
 from motet.server.errors import ApiError, as_api_error, busy, error_response
 from motet.server.guard import PROBES, check_endpoint
@@ -47,6 +49,7 @@ def middleware(config: ServerConfig) -> list[Middleware]:
         Middleware(Pieces),
         Middleware(RequestId),
         *([cors] if config.cors_origins else []),
+        *([Middleware(Audited, log=AuditLog(Path(config.audit_log)))] if config.audit_log else []),
         Middleware(Crowd),
         Middleware(Auth, config=config),
         Middleware(Guard),

@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from motet.engines.base import Engine
 from motet.operator.access import NOTHING, Access, Grant
+from motet.operator.file import Configuration
 from motet.operator.policies import Allow
 from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
@@ -119,6 +120,15 @@ class Admission:
             del self._by_key[key or ""]
 
 
+@dataclass
+class Upkeep:
+    """What the server runs by, while it is kept up: the file as it was last read, and models that are not loaded."""
+
+    configuration: Configuration
+    without: frozenset[str] = frozenset()
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 @dataclass(frozen=True)
 class Service:
     config: ServerConfig
@@ -128,17 +138,29 @@ class Service:
     admission: Admission
     kv_budget: int  # bytes
     access: Access = field(default_factory=Access)
+    upkeep: Upkeep | None = None  # None: no operator's file
     allow: Allow | None = None  # what a policy's keys may set and see; None: no policy
     _views: dict[str | None, Service] = field(default_factory=dict["str | None", "Service"], repr=False)
 
     @classmethod
     def assemble(
-        cls, config: ServerConfig, engine: Engine, registry: Registry, access: Access | None = None
+        cls,
+        config: ServerConfig,
+        engine: Engine,
+        registry: Registry,
+        access: Access | None = None,
+        configuration: Configuration | None = None,
     ) -> Service:
-        """`access`: by default the configuration's keys, without policies."""
+        """`access`: by default the configuration's keys, without policies. `configuration`: what may be read anew."""
         admission = Admission(config.max_choices, config.max_choices_per_key, config.max_tokens_per_minute_per_key)
         known = access or Access.of(config)
-        return cls(config, engine, registry, Metrics(engine), admission, engine.stats().kv_bytes_budget, known)
+        upkeep = None if configuration is None else Upkeep(configuration)
+        budget = engine.stats().kv_bytes_budget
+        return cls(config, engine, registry, Metrics(engine), admission, budget, known, upkeep)
+
+    def renewed(self, registry: Registry, access: Access) -> Service:
+        """The same server with other names, keys and policies."""
+        return replace(self, registry=registry, access=access, _views={})
 
     def under(self, grant: Grant | None) -> Service:
         """The service as the key of a grant has it: what handlers see of models is what its policy shows."""

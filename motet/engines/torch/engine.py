@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 MAX_RESTARTS = 5  # within RESTART_SECONDS: what ends the engine again and again needs another process
 RESTART_SECONDS = 60.0
 CLOSE_POLL_SECONDS = 0.005
+LEAVING_SECONDS = 60.0  # a request that was prepared over a model's name before it left finds the model for so long
 
 
 class EngineCore:
@@ -43,7 +44,22 @@ class EngineCore:
         self.members = dict(members)
         self.scheduler = Scheduler(self.members, settings or EngineSettings())
         self.num_steps = 0
+        self.leaving: dict[str, float] = {}  # name → when it may go, by the monotonic clock
         self._runner = StepRunner()
+
+    def use(self, members: Mapping[str, Member]) -> None:
+        """Other members from now on; any thread may read the old ones meanwhile, which do not change."""
+        self.members = dict(members)
+        self.scheduler.members = self.members
+
+    def let_go(self) -> None:
+        """Members that are leaving go once nothing that runs or waits reads them."""
+        now = time.monotonic()
+        used = {stream.member.name for choice in self.scheduler.choices for stream in choice.streams}
+        gone = {name for name, when in self.leaving.items() if when <= now and name not in used}
+        if gone:
+            self.leaving = {name: when for name, when in self.leaving.items() if name not in gone}
+            self.use({name: member for name, member in self.members.items() if name not in gone})
 
     def group(self, request: GenerationRequest) -> ChoiceGroup:
         return choices_of(request, [self.members[stream.model] for stream in request.plan.streams])
@@ -198,6 +214,20 @@ class TorchEngine:
         absent = next((stream.model for stream in plan.streams if stream.model not in self._core.members), None)
         return None if absent is None else f"model {absent!r} is not loaded"
 
+    def attach(self, member: Member) -> None:
+        """One more model, from the next request on. A name that is leaving is taken again once it has left.
+
+        Raises:
+            ValueError: a model of this name is still here.
+        """
+        if member.name in self._core.members:
+            raise ValueError(f"a model named {member.name!r} is still here")
+        self._core.use({**self._core.members, member.name: member})
+
+    def detach(self, name: str, after: float = LEAVING_SECONDS) -> None:
+        """The model goes when nothing that runs reads it any more, `after` seconds from now at the earliest."""
+        self._post(lambda: self._core.leaving.update({name: time.monotonic() + after}))
+
     def check(self, request: GenerationRequest) -> int:
         refuse_empty(request)
         return self._core.scheduler.check(request)
@@ -288,11 +318,13 @@ class TorchEngine:
         """What has arrived, then one step; sleeps while there is neither."""
         while self._arrivals:
             self._arrivals.popleft()()
+        if self._core.leaving:
+            self._core.let_go()
         step = self._core.step()
         if step is not None:
             self._hand_out(step)
         elif not self._arrivals:
-            self._wake.wait()
+            self._wake.wait(1.0 if self._core.leaving else None)
             self._wake.clear()
 
     def _start(self, generation: TorchGeneration) -> None:

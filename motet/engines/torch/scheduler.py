@@ -108,6 +108,11 @@ class Scheduler:
             )
         return nbytes
 
+    @property
+    def choices(self) -> list[Choice]:
+        """All that run or wait."""
+        return [*self.running, *self.waiting]
+
     def add(self, choice: Choice) -> None:
         self.waiting.append(choice)
 
