@@ -127,6 +127,8 @@ def policy_warnings(settings: Settings, compositions: Mapping[str, Composition])
         said += [f"policies.{name}.models: {sentence}" for sentence in _beside(policy, settings, compositions)]
         if not policy.models and not policy.unrestricted:
             said.append(f"policies.{name}: its keys reach no model.")
+    if settings.policies and settings.server.open_metrics:
+        said.append("server.open_metrics: /metrics names members and strategies to everybody.")
     return said + _uncovered(settings)
 
 

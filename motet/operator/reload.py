@@ -62,6 +62,9 @@ def reloaded(now: Configuration, registry: Registry, engine: Engine, without: Co
     if (coming or going) and not isinstance(engine, Changeable):
         both = (*coming, *going)
         raise ConfigError([f"models.{name}: this engine loads models at its start alone." for name in both])
+    leaving = [name for name in coming if name in engine.models]
+    if leaving:
+        raise ConfigError([f"models.{name}: it is still leaving; try again in a minute." for name in leaving])
     prepared = prepare(wanted)
     kept = {name: registry.members.get(name, known) for name, known in prepared.registry.members.items()}
     infos = _attached(wanted, prepared, coming, engine) if isinstance(engine, Changeable) and coming else {}
@@ -88,11 +91,8 @@ def _attached(wanted: Configuration, prepared: Prepared, coming: Collection[str]
             problems.append(f"models.{name}: {error}")
     if problems:
         raise ConfigError(problems)
-    for name, member in loaded.items():
-        try:
-            engine.attach(member)
-        except ValueError as error:
-            raise ConfigError([f"models.{name}: {error}; try again in a minute."]) from error
+    for member in loaded.values():
+        engine.attach(member)
     return {name: member.info for name, member in loaded.items()}
 
 

@@ -253,11 +253,12 @@ def _check_lines(value: Display | SamplingParams, lines: Mapping[str, Within], a
 def check_messages(
     messages: Sequence[tuple[str, str]], plan: Plan, members: Mapping[str, LoadedModel], allow: Allow
 ) -> None:
-    """Raises NotAllowed: a message holds what a member's chat template opens turns with. Within a message it would end
-    the client's turn, and begin the answer."""
+    """Raises NotAllowed: a message holds what parts the turns of a member's chats. Within a message it would end the
+    client's turn, and begin the answer."""
     if allow.prefill:
         return
-    marks = {mark for stream in plan.streams for mark in members[stream.model].tokenizer.turn_marks}
+    known = (members[stream.model].tokenizer for stream in plan.streams)
+    tokenizers = {id(tokenizer): tokenizer for tokenizer in known}
     for i, (_, content) in enumerate(messages):
-        if any(mark in content for mark in marks):
-            raise _closed(f"messages.{i}", "marks of a chat template inside of a message")
+        if any(tokenizer.parts_turns(content) for tokenizer in tokenizers.values()):
+            raise _closed(f"messages.{i}", "marks of a chat template inside of a message", "prefill")

@@ -102,8 +102,8 @@ def _answering(service: Service, query: Query) -> Iterator[Job]:
 
 def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, request_id: str) -> Job:
     members, base = service.registry.members, service.registry.base_of(plan)
-    _check_prompt(service, plan, prompt)
     tokens = read(plan, prompt, members, score_prompt=query.score_prompt)
+    _check_prompt(service, plan, prompt)
     check_tokens(tokens.forced, base, prompt.param)
     max_tokens = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
     request = GenerationRequest(
@@ -120,7 +120,8 @@ def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, requ
 
 
 def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt) -> None:
-    """Raises NotAllowed: messages that the policy of the request's key closes."""
+    """Raises NotAllowed: messages that the policy of the request's key closes. Of a prompt that was read: they are no
+    longer than a context."""
     if service.allow is not None:
         check_messages(prompt.messages or (), plan, service.registry.members, service.allow)
 
@@ -144,8 +145,8 @@ def _scoring(service: Service, query: ScoreQuery) -> Iterator[Job]:
     """Every continuation behind the prompt, forced; nothing is generated."""
     plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
     members, base = service.registry.members, service.registry.base_of(plan)
-    _check_prompt(service, plan, query.prompt)
     prompt = read(plan, query.prompt, members)
+    _check_prompt(service, plan, query.prompt)
     shows_members = service.allow is None or service.allow.traces
     trace_top = query.trace or 0 if shows_members else query.trace
     params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=trace_top)
