@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from anyio import CapacityLimiter, to_thread
 
-from motet.composers.plan import Plan
+from motet.composers.plan import Plan, Prompt
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
 from motet.engines.base import (
     Engine,
@@ -21,7 +21,7 @@ from motet.operator.registry import LoadedModel, Registry, UnknownModel
 from motet.server.errors import ApiError, as_api_error, invalid
 from motet.server.prompts import RequestPrompt, check_tokens, continuation, max_new_tokens, read
 from motet.server.query import Query, ScoreQuery
-from motet.server.schemas import Target
+from motet.server.schemas import NO_LIMIT, Target
 from motet.server.service import Service
 from motet.server.structured import compiled_grammar
 
@@ -37,7 +37,7 @@ class Job:
     request: GenerationRequest
     tokenizer: Tokenizer  # the base's
     prompt_ids: tuple[int, ...]
-    prompt_text: str | None = None  # as the client wrote it, for echo
+    prompt_text: str | None = None  # as the client wrote it, where all of it is read
     kv_bytes: int = 0  # of one choice
 
     @property
@@ -47,6 +47,14 @@ class Job:
     @property
     def base(self) -> str:
         return self.plan.streams[0].model
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of the prompt that the client sent, as the first member has it that reads this one, and all of it; the base's
+        own where none does."""
+        prompts = [stream.prompt or Prompt() for stream in self.plan.streams]
+        whose = (k for k, prompt in enumerate(prompts) if not (prompt.is_own or prompt.last_tokens))
+        return len(self.request.contexts[next(whose, 0)]) + len(self.request.forced)
 
     @property
     def computes(self) -> bool:
@@ -83,7 +91,8 @@ def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, requ
     members, base = service.registry.members, service.registry.base_of(plan)
     tokens = read(plan, prompt, members, score_prompt=query.score_prompt)
     check_tokens(tokens.forced, base, prompt.param)
-    max_tokens = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
+    asked = None if query.max_tokens == NO_LIMIT else query.max_tokens
+    max_tokens = max_new_tokens(tokens, members, service.kv_budget, asked)
     request = GenerationRequest(
         request_id,
         plan,
@@ -94,7 +103,7 @@ def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, requ
         n=query.n,
         cache_salt=query.cache_salt,
     )
-    return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
+    return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text if prompt.truncate is None else None)
 
 
 async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:

@@ -64,8 +64,8 @@ def salt_of(request: Request, own: str | None) -> str:
 class Query:
     """Prompts to be answered, each by every target and `fields.n` times.
 
-    The jobs are those of the first target in the order of the prompts, then those of the next. `max_tokens` None is
-    what fits. With `labels`, one or None per target, the targets are the candidates of a comparison.
+    The jobs are those of the first target in the order of the prompts, then those of the next. `max_tokens` None or −1
+    is what fits. With `labels`, one or None per target, the targets are the candidates of a comparison.
     """
 
     request_id: str

@@ -27,6 +27,7 @@ MAX_BAD_WORDS = 1024
 MAX_WORD = 256  # characters of a stop text or a bad word
 MAX_NAME = 512  # characters of a model's name, an organisation and a revision included
 MAX_VARIABLES = 64  # of a chat template
+NO_LIMIT = -1  # llama.cpp's and Open WebUI's way to set none
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
 
@@ -109,8 +110,9 @@ def _empty_to_none(value: Any) -> Any:
 class SamplingFields(Target, StructuredFields):
     """What chat completions, completions and comparisons share."""
 
-    max_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
-    """Most tokens to generate. Default: what the context holds in chats, 16 in completions."""
+    max_tokens: Annotated[int, Field(ge=NO_LIMIT, le=INT32)] | None = None
+    """Most tokens to generate, cut to what the context holds. −1: as many as that. Default: as many in chats, 16 in
+    completions."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Divides the log-probs before a token is drawn; 0 takes the most likely token. Default 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -190,7 +192,7 @@ class ChatFields(Body):
 
 
 class ChatCompletionRequest(SamplingFields, ChatFields):
-    max_completion_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=NO_LIMIT, le=INT32)] | None = None
     """The newer name of `max_tokens`; goes before it."""
     logprobs: bool | None = None
     """Report the log-probs of the answer's tokens under the composition."""

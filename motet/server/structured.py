@@ -21,6 +21,9 @@ from motet.server.errors import busy, invalid
 OWN = "structured_outputs"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
 SPACING = "x-guidance"  # llguidance reads its options inside of the schema
+# One space, or a line break with an indentation, as people print JSON: where any number may follow, small models go on
+# with spaces to the limit.
+BOUNDED = {"whitespace_pattern": r" |\n[ \t]{0,20}"}
 
 Schema = dict[str, Any]
 
@@ -79,9 +82,9 @@ class StructuredOutputs(Strict):
     grammar: Text | None = None
     """A grammar in Lark's or GBNF's notation."""
     disable_any_whitespace: bool = False
-    """JSON without free spaces and line breaks: small models may dwell on them."""
+    """JSON without free spaces and line breaks."""
     whitespace_pattern: Text | None = None
-    """A regular expression of the spaces allowed in JSON."""
+    """A regular expression of the spaces allowed in JSON. Default: one space, or a line break and an indentation."""
 
     def options(self) -> dict[str, Any]:
         """How JSON may be spaced, as llguidance names it."""
@@ -171,7 +174,7 @@ def _from_schema(schema: Schema | str, options: Mapping[str, Any]) -> str:
     if not isinstance(own, dict):
         raise ValueError(f"{SPACING} is an object")
     try:
-        return f"start: %json {json.dumps({**schema, SPACING: {**own, **options}})}"
+        return f"start: %json {json.dumps({**schema, SPACING: {**BOUNDED, **own, **options}})}"
     except RecursionError as error:
         raise ValueError("the schema is nested too deeply") from error
 
@@ -194,7 +197,7 @@ def _from_regex(regex: str, _: Mapping[str, Any]) -> str:
 
     if (len(regex) - len(regex.rstrip("\\"))) % 2:
         raise ValueError("the regex ends inside of an escape")
-    return f"start: /{regex_to_lark(regex, use_ascii='')}/"
+    return f"start: /{regex_to_lark(regex, use_ascii='d')}/"  # as in JSON schemas: a digit is one of [0-9]
 
 
 def _from_choice(choices: Sequence[str], _: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ router = APIRouter(tags=["composition"], route_class=JsonRoute)
 async def compare(body: CompareRequest, request: Request, service: Served) -> Response:
     """Every candidate is a model id, or an object with `model`, `composition` and `label`. Streamed, each chunk
     names its `candidate`."""
-    check_extras(body)
+    check_extras(body, request)
     _check_target(body)
     candidates = tuple(_candidate(entry, body) for entry in body.candidates)
     query = Query(
@@ -50,5 +50,4 @@ def _check_target(body: CompareRequest) -> None:
 def _candidate(entry: str | Candidate, body: CompareRequest) -> Candidate:
     if isinstance(entry, str):
         return Candidate(model=entry)
-    check_extras(entry)
     return entry if entry.model is not None else entry.model_copy(update={"model": body.model})
