@@ -21,9 +21,10 @@ from motet.server.errors import busy, invalid
 OWN = "structured_outputs"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
 SPACING = "x-guidance"  # llguidance reads its options inside of the schema
-# One space, or a line break with an indentation, as people print JSON: where any number may follow, small models go on
-# with spaces to the limit.
-BOUNDED = {"whitespace_pattern": r" |\n[ \t]{0,20}"}
+# On one line, as Python's `json.dumps` writes it: where spaces may follow, llguidance sets no limit to their number, and
+# small models go on with them to the end.
+ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+TIGHT = {"item_separator": ",", "key_separator": ":"}
 
 Schema = dict[str, Any]
 
@@ -82,14 +83,15 @@ class StructuredOutputs(Strict):
     grammar: Text | None = None
     """A grammar in Lark's or GBNF's notation."""
     disable_any_whitespace: bool = False
-    """JSON without free spaces and line breaks."""
+    """JSON without spaces; by default one stands behind each colon and comma."""
     whitespace_pattern: Text | None = None
-    """A regular expression of the spaces allowed in JSON. Default: one space, or a line break and an indentation."""
+    """A regular expression of the spaces that may stand, any number of times, wherever JSON has them."""
 
     def options(self) -> dict[str, Any]:
         """How JSON may be spaced, as llguidance names it."""
-        pattern = {} if self.whitespace_pattern is None else {"whitespace_pattern": self.whitespace_pattern}
-        return pattern | ({"whitespace_flexible": False} if self.disable_any_whitespace else {})
+        if self.whitespace_pattern is not None:
+            return {"whitespace_pattern": self.whitespace_pattern, **TIGHT}
+        return {"whitespace_flexible": False, **TIGHT} if self.disable_any_whitespace else {}
 
 
 class StructuredFields(BaseModel):
@@ -174,7 +176,7 @@ def _from_schema(schema: Schema | str, options: Mapping[str, Any]) -> str:
     if not isinstance(own, dict):
         raise ValueError(f"{SPACING} is an object")
     try:
-        return f"start: %json {json.dumps({**schema, SPACING: {**BOUNDED, **own, **options}})}"
+        return f"start: %json {json.dumps({**schema, SPACING: {**(own or ONE_LINE), **options}})}"
     except RecursionError as error:
         raise ValueError("the schema is nested too deeply") from error
 
