@@ -18,6 +18,7 @@ from motet.engines.base import (
 )
 from motet.models.tokenizer import Tokenizer
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
+from motet.server.answer_size import check_scores, fit_answer
 from motet.server.errors import ApiError, as_api_error, invalid
 from motet.server.prompts import RequestPrompt, check_tokens, continuation, max_new_tokens, read
 from motet.server.query import Query, ScoreQuery
@@ -68,7 +69,13 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
 
 
 def _jobs(service: Service, query: Query | ScoreQuery) -> list[Job]:
-    return list(_scoring(service, query) if isinstance(query, ScoreQuery) else _answering(service, query))
+    if isinstance(query, ScoreQuery):
+        jobs = list(_scoring(service, query))
+        check_scores(query, [job.request for job in jobs])
+        return jobs
+    jobs = list(_answering(service, query))
+    fitted = fit_answer(query, [job.request for job in jobs])
+    return [replace(job, request=request) for job, request in zip(jobs, fitted, strict=True)]
 
 
 def _answering(service: Service, query: Query) -> Iterator[Job]:

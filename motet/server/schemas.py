@@ -27,6 +27,7 @@ MAX_BAD_WORDS = 1024
 MAX_WORD = 256  # characters of a stop text or a bad word
 MAX_NAME = 512  # characters of a model's name, an organisation and a revision included
 MAX_VARIABLES = 64  # of a chat template
+MAX_NUMBERS = 1 << 18  # ids and log-probs of a whole answer: up to 64 MB of JSON
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
 
@@ -129,7 +130,8 @@ class SamplingFields(Target, StructuredFields):
     ] = None
     """Texts that end the answer (at most 4 in chats, 16 in completions); not part of it."""
     stream: bool | None = None
-    """Send the answer as server-sent events while it is written."""
+    """Send the answer as server-sent events while it is written. One that is not holds at most 262,144 ids and
+    log-probs, those of traces included; without a `max_tokens` it ends there."""
     stream_options: StreamOptions | None = None
     """What a stream reports beside the answer."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -157,7 +159,8 @@ class SamplingFields(Target, StructuredFields):
     )
     """The only token ids that may be drawn."""
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    """Also report the log-probs of the prompt's tokens, each with this many alternatives. Not in streams."""
+    """Also report the log-probs of the prompt's tokens, each with this many alternatives, at most 262,144 in all. Not
+    in streams."""
     skip_special_tokens: bool | None = None
     """Leave special tokens out of the text. Default true."""
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
@@ -247,7 +250,8 @@ class ScoreRequest(Target):
     messages: Messages | None = None
     """The conversation before the continuations; excludes `prompt`."""
     continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
-    """Texts or arrays of token ids, each scored behind the prompt."""
+    """Texts or arrays of token ids, each scored behind the prompt; all scores and traces together hold at most 262,144
+    log-probs."""
     cache_salt: CacheSalt | None = None
     """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None

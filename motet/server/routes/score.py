@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from motet.server.responses import ANSWERS, Scores
 from motet.server.schemas import ScoreRequest
 from motet.server.service import Served, Service
 from motet.server.unsupported import check_extras
+from motet.server.writing import beside_others
 
 router = APIRouter(tags=["composition"], route_class=JsonRoute)
 
@@ -58,8 +58,8 @@ async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> d
         generations.close()
     entries: list[dict[str, Any]] = []
     for i, (job, scored) in enumerate(zip(jobs, outputs, strict=True)):
-        entries.append(_entry(i, job, scored, query))
-        await asyncio.sleep(0)  # others are served in between
+        entries.append(await beside_others(len(scored), _entry, i, job, scored, query))
+        scored.clear()
     return {
         "object": "list",
         "model": query.target.model or jobs[0].base,
