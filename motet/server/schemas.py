@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from motet.composers.errors import at_most
 from motet.server.structured import StructuredFields
 
 MAX_CHOICES = 128
@@ -38,6 +39,7 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKEN_IDS
 PromptIds = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_IDS, fail_fast=True)]
 Prompt = str | PromptIds  # an empty one is the beginning of a text
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Text = Annotated[str, Field(min_length=1)]
 CacheSalt = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")]  # vLLM's bounds
 
@@ -140,9 +142,7 @@ class SamplingFields(Target, StructuredFields):
     """Taken off a token's score once for each time that the answer holds it. Default 0."""
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     """Multiplies the log-probs of tokens that prompt or answer hold already. Default 1: off."""
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = (
-        None
-    )
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES), at_most(MAX_BIASES)] | None = None
     """Added to the scores of tokens, by token id."""
     min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
     """The answer does not end before it has this many tokens. Default 0."""
@@ -188,7 +188,9 @@ class ChatFields(Body):
     """Go on writing the last message instead of answering it."""
     add_special_tokens: bool | None = None
     """Let the tokenizer add special tokens. Default false: chat templates write them."""
-    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES)] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES), at_most(MAX_VARIABLES)] | None = (
+        None
+    )
     """Further variables of the chat template."""
 
 

@@ -16,7 +16,7 @@ from motet.server.generations import Generations
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, salt_of, trace_top
-from motet.server.respond import as_json, reserve, unless_disconnected
+from motet.server.respond import CLIENT_LEFT, as_json, reserve, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
 from motet.server.schemas import ScoreRequest
 from motet.server.service import Served, Service
@@ -40,7 +40,9 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         trace=trace_top(body.trace),
     )
     with reserve(request, service, query) as place:
-        jobs = await prepare(service, query)
+        jobs = await unless_disconnected(request, prepare(service, query))
+        if jobs is None:
+            return Response(status_code=CLIENT_LEFT)
         place.spend(sum(len(job.prompt_ids) + len(job.request.forced) for job in jobs))
         return await as_json(await unless_disconnected(request, _scores(service, query, jobs)))
 
