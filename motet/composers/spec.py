@@ -8,7 +8,7 @@ Every strategy is a shift on a base, so stacking (`compose`) is the sum of the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
@@ -80,6 +80,11 @@ def strategy_names() -> tuple[str, ...]:
 def strategy_fields() -> frozenset[str]:
     """Names of all fields that a composition of any strategy can have, as clients write them."""
     return frozenset(name for kind in _KINDS.values() for name in field_names(kind).values())
+
+
+def strategy_kinds() -> Mapping[str, type[Strategy]]:
+    """The classes of all values of `strategy`, `compose` last."""
+    return _KINDS
 
 
 def composition_schema() -> dict[str, Any]:

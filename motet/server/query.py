@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
-from motet.server.schemas import MAX_STOPS, SamplingFields, Target, TraceOptions
+from motet.server.schemas import MAX_STOPS, NO_LIMIT, SamplingFields, Target, TraceOptions
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ def trace_top(trace: bool | TraceOptions | None) -> int | None:
     return trace.top if isinstance(trace, TraceOptions) else 0 if trace else None
 
 
+def limit(max_tokens: int | None) -> int | None:
+    """`Query.max_tokens` of what a client sent."""
+    return None if max_tokens == NO_LIMIT else max_tokens
+
+
 def salt_of(request: Request, own: str | None) -> str:
     """What keeps the prefixes of a request apart from those of other keys, and of other salts of the same key."""
     key = request.scope["state"].get("key")
@@ -64,8 +69,8 @@ def salt_of(request: Request, own: str | None) -> str:
 class Query:
     """Prompts to be answered, each by every target and `fields.n` times.
 
-    The jobs are those of the first target in the order of the prompts, then those of the next. `max_tokens` None or −1
-    is what fits. With `labels`, one or None per target, the targets are the candidates of a comparison.
+    The jobs are those of the first target in the order of the prompts, then those of the next. `max_tokens` None is
+    what fits. With `labels`, one or None per target, the targets are the candidates of a comparison.
     """
 
     request_id: str

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
-from motet.server.query import Query, display, salt_of
+from motet.server.query import Query, display, limit, salt_of
 from motet.server.respond import respond
 from motet.server.responses import STREAMED, ChatCompletion
 from motet.server.schemas import ChatCompletionRequest
@@ -32,7 +32,7 @@ async def chat_completions(body: ChatCompletionRequest, request: Request, servic
         targets=(body,),
         prompts=(_prompt(body),),
         display=display(body, logprobs=_logprobs(body), max_stops=MAX_STOPS),
-        max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+        max_tokens=limit(body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens),
         score_prompt=body.prompt_logprobs is not None,
     )
     return await respond(request, service, query)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import prompt_of
-from motet.server.query import Query, display, salt_of
+from motet.server.query import Query, display, limit, salt_of
 from motet.server.respond import respond
 from motet.server.responses import STREAMED, Comparison
 from motet.server.schemas import Candidate, CompareRequest
@@ -34,7 +34,7 @@ async def compare(body: CompareRequest, request: Request, service: Served) -> Re
         targets=candidates,
         prompts=(prompt_of(body.prompt, body.messages),),
         display=display(body, logprobs=body.logprobs),
-        max_tokens=body.max_tokens,
+        max_tokens=limit(body.max_tokens),
         score_prompt=body.prompt_logprobs is not None,
         labels=tuple(candidate.label for candidate in candidates),
     )
