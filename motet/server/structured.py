@@ -21,7 +21,7 @@ from motet.server.errors import busy, invalid
 OWN = "structured_outputs"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
 SPACING = "x-guidance"  # llguidance reads its options inside of the schema
-# On one line, as Python's `json.dumps` writes it: where spaces may follow, llguidance sets no limit to their number, and
+# On one line, as `json.dumps` writes it: where spaces may follow, llguidance sets no limit to their number, and
 # small models go on with them to the end.
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 TIGHT = {"item_separator": ",", "key_separator": ":"}
