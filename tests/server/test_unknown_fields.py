@@ -118,7 +118,8 @@ async def test_harmless_names_are_ignored(world: World) -> None:
 
 async def test_many_unknown_names_cost_little(world: World) -> None:
     began = time.perf_counter()
-    param, message = await refused(world, **{f"vendor{i:05}qq": 1 for i in range(20_000)})
+    unknown: dict[str, Any] = {f"vendor{i:05}qq": 1 for i in range(20_000)}
+    param, message = await refused(world, **unknown)
     assert "more than 64" in message
     assert param
     assert time.perf_counter() - began < 2
@@ -141,7 +142,7 @@ async def test_a_limit_beyond_the_context_is_cut(world: World) -> None:
 
 async def test_usage_counts_the_prompt_that_was_sent(world: World) -> None:
     composition = PROXY | {"base": {"model": "large", "prompt": ""}}
-    body = {"model": "large", "prompt": "Hello", "max_tokens": 2, "composition": composition}
+    body: dict[str, Any] = {"model": "large", "prompt": "Hello", "max_tokens": 2, "composition": composition}
     answer = (await world.post("/v1/completions", **body)).json()
     assert answer["usage"]["prompt_tokens"] == 5
     assert answer["motet"]["streams"][0]["prompt_tokens"] == 1
