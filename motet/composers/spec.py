@@ -8,7 +8,7 @@ Every strategy is a shift on a base, so stacking (`compose`) is the sum of the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -73,6 +73,11 @@ _KINDS: dict[str, type[Strategy]] = {**STRATEGIES, "compose": Compose}
 def strategy_names() -> tuple[str, ...]:
     """All values of `strategy`, `compose` included."""
     return tuple(_KINDS)
+
+
+def strategy_kinds() -> Mapping[str, type[Strategy]]:
+    """The classes of all values of `strategy`, `compose` last."""
+    return _KINDS
 
 
 def composition_schema() -> dict[str, Any]:

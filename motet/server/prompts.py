@@ -13,10 +13,10 @@ from motet.models.tokenizer import ChatTemplateError
 from motet.operator.registry import LoadedModel
 from motet.server.conversation import Conversation, Turn
 from motet.server.dialect import Dialect
+from motet.server.encodings import Encodings
 from motet.server.errors import ApiError, invalid
 from motet.server.schemas import Message
 
-PIECE = 1 << 16  # characters whose tokens are counted at once
 DEFAULT_SHARE = 0.75  # of the KV memory that a choice may reserve when the request sets no limit
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
 RESERVED_VARIABLES = frozenset({
@@ -68,7 +68,9 @@ def prompt_of(given: str | list[int] | None, messages: Sequence[Message] | None)
             return RequestPrompt(tokens=tuple(tokens))
 
 
-def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel]) -> tuple[tuple[int, ...], ...]:
+def contexts(
+    plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel], encodings: Encodings
+) -> tuple[tuple[int, ...], ...]:
     """Token ids that each stream reads, all non-empty: an empty text is read as the beginning of a sequence.
 
     Raises:
@@ -76,7 +78,7 @@ def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedMode
             a template that refuses the messages, token ids outside of the vocabulary.
     """
     check_variables(prompt.variables)
-    return tuple(context(stream, members[stream.model], prompt) for stream in plan.streams)
+    return tuple(context(stream, members[stream.model], prompt, encodings) for stream in plan.streams)
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,19 @@ class PromptTokens:
 
 
 def read(
-    plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel], *, score_prompt: bool = False
+    plan: Plan,
+    prompt: RequestPrompt,
+    members: Mapping[str, LoadedModel],
+    encodings: Encodings,
+    *,
+    score_prompt: bool = False,
 ) -> PromptTokens:
     """Renders the contexts. With `score_prompt` all but the prompt's first token is forced instead of read.
 
     Raises:
         ApiError: 400, as `contexts` does, or streams that read different prompts where the prompt is to be scored.
     """
-    rendered = contexts(plan, prompt, members)
+    rendered = contexts(plan, prompt, members, encodings)
     if not score_prompt:
         return PromptTokens(plan, rendered, param=prompt.param)
     unlike = next((k for k, ids in enumerate(rendered) if ids != rendered[0]), None)
@@ -156,13 +163,13 @@ def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel], requeste
     return invalid(message, "max_tokens" if requested else tokens.param, "context_length_exceeded")
 
 
-def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt) -> tuple[int, ...]:
+def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings) -> tuple[int, ...]:
     own = stream.prompt or Prompt()
     if own.text is not None or own.messages is not None:
-        ids = _render(_own(own), own, member, stream.role)
+        ids = _render(_own(own), own, member, stream.role, encodings)
         ids = ids or _start(member, "composition")
     else:
-        ids = _render(prompt, own, member, stream.role) or _start(member, prompt.param)
+        ids = _render(prompt, own, member, stream.role, encodings) or _start(member, prompt.param)
         ids = _truncated(ids, prompt, member)
         if not ids:
             raise invalid("'truncate_prompt_tokens' leaves nothing of the prompt.", prompt.param, "empty_prompt")
@@ -175,7 +182,9 @@ def _own(own: Prompt) -> RequestPrompt:
     return RequestPrompt(text=own.text, messages=None if own.messages is None else tuple(turns))
 
 
-def continuation(text: str, stream: Stream, member: LoadedModel, prompt: RequestPrompt) -> tuple[int, ...]:
+def continuation(
+    text: str, stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings
+) -> tuple[int, ...]:
     """Token ids of a text behind what the stream reads: tokenized together with it where that leaves the tokens before
     it as they are, so that their scores are those of the whole text; else by itself."""
     own = stream.prompt or Prompt()
@@ -183,12 +192,12 @@ def continuation(text: str, stream: Stream, member: LoadedModel, prompt: Request
         prompt = _own(own)
     read = _read(prompt, own, member)
     if read is not None and read.text:
-        check_length(read.text + text, member, "continuations")
-        before, whole = read.ids(member), _Text(read.text + text, read.special).ids(member)
+        encodings.check_length(read.text + text, member, "continuations")
+        before, whole = (encodings.ids(part, member, special=read.special) for part in (read.text, read.text + text))
         if whole[: len(before)] == before and len(whole) > len(before):
             return tuple(whole[len(before) :])
-    check_length(text, member, "continuations")
-    return tuple(member.tokenizer.encode(text))
+    encodings.check_length(text, member, "continuations")
+    return tuple(encodings.ids(text, member))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,33 +207,15 @@ class _Text:
     text: str
     special: bool
 
-    def ids(self, member: LoadedModel) -> list[int]:
-        return member.tokenizer.encode(self.text, add_special_tokens=self.special) if self.text else []
 
-
-def _render(prompt: RequestPrompt, own: Prompt, member: LoadedModel, role: str) -> list[int]:
+def _render(prompt: RequestPrompt, own: Prompt, member: LoadedModel, role: str, encodings: Encodings) -> list[int]:
     """Token ids of the prompt as this member reads it; none of an empty one."""
     read = _read(prompt, own, member)
     if read is None:
         return _tokens(prompt.tokens or (), own, member, role)
     if prompt.truncate is None and own.last_tokens is None:
-        check_length(read.text, member, prompt.param)
-    return read.ids(member)
-
-
-def check_length(text: str, member: LoadedModel, param: str) -> None:
-    """Counts a long text's tokens piece by piece, so that refusing it costs no more than a context of the model. A cut
-    makes a token or two more, never twice as many.
-
-    Raises:
-        ApiError: 400 context_length_exceeded.
-    """
-    most, count = member.info.max_model_len, 0
-    for begin in range(0, len(text), PIECE) if len(text) > PIECE else ():
-        count += len(member.tokenizer.encode(text[begin : begin + PIECE]))
-        if count > 2 * most:
-            message = f"The maximum context length of model {member.info.name!r} is {most} tokens. However, "
-            raise invalid(f"{message}your prompt has more than {count // 2} tokens.", param, "context_length_exceeded")
+        encodings.check_length(read.text, member, prompt.param)
+    return encodings.ids(read.text, member, special=read.special) if read.text else []
 
 
 def _read(prompt: RequestPrompt, own: Prompt, member: LoadedModel) -> _Text | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from motet.composers.plan import Plan
@@ -22,7 +22,7 @@ BUDGETS: Mapping[Effort, int | None] = {
     "high": 24576,
     "xhigh": None,
 }
-SHARE = 0.75  # of an answer's tokens that its thought may take where the client set no number of its own
+SHARE = 0.75  # of `max_tokens` that a bounded thought takes at most, so that an answer follows
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Thinking:
         values: dict[str, Any] = {"reasoning_effort": self.effort, "enable_thinking": self.effort != "none"}
         return {name: values[name] for name in known} | dict(given)
 
-    def tokens(self, plan: Plan, members: Mapping[str, LoadedModel], dialect: Dialect, max_tokens: int) -> int | None:
-        """The budget; None: there is none. It leaves room for an answer.
+    def tokens(self, plan: Plan, members: Mapping[str, LoadedModel], dialect: Dialect) -> int | None:
+        """The budget; None: there is none.
 
         Raises:
             ApiError: 400, there are no thoughts to bound.
@@ -61,7 +61,7 @@ class Thinking:
                 asked,
                 "thinking_unsupported",
             )
-        return None if tokens is None else min(tokens, int(SHARE * max_tokens))
+        return tokens
 
 
 def _is_known(variable: str, plan: Plan, members: Mapping[str, LoadedModel]) -> bool:
@@ -80,6 +80,11 @@ def phase_of(dialect: Dialect, base: LoadedModel, *, opened: bool | None, budget
         return None
     begin = () if opened else _ids(dialect.tags.begin, base)
     return ThoughtPhase(begin, _ids(dialect.tags.end, base), dialect.tags.end, budget)
+
+
+def within(thought: ThoughtPhase, max_tokens: int) -> ThoughtPhase:
+    """The thought with a budget that leaves room for an answer."""
+    return thought if thought.budget is None else replace(thought, budget=min(thought.budget, int(SHARE * max_tokens)))
 
 
 def _ids(text: str, base: LoadedModel) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 import uuid
@@ -20,6 +19,7 @@ from motet.server.schemas import StreamOptions
 from motet.server.service import Service
 from motet.server.sse import DONE, KEEP_ALIVE, encode
 from motet.server.text import ChoiceText, TextPiece
+from motet.server.writing import beside_others
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +97,13 @@ class Reply:
                 collected[numbered[0]].append(numbered[1])
         choices: list[dict[str, Any]] = []
         for number, pieces in enumerate(collected):
-            choices.append(self.form.whole(self.index(number), pieces, self.owners[number], self.show))
-            await asyncio.sleep(0)  # a choice with all its log-probs takes long: others are served in between
+            tokens = sum(len(piece.tokens) for piece in pieces)
+            choices.append(await beside_others(tokens, self._choice, number, pieces))
+            pieces.clear()
         return choices
+
+    def _choice(self, number: int, pieces: Sequence[TextPiece]) -> dict[str, Any]:
+        return self.form.whole(self.index(number), pieces, self.owners[number], self.show)
 
     async def whole(self) -> dict[str, Any]:
         """The body of an answer that is not streamed. Raises EngineError as `collect` does."""

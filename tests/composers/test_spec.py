@@ -499,3 +499,11 @@ def test_any_role_is_a_plan_or_a_refusal(role: object) -> None:
     ):
         error = plan_or_refusal(value)
         assert error is None or error.message
+
+
+def test_too_many_entries_are_not_looked_at() -> None:
+    """One problem, whatever the entries are: 20,000 of them took a second to describe."""
+    with pytest.raises(CompositionError) as refused:
+        parse_composition({"strategy": "rules", "token_offsets": {f"t{i}": "a" for i in range(20_000)}})
+    assert refused.value.message.startswith("composition.token_offsets: must hold at most 1,024 entries, not 20,000")
+    assert refused.value.param == "composition.token_offsets"

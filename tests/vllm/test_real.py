@@ -18,6 +18,7 @@ from motet.engines.base import Engine, GenerationRequest, SamplingParams, TokenO
 from motet.operator.file import load
 from motet.operator.loading_vllm import load_vllm
 from motet.operator.registry import Registry
+from motet.server.encodings import Encodings
 from motet.server.prompts import RequestPrompt, read
 from tests.real.checkpoints import (
     PROMPTS,
@@ -83,7 +84,7 @@ def requests_of(case: Case, registry: Registry) -> list[GenerationRequest]:
         for text in PROMPTS
     ]
     return [
-        GenerationRequest(f"{i}-{k}", plan, read(plan, prompt, registry.members).contexts, params)
+        GenerationRequest(f"{i}-{k}", plan, read(plan, prompt, registry.members, Encodings()).contexts, params)
         for i, plan in enumerate(case.plans(chat))
         for k, prompt in enumerate(asked)
     ]
