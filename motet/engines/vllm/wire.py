@@ -25,6 +25,8 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     RuleVector,
+    Schedule,
+    SchedulePoint,
     Stream,
     TokenSet,
 )
@@ -101,6 +103,8 @@ CLASSES: dict[str, type] = {
         RowSpec,
         RuleVector,
         SamplingParams,
+        Schedule,
+        SchedulePoint,
         Stream,
         ThoughtPhase,
         TokenSet,
