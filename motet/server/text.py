@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizers.decoders import DecodeStream
 
 from motet.engines.base import TokenOutput
 from motet.models.tokenizer import REPLACEMENT, Tokenizer
+from motet.models.tool_calls import Part
+from motet.server.parts import PartsReader, merged
 from motet.server.prepare import Job
 from motet.server.query import Display
 
@@ -22,7 +24,8 @@ class TextPiece:
 
     `prompt`: the tokens are the echoed or scored prompt's (all but its first). `stop_reason` is the stop string or
     stop token that ended it. `offsets`: where each of the tokens begins in the choice's text, in characters; tokens
-    that are parts of one character share its place.
+    that are parts of one character share its place. `parts`: what of a message became certain; `has_called`: this or
+    an earlier one calls a function.
     """
 
     text: str
@@ -31,6 +34,8 @@ class TextPiece:
     prompt: bool = False
     finish: str | None = None
     stop_reason: str | int | None = None
+    parts: tuple[Part, ...] = ()
+    has_called: bool = False
 
 
 class ChoiceText:
@@ -40,7 +45,10 @@ class ChoiceText:
         self._job = job
         self._show = show
         self._forced: list[TokenOutput] = []
-        self._text = Detokenizer(job.tokenizer, job.prompt_ids, skip_special_tokens=show.skip_special_tokens)
+        self._text = Detokenizer(
+            job.tokenizer, job.prompt_ids, skip_special_tokens=show.skip_special_tokens, shown=job.syntax.shown
+        )
+        self._parts = PartsReader(job.syntax)
         self._stops = StopStrings(show.stops, include=show.include_stop)
         self._decoded = 0  # characters, also of what is held back
         self._shown = 0
@@ -101,7 +109,14 @@ class ChoiceText:
         self.finished = finish is not None
         self._shown += len(text)
         begins = min(offset, self._shown) if self.finished else offset  # a stop string has taken what it stood in
-        return TextPiece(text, (output,), (begins,), finish=finish, stop_reason=self._reason(output, stop))
+        parts = tuple(merged(self._parts.read(text, is_last=self.finished)))
+        called, reason = self._parts.has_called, self._reason(output, stop)
+        return TextPiece(text, (output,), (begins,), finish=finish, stop_reason=reason, parts=parts, has_called=called)
+
+    @property
+    def num_thought(self) -> int:
+        """Tokens of the thought before the answer."""
+        return self._parts.num_thought
 
     def _reason(self, output: TokenOutput, stop: str | None) -> str | int | None:
         if stop is not None:
@@ -115,11 +130,23 @@ class Detokenizer:
 
     One exception: tokenizers that fall back to bytes decode a run of byte tokens with one broken character in it to
     nothing but U+FFFD, also the characters before it, which were right when they were shown. These stay shown.
+
+    Args:
+        context: the tokens before.
+        shown: special tokens that are shown, by their texts, though others are skipped.
     """
 
-    def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = (), *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        context: Sequence[int] = (),
+        *,
+        skip_special_tokens: bool = True,
+        shown: Mapping[int, str] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
+        self._shown = (shown or {}) if skip_special_tokens else {}
         self._held: list[int] = []
         self._before = self._usable(context)
         self._stream = self._new_stream()
@@ -143,6 +170,11 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
+        if token in self._shown:
+            text = self.flush() + self._shown[token]
+            self._before = []
+            self._stream = self._new_stream()
+            return text
         self._held.append(token)
         try:
             text = self._stream.step(self._tokenizer.backend, token)

@@ -46,7 +46,7 @@ def _ids(body: TokenizeRequest, member: LoadedModel, encodings: Encodings) -> li
 
 def _messages(messages: list[Message], body: TokenizeRequest) -> RequestPrompt:
     return RequestPrompt(
-        messages=tuple(message.plain() for message in messages),
+        messages=tuple(message.turn() for message in messages),
         add_special_tokens=body.add_special_tokens,
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=bool(body.continue_final_message),
