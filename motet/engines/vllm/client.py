@@ -115,6 +115,7 @@ class Client:
             key=key,
             probe=probe,
             grammar="" if grammar is None else grammar.text,
+            thought=None if grammar is None else grammar.thought,
         )
 
     async def _answers(

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from motet.composers.rows import compose_rows
-from motet.engines.base import Matcher
+from motet.engines.base import Grammar, Matcher
 from motet.engines.decoding import decode_rows, rule_edits, top_of, trace_of
 from motet.engines.grammars import Grammars
 from motet.engines.vllm.items import Item, items_of, points_of
 from motet.engines.vllm.table import DrawnStep, Row, Table
-from motet.engines.vllm.wire import Probed, write_payload
+from motet.engines.vllm.wire import Probed, RowSpec, write_payload
 from motet.kernels.decode import Decoded, Kernels, decode
 from motet.kernels.layout import ComposeRows, rows_index
 from motet.kernels.logits import Logits
@@ -81,12 +81,17 @@ class Matchers:
         Raises:
             GrammarError: it cannot be compiled here.
         """
-        if not row.spec.grammar:
+        if not row.spec.grammar and row.spec.thought is None:
             return None
         if row not in self._of_rows:
-            compiled = self._compiler(row.spec.plan.streams[0].model).compile(row.spec.grammar)
-            self._of_rows[row] = compiled.start(row.spec.ends)
+            self._of_rows[row] = self._grammar(row.spec).start(row.spec.ends)
         return self._of_rows[row]
+
+    def _grammar(self, spec: RowSpec) -> Grammar:
+        compiler = self._compiler(spec.plan.streams[0].model)
+        if spec.thought is None:
+            return compiler.compile(spec.grammar)
+        return compiler.after_thought(spec.thought, compiler.compile(spec.grammar) if spec.grammar else None)
 
     def _compiler(self, base: str) -> Grammars:
         from motet.models.tokenizer import Tokenizer

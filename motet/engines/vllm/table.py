@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from motet.composers.plan import Plan, single
+from motet.composers.plan import Plan, Timeline, single
 from motet.engines.base import SamplingParams
 from motet.engines.vllm.wire import Probe, RowSpec
 
@@ -43,6 +43,10 @@ class Row:
     spec: RowSpec
     prompt: Sequence[int]
     output: Sequence[int]
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        return Timeline(self.spec.plan)
 
     @cached_property
     def uniforms(self) -> Uniforms:
@@ -114,6 +118,11 @@ class Point:
     def tokens(self, start: int) -> list[int]:
         """From `start` up to and with this position."""
         return [self.token(index) for index in range(start, self.position + 1)]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the token behind."""
+        return self.row.timeline.at(lambda: self.written)
 
     @property
     def written(self) -> list[int]:
