@@ -53,6 +53,18 @@ class Matcher(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ThoughtPhase:
+    """A thought before the answer. `begin` are the tokens that the answer begins with where it thinks (none: the prompt
+    has begun the thought), `tag` is the text that ends it, `end` the tokens that end it when it has `budget` tokens
+    (None: any number)."""
+
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    tag: str
+    budget: int | None = None
+
+
 class Grammar(Protocol):
     """What an answer must look like (a schema, a regular expression), compiled for a tokenizer. It holds for drawn
     tokens; forced ones are no part of the answer."""
@@ -60,6 +72,11 @@ class Grammar(Protocol):
     @property
     def text(self) -> str:
         """The grammar itself, for engines that compile it elsewhere."""
+        ...
+
+    @property
+    def thought(self) -> ThoughtPhase | None:
+        """What comes before that which `text` says."""
         ...
 
     def start(self, ends: Sequence[int]) -> Matcher:

@@ -9,12 +9,13 @@ import motet
 from motet.server.errors import HANDLERS
 from motet.server.middleware import middleware
 from motet.server.openapi import describe_api
-from motet.server.routes import chat, compare, completions, models, probes, score, tokens
+from motet.server.routes import chat, compare, completions, models, probes, score, strategies, tokens
 from motet.server.service import Service
 from motet.server.unsupported import router as unsupported
 
 ROUTERS: tuple[APIRouter, ...] = (
     models.router,
+    strategies.router,
     chat.router,
     completions.router,
     score.router,

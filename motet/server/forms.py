@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from motet.engines.base import TokenOutput, TokenTrace
 from motet.models.tokenizer import Tokenizer
+from motet.server.parts import delta, message
 from motet.server.prepare import Job
 from motet.server.query import Display
 from motet.server.text import TextPiece
@@ -23,11 +24,13 @@ class Form(Protocol):
     chunk_object: str
     id_prefix: str
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def opening(self, index: int, job: Job) -> dict[str, Any] | None:
         """The chunk that opens a choice's stream."""
         ...
 
-    def chunk(self, index: int, piece: TextPiece, job: Job, show: Display) -> dict[str, Any]: ...
+    def chunks(self, index: int, piece: TextPiece, job: Job, show: Display) -> Iterable[dict[str, Any]]:
+        """What is sent of a piece, which may be nothing yet."""
+        ...
 
     def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]: ...
 
@@ -63,18 +66,28 @@ class ChatForm:
     chunk_object = "chat.completion.chunk"
     id_prefix = "chatcmpl-"
 
-    def opening(self, index: int) -> dict[str, Any] | None:
-        delta = {"role": "assistant", "content": ""}
+    def opening(self, index: int, job: Job) -> dict[str, Any] | None:
+        """Where functions may be called the text may be missing."""
+        delta = {"role": "assistant", "content": None if job.syntax.calls else ""}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def chunk(self, index: int, piece: TextPiece, job: Job, show: Display) -> dict[str, Any]:
-        return self._choice(index, [piece], job, show) | {"delta": {"content": piece.text} if piece.text else {}}
+    def chunks(self, index: int, piece: TextPiece, job: Job, show: Display) -> Iterable[dict[str, Any]]:
+        """One for each part; log-probs come with the first, the reason of the end with the last."""
+        if not (piece.parts or is_wanted(piece, show)):
+            return
+        whole = self._choice(index, [piece], job, show)
+        first, *others = [delta(part) for part in piece.parts] or [{}]
+        begin = {"logprobs": None, "finish_reason": None, "stop_reason": None} if others else {}
+        yield whole | begin | {"delta": first, "logprobs": whole["logprobs"]}
+        for place, said in enumerate(others, 1):
+            end = {"finish_reason": whole["finish_reason"], "stop_reason": whole["stop_reason"]}
+            none = {"finish_reason": None}
+            yield {"index": index, "delta": said, "logprobs": None} | (end if place == len(others) else none)
 
     def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
-        text = "".join(piece.text for piece in pieces)
-        message = {"role": "assistant", "content": text, "refusal": None}
+        said = message([part for piece in pieces for part in piece.parts], thinks=job.syntax.tags is not None)
         prompt = prompt_extensions(pieces, job, show) if index == 0 else {}
-        return self._choice(index, pieces, job, show) | {"message": message} | prompt
+        return self._choice(index, pieces, job, show) | {"message": said} | prompt
 
     def extras(self, first: dict[str, Any]) -> dict[str, Any]:
         names = ("prompt_logprobs", "prompt_token_ids")
@@ -85,9 +98,12 @@ class ChatForm:
         return {
             "index": index,
             "logprobs": chat_logprobs(generated, job, show),
-            "finish_reason": pieces[-1].finish if pieces else None,
+            "finish_reason": self._finish(pieces[-1]) if pieces else None,
             "stop_reason": pieces[-1].stop_reason if pieces else None,
         } | extensions(pieces, job, show)
+
+    def _finish(self, last: TextPiece) -> str | None:
+        return "tool_calls" if last.finish == "stop" and last.has_called else last.finish
 
 
 class CompletionForm:
@@ -95,11 +111,12 @@ class CompletionForm:
     chunk_object = "text_completion"
     id_prefix = "cmpl-"
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def opening(self, index: int, job: Job) -> dict[str, Any] | None:
         return None
 
-    def chunk(self, index: int, piece: TextPiece, job: Job, show: Display) -> dict[str, Any]:
-        return self._choice(index, [piece], job, show)
+    def chunks(self, index: int, piece: TextPiece, job: Job, show: Display) -> Iterable[dict[str, Any]]:
+        if piece.text or is_wanted(piece, show):
+            yield self._choice(index, [piece], job, show)
 
     def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
         return self._choice(index, pieces, job, show) | prompt_extensions(pieces, job, show)
@@ -125,6 +142,12 @@ class CompletionForm:
 FORMS: Mapping[Literal["chat", "completion"], Form] = {"chat": ChatForm(), "completion": CompletionForm()}
 
 
+def is_wanted(piece: TextPiece, show: Display) -> bool:
+    """Whether a piece without text is sent: for its log-probs, ids or trace, or because it ends the choice."""
+    asked = show.logprobs is not None or show.token_ids or show.trace is not None
+    return bool(piece.finish or (asked and piece.tokens))
+
+
 def extension(jobs: Sequence[Job]) -> dict[str, Any]:
     """What was composed, and what it took: KV bytes reserved, prompt tokens that each stream read."""
     plan = jobs[0].plan
@@ -141,13 +164,17 @@ def extension(jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, Any]:
+def usage(
+    prompt_tokens: int, completion_tokens: int, cached_tokens: int, reasoning_tokens: int | None = None
+) -> dict[str, Any]:
+    """`reasoning_tokens` None: nothing was to be thought."""
+    thought = {} if reasoning_tokens is None else {"completion_tokens_details": {"reasoning_tokens": reasoning_tokens}}
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
-    }
+    } | thought
 
 
 def finite(logprob: float) -> float:

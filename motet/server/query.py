@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from starlette.requests import Request
 
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
+from motet.server.reasoning import Thinking
 from motet.server.schemas import MAX_STOPS, SamplingFields, Target, TraceOptions
+from motet.server.tools import Offer
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Query:
     display: Display
     max_tokens: int | None
     score_prompt: bool = False
+    offer: Offer = field(default_factory=Offer)
+    thinking: Thinking = field(default_factory=Thinking)
     labels: tuple[str | None, ...] | None = None
     cache_salt: str = ""
 

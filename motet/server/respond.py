@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import ExitStack, closing
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +15,8 @@ from motet.server.query import Query, ScoreQuery
 from motet.server.replies import ComparisonReply, Reply
 from motet.server.schemas import StreamOptions
 from motet.server.service import Reservation, Service
-from motet.server.sse import EventStream, json_text
+from motet.server.sse import EventStream
+from motet.server.writing import encoded
 
 T = TypeVar("T")
 CLIENT_LEFT = 499  # nginx's number; the client is gone, only the log shows it
@@ -52,21 +53,6 @@ async def as_json(body: dict[str, Any] | None) -> Response:
     if body is None:
         return Response(status_code=CLIENT_LEFT)
     return Response(await encoded(body), media_type="application/json")
-
-
-async def encoded(body: dict[str, Any]) -> bytes:
-    """A body's JSON, item by item of its lists: an answer may have 100 MB, and others are served in between."""
-    fields: list[str] = []
-    for name, value in body.items():
-        if isinstance(value, list):
-            items: list[str] = []
-            for item in cast("list[Any]", value):
-                items.append(json_text(item))
-                await asyncio.sleep(0)
-            fields.append(f"{json_text(name)}:[{','.join(items)}]")
-        else:
-            fields.append(f"{json_text(name)}:{json_text(value)}")
-    return f"{{{','.join(fields)}}}".encode()
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizers.decoders import DecodeStream
 
 from motet.engines.base import TokenOutput
 from motet.models.tokenizer import REPLACEMENT, Tokenizer
+from motet.models.tool_calls import Part
+from motet.server.parts import PartsReader, merged
 from motet.server.prepare import Job
 from motet.server.query import Display
 
@@ -21,7 +23,8 @@ class TextPiece:
     """What one step adds to a choice: text, the tokens it took and, at the end, why it ended.
 
     `prompt`: the tokens are the echoed or scored prompt's (all but its first). `stop_reason` is the stop string or
-    stop token that ended it. `offset`: characters of the choice's tokens before these.
+    stop token that ended it. `offset`: characters of the choice's tokens before these. `parts`: what of a message
+    became certain; `has_called`: this or an earlier one calls a function.
     """
 
     text: str
@@ -30,6 +33,8 @@ class TextPiece:
     prompt: bool = False
     finish: str | None = None
     stop_reason: str | int | None = None
+    parts: tuple[Part, ...] = ()
+    has_called: bool = False
 
 
 class ChoiceText:
@@ -39,7 +44,10 @@ class ChoiceText:
         self._job = job
         self._show = show
         self._forced: list[TokenOutput] = []
-        self._text = Detokenizer(job.tokenizer, job.prompt_ids, skip_special_tokens=show.skip_special_tokens)
+        self._text = Detokenizer(
+            job.tokenizer, job.prompt_ids, skip_special_tokens=show.skip_special_tokens, shown=job.syntax.shown
+        )
+        self._parts = PartsReader(job.syntax)
         self._stops = StopStrings(show.stops, include=show.include_stop)
         self._offset = 0
         self.num_tokens = 0
@@ -87,7 +95,14 @@ class ChoiceText:
             text += self._stops.flush()
         self.finished = finish is not None
         offset, self._offset = self._offset, self._offset + self._job.tokenizer.length_of(output.token)
-        return TextPiece(text, (output,), offset, finish=finish, stop_reason=self._reason(output, stop))
+        parts = tuple(merged(self._parts.read(text, is_last=self.finished)))
+        called, reason = self._parts.has_called, self._reason(output, stop)
+        return TextPiece(text, (output,), offset, finish=finish, stop_reason=reason, parts=parts, has_called=called)
+
+    @property
+    def num_thought(self) -> int:
+        """Tokens of the thought before the answer."""
+        return self._parts.num_thought
 
     def _reason(self, output: TokenOutput, stop: str | None) -> str | int | None:
         if stop is not None:
@@ -101,11 +116,23 @@ class Detokenizer:
 
     One exception: tokenizers that fall back to bytes decode a run of byte tokens with one broken character in it to
     nothing but U+FFFD, also the characters before it, which were right when they were shown. These stay shown.
+
+    Args:
+        context: the tokens before.
+        shown: special tokens that are shown, by their texts, though others are skipped.
     """
 
-    def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = (), *, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        context: Sequence[int] = (),
+        *,
+        skip_special_tokens: bool = True,
+        shown: Mapping[int, str] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
+        self._shown = (shown or {}) if skip_special_tokens else {}
         self._held: list[int] = []
         self._before = self._usable(context)
         self._stream = self._new_stream()
@@ -124,6 +151,11 @@ class Detokenizer:
 
     def push(self, token: int) -> str:
         """The text that became certain with this token; empty while a character is incomplete."""
+        if token in self._shown:
+            text = self.flush() + self._shown[token]
+            self._before = []
+            self._stream = self._new_stream()
+            return text
         self._held.append(token)
         try:
             text = self._stream.step(self._tokenizer.backend, token)

@@ -55,7 +55,7 @@ async def refusal(world: World, path: str, body: dict[str, Any]) -> tuple[int, s
         ({"stop_token_ids": [5000]}, 400, "stop_token_ids", "5000"),
         ({"allowed_token_ids": []}, 400, "allowed_token_ids", "at least 1"),
         ({"prompt_logprobs": 1, "stream": True}, 400, "prompt_logprobs", "cannot be streamed"),
-        ({"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
+        ({"tools": [{"type": "function"}]}, 400, None, "tools"),
         ({"use_beam_search": True}, 400, "use_beam_search", "not supported"),
         ({"best_of": 3}, 400, "best_of", "not supported"),
         ({"trace": {"top": 21}}, 400, "trace.top", "less than or equal to 20"),

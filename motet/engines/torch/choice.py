@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from motet.composers.plan import DiscriminatorRule, Plan, judged_tokens
+from motet.composers.plan import DiscriminatorRule, Plan, Timeline, judged_tokens
 from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
@@ -90,6 +90,7 @@ class Choice:
         self.group = group
         self.index = index
         self.plan = request.plan
+        self.timeline = Timeline(request.plan)
         self.sampling = request.sampling
         self.streams = [
             StreamState(member, list(context)) for member, context in zip(members, request.contexts, strict=True)
@@ -199,7 +200,7 @@ class ChoiceRow:
 
     @property
     def plan(self) -> Plan:
-        return self.choice.plan
+        return self.choice.timeline.at(lambda: self.written)
 
     @property
     def is_drawn(self) -> bool:
