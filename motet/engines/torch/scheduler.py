@@ -11,7 +11,7 @@ from motet.engines.base import GenerationRequest, RequestTooLarge
 from motet.engines.torch.cache import SlotCache
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member
-from motet.engines.torch.pace import LEAST_CHUNK, Allowance, Tempo
+from motet.engines.torch.tempo import LEAST_CHUNK, Allowance, Tempo
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class EngineSettings:
 
     At most `prefill_chunk` tokens per model and step are spent on prompts and scored text while others decode,
     `idle_prefill_chunk` while nobody does; and no more than make a step `stretch` times as long as without them, or
-    `idle_stretch` times as long as one of a single row (see `pace`).
+    `idle_stretch` times as long as one of a single row (see `tempo`).
     """
 
     kv_cache_bytes: int = 1 << 30

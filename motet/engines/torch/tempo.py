@@ -1,4 +1,4 @@
-"""How long members take, and how much of the prompts a step may therefore read so that nobody waits for them."""
+"""How long forwards take, and how much of the prompts a step may therefore read so that nobody waits for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEARNING = 0.3  # of the difference between a forecast and what was measured
 
 
 @dataclass(slots=True)
-class Load:
+class StepLoad:
     """What a step asks of one member: `rows` streams that decode, and (start, count) of the prompts' tokens."""
 
     rows: int = 0
@@ -34,7 +34,7 @@ class Load:
         return tokens / SCALE, reach / SCALE
 
 
-class Pace:
+class ForwardTimes:
     """What one member takes: seconds of its ordinary steps (decoding alone) by the number of their rows, and seconds
     that tokens of prompts add. Learned from its forwards as they come, on whatever machine."""
 
@@ -47,7 +47,7 @@ class Pace:
         self._mixed_steps = 0  # since an ordinary one
         self._spent = member.forward_seconds
 
-    def observe(self, load: Load) -> None:
+    def observe(self, load: StepLoad) -> None:
         """The last step asked this of the member."""
         seconds = self.member.forward_seconds - self._spent
         self._spent = self.member.forward_seconds
@@ -103,7 +103,7 @@ class Allowance:
     seconds: float
     finishing: float
     rows: int
-    paces: Mapping[str, Pace]
+    times: Mapping[str, ForwardTimes]
 
     def split(self, part: float) -> Allowance:
         """Takes this part of the tokens and seconds away, to be given back by `join`."""
@@ -112,7 +112,7 @@ class Allowance:
             self.tokens[name] -= count
         seconds = self.seconds * part
         self.seconds *= 1 - part  # no difference: it may be infinite
-        return Allowance(kept, seconds, 0.0, 0, self.paces)
+        return Allowance(kept, seconds, 0.0, 0, self.times)
 
     def join(self, other: Allowance) -> None:
         for name, count in other.tokens.items():
@@ -131,14 +131,14 @@ class Allowance:
     def spend(self, streams: Sequence[StreamState], counts: Sequence[int], rows: int) -> None:
         for stream, count in zip(streams, counts, strict=True):
             self.tokens[stream.member.name] -= count
-            self.seconds -= count * (self.paces[stream.member.name].price(stream.computed) or 0.0)
+            self.seconds -= count * (self.times[stream.member.name].price(stream.computed) or 0.0)
         if self.seconds < 0:
             self.finishing += self.seconds
             self.seconds = 0.0
         self.rows -= rows
 
     def _affordable(self, streams: Sequence[StreamState], wanted: int) -> int:
-        prices = [self.paces[stream.member.name].price(stream.computed) for stream in streams]
+        prices = [self.times[stream.member.name].price(stream.computed) for stream in streams]
         known = sum(price for price in prices if price is not None)
         most = UNKNOWN_CHUNK if None in prices else max(self.tokens.values())
         if not known:
@@ -149,7 +149,7 @@ class Allowance:
 
 
 class Tempo:
-    """The paces of all members: how long a step may become by the prompts that it reads.
+    """The times of all members: how long a step may become by the prompts that it reads.
 
     Args:
         members: by name.
@@ -158,30 +158,30 @@ class Tempo:
     """
 
     def __init__(self, members: Mapping[str, Member], stretch: float, idle_stretch: float) -> None:
-        self.paces = {name: Pace(member) for name, member in members.items()}
+        self.times = {name: ForwardTimes(member) for name, member in members.items()}
         self._stretch = stretch
         self._idle_stretch = idle_stretch
-        self._loads: dict[str, Load] = {}
+        self._loads: dict[str, StepLoad] = {}
         self._measured_last = False
 
     def observe(self) -> None:
         """Learns from the step that was planned last."""
         for name, load in self._loads.items():
-            self.paces[name].observe(load)
+            self.times[name].observe(load)
         self._loads = {}
 
     def planned(self, decoding: Mapping[str, int], chunks: Sequence[tuple[StreamState, int]]) -> None:
         """What the next step does: rows of every model that decodes, and tokens of streams that read."""
-        loads = {name: Load(rows) for name, rows in decoding.items()}
+        loads = {name: StepLoad(rows) for name, rows in decoding.items()}
         for stream, count in chunks:
             if count:
-                loads.setdefault(stream.member.name, Load()).chunks.append((stream.computed, count))
+                loads.setdefault(stream.member.name, StepLoad()).chunks.append((stream.computed, count))
         self._loads = loads
 
     def must_measure(self, decoding: Mapping[str, int]) -> bool:
         """Whether the next step is to be an ordinary one, since nobody knows how long such a one takes; never two in a
         row, lest prompts wait for what cannot be timed."""
-        unknown = not all(self.paces[name].is_measured(rows) for name, rows in decoding.items())
+        unknown = not all(self.times[name].is_measured(rows) for name, rows in decoding.items())
         self._measured_last = unknown and not self._measured_last
         return self._measured_last
 
@@ -189,13 +189,13 @@ class Tempo:
         """What prompts may add to the next step: at most `limit` tokens of each model, a single one where that is how a
         step's time comes to be known. Where models read that decode nothing, no less time than their weights take,
         which the step reads for them alone."""
-        tokens = dict.fromkeys(reading, limit if all(self.paces[name].is_timed for name in reading) else 1)
-        alone = sum(self.paces[name].ordinary(1) for name in reading if name not in decoding)
+        tokens = dict.fromkeys(reading, limit if all(self.times[name].is_timed for name in reading) else 1)
+        alone = sum(self.times[name].ordinary(1) for name in reading if name not in decoding)
         if not decoding:
-            return Allowance(tokens, _lengthened(alone, self._idle_stretch), 0.0, rows, self.paces)
-        ordinary = sum(self.paces[name].ordinary(count) for name, count in decoding.items())
+            return Allowance(tokens, _lengthened(alone, self._idle_stretch), 0.0, rows, self.times)
+        ordinary = sum(self.times[name].ordinary(count) for name, count in decoding.items())
         seconds = max(_lengthened(ordinary, self._stretch), alone)
-        return Allowance(tokens, seconds, FINISHING * ordinary, rows, self.paces)
+        return Allowance(tokens, seconds, FINISHING * ordinary, rows, self.times)
 
 
 def _lengthened(seconds: float, stretch: float) -> float:

@@ -17,7 +17,7 @@ from motet.engines.torch import EngineCore, EngineSettings, Member
 from motet.engines.torch import model as model_module
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import ModelWork
-from motet.engines.torch.pace import LEAST_CHUNK
+from motet.engines.torch.tempo import LEAST_CHUNK
 from tests.tiny import VOCAB
 
 LONG = tuple(3 + i % 97 for i in range(4000))
