@@ -157,7 +157,8 @@ class EngineConfig(Section):
     max_running: Annotated[int, Field(ge=1)] = 64
     """Choices computed at once, by each family."""
     prefill_chunk: Annotated[int, Field(ge=1)] = 128
-    """Prompt tokens per step while others decode."""
+    """Prompt tokens per step, at most, while others decode. As a rule fewer are read: as many as make a step half as long
+    again as without them."""
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     """Upper bound on the context of every model, by default its own."""
     dtype: Dtype = "auto"
