@@ -41,6 +41,10 @@ class Allow(Section):
     """The largest bias up or down; 0: none."""
     structured_outputs: bool = False
     """`response_format`, `structured_outputs` and `guided_…`: schemas, choices, patterns, grammars."""
+    tools: bool = False
+    """`tools` and `tool_choice`, and turns of a conversation that called them."""
+    thinking: bool = False
+    """`reasoning_effort`, `thinking_token_budget`, and earlier thoughts in `messages`."""
     lifted_masks: bool = False
     """Masks of the composition give way to lists and grammars; else an answer of which nothing is left ends."""
     penalties: bool = False
@@ -89,6 +93,8 @@ GIVES_AWAY: Mapping[str, str] = {
     "token_lists": "a list compares any two tokens, and what a ban uncovers is the next best: the order of all",
     "logit_bias": "biases weigh tokens against each other until the arg-max tips: log-probs by bisection",
     "structured_outputs": "a choice or pattern of guesses makes the composition point at one of them",
+    "tools": "the schema of a tool's arguments is a grammar: as with structured outputs, guesses are compared",
+    "thinking": "a thought cut short, or put into the model's mouth, is answered as nobody has audited it",
     "lifted_masks": "a list or grammar of implausible tokens is answered by the composition without its masks",
     "penalties": "a repetition penalty raises or bans whatever the client put into its prompt",
     "endings": "an end that may not come, as a refusal's, uncovers what stands behind it; stop tokens become bans",

@@ -18,7 +18,10 @@ from motet.operator.access import Grant
 from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel
 from motet.operator.visible import NotAllowed
+from motet.server.foreign import HARMLESS
+from motet.server.prompts import RequestPrompt
 from motet.server.query import Display
+from motet.settings import texts_of
 
 ADMIN = "/v1/admin/"
 PROBES = frozenset({"/health", "/livez", "/ready"})
@@ -72,6 +75,7 @@ ENDPOINTS: Mapping[str, str | None] = {
     "/v1/score": "scoring",
     "/v1/compare": "compare",
     "/v1/models": None,
+    "/v1/strategies": "compositions",
     "/tokenize": "tokenizer",
     "/detokenize": "tokenizer",
     "/tokenizer_info": "tokenizer",
@@ -88,8 +92,6 @@ FIELDS: Mapping[str, Line] = {
             "model", "messages", "prompt", "continuations", "candidates", "label", "tokens", "max_tokens",
             "max_completion_tokens", "top_p", "top_k", "min_p", "stop", "stream", "stream_options",
             "include_stop_str_in_output", "cache_salt", "return_token_strs",
-            # what clients send for their own accounts; nothing reads it
-            "user", "metadata", "store", "safety_identifier", "prompt_cache_key", "service_tier",
         ),
         OPEN,
     ),
@@ -110,6 +112,11 @@ FIELDS: Mapping[str, Line] = {
         ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
         Line("structured_outputs"),
     ),
+    "tools": Line("tools"),
+    "tool_choice": Line("tools", idle=("none", "auto")),
+    "parallel_tool_calls": Line("tools", idle=(True, False)),
+    "reasoning_effort": Line("thinking"),
+    "thinking_token_budget": Line("thinking", idle=()),
     "presence_penalty": Line("penalties", idle=OFF),
     "frequency_penalty": Line("penalties", idle=OFF),
     "repetition_penalty": Line("penalties", idle=(1, 1.0)),
@@ -128,7 +135,12 @@ FIELDS: Mapping[str, Line] = {
     "return_tokens_as_token_ids": Line("token_ids"),
     "skip_special_tokens": Line("token_ids", idle=(True,)),
 }  # fmt: skip
-MESSAGE: Mapping[str, Line] = {"role": OPEN, "content": OPEN, "name": OPEN, "refusal": OPEN}
+MESSAGE: Mapping[str, Line] = {
+    **dict.fromkeys(("role", "content", "name", "refusal"), OPEN),
+    "tool_calls": Line("tools"),
+    "tool_call_id": Line("tools", idle=("",)),
+    "reasoning_content": Line("thinking", idle=("",)),
+}
 PART: Mapping[str, Line] = {"type": OPEN, "text": OPEN}
 
 
@@ -170,7 +182,7 @@ def _objects(value: Value) -> list[dict[str, Any]]:
 def _check(given: Mapping[str, Any], lines: Mapping[str, Line], allow: Allow, where: str) -> None:
     for name, value in given.items():
         line = lines.get(name)
-        if line is None and value is not None:
+        if line is None and value is not None and name not in HARMLESS:
             raise _closed(f"{where}{name[:64]}", opening="no such field")
         if line is not None and not line.permits(value, allow):
             limit = getattr(allow, line.opening or "", False)
@@ -213,7 +225,7 @@ DRAWN: Mapping[str, Within] = {
     "repetition_penalty": _nothing_or("penalties", 1.0),
     "logit_bias": lambda value, allow: all(abs(bias) <= allow.logit_bias for _, bias in value),
     "allowed_token_ids": _nothing_or("token_lists", None),
-    "grammar": _nothing_or("structured_outputs", None),
+    "grammar": lambda value, allow: value is None or allow.structured_outputs or allow.tools or allow.thinking,
     "bad_words": _nothing_or("token_lists", ()),
     "stop_token_ids": _nothing_or("endings", ()),
     "ignore_eos": _nothing_or("endings", False),
@@ -250,15 +262,13 @@ def _check_lines(value: Display | SamplingParams, lines: Mapping[str, Within], a
             raise _closed(field.name)
 
 
-def check_messages(
-    messages: Sequence[tuple[str, str]], plan: Plan, members: Mapping[str, LoadedModel], allow: Allow
-) -> None:
+def check_messages(prompt: RequestPrompt, plan: Plan, members: Mapping[str, LoadedModel], allow: Allow) -> None:
     """Raises NotAllowed: a message holds what parts the turns of a member's chats. Within a message it would end the
     client's turn, and begin the answer."""
     if allow.prefill:
         return
     known = (members[stream.model].tokenizer for stream in plan.streams)
     tokenizers = {id(tokenizer): tokenizer for tokenizer in known}
-    for i, (_, content) in enumerate(messages):
-        if any(tokenizer.parts_turns(content) for tokenizer in tokenizers.values()):
+    for i, part in enumerate((*(prompt.messages or ()), *prompt.tools)):
+        if any(tokenizer.parts_turns(text) for text in texts_of(part) for tokenizer in tokenizers.values()):
             raise _closed(f"messages.{i}", "marks of a chat template inside of a message", "prefill")

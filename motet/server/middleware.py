@@ -25,6 +25,7 @@ from motet.server.audit import Audited, AuditLog
 from motet.server.connections import CROWDED
 from motet.server.errors import ApiError, as_api_error, busy, error_response
 from motet.server.guard import PROBES, check_endpoint
+from motet.server.headers import EXPOSED, added_headers
 from motet.server.logs import REQUEST_ID
 from motet.server.rates import Rates
 
@@ -43,7 +44,7 @@ def middleware(config: ServerConfig) -> list[Middleware]:
         allow_origins=list(config.cors_origins),
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["x-request-id"],
+        expose_headers=EXPOSED,
     )
     return [
         Middleware(Pieces),
@@ -78,7 +79,8 @@ class Pieces:
 
 
 class RequestId:
-    """Takes the client's X-Request-Id or makes one; logs one line per request, without its body or query."""
+    """Takes the client's X-Request-Id or makes one, adds what the request's handler put into the headers; logs one line
+    per request, without its body or query."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -97,7 +99,7 @@ class RequestId:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                MutableHeaders(scope=message).update({"x-request-id": request_id, **added_headers(scope)})
             await send(message)
 
         try:
