@@ -92,6 +92,7 @@ FIELDS: Mapping[str, Line] = {
             "model", "messages", "prompt", "continuations", "candidates", "label", "tokens", "max_tokens",
             "max_completion_tokens", "top_p", "top_k", "min_p", "stop", "stream", "stream_options",
             "include_stop_str_in_output", "cache_salt", "return_token_strs",
+            "parallel_tool_calls",  # nothing without tools
         ),
         OPEN,
     ),
@@ -114,7 +115,6 @@ FIELDS: Mapping[str, Line] = {
     ),
     "tools": Line("tools"),
     "tool_choice": Line("tools", idle=("none", "auto")),
-    "parallel_tool_calls": Line("tools", idle=(True, False)),
     "reasoning_effort": Line("thinking"),
     "thinking_token_budget": Line("thinking", idle=()),
     "presence_penalty": Line("penalties", idle=OFF),
