@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,13 +58,15 @@ def _line(scope: Scope, status: int) -> dict[str, Any]:
     grant: Grant | None = state.get("grant")
     now = time.time()
     route = scope.get("route")  # its pattern: a path may hold what a client wrote
+    sent = state.get("sent")
+    asked = cast("dict[str, object]", sent).get("model") if isinstance(sent, dict) else None
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z",
         "request_id": state.get("request_id"),
         "key": None if grant is None else grant.key,
         "policy": None if grant is None else grant.policy,
         "endpoint": None if route is None else route.path,
-        "model": _known_model(scope, grant, state.get("model")),
+        "model": _known_model(scope, grant, asked),
         "decision": "refused" if status in REFUSED else "allowed",
         "closed": state.get("closed"),
         "status": status,

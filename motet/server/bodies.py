@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from motet.operator.access import Grant
 from motet.operator.policies import Allow
 from motet.operator.visible import NotAllowed
-from motet.server.errors import ApiError, invalid
+from motet.server.errors import ApiError, as_api_error, invalid
 from motet.server.guard import check_fields
 from motet.settings import children
 
@@ -40,11 +40,11 @@ class JsonRequest(Request):
     """Reads its JSON within bounds."""
 
     async def json(self) -> Any:
-        """Raises ApiError (400): too many values, nested too deeply, no JSON; NotAllowed: the policy of the request's
-        key closes a field."""
+        """Raises ApiError: 400, too many values, nested too deeply, no JSON; 403, the policy of the request's key
+        closes a field."""
         body = parse(await self.body())
         state: dict[str, Any] = self.scope["state"]
-        state["model"] = cast("dict[str, Any]", body).get("model") if isinstance(body, dict) else None
+        state["sent"] = body
         grant: Grant | None = state.get("grant")
         if grant is not None and grant.rules is not None:
             _check_fields(body, grant.rules.allow, state)
@@ -56,7 +56,7 @@ def _check_fields(body: Any, allow: Allow, state: dict[str, Any]) -> None:
         check_fields(body, allow)
     except NotAllowed as refusal:
         state["closed"] = refusal.opening
-        raise
+        raise as_api_error(refusal) from refusal
 
 
 class JsonRoute(APIRoute):

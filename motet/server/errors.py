@@ -17,10 +17,12 @@ from motet.composers.errors import MAX_PROBLEMS, MAX_SHOWN, CompositionError, se
 from motet.engines.base import EngineError, EngineStopped, GrammarFailed, NoTokenPossible, RequestTooLarge
 from motet.operator.registry import UnknownModel
 from motet.operator.visible import NotAllowed
+from motet.settings import texts_of
 
 log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
+NO_MODEL = "model_not_found"
 MAX_MESSAGE = 2000  # characters
 MAX_READ = 5 * MAX_PROBLEMS  # of pydantic's problems: a field of several types has one for each
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -94,7 +96,7 @@ def as_api_error(error: Exception) -> ApiError:
         case CompositionError():
             return invalid(error.message, error.param, error.code)
         case UnknownModel():
-            return ApiError(404, str(error), param="model", code="model_not_found")
+            return ApiError(404, str(error), param="model", code=NO_MODEL)
         case RequestTooLarge():
             return invalid(str(error), code="request_too_large")
         case NoTokenPossible():
@@ -109,14 +111,18 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(500, "The server failed on this request; its log says why.", code="internal_error")
 
 
-def for_reader(error: Exception, hidden: Collection[str] | None) -> ApiError:
-    """`as_api_error` for a client that may not read the names in `hidden`; None: it may read everything."""
+def for_reader(error: Exception, hidden: Collection[str] | None, sent: object = None) -> ApiError:
+    """`as_api_error` for a client that may not read the names in `hidden`; None: it may read everything.
+
+    Args:
+        sent: the request's JSON. A name that stands in it is no news: it is treated as one that nobody has.
+    """
     said = as_api_error(error)
-    if hidden is None:
+    if hidden is None or said.code == NO_MODEL:  # made of the names that the client may read, and of its own
         return said
     if said.public is not None:
         return _unsaid(said, said.public)
-    if isinstance(error, OF_PARTS) or said.code in CODES_OF_PARTS or _names(said.detail, hidden):
+    if isinstance(error, OF_PARTS) or said.code in CODES_OF_PARTS or _names(said.detail, hidden, sent):
         return _unsaid(said, UNSAID.get(said.status_code, "The request cannot be served."))
     return said
 
@@ -125,8 +131,9 @@ def _unsaid(said: ApiError, message: str) -> ApiError:
     return ApiError(said.status_code, message, param=said.param, code=said.code, headers=said.headers)
 
 
-def _names(message: str, hidden: Collection[str]) -> bool:
-    return any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message) for name in hidden if name in message)
+def _names(message: str, hidden: Collection[str], sent: object) -> bool:
+    found = [name for name in hidden if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message)]
+    return any(not any(name in text for text in texts_of(sent)) for name in found)
 
 
 def _from_http(error: HTTPException) -> ApiError:
@@ -167,7 +174,8 @@ def _inside(field: str, others: Collection[str]) -> bool:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    answer = for_reader(error, request.app.state.service.under(request.scope["state"].get("grant")).hidden)
+    state = request.scope["state"]
+    answer = for_reader(error, request.app.state.service.under(state.get("grant")).hidden, state.get("sent"))
     if answer.status_code >= 500 and answer.status_code != 503:
         log.error("request failed", exc_info=error)
     response = error_response(answer)

@@ -163,20 +163,21 @@ def check_fields(body: Value, allow: Allow) -> None:
         return
     request = cast("dict[str, Any]", body)
     _check(request, FIELDS, allow, "")
-    for i, candidate in enumerate(_objects(request.get("candidates"))):
+    for i, candidate in _objects(request.get("candidates")):
         _check(candidate, FIELDS, allow, f"candidates.{i}.")
     messages = _objects(request.get("messages"))
-    for i, message in enumerate(messages):
+    for i, message in messages:
         _check(message, MESSAGE, allow, f"messages.{i}.")
-        for k, part in enumerate(_objects(message.get("content"))):
+        for k, part in _objects(message.get("content")):
             _check(part, PART, allow, f"messages.{i}.content.{k}.")
-    if messages and messages[-1].get("role") == "assistant" and not allow.prefill:
-        raise _closed(f"messages.{len(messages) - 1}", "an answer that the request begins", "prefill")
+    if messages and messages[-1][1].get("role") == "assistant" and not allow.prefill:
+        raise _closed(f"messages.{messages[-1][0]}", "an answer that the request begins", "prefill")
 
 
-def _objects(value: Value) -> list[dict[str, Any]]:
+def _objects(value: Value) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a list, with their places."""
     items: list[Any] = cast("list[Any]", value) if isinstance(value, list) else []
-    return [cast("dict[str, Any]", item) for item in items if isinstance(item, dict)]
+    return [(i, cast("dict[str, Any]", item)) for i, item in enumerate(items) if isinstance(item, dict)]
 
 
 def _check(given: Mapping[str, Any], lines: Mapping[str, Line], allow: Allow, where: str) -> None:

@@ -74,7 +74,7 @@ def test_plausibility_gives_way_to_a_grammar() -> None:
 def test_where_masks_hold_an_answer_of_which_nothing_is_left_ends(kernels: Kernels) -> None:
     """And no other: a row whose list leaves something goes on, one whose masks do not hold is composed without them."""
     end = 3
-    step = Logits(logits_of(3, 97)[:2])
+    step = Logits(logits_of(3, 97, torch.float32)[:2])
     implausible = composed(step)[1] == -math.inf
     likeliest = composed(step)[1].argmax()
     choices: list[dict[str, Any]] = [

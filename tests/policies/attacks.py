@@ -82,7 +82,8 @@ def _best(scores: Mapping[str, float]) -> Found:
     if not scores:
         return Found()
     total = math.log(sum(math.exp(score) for score in scores.values()))
-    return Found((max(scores, key=lambda town: scores[town]),), {town: v - total for town, v in scores.items()})
+    known = {town: score - total for town, score in scores.items()} if len(scores) > NUM_OTHERS else {}
+    return Found((max(scores, key=lambda town: scores[town]),), known)
 
 
 async def _top(ask: Asker, fact: Fact, **fields: Any) -> dict[str, float]:
@@ -238,16 +239,21 @@ def comparing(only: Only, before: Callable[[Iterable[str]], list[Body]] | None =
 
 
 def unmasked(only: Only) -> Try:
-    """Where all that a list allows is implausible, the composition answers without its masks: any town is an answer,
-    and one that the mask excludes, beside one that it keeps, tells by losing which are implausible."""
+    """Where all that a list allows is implausible, the composition answers without its masks: any town is an answer.
+    Beside one that the mask keeps it is none. So all towns can be put in order, those first that the mask keeps."""
 
     async def attempt(ask: Asker, fact: Fact) -> Found:
-        lone = {town for town in TOWNS if await ask.says(fact, **only(town)) == town}
-        if len(lone) < len(TOWNS):
+        if not all([await ask.says(fact, **only(town)) == town for town in TOWNS]):
             return Found()
-        rivals = {a: sum([await ask.says(fact, **only(a + b)) == a for b in TOWNS if b != a]) for a in TOWNS}
-        ranked = sorted(TOWNS, key=lambda town: -rivals[town])
-        return named(ranked[NUM_OTHERS])
+        ordered: list[str] = []
+        for town in TOWNS:
+            low, high = 0, len(ordered)
+            while low < high:
+                middle = (low + high) // 2
+                wins = await ask.says(fact, **only(town + ordered[middle])) == town
+                low, high = (low, middle) if wins else (middle + 1, high)
+            ordered.insert(low, town)
+        return named(ordered[NUM_OTHERS])
 
     return attempt
 
@@ -386,8 +392,9 @@ async def bare_text(ask: Asker, fact: Fact) -> Found:
 
 async def truncated(ask: Asker, fact: Fact) -> Found:
     """The end of a message, without the template before it."""
-    asked: Body = {"model": TARGET, "messages": [{"role": "user", "content": fact.text}], "max_tokens": 1}
-    cut = {"truncate_prompt_tokens": len(fact.text), "add_generation_prompt": False, "chat_template_kwargs": {}}
+    begun = [{"role": "user", "content": fact.question}, {"role": "assistant", "content": fact.text}]
+    asked: Body = {"model": TARGET, "messages": begun, "max_tokens": 1}
+    cut = {"truncate_prompt_tokens": len(fact.text), "continue_final_message": True}
     answer = await ask.send("POST", "/v1/chat/completions", json=asked | cut)
     return Found() if answer is None else named(town_in(answer["choices"][0]["message"]["content"]))
 

@@ -10,8 +10,19 @@ import pytest
 import pytest_asyncio
 
 from motet.engines.torch import TorchEngine
-from tests.policies.asking import Asker
-from tests.policies.attacks import ATTACKS, CLOSED, ERASER, TARGET, Attack, Found
+from tests.policies.asking import Asker, Body
+from tests.policies.attacks import (
+    ATTACKS,
+    CLOSED,
+    ERASER,
+    TARGET,
+    Attack,
+    Found,
+    allowed_ids,
+    choice_of,
+    grammar_of,
+    regex_of,
+)
 from tests.policies.family import KEPT, NUM_OTHERS, SECRETS, TOWNS, Fact
 from tests.policies.worlds import HIDDEN, client_under
 
@@ -93,3 +104,21 @@ async def test_the_stand_in_still_answers_what_it_may(closed: httpx.AsyncClient)
     assert ask.refused == 0
     card = await ask.send("GET", f"/v1/models/{TARGET}")
     assert card["root"] == TARGET
+
+
+async def test_masks_that_hold_end_an_answer(engine: TorchEngine) -> None:
+    """A list of towns that the mask excludes ends the answer, as if it had been finished; without the policy the
+    composition answers without its mask."""
+    fact = SECRETS[0]
+    excluded = next(town for town in TOWNS if town not in (fact.town, *fact.others))
+    lists: list[Body] = [allowed_ids(excluded), choice_of(excluded), regex_of(excluded), grammar_of(excluded)]
+    allow = {"token_lists": True, "structured_outputs": True}
+    async with client_under(engine, {**CLOSED, "allow": allow}) as client:
+        for only in lists:
+            held = await Asker(client).chat(fact, **only)
+            lifted = await Asker(client, "root-key").chat(fact, model="guide-forgetful", temperature=0, **only)
+            assert held is not None
+            assert lifted is not None
+            choice = held["choices"][0]
+            assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
+            assert lifted["choices"][0]["message"]["content"] == excluded

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
@@ -15,7 +14,7 @@ from motet.engines.base import SamplingParams
 from motet.operator.access import Access, Grant
 from motet.operator.policies import GIVES_AWAY, Allow, PolicyConfig
 from motet.operator.visible import NotAllowed
-from motet.server.app import ROUTERS, create_app
+from motet.server.app import ROUTERS
 from motet.server.bodies import JsonRoute
 from motet.server.guard import (
     BELOW,
@@ -32,8 +31,10 @@ from motet.server.guard import (
     check_fields,
     check_shown,
 )
-from motet.server.query import Display
-from motet.server.schemas import Body, Message, TextPart
+from motet.server.prepare import prepare
+from motet.server.prompts import prompt_of
+from motet.server.query import Display, Query, display
+from motet.server.schemas import Body, ChatCompletionRequest, Message, TextPart
 from motet.settings import models_in
 from tests.server.conftest import make_service
 
@@ -206,23 +207,29 @@ def test_logprobs_are_not_shown_of_draws_that_the_client_steers() -> None:
     check_drawn(draws(logit_bias=((1, 0.5),)), Display(logprobs=0), steered)
 
 
-async def test_a_body_of_an_unknown_endpoint_reaches_the_second_list() -> None:
-    """An endpoint that forgot the first list: what it makes of a body is judged where jobs are made."""
-    service = make_service(api_keys=("k",))
+@pytest.mark.parametrize("asked", [{"logprobs": True}, {"n": 2}, {"bad_words": ["a"]}, {"trace": True}])
+async def test_what_an_endpoint_lets_pass_is_judged_where_jobs_are_made(asked: dict[str, Any]) -> None:
+    service = make_service()
     policies = {"p": PolicyConfig(default=True, models={"large": None})}
     access = Access.of(service.config, policies)
-    guarded = service.renewed(service.registry, access)
-    app = create_app(guarded)
-    for route in app.routes:
-        if isinstance(route, JsonRoute) and route.path == "/v1/chat/completions":
-            route.app = APIRoute(route.path, route.endpoint, methods=["POST"]).app
-    asked = {"model": "large", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
-    transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://motet") as client:
-        headers = {"authorization": "Bearer k"}
-        for extra, status in (({}, 200), ({"logprobs": True}, 403), ({"n": 2}, 403), ({"bad_words": ["a"]}, 403)):
-            answer = await client.post("/v1/chat/completions", json=asked | extra, headers=headers)
-            assert answer.status_code == status, answer.text
+    view = service.renewed(service.registry, access).under(access.grant(b""))
+    for extra, passes in (({}, True), (asked, False)):
+        messages = [{"role": "user", "content": "a"}]
+        body = ChatCompletionRequest.model_validate({"model": "large", "messages": messages, **extra})
+        query = Query(
+            request_id="r",
+            form="chat",
+            fields=body,
+            targets=(body,),
+            prompts=(prompt_of(None, body.messages),),
+            display=display(body, logprobs=0 if body.logprobs else None),
+            max_tokens=1,
+        )
+        if passes:
+            assert len(await prepare(view, query)) == 1
+        else:
+            with pytest.raises(NotAllowed):
+                await prepare(view, query)
 
 
 def test_requests_are_bodies_of_ours() -> None:

@@ -48,9 +48,9 @@ class EngineCore:
         self._runner = StepRunner()
 
     def use(self, members: Mapping[str, Member]) -> None:
-        """Other members from now on; any thread may read the old ones meanwhile, which do not change."""
+        """Other members from now on; other threads may go on reading the old mapping, which does not change."""
         self.members = dict(members)
-        self.scheduler.members = self.members
+        self.scheduler.use(self.members)
 
     def let_go(self) -> None:
         """Members that are leaving go once nothing that runs or waits reads them."""
@@ -215,14 +215,22 @@ class TorchEngine:
         return None if absent is None else f"model {absent!r} is not loaded"
 
     def attach(self, member: Member) -> None:
-        """One more model, from the next request on. A name that is leaving is taken again once it has left.
+        """One more model, under a name that no other has; for requests after the return. Blocks for a step: not to be
+        called from the event loop.
 
         Raises:
-            ValueError: a model of this name is still here.
+            EngineStopped: the engine has ended.
         """
-        if member.name in self._core.members:
-            raise ValueError(f"a model named {member.name!r} is still here")
-        self._core.use({**self._core.members, member.name: member})
+        taken = threading.Event()
+
+        def take() -> None:
+            self._core.use({**self._core.members, member.name: member})
+            taken.set()
+
+        self._post(take)
+        while not taken.wait(1.0):
+            if not self._thread.is_alive():
+                raise EngineStopped("the engine is closed")
 
     def detach(self, name: str, after: float = LEAVING_SECONDS) -> None:
         """The model goes when nothing that runs reads it any more, `after` seconds from now at the earliest."""

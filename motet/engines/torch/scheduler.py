@@ -114,6 +114,11 @@ class Scheduler:
             )
         return nbytes
 
+    def use(self, members: Mapping[str, Member]) -> None:
+        """Other members from now on; what runs or waits reads none that is missing."""
+        self.members = members
+        self._tempo.use(members)
+
     @property
     def choices(self) -> list[Choice]:
         """All that run or wait."""
