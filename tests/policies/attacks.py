@@ -7,7 +7,6 @@ eraser's, so it is the *lowest* of what the mask keeps; whoever orders those has
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -477,4 +476,3 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("texts without a chat", bare_text, {"completions": True}),
     Attack("prompts cut in front", truncated, {"truncation": True, "prefill": True}),
 )  # fmt: skip
-ATTEMPTS = tuple(itertools.product(ATTACKS, range(16)))

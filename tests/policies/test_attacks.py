@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -67,6 +68,9 @@ async def test_the_family_is_what_the_attacks_suppose(closed: httpx.AsyncClient)
 async def test_there_are_enough_of_them() -> None:
     assert len(ATTACKS) >= 20
     assert len(ATTACKS) * len(SECRETS) >= 500
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text("utf-8")
+    assert f"{len(ATTACKS)} classes of attack" in page
+    assert f"{len(ATTACKS) * len(SECRETS)} attempts" in page
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
