@@ -70,6 +70,7 @@ def test_plausibility_gives_way_to_a_grammar() -> None:
         assert float(out.logprob[1]) == pytest.approx(float(expected.max()))
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter's numpy on −inf − −inf
 @pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.name)
 def test_where_masks_hold_an_answer_of_which_nothing_is_left_ends(kernels: Kernels) -> None:
     """And no other: a row whose list leaves something goes on, one whose masks do not hold is composed without them."""

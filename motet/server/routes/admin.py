@@ -17,7 +17,8 @@ from motet.server.responses import INVALID, Upkept
 from motet.server.schemas import ModelRequest
 from motet.server.service import Service
 
-router = APIRouter(prefix="/v1/admin", tags=["operation"], route_class=JsonRoute)
+# not in the description: for all keys but an admin's they are not there
+router = APIRouter(prefix="/v1/admin", include_in_schema=False, route_class=JsonRoute)
 
 
 @router.post("/reload", response_model=Upkept, responses=INVALID)
