@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from motet.composers.plan import Plan, Stream
+from motet.composers.plan import Plan, Prompt, Stream
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
 from motet.engines.base import (
     Engine,
     GenerationRequest,
+    Grammar,
     RequestTooLarge,
     SamplingParams,
+    ThoughtPhase,
     UnsupportedRequest,
 )
 from motet.models.tokenizer import Tokenizer
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
 from motet.server.answer_size import check_scores, fit_answer
+from motet.server.conversation import no_tools
+from motet.server.dialect import Dialect, dialect_of
 from motet.server.encodings import Encodings
 from motet.server.errors import ApiError, as_api_error, invalid
-from motet.server.prompts import PromptTokens, RequestPrompt, check_tokens, continuation, max_new_tokens, read
+from motet.server.parts import Syntax
+from motet.server.prompts import (
+    PromptTokens,
+    RequestPrompt,
+    check_tokens,
+    continuation,
+    max_new_tokens,
+    opens_thought,
+    read,
+)
 from motet.server.query import Query, ScoreQuery
+from motet.server.reasoning import phase_of, within
 from motet.server.schemas import Target
 from motet.server.service import Service
-from motet.server.structured import compiled_grammar
+from motet.server.structured import INVALID_GRAMMAR, TOOLS, compiled_grammar
+from motet.server.tool_grammar import CallGrammar, held
+from motet.server.tools import Offer
 
 T = TypeVar("T")
 TOKENIZING = CapacityLimiter(2)  # threads of their own
@@ -43,7 +59,10 @@ class Job:
     request: GenerationRequest
     tokenizer: Tokenizer  # the base's
     prompt_ids: tuple[int, ...]
-    prompt_text: str | None = None  # as the client wrote it, for echo
+    prompt_text: str | None = None  # as the client wrote it, where all of it is read
+    dialect: Dialect = field(default_factory=Dialect)
+    syntax: Syntax = field(default_factory=Syntax)
+    thought: ThoughtPhase | None = None
     kv_bytes: int = 0  # of one choice
 
     @property
@@ -53,6 +72,14 @@ class Job:
     @property
     def base(self) -> str:
         return self.plan.streams[0].model
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of the prompt that the client sent, as the first member has it that reads this one, and all of it; the base's
+        own where none does."""
+        prompts = [stream.prompt or Prompt() for stream in self.plan.streams]
+        whose = (k for k, prompt in enumerate(prompts) if not (prompt.is_own or prompt.last_tokens))
+        return len(self.request.contexts[next(whose, 0)]) + len(self.request.forced)
 
     @property
     def computes(self) -> bool:
@@ -100,8 +127,9 @@ def _answering(service: Service, query: Query, encodings: Encodings) -> Iterator
     for i, target in enumerate(query.targets):
         plan = _target_plan(query, i, target, service.registry)
         for k, prompt in enumerate(query.prompts):
-            tokens = read(plan, prompt, service.registry.members, encodings, score_prompt=query.score_prompt)
-            yield _job(service, query, prompt, tokens, f"{query.request_id}-{i * len(query.prompts) + k}")
+            asked = _led(prompt, plan, query, service.registry.members)
+            tokens = read(plan, asked, service.registry.members, encodings, score_prompt=query.score_prompt)
+            yield _job(service, query, asked, tokens, f"{query.request_id}-{i * len(query.prompts) + k}")
 
 
 def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTokens, request_id: str) -> Job:
@@ -118,12 +146,57 @@ def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTo
         n=query.n,
         cache_salt=query.cache_salt,
     )
-    return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
+    job = Job(request, base.tokenizer, tokens.prompt_ids, prompt.text if prompt.truncate is None else None)
+    return job if prompt.messages is None else _taken_apart(job, query, prompt, service.registry)
+
+
+def _led(prompt: RequestPrompt, plan: Plan, query: Query, members: Mapping[str, LoadedModel]) -> RequestPrompt:
+    """Messages in the words of the composition's leading member.
+
+    Raises:
+        ApiError: 400, tools that it has no words for.
+    """
+    if prompt.messages is None:
+        return prompt
+    dialect = dialect_of(plan, members)
+    if query.offer.callable and dialect.calls is None:
+        raise no_tools("tools")
+    variables = query.thinking.variables(plan, members, prompt.variables)
+    tools = tuple(tool.as_read() for tool in query.offer.tools)
+    return replace(prompt, dialect=dialect, tools=tools, variables=variables)
+
+
+def _taken_apart(job: Job, query: Query, prompt: RequestPrompt, registry: Registry) -> Job:
+    """The job of an answer to messages, with how its text is read."""
+    members, base, dialect = registry.members, registry.base_of(job.plan), prompt.dialect
+    budget = query.thinking.tokens(job.plan, members, dialect)
+    opened = opens_thought(job.plan, prompt, members)
+    calls = dialect.calls if query.offer.callable else None
+    words = (*(calls.marks if calls else ()), *((dialect.tags.begin, dialect.tags.end) if dialect.tags else ()))
+    ids = {base.tokenizer.added_id(word): word for word in words}
+    shown = {token: word for token, word in ids.items() if token in base.tokenizer.special_ids}
+    syntax = Syntax(calls, query.offer.names, dialect.tags, bool(opened), shown)
+    return replace(job, dialect=dialect, syntax=syntax, thought=phase_of(dialect, base, opened=opened, budget=budget))
 
 
 async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
-    grammar = await compiled_grammar(query.fields, job.plan, registry)
+    """The job with what holds its answer: the grammar of the fields, that of calls, and the thought before."""
+    base = registry.base_of(job.plan)
+    try:
+        grammar = await _grammar(job, query, query.offer, registry)
+    except ApiError as refusal:
+        if refusal.param != TOOLS or refusal.code != INVALID_GRAMMAR:
+            raise
+        grammar = await _grammar(job, query, await held(query.offer, base.grammars), registry)
+    if job.thought is not None and (grammar is not None or job.thought.budget is not None):
+        grammar = base.grammars.after_thought(within(job.thought, job.request.sampling.max_tokens), grammar)
     return replace(job, request=replace(job.request, sampling=replace(job.request.sampling, grammar=grammar)))
+
+
+async def _grammar(job: Job, query: Query, offer: Offer, registry: Registry) -> Grammar | None:
+    form, base = job.syntax.calls, registry.base_of(job.plan)
+    calls = None if form is None else CallGrammar(form, base, offer, is_single=job.dialect.is_single)
+    return await compiled_grammar(query.fields, job.plan, registry, calls)
 
 
 def _scoring(service: Service, query: ScoreQuery, encodings: Encodings) -> Iterator[Job]:

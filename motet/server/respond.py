@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.bodies import JsonRoute
+from motet.server.headers import MAX_TOKENS, add_header
 from motet.server.prepare import Job, prepare
 from motet.server.query import Query, ScoreQuery
 from motet.server.replies import ComparisonReply, Reply
@@ -48,6 +49,9 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
         describe(service, query, jobs)
+        fits = min(job.request.sampling.max_tokens for job in jobs)
+        if fits < (query.max_tokens or 0):
+            add_header(request, MAX_TOKENS, str(fits))
         reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
         held.enter_context(closing(reply))
         place.spend(reply.prompt_tokens)

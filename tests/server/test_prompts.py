@@ -22,7 +22,8 @@ from motet.server.prompts import RequestPrompt, contexts, continuation
 from tests.fakes import byte_tokenizer, fake_member
 from tests.server.conftest import World
 
-MESSAGES = (("system", "Be kind"), ("user", "Hi"))
+MESSAGES = ({"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hi"})
+EMPTY = {"role": "user", "content": ""}
 
 
 def with_bos() -> Tokenizer:
@@ -112,7 +113,7 @@ def test_text(model: str, own: Prompt | None, expected: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["plain", "bos"])
-@pytest.mark.parametrize("prompt", [{"text": ""}, {"tokens": ()}, {"messages": (("user", ""),)}])
+@pytest.mark.parametrize("prompt", [{"text": ""}, {"tokens": ()}, {"messages": (EMPTY,)}])
 def test_an_empty_prompt_begins_a_text(model: str, prompt: dict[str, Any]) -> None:
     assert read(model, Prompt(template=None if "messages" not in prompt else "plain"), **prompt) == "<|end|>"
 
@@ -165,7 +166,7 @@ def test_template_variables() -> None:
 @pytest.mark.parametrize(
     ("model", "own", "request_", "said"),
     [
-        ("endless", None, {"messages": (("user", ""),)}, "The prompt is empty, and the tokenizer of model 'endless'"),
+        ("endless", None, {"messages": (EMPTY,)}, "The prompt is empty, and the tokenizer of model 'endless'"),
         ("endless", None, {"text": ""}, "no token to begin a text with"),
         ("endless", None, {"tokens": ()}, "no token to begin a text with"),
         ("endless", Prompt(text=""), {"text": "Hi"}, "no token to begin a text with"),
