@@ -18,6 +18,8 @@ from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed, kl_divergence, penalise, restrict, shift_rank
 from motet.kernels.sampling import SampleRows
 
+NO_END = -1
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeRows:
@@ -27,7 +29,8 @@ class DecodeRows:
     `allowed` and `grammar` restrict what is drawn and reported; `bias`, `repetition` and `presence` only what is drawn
     (see `reference.penalise` for the order). `top[r]` alternatives of row r are reported (empty: none of any row), and
     for the rows in `trace` how far the composition has moved the base. `held`: rows whose composition's masks never
-    give way to what the request allows, and the token that ends their answers.
+    give way to what the request allows, and the token that ends their answers (`NO_END`: there is none, and the row
+    stays empty).
     """
 
     plan: ComposeRows
@@ -174,8 +177,9 @@ def _restricted(kernels: Kernels, logits: Logits, rows: DecodeRows, composed: Te
     empty = (composed == -math.inf).all(-1)
     for row, end in rows.held.items():
         if bool(empty[row]):
-            composed[row, end] = 0.0
             empty[row] = False
+            if end != NO_END:
+                composed[row, end] = 0.0
     if bool(empty.any()):
         bare = kernels.compose(logits, replace(rows.plan, masks=()), rows.rules, rows.state).logprobs
         composed[empty] = restrict(bare, rows.banned, rows.allowed, rows.grammar)[empty]

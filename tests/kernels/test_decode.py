@@ -12,7 +12,7 @@ from torch import Tensor
 
 from motet.composers.plan import Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
-from motet.kernels.decode import DecodeRows, Kernels, decode
+from motet.kernels.decode import NO_END, DecodeRows, Kernels, decode
 from motet.kernels.dispatch import EagerKernels
 from motet.kernels.layout import BitMask, edits
 from motet.kernels.logits import Logits
@@ -88,6 +88,8 @@ def test_where_masks_hold_an_answer_of_which_nothing_is_left_ends(kernels: Kerne
         lifted = decode(kernels, step, rows_of(step, held={0: end}, **masks))
         assert implausible[lifted.token[1]]
         assert torch.equal(held.token[[0, 2]], lifted.token[[0, 2]])
+    endless = decode(EagerKernels(), step, rows_of(step, held={1: NO_END}, allowed=choices[1]["allowed"]))
+    assert float(endless.logprob[1]) == -math.inf
     some = implausible.clone()
     some[likeliest] = True
     out = decode(kernels, step, rows_of(step, held={1: end}, allowed=[(1, some.nonzero()[:, 0])]))
