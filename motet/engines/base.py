@@ -96,6 +96,36 @@ class SamplingParams:
     trace_top: int | None = None  # None: no trace; else alternatives before and after composition
 
 
+Acceptance = Literal["coupled", "ratio"]
+NGRAM = "ngram"  # as vLLM calls drafts that repeat the text
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Guessing tokens ahead, which then are verified together. Answers do not change by it.
+
+    `draft` is the role or the model of one of the plan's streams, or `NGRAM`: the text itself, where it repeats; None
+    is whatever pays. At most `tokens` guesses are verified at once; 0 is off. `acceptance`:
+
+    - `coupled`: a guess is right where it is the token that would have been drawn without it, by the same random
+      number, so that seeds keep their answers.
+    - `ratio`: where the answer has no seed, a guess of probability q in the draft and p in the composition is right
+      with probability min(1, p / q), and else replaced by a draw from max(0, p − q) (Leviathan et al. 2023,
+      arXiv:2211.17192): right more often, and the distribution of answers is the same.
+
+    `wide_only`: only where all streams compute in float32 or wider, where one position and several round so alike that
+    answers are the same token by token.
+    """
+
+    draft: str | None = None
+    tokens: int = 4
+    acceptance: Acceptance = "coupled"
+    wide_only: bool = False
+
+
+OFF = Speculation(tokens=0)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """`contexts[k]` are the token ids (≥ 1) that stream k reads; `forced` tokens are appended to every stream and
@@ -110,6 +140,7 @@ class GenerationRequest:
     num_prompt_forced: int = 0  # the first of `forced` that are a scored prompt's: rules do not count them as written
     n: int = 1
     cache_salt: str = ""
+    speculation: Speculation | None = None  # None: as the engine is set
 
 
 def refuse_empty(request: GenerationRequest) -> None:
@@ -203,8 +234,10 @@ class EngineStats:
     prefix_queries: int = 0  # tokens looked up in the prefix cache
     prefix_hits: int = 0  # tokens found there
     steps: int = 0
-    draft_tokens: int = 0  # guessed by speculation
+    drafts: int = 0  # rounds of speculation
+    draft_tokens: int = 0  # guessed in them
     accepted_tokens: int = 0  # of them right
+    accepted_at: tuple[int, ...] = ()  # of them at each place of their round
     restarts: int = 0  # after a defect that ended the engine
     forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
 

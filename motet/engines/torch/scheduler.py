@@ -7,7 +7,9 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from motet.engines.base import GenerationRequest, RequestTooLarge
+from torch import Tensor
+
+from motet.engines.base import OFF, GenerationRequest, RequestTooLarge, Speculation
 from motet.engines.torch.cache import SlotCache
 from motet.engines.torch.choice import Choice, StreamState
 from motet.engines.torch.model import Member
@@ -24,23 +26,31 @@ class EngineSettings:
     """Limits of the embedded engine.
 
     `prefill_chunk` tokens per model and step are spent on prompts and scored text while others decode,
-    `idle_prefill_chunk` while nobody does.
+    `idle_prefill_chunk` while nobody does. `speculation` is that of requests that say nothing of it; `adapts`: guesses
+    are made where they are measured to pay, else always.
     """
 
     kv_cache_bytes: int = 1 << 30
     max_running: int = 64
     prefill_chunk: int = 128
     idle_prefill_chunk: int = 512
+    speculation: Speculation = OFF
+    adapts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """What one choice does in a step: `counts[k]` tokens of stream k, of which the last `positions` yield rows, and
-    those before them that its rule judges."""
+    those before them that its rule judges. A stream that has drafted has its rows already."""
 
     choice: Choice
     counts: tuple[int, ...]
     positions: int
+
+    def drafted(self, k: int) -> list[Tensor]:
+        """The rows that stream k has computed while it drafted."""
+        own = self.choice.round
+        return own.logits if own is not None and own.stream == k else []
 
     @property
     def rows(self) -> int:
@@ -78,7 +88,7 @@ class Scheduler:
         self.waiting: deque[Choice] = deque()
         self.running: list[Choice] = []
         widest = max((member.vocab_size for member in members.values()), default=1)
-        self._max_rows = max(16, ROW_BYTES // (4 * widest))
+        self.max_rows = max(16, ROW_BYTES // (4 * widest))
         self.prefix_queries = 0
         self.prefix_hits = 0
 
@@ -191,7 +201,7 @@ class Scheduler:
         decoding = sorted((choice for choice in self.running if choice.is_decoding), key=_base_slot)
         chunk = self.settings.prefill_chunk if decoding else self.settings.idle_prefill_chunk
         left: defaultdict[str, int] = defaultdict(lambda: chunk)
-        rows = self._max_rows
+        rows = self.max_rows
         work = [Work(choice, (1,) * len(choice.streams), 1) for choice in decoding]
         for choice in self.running:
             if not choice.is_decoding:
