@@ -98,6 +98,7 @@ class SamplingParams:
 
 Acceptance = Literal["coupled", "ratio"]
 NGRAM = "ngram"  # as vLLM calls drafts that repeat the text
+MOST_GUESSES = 8  # that are verified at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +119,29 @@ class Speculation:
     """
 
     draft: str | None = None
-    tokens: int = 4
+    tokens: int = MOST_GUESSES
     acceptance: Acceptance = "coupled"
     wide_only: bool = False
 
 
 OFF = Speculation(tokens=0)
+AUTO = Speculation(wide_only=True)
+
+
+def drafts_of(plan: Plan, name: str | None) -> list[int | str]:
+    """The drafts that a wish leaves, streams by their numbers: the named one, none where the plan does not have it;
+    without a name all streams, where there are several, and the text itself."""
+    if name == NGRAM:
+        return [NGRAM]
+    if name is None:
+        return [*(range(len(plan.streams)) if len(plan.streams) > 1 else ()), NGRAM]
+    return [k for k, stream in enumerate(plan.streams) if name in (stream.role, stream.model)][:1]
+
+
+def draft_names(plan: Plan) -> list[str]:
+    """Everything that a wish may call a draft."""
+    roles, models = [stream.role for stream in plan.streams], [stream.model for stream in plan.streams]
+    return list(dict.fromkeys([*roles, *models, NGRAM]))
 
 
 @dataclass(frozen=True, slots=True)

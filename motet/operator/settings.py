@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from motet.engines.base import AUTO, MOST_GUESSES, OFF, Acceptance, Speculation
 from motet.models.info import Quantization
 from motet.operator import keys
 
@@ -132,6 +133,19 @@ class FamilyConfig(Section):
 Families = dict[FamilyName, Annotated[FamilyConfig, BeforeValidator(_with_models)]]
 
 
+class SpeculationConfig(Section):
+    """Which guesses are made; what is left out is what pays."""
+
+    draft: str | None = None
+    """Who guesses: a role or a model of the compositions' streams, or `ngram`, the text itself where it repeats.
+    Compositions without that stream do not guess."""
+    tokens: Annotated[int, Field(ge=1, le=MOST_GUESSES)] = MOST_GUESSES
+    """Most guesses that are verified at once."""
+    acceptance: Acceptance = "coupled"
+    """`coupled`: a guess is right where it is the very token that would have been drawn. `ratio`: answers without a
+    seed accept more, and are as likely as before."""
+
+
 class EngineConfig(Section):
     """What computes."""
 
@@ -150,12 +164,26 @@ class EngineConfig(Section):
     """Choices computed at once, by each family."""
     prefill_chunk: Annotated[int, Field(ge=1)] = 128
     """Prompt tokens per step while others decode."""
+    speculation: Literal["auto", "off"] | SpeculationConfig = "auto"
+    """The embedded engine: guesses for requests that do not say otherwise, where they are measured to pay. `auto` makes
+    them where all models compute in float32; a mapping makes them in every dtype."""
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     """Upper bound on the context of every model, by default its own."""
     dtype: Dtype = "auto"
     """Of the weights; `auto` is the checkpoint's own."""
     device: Device = "auto"
     """`auto` is CUDA where there is one, else the CPU."""
+
+    @property
+    def wished_speculation(self) -> Speculation:
+        """Of requests that say nothing of it."""
+        match self.speculation:
+            case "off":
+                return OFF
+            case "auto":
+                return AUTO
+            case written:
+                return Speculation(written.draft, written.tokens, written.acceptance)
 
 
 class LogConfig(Section):

@@ -7,14 +7,20 @@ from dataclasses import dataclass, replace
 
 from anyio import CapacityLimiter, to_thread
 
+from motet.composers.errors import show
 from motet.composers.plan import Plan
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
 from motet.engines.base import (
+    AUTO,
+    OFF,
     Engine,
     GenerationRequest,
     RequestTooLarge,
     SamplingParams,
+    Speculation,
     UnsupportedRequest,
+    draft_names,
+    drafts_of,
 )
 from motet.models.tokenizer import Tokenizer
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
@@ -24,6 +30,7 @@ from motet.server.query import Query, ScoreQuery
 from motet.server.schemas import Target
 from motet.server.service import Service
 from motet.server.structured import compiled_grammar
+from motet.settings import offer
 
 TOKENIZING = CapacityLimiter(2)  # threads of their own: a client that leaves while it waits for one is not tokenized
 COLDEST = 1e-6  # a temperature below it is greedy
@@ -93,6 +100,7 @@ def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, requ
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
+        speculation=speculation(query, plan),
     )
     return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
 
@@ -186,6 +194,26 @@ def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingPara
         top_logprobs=max(shown.logprobs or 0, shown.prompt_logprobs or 0),
         trace_top=shown.trace,
     )
+
+
+def speculation(query: Query, plan: Plan) -> Speculation | None:
+    """What the request wants of speculation, None where it says nothing.
+
+    Raises:
+        ApiError: 400, the composition has no such draft.
+    """
+    match query.fields.speculation:
+        case None:
+            return None
+        case "off":
+            return OFF
+        case "auto":
+            return AUTO
+        case asked:
+            if not drafts_of(plan, asked.draft):
+                wrong = f"{show(asked.draft)} is no stream of the composition."
+                raise invalid(f"{wrong}{offer(str(asked.draft), draft_names(plan))}", "speculation.draft")
+            return Speculation(asked.draft, asked.tokens, asked.acceptance)
 
 
 def _temperature(asked: float | None) -> float:

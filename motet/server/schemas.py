@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from motet.engines.base import MOST_GUESSES, Acceptance
 from motet.server.structured import StructuredFields
 
 MAX_CHOICES = 128
@@ -65,6 +66,21 @@ class TraceOptions(Body):
 
     top: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     """Alternatives per token, before and after composition."""
+
+
+class SpeculationOptions(Body):
+    """Which guesses are made; what is left out is what pays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    draft: Name | None = None
+    """Who guesses: the role or the model of one of the composition's streams, or `ngram`, the text itself where it
+    repeats."""
+    tokens: Annotated[int, Field(ge=1, le=MOST_GUESSES)] = MOST_GUESSES
+    """Most guesses that are verified at once."""
+    acceptance: Acceptance = "coupled"
+    """`coupled`: a guess is right where it is the very token that would have been drawn, so that seeds keep their
+    answers. `ratio`: without a seed, more guesses are right, and answers are as likely as before."""
 
 
 class TextPart(Body):
@@ -170,6 +186,8 @@ class SamplingFields(Target, StructuredFields):
     """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None
     """Report what each member did to each token, under `choices[].motet.trace`."""
+    speculation: Literal["auto", "off"] | SpeculationOptions | None = None
+    """Guess tokens ahead and verify them together: faster, the same answers. Default: as the operator has set."""
 
     @property
     def stops(self) -> list[str]:

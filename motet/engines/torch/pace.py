@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from motet.composers.plan import Plan
-from motet.engines.base import NGRAM
+from motet.engines.base import MOST_GUESSES
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.drafting import Drafting
 from motet.engines.torch.model import Member
@@ -23,9 +22,10 @@ from motet.engines.torch.records import Record, Records
 from motet.engines.torch.scheduler import Work
 
 MARGIN = 0.04  # of a choice's time that wrong guesses may cost it
-MOST_GUESSES = 8
 LOOK_EVERY = 8  # steps between two judgements of which draft pays
 RETRY_AFTER = 32  # such judgements after which a draft that did not pay is tried again: texts change
+BELIEVED = 0.8  # the share of a stream's guesses that is thought right before any is seen: it is tried, and found out
+BELIEVED_TEXT = 0.3  # the same of the text's own guesses
 MEMORY = 0.9  # of a choice's speed, per step
 Draft = int | str  # the number of a stream, or NGRAM
 
@@ -64,7 +64,7 @@ class Pace:
         ledger = self.ledger(choice)
         if draft not in ledger.records:
             key = (choice.plan, draft, round(choice.sampling.temperature, 1))
-            ledger.records[draft] = self._records.of(key)
+            ledger.records[draft] = self._records.of(key, BELIEVED if isinstance(draft, int) else BELIEVED_TEXT)
         return ledger.records[draft]
 
     def price(self, tokens: Mapping[Member, int], rows: int) -> float:
@@ -202,22 +202,6 @@ def plain_of(work: Sequence[Work]) -> tuple[defaultdict[Member, int], int]:
         for stream, count in zip(item.choice.streams, item.counts, strict=True):
             tokens[stream.member] += count
     return tokens, sum(item.positions for item in work)
-
-
-def drafts_of(plan: Plan, name: str | None) -> list[Draft]:
-    """The drafts that a wish leaves: the named one, else all streams where there are several, and the text itself.
-
-    Raises:
-        ValueError: the plan has no such stream.
-    """
-    if name == NGRAM:
-        return [NGRAM]
-    if name is None:
-        return [*(range(len(plan.streams)) if len(plan.streams) > 1 else ()), NGRAM]
-    found = [k for k, stream in enumerate(plan.streams) if name in (stream.role, stream.model)]
-    if not found:
-        raise ValueError(name)
-    return [found[0]]
 
 
 def _by_member(items: Sequence[Drafting]) -> dict[Member, int]:

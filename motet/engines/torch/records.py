@@ -14,14 +14,19 @@ REMEMBERED = 256  # compositions whose records are kept
 
 
 class Record:
-    """Right and tried guesses of one draft under one composition, in classes of the draft's own sureness."""
+    """Right and tried guesses of one draft under one composition, in classes of the draft's own sureness.
 
-    def __init__(self) -> None:
+    Args:
+        believed: the share of right guesses that is expected before any is seen.
+    """
+
+    def __init__(self, believed: float) -> None:
+        self._believed = believed
         self._passed_over = 0
         self._begin()
 
     def _begin(self) -> None:
-        # before anything is seen the draft is believed: it is tried, and found out
+        self._all_right, self._all_tried = PRIOR * self._believed, PRIOR
         self._right = [PRIOR * centre for centre in CENTRES]
         self._tried = [PRIOR] * len(CENTRES)
 
@@ -34,9 +39,14 @@ class Record:
         place = bisect_right(BOUNDS, sureness)
         self._right[place] += right
         self._tried[place] += 1.0
+        self._all_right += right
+        self._all_tried += 1.0
         if self._tried[place] > HORIZON:
             self._right[place] /= 2
             self._tried[place] /= 2
+        if self._all_tried > HORIZON:
+            self._all_right /= 2
+            self._all_tried /= 2
 
     def judged(self, taken: bool, patience: int) -> None:
         """Notes whether the draft is used; one that was not for `patience` judgements is believed anew."""
@@ -48,7 +58,7 @@ class Record:
     @property
     def acceptance(self) -> float:
         """Of all guesses, however sure."""
-        return sum(self._right) / sum(self._tried)
+        return self._all_right / self._all_tried
 
 
 class Records:
@@ -57,8 +67,8 @@ class Records:
     def __init__(self) -> None:
         self._found: OrderedDict[Hashable, Record] = OrderedDict()
 
-    def of(self, key: Hashable) -> Record:
-        found = self._found.setdefault(key, Record())
+    def of(self, key: Hashable, believed: float) -> Record:
+        found = self._found.setdefault(key, Record(believed))
         self._found.move_to_end(key)
         if len(self._found) > REMEMBERED:
             self._found.popitem(last=False)

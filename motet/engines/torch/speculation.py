@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from motet.engines.base import OFF, Speculation
+from motet.engines.base import MOST_GUESSES, OFF, Speculation, drafts_of
 from motet.engines.torch.choice import Choice, Round
 from motet.engines.torch.drafting import Drafting, compute, draw
 from motet.engines.torch.model import Member
-from motet.engines.torch.pace import MOST_GUESSES, Draft, Pace, Stake, drafts_of
+from motet.engines.torch.pace import Draft, Pace, Stake
 from motet.engines.torch.scheduler import EngineSettings, Work
 from motet.kernels.decode import Kernels
 
@@ -122,6 +122,8 @@ class Speculator:
 
     def _draft_of(self, choice: Choice, wish: Speculation, work: Sequence[Work]) -> Draft | None:
         drafts = drafts_of(choice.plan, wish.draft)
+        if not drafts:
+            return None
         if self._settings.adapts:
             return self._pace.best_draft(choice, work, drafts)
         return min(drafts, key=lambda draft: _size(choice, draft))
