@@ -96,31 +96,22 @@ class SamplingParams:
     trace_top: int | None = None  # None: no trace; else alternatives before and after composition
 
 
-Acceptance = Literal["coupled", "ratio"]
 NGRAM = "ngram"  # as vLLM calls drafts that repeat the text
 MOST_GUESSES = 8  # that are verified at once
 
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """Guessing tokens ahead, which then are verified together. Answers do not change by it.
+    """Guessing tokens ahead, which then are verified together. Answers do not change by it: a guess is right where it
+    is the token that would have been drawn without it, by the same random number.
 
     `draft` is the role or the model of one of the plan's streams, or `NGRAM`: the text itself, where it repeats; None
-    is whatever pays. At most `tokens` guesses are verified at once; 0 is off. `acceptance`:
-
-    - `coupled`: a guess is right where it is the token that would have been drawn without it, by the same random
-      number, so that seeds keep their answers.
-    - `ratio`: where the answer has no seed, a guess of probability q in the draft and p in the composition is right
-      with probability min(1, p / q), and else replaced by a draw from max(0, p − q) (Leviathan et al. 2023,
-      arXiv:2211.17192): right more often, and the distribution of answers is the same.
-
-    `wide_only`: only where all streams compute in float32 or wider, where one position and several round so alike that
-    answers are the same token by token.
+    is whatever pays. At most `tokens` guesses are verified at once; 0 is off. `wide_only`: only where all streams
+    compute in float32 or wider, where one position and several round so alike that answers are the same tokens.
     """
 
     draft: str | None = None
     tokens: int = MOST_GUESSES
-    acceptance: Acceptance = "coupled"
     wide_only: bool = False
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from motet.engines.base import AUTO, MOST_GUESSES, OFF, Acceptance, Speculation
+from motet.engines.base import AUTO, MOST_GUESSES, OFF, Speculation
 from motet.models.info import Quantization
 from motet.operator import keys
 
@@ -141,9 +141,6 @@ class SpeculationConfig(Section):
     Compositions without that stream do not guess."""
     tokens: Annotated[int, Field(ge=1, le=MOST_GUESSES)] = MOST_GUESSES
     """Most guesses that are verified at once."""
-    acceptance: Acceptance = "coupled"
-    """`coupled`: a guess is right where it is the very token that would have been drawn. `ratio`: answers without a
-    seed accept more, and are as likely as before."""
 
 
 class EngineConfig(Section):
@@ -183,7 +180,7 @@ class EngineConfig(Section):
             case "auto":
                 return AUTO
             case written:
-                return Speculation(written.draft, written.tokens, written.acceptance)
+                return Speculation(written.draft, written.tokens)
 
 
 class LogConfig(Section):

@@ -213,7 +213,7 @@ def speculation(query: Query, plan: Plan) -> Speculation | None:
             if not drafts_of(plan, asked.draft):
                 wrong = f"{show(asked.draft)} is no stream of the composition."
                 raise invalid(f"{wrong}{offer(str(asked.draft), draft_names(plan))}", "speculation.draft")
-            return Speculation(asked.draft, asked.tokens, asked.acceptance)
+            return Speculation(asked.draft, asked.tokens)
 
 
 def _temperature(asked: float | None) -> float:

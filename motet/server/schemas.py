@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from motet.engines.base import MOST_GUESSES, Acceptance
+from motet.engines.base import MOST_GUESSES
 from motet.server.structured import StructuredFields
 
 MAX_CHOICES = 128
@@ -78,9 +78,6 @@ class SpeculationOptions(Body):
     repeats."""
     tokens: Annotated[int, Field(ge=1, le=MOST_GUESSES)] = MOST_GUESSES
     """Most guesses that are verified at once."""
-    acceptance: Acceptance = "coupled"
-    """`coupled`: a guess is right where it is the very token that would have been drawn, so that seeds keep their
-    answers. `ratio`: without a seed, more guesses are right, and answers are as likely as before."""
 
 
 class TextPart(Body):

@@ -98,10 +98,12 @@ class Drafting:
         self.pending = None
 
     def outcome(self) -> list[bool]:
-        """Of every guess that was judged, whether it was right; called behind the step."""
+        """Of every guess that the step has told of, whether it was right: also of the one that was not thought worth
+        its price, as the last."""
         drawn = self.choice.shared[self.start :]
+        made = self.guesses if self.pending is None else [*self.guesses, self.pending]
         found: list[bool] = []
-        for guess, token in zip(self.guesses, drawn, strict=False):
+        for guess, token in zip(made, drawn, strict=False):
             found.append(guess == token)
             if guess != token:
                 break

@@ -37,7 +37,7 @@ class DraftStats:
     accepted_at: list[int] = field(default_factory=lambda: [0] * MOST_GUESSES)
 
     def add(self, item: Drafting) -> None:
-        right = sum(item.outcome())
+        right = sum(item.outcome()[: len(item.guesses)])
         self.rounds += bool(item.guesses)
         self.guesses += len(item.guesses)
         self.accepted += right
