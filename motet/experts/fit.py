@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from motet.composers.roles import BaseObject, RoleObject, named_models
@@ -56,6 +56,27 @@ def misfits(composition: Composition, base: str | None, known: Mapping[str, Know
     own = composition.own_base(base)
     parts = _parts(composition)
     return [wrong for path, part in parts for wrong in _part_misfits(path, part, own.model if own else base, known)]
+
+
+def open_roles(
+    kind: type[Strategy], roles: Sequence[str], bundle: ExpertBundle | None, others: Iterable[ExpertBundle | None]
+) -> list[str]:
+    """The roles of a strategy that a model of this bundle may stand in, as `misfits` judges; all of them where it was
+    not made for the strategy.
+
+    Args:
+        kind: the strategy.
+        roles: its roles.
+        bundle: the model's own.
+        others: those of the models beside it: experts whose partner it may be.
+    """
+    name = kind.model_fields["strategy"].default
+    if bundle is None or bundle.strategy != name:
+        return list(roles)
+    expected = {bundle.role, "base"}
+    if kind.partners is not None and any(other is not None for other in others):
+        expected.add(kind.partners[1])
+    return [role for role in roles if role in expected]
 
 
 def _parts(composition: Composition) -> list[tuple[str, Strategy]]:

@@ -28,6 +28,7 @@ class Turns:
     """A grammar: tokens of each third of the vocabulary in turn, and an end only behind every fourth token."""
 
     text: str = "turns"
+    thought: None = None
 
     def start(self, ends: Sequence[int]) -> Turns:
         return self

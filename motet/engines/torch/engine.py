@@ -78,7 +78,8 @@ class EngineCore:
             return None
         self.num_steps += 1
         step = self._runner.run(self._speculator.draft(work))
-        self._speculator.settle()
+        if self._speculator.settle():
+            self.scheduler.tempo.disregard()
         return self._settled(step)
 
     def _settled(self, step: Step) -> Step:

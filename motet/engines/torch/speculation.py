@@ -88,14 +88,15 @@ class Speculator:
         verifying = {item.choice: item.verifying for item in self._drafting}
         return [verifying.get(item.choice, item) for item in work]
 
-    def settle(self) -> None:
-        """Behind the step: what became of the guesses, which then are forgotten."""
+    def settle(self) -> bool:
+        """Behind the step: what became of the guesses, which then are forgotten. Whether there were any."""
         if self._stake is None:
-            return
+            return False
         self._stake.settle(self._drafting, self._forward_seconds)
         for item in self._drafting:
             self.stats.add(item)
             item.choice.end_round()
+        return any(item.guesses for item in self._drafting)
 
     @property
     def _forward_seconds(self) -> float:

@@ -1,0 +1,54 @@
+"""Who can play what: which loaded models can be composed, and in which roles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations_with_replacement
+from typing import Any
+
+from motet.composers.catalogue import catalogue, example, plan_of, roles_of
+from motet.composers.plan import Plan
+from motet.composers.spec import strategy_kinds
+from motet.composers.vocabulary import VocabularyMismatch, shared_width
+from motet.experts.fit import open_roles
+from motet.operator.registry import LoadedModel, Registry
+
+
+def casting(registry: Registry) -> list[dict[str, Any]]:
+    """Every model with those that it can be composed with (one vocabulary, itself among them), and the roles that it
+    can take in each strategy."""
+    composable = set(_composable(registry))
+    return [
+        {
+            "id": name,
+            "composes_with": [other for other in registry.members if frozenset((name, other)) in composable],
+            "roles": _roles(member, registry),
+        }
+        for name, member in registry.members.items()
+    ]
+
+
+def _composable(registry: Registry) -> Iterator[frozenset[str]]:
+    """Pairs of models whose vocabularies fit, each with itself among them."""
+    for (one, first), (other, second) in combinations_with_replacement(registry.members.items(), 2):
+        try:
+            shared_width({one: first.vocabulary, other: second.vocabulary})
+        except VocabularyMismatch:
+            continue
+        yield frozenset((one, other))
+
+
+def _roles(member: LoadedModel, registry: Registry) -> dict[str, list[str]]:
+    bundles = [other.known.bundle for other in registry.members.values() if other is not member]
+    kinds = strategy_kinds()
+    return {
+        told["id"]: open_roles(kinds[told["id"]], roles_of(told), member.known.bundle, bundles) for told in catalogue()
+    }
+
+
+def sample_plan(strategy: str, model: str) -> Plan | None:
+    """A plan of the strategy whose streams are all of one model: what an engine is asked whether it runs them."""
+    body = example(strategy_kinds()[strategy])
+    plan = plan_of(body) if body is not None else None
+    return None if plan is None else replace(plan, streams=tuple(replace(s, model=model) for s in plan.streams))
