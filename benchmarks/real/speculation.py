@@ -29,7 +29,8 @@ from benchmarks.real.rounds import Rounds
 from benchmarks.real.setup import LARGE, SMALL, Setup
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
-from motet.engines.base import MOST_GUESSES, OFF, GenerationRequest, SamplingParams, Speculation
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.drafts import MOST_GUESSES, OFF, Speculation
 from motet.engines.torch import EngineCore, Member, load_member
 from motet.engines.torch.model import ModelWork
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from motet.engines.base import AUTO, MOST_GUESSES, OFF, Speculation
+from motet.engines.drafts import AUTO, MOST_GUESSES, OFF, Speculation
 from motet.models.info import Quantization
 from motet.models.tool_formats import FormatName
 from motet.operator import keys

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from motet.composers.errors import at_most
-from motet.engines.base import MOST_GUESSES
+from motet.engines.drafts import MOST_GUESSES
 from motet.server.reasoning import Effort
 from motet.server.structured import StructuredFields
 from motet.server.tools import CallId, Choice, ToolCalls, Tools

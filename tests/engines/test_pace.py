@@ -12,7 +12,8 @@ import pytest
 from torch import Tensor
 
 from motet.composers.plan import Plan, single
-from motet.engines.base import OFF, GenerationRequest, Speculation
+from motet.engines.base import GenerationRequest
+from motet.engines.drafts import OFF, Speculation
 from motet.engines.torch import EngineCore, EngineSettings, Member
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.prices import Prices

@@ -13,7 +13,8 @@ import pytest
 from torch import Tensor
 
 from motet.composers.plan import Plan, single
-from motet.engines.base import NGRAM, EngineError, GenerationRequest, GrammarFailed, Speculation, TokenOutput
+from motet.engines.base import EngineError, GenerationRequest, GrammarFailed, TokenOutput
+from motet.engines.drafts import NGRAM, Speculation
 from motet.engines.torch import EngineSettings, Member, TorchEngine, step
 from motet.engines.torch.model import ModelWork
 from tests.engines.test_exactness import PLANS, TOLERANCE, plan_of, request_for

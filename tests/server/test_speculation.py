@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from motet.engines.base import AUTO, OFF, EngineStats, Speculation
+from motet.engines.base import EngineStats
+from motet.engines.drafts import AUTO, OFF, Speculation
 from tests.server.conftest import World
 
 PROXY: dict[str, Any] = {"model": "large-proxy", "prompt": "Hi", "max_tokens": 2}

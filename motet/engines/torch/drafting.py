@@ -9,12 +9,13 @@ from typing import cast
 
 from motet.composers.plan import Plan, Stream
 from motet.composers.rows import compose_rows
-from motet.engines.base import NGRAM
 from motet.engines.decoding import Answer, decode_rows
+from motet.engines.drafts import NGRAM
 from motet.engines.torch.cache import Slot
-from motet.engines.torch.choice import Ahead, Choice, Round, StreamState
+from motet.engines.torch.choice import Choice, Round, StreamState
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.repeats import LENGTHS
+from motet.engines.torch.rows import Ahead
 from motet.engines.torch.scheduler import Work
 from motet.engines.torch.step import ints
 from motet.kernels.decode import Kernels, decode

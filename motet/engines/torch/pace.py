@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from motet.engines.base import MOST_GUESSES
+from motet.engines.drafts import MOST_GUESSES
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.drafting import Drafting
 from motet.engines.torch.model import Member

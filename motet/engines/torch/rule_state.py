@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from motet.composers.plan import DiscriminatorRule
-from motet.engines.torch.choice import Choice, ChoiceRow
+from motet.engines.torch.choice import Choice
+from motet.engines.torch.rows import ChoiceRow
 from motet.kernels.layout import rows_index
 from motet.kernels.logits import Logits
 

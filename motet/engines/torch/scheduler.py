@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from motet.engines.base import OFF, GenerationRequest, RequestTooLarge, Speculation
+from motet.engines.base import GenerationRequest, RequestTooLarge
+from motet.engines.drafts import OFF, Speculation
 from motet.engines.torch.cache import SlotCache
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member

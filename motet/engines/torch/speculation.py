@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from motet.engines.base import MOST_GUESSES, OFF, Speculation, drafts_of
+from motet.engines.drafts import MOST_GUESSES, OFF, Speculation, drafts_of
 from motet.engines.torch.choice import Choice, Round
 from motet.engines.torch.drafting import Drafting, compute, draw
 from motet.engines.torch.model import Member

@@ -15,8 +15,9 @@ from torch import Tensor
 from motet.composers.rows import compose_rows
 from motet.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
 from motet.engines.decoding import decode_rows, top_of, trace_of
-from motet.engines.torch.choice import Choice, ChoiceRow
+from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork
+from motet.engines.torch.rows import ChoiceRow
 from motet.engines.torch.rule_state import advanced, gathered, judge
 from motet.engines.torch.scheduler import Work
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
