@@ -95,7 +95,8 @@ class Clock:
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
         for name, member in members.items():
             member.prices = Prices()
-            monkeypatch.setattr(member, "_forward", self.slowed(member._forward, 0.04 if name == "llama-b" else 0.1))
+            inner = member._forward  # pyright: ignore[reportPrivateUsage]
+            monkeypatch.setattr(member, "_forward", self.slowed(inner, 0.04 if name == "llama-b" else 0.1))
 
     def slowed(self, forward: Callable[[Sequence[ModelWork]], Tensor], seconds: float) -> Any:
         def run(work: Sequence[ModelWork]) -> Tensor:

@@ -17,6 +17,7 @@ from motet.engines.base import EngineError, GenerationRequest, GrammarFailed, To
 from motet.engines.drafts import NGRAM, Speculation
 from motet.engines.torch import EngineSettings, Member, TorchEngine, step
 from motet.engines.torch.model import ModelWork
+from motet.engines.torch.rows import ChoiceRow
 from tests.engines.test_exactness import PLANS, TOLERANCE, plan_of, request_for
 from tests.tiny import EOS, VOCAB
 
@@ -138,7 +139,7 @@ async def test_all_that_a_guess_could_disturb(members: Mapping[str, Member], dra
     repeated = tuple(rng.randrange(3, VOCAB) for _ in range(9)) * 6
     jobs: list[GenerationRequest] = []
     for wish in WISHES:
-        options = {"max_tokens": 40, **wish}
+        options: dict[str, Any] = {"max_tokens": 40, **wish}
         n = options.pop("n", 1)
         job = request_for(NEAR, rng, **options)
         jobs.append(replace(job, n=n, contexts=(repeated,) * 3, forced=job.forced[:5]))
@@ -165,7 +166,11 @@ async def test_taking_every_guess_would_be_seen(members: Mapping[str, Member], m
     """The comparison of these tests is sharp enough: without the test of guesses most answers are others."""
     jobs = jobs_of([NEAR, GEDI] * 3, random.Random(4))
     expected = await answered(engine_with(members), jobs)
-    monkeypatch.setattr(step, "verified", lambda rows, _: dict(enumerate(rows)))
+
+    def every(rows: Sequence[ChoiceRow], _: Sequence[int]) -> dict[int, ChoiceRow]:
+        return dict(enumerate(rows))
+
+    monkeypatch.setattr(step, "verified", every)
     found = await answered(engine_with(members, tokens=3), jobs)
     tokens = [[[output.token for output in outputs] for outputs in answers] for answers in (expected, found)]
     assert sum(ours != theirs for ours, theirs in zip(*tokens, strict=True)) > len(jobs) / 2
@@ -189,6 +194,7 @@ async def test_a_member_that_fails_while_it_drafts_fails_its_requests_alone(
     answers = await asyncio.gather(*(read(engine, job) for job in (doomed, healthy)))
     assert isinstance(answers[0], EngineError)
     assert "'llama-b' failed while computing" in str(answers[0])
+    assert isinstance(answers[1], list)
     assert len(answers[1]) >= 90
     assert engine.stats().kv_bytes_used == 0
     await engine.close()
