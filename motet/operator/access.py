@@ -129,6 +129,8 @@ def policy_warnings(settings: Settings, compositions: Mapping[str, Composition])
             said.append(f"policies.{name}: its keys reach no model.")
     if settings.policies and settings.server.open_metrics:
         said.append("server.open_metrics: /metrics names members and strategies to everybody.")
+    if settings.policies and settings.engine.engine_args.get("speculative_config"):
+        said.append(f"engine.engine_args.speculative_config: under policies, too, {GIVES_AWAY['speculation']}.")
     return said + _uncovered(settings)
 
 

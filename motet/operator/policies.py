@@ -71,6 +71,8 @@ class Allow(Section):
     """What was composed: `motet` in answers, `composition` on model cards, members' names in refusals."""
     cached_tokens: bool = False
     """`usage.prompt_tokens_details.cached_tokens`."""
+    speculation: bool = False
+    """The embedded engine guesses ahead, as it is set or as `speculation` asks."""
     metrics: bool = False
     """`/metrics`."""
 
@@ -108,6 +110,7 @@ GIVES_AWAY: Mapping[str, str] = {
     "token_ids": "the base's rendered prompt, and which model's end ended the answer",
     "members": "the names, roles and weights of what is composed",
     "cached_tokens": "how much of a prompt this key sent before",
+    "speculation": "the pace of a stream shows where the composition departs from its draft",
     "metrics": "names of members and strategies, and when others ask",
 }
 

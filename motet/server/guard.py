@@ -117,6 +117,7 @@ FIELDS: Mapping[str, Line] = {
     "tool_choice": Line("tools", idle=("none", "auto")),
     "reasoning_effort": Line("thinking"),
     "thinking_token_budget": Line("thinking", idle=()),
+    "speculation": Line("speculation", idle=("off",)),
     "presence_penalty": Line("penalties", idle=OFF),
     "frequency_penalty": Line("penalties", idle=OFF),
     "repetition_penalty": Line("penalties", idle=(1, 1.0)),

@@ -24,6 +24,7 @@ from motet.engines.base import (
     TokenOutput,
     UnsupportedRequest,
 )
+from motet.engines.drafts import OFF
 from motet.models.tokenizer import Tokenizer
 from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
@@ -47,6 +48,7 @@ from motet.server.query import Query, ScoreQuery
 from motet.server.reasoning import phase_of, within
 from motet.server.schemas import Target
 from motet.server.service import Service
+from motet.server.speculation import wish_of
 from motet.server.structured import INVALID_GRAMMAR, TOOLS, compiled_grammar
 from motet.server.tool_grammar import CallGrammar, held
 from motet.server.tools import Offer
@@ -156,6 +158,7 @@ def _answering(service: Service, query: Query, encodings: Encodings) -> Iterator
 def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTokens, request_id: str) -> Job:
     members, base = service.registry.members, service.registry.base_of(tokens.plan)
     _check_prompt(service, tokens.plan, prompt)
+    is_paced = service.allow is not None and not service.allow.speculation
     check_tokens(tokens.forced, base, prompt.param)
     max_tokens = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
     request = GenerationRequest(
@@ -167,6 +170,7 @@ def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTo
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
+        speculation=OFF if is_paced else wish_of(query.fields.speculation, tokens.plan),
     )
     text = prompt.text if prompt.truncate is None else None
     job = Job(request, base.tokenizer, tokens.prompt_ids, text, allow=service.allow)
