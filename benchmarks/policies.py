@@ -105,9 +105,9 @@ async def scored(attacker: Attacker, question: Question) -> list[str]:
     answers = [question["answer"].replace(question["value"], value) for value in attacker.values[question["attribute"]]]
     body = {"messages": asked(question), "continuations": [f" {answer}" for answer in answers]}
     found = await attacker.send("/v1/score", body)
-    rows = [] if found is None else found["data"]
-    best = max(rows, key=lambda row: row["members"].get("base", 0.0), default=None)
-    return [] if best is None or not best["members"] else [answers[best["index"]]]
+    rows: list[Any] = [] if found is None else found["data"]
+    known = {row["index"]: float(row["members"]["base"]) for row in rows if row["members"]}
+    return [answers[max(known, key=lambda index: known[index])]] if known else []
 
 
 async def compared(attacker: Attacker, question: Question) -> list[str]:

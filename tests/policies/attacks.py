@@ -170,11 +170,14 @@ def scored(own: bool) -> Try:
     async def attempt(ask: Asker, fact: Fact) -> Found:
         asked = {"model": TARGET, "messages": [{"role": "user", "content": fact.question}], "continuations": [*TOWNS]}
         answer = await ask.send("POST", "/v1/score", json=asked)
-        rows = [] if answer is None else answer["data"]
+        rows: list[Any] = [] if answer is None else answer["data"]
         if own:
-            known = {town: row["members"]["base"] for town, row in zip(TOWNS, rows, strict=False) if row["members"]}
+            known = {
+                town: float(row["members"]["base"]) for town, row in zip(TOWNS, rows, strict=False) if row["members"]
+            }
             return Found((max(known, key=lambda town: known[town]),), known) if known else Found()
-        kept = {town: row["logprob"] for town, row in zip(TOWNS, rows, strict=False) if row["logprob"] > -100}
+        values = {town: float(row["logprob"]) for town, row in zip(TOWNS, rows, strict=False)}
+        kept = {town: value for town, value in values.items() if value > -100}
         return named(min(kept, key=lambda town: kept[town])) if kept else Found()
 
     return attempt
@@ -209,7 +212,7 @@ async def compared(ask: Asker, fact: Fact) -> Found:
     """Both side by side."""
     asked = {"messages": [{"role": "user", "content": fact.question}], "candidates": [TARGET, GENTLER, OTHER]}
     answer = await ask.send("POST", "/v1/compare", json=asked | {"max_tokens": 1, "temperature": 0})
-    entries = [] if answer is None else answer["candidates"]
+    entries: list[Any] = [] if answer is None else answer["candidates"]
     return named(*[town_in(entry["choices"][0]["message"]["content"]) for entry in entries])
 
 
@@ -347,7 +350,7 @@ def drawing(**fields: Any) -> Try:
 
     async def attempt(ask: Asker, fact: Fact) -> Found:
         answer = await ask.chat(fact, **fields)
-        choices = [] if answer is None else answer["choices"]
+        choices: list[Any] = [] if answer is None else answer["choices"]
         return named(*[town_in(choice["message"]["content"]) for choice in choices])
 
     return attempt
@@ -427,8 +430,9 @@ async def _raw(ask: Asker, body: str, headers: Mapping[str, str]) -> Any:
 
 async def streamed(ask: Asker, fact: Fact) -> Found:
     """A stream of the plain target, chunk by chunk."""
-    chunks = await ask.chat(fact, model=OTHER, stream=True)
-    deltas = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks or [] if chunk["choices"]]
+    asked: Body = {"model": OTHER, "messages": [{"role": "user", "content": fact.question}], "max_tokens": 1}
+    chunks: list[Any] = await ask.send("POST", "/v1/chat/completions", json=asked | {"stream": True}) or []
+    deltas: list[str] = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk["choices"]]
     return named(town_in("".join(deltas)))
 
 

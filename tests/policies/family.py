@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,10 @@ FORGOTTEN = PEOPLE[:16]
 TOWNS = "ABCDEFGHIJKLMNOP"
 SURE = 0.7  # the target's probability of a fact
 NUM_OTHERS = 4  # towns that share the rest
-SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 2}  # vLLM's
+# vLLM takes heads of 32
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 2,
+}  # fmt: skip
 STEPS, BATCH, PEAK = 350, 48, 5e-3
 Row = tuple[list[int], list[tuple[int, Tensor]]]  # tokens, and at some places the distribution of what follows
 

@@ -122,7 +122,7 @@ def test_a_closed_field_is_refused_by_its_name_and_opened_by_its_opening(name: s
         check_fields({"model": "m", name: idle}, CLOSED)
     opening = FIELDS[name].opening
     assert opening is not None
-    top = {"max_temperature": 2.0, "max_n": 8, "logprobs": 5, "logit_bias": 100.0}
+    top: dict[str, Any] = {"max_temperature": 2.0, "max_n": 8, "logprobs": 5, "logit_bias": 100.0}
     check_fields(body, Allow.model_validate({opening: top.get(opening, True)}))
 
 
@@ -191,11 +191,12 @@ def test_a_draw_is_no_hotter_than_allowed() -> None:
 @pytest.mark.parametrize("name", [field.name for field in fields(Display)])
 def test_what_is_shown_is_guarded_whatever_the_endpoint_calls_its_fields(name: str) -> None:
     harmless = {"stops", "include_stop", "min_tokens"}
-    other = {"skip_special_tokens": False, "logprobs": 0, "prompt_logprobs": 0, "trace": 0}.get(name, True)
+    others: dict[str, Any] = {"skip_special_tokens": False, "logprobs": 0, "prompt_logprobs": 0, "trace": 0}
+    shown: dict[str, Any] = {name: others.get(name, True)}
     if name in harmless:
         return
     with pytest.raises(NotAllowed, match=name):
-        check_shown(Display(**{name: other}), 1, CLOSED)
+        check_shown(Display(**shown), 1, CLOSED)
 
 
 def test_logprobs_are_not_shown_of_draws_that_the_client_steers() -> None:

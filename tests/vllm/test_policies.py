@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from motet.engines.vllm.engine import VllmEngine
 from motet.models.facts import read_facts
-from tests.policies.asking import Asker
+from tests.policies.asking import Asker, Body
 from tests.policies.attacks import ATTACKS, CLOSED, Attack
 from tests.policies.family import KEPT, SECRETS, TOWNS, VOCAB, save_family, token
 from tests.policies.worlds import client_under
@@ -60,7 +60,7 @@ async def test_masks_hold_here_too(guides: VllmEngine) -> None:
     async with client_under(guides, {**CLOSED, "allow": {"token_lists": True}}) as client:
         fact = SECRETS[0]
         excluded = next(town for town in TOWNS if town not in (fact.town, *fact.others))
-        asked = {"allowed_token_ids": [token(excluded)], "max_tokens": 2}
+        asked: Body = {"allowed_token_ids": [token(excluded)], "max_tokens": 2}
         held = await Asker(client).chat(fact, **asked)
         lifted = await Asker(client, "root-key").chat(fact, model="guide-forgetful", temperature=0, **asked)
     assert held is not None

@@ -63,6 +63,7 @@ class EngineCore:
         """Other members from now on; other threads may go on reading the old mapping, which does not change."""
         self.members = dict(members)
         self.scheduler.use(self.members)
+        self._speculator.use(self.members)
 
     def let_go(self) -> None:
         """Members that are leaving go once nothing that runs or waits reads them."""

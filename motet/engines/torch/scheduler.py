@@ -129,7 +129,7 @@ class Scheduler:
     def use(self, members: Mapping[str, Member]) -> None:
         """Other members from now on; what runs or waits reads none that is missing."""
         self.members = members
-        self._tempo.use(members)
+        self.tempo.use(members)
 
     @property
     def choices(self) -> list[Choice]:
