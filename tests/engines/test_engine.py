@@ -23,6 +23,7 @@ from motet.engines.base import (
     NoTokenPossible,
     RequestTooLarge,
     SamplingParams,
+    StepTimes,
     TokenOutput,
 )
 from motet.engines.torch import EngineCore, EngineSettings, Member, ModelLoadError, TorchEngine, load_member
@@ -229,6 +230,18 @@ async def test_numbers_that_are_none_fail_the_request(
     assert len((await collect(engine, request()))[0]) == 8
 
 
+async def test_steps_are_reported_to_whoever_watches(engine: TorchEngine) -> None:
+    """Prefill too, which hands out nothing; every token once."""
+    seen: list[StepTimes] = []
+    engine.watch_steps(seen.append)
+    jobs = [replace(request(n=2), request_id=name) for name in ("first", "second")]
+    await asyncio.gather(*(collect(engine, job) for job in jobs))
+    assert {name for times in seen for name in times.requests} == {"first", "second"}
+    assert sum(times.tokens for times in seen) == 2 * 2 * 8
+    assert max(times.choices for times in seen) == 4
+    assert all(times.began <= times.ended and times.requests and not times.failures for times in seen)
+
+
 async def test_closing_the_engine_fails_what_runs(members: Mapping[str, Member]) -> None:
     engine = TorchEngine(members)
     generation = engine.generate(request(max_tokens=200))
@@ -367,6 +380,32 @@ async def test_a_grammar_says_what_may_follow(engine: TorchEngine) -> None:
     outputs = answers[0][0]
     assert [output.token % 2 for output in outputs] == [place % 2 for place in range(len(outputs))]
     assert len(outputs) == 8
+
+
+class Two:
+    """Two tokens, and no more; a third may follow where `more`."""
+
+    text = ""
+
+    def __init__(self, *, more: bool = False) -> None:
+        self.more = more
+
+    def start(self, ends: Sequence[int]) -> Two:
+        return self
+
+    def allowed(self, generated: Sequence[int]) -> bytes:
+        any_letter, may_end = (1 << 7) - 1 << 8, 1 << EOS
+        mask = any_letter if len(generated) < 2 else may_end | (any_letter if self.more else 0)
+        return mask.to_bytes((VOCAB + 31) // 32 * 4, "little")
+
+
+async def test_a_finished_grammar_ends_the_answer_before_its_minimum(engine: TorchEngine) -> None:
+    for plan in (single("llama"), PROXY):
+        fixed: dict[str, Any] = {"ignore_eos": False, "min_tokens": 6, "logit_bias": ((EOS, 100.0),)}
+        outputs = (await collect(engine, request(plan, grammar=Two(), **fixed)))[0]
+        assert [(output.token == EOS, output.finish) for output in outputs] == [(False, None)] * 2 + [(True, "stop")]
+        outputs = (await collect(engine, request(plan, grammar=Two(more=True), **fixed)))[0]
+        assert [output.token == EOS for output in outputs] == [False] * 6 + [True]
 
 
 async def test_masks_that_leave_nothing_are_the_requests_fault(engine: TorchEngine) -> None:

@@ -36,19 +36,24 @@ class Layout:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._last: tuple[object, ComposeRows] | None = None
+        self._places: dict[int, int] = {}
+
+    def join(self, members: Sequence[int]) -> None:
+        """Says whose logits are joined in this step, by their numbers."""
+        self._places = {number: place for place, number in enumerate(members)}
 
     def streams(self, item: Item, count: int) -> tuple[int, ...]:
         """The row of each stream in the members' joined logits of `count` positions.
 
         Raises:
-            KeyError: a model that is no member.
+            KeyError: a model that is no member, or was not run.
         """
         pairs = zip(item.plan.streams, item.reads, strict=True)
-        return tuple(self._table.members[stream.model] * count + at for stream, at in pairs)
+        return tuple(self._places[self._table.members[stream.model]] * count + at for stream, at in pairs)
 
     def __call__(self, items: Sequence[Item], logits: Logits, count: int) -> ComposeRows:
         like = logits.like()
-        key = (like.device, like.dtype, count, [(item.plan, item.reads) for item in items])
+        key = (like.device, like.dtype, count, list(self._places), [(item.plan, item.reads) for item in items])
         if self._last is None or self._last[0] != key:
             streams = [self.streams(item, count) for item in items]
             self._last = (key, compose_rows([item.plan for item in items], streams, like))
@@ -122,12 +127,14 @@ class Composer:
         is the table's step, and its rows here mean nothing.
 
         Args:
-            logits: (R, V) of each distinct member.
+            logits: (R, V) of each member that the step runs (`Table.running`).
             rows: (R,) places in the batch.
             positions: (R,) of the tokens.
             tokens: (R,) what is read there, drafts included.
         """
         joined = Logits(logits)
+        for layout in (self._reported, self._plain):
+            layout.join(self._table.running())
         items, order = items_of(points_of(self._table.batch, rows, positions, tokens), self._table.default)
         reported = [i for i, item in enumerate(items) if item.is_reported]
         drawn, values = self._drawn(joined, [items[i] for i in reported], len(rows))

@@ -10,27 +10,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.engines.base import TokenOutput
-from motet.server.bodies import JsonRoute
 from motet.server.forms import extension, finite, traces, usage
 from motet.server.generations import Generations
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, salt_of, trace_top
-from motet.server.respond import CLIENT_LEFT, as_json, reserve, unless_disconnected
+from motet.server.respond import CLIENT_LEFT, AnsweringRoute, as_json, describe, reserve, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
 from motet.server.schemas import ScoreRequest
 from motet.server.service import Served, Service
 from motet.server.unsupported import check_extras
 from motet.server.writing import beside_others
 
-router = APIRouter(tags=["composition"], route_class=JsonRoute)
+router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 
 
 @router.post("/v1/score", response_model=Scores, responses=ANSWERS)
 async def score(body: ScoreRequest, request: Request, service: Served) -> Response:
     """Log-probabilities of continuations of one prompt. The continuation's tokens are appended to what every
     stream reads, so the streams' prompts may differ."""
-    check_extras(body)
+    check_extras(body, request)
     query = ScoreQuery(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
@@ -43,13 +42,14 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         jobs = await unless_disconnected(request, prepare(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
-        place.spend(sum(len(job.prompt_ids) + len(job.request.forced) for job in jobs))
+        describe(service, query, jobs)
+        place.spend(sum(job.num_prompt_tokens for job in jobs))
         return await as_json(await unless_disconnected(request, _scores(service, query, jobs)))
 
 
 async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> dict[str, Any]:
     generations = Generations(service.engine, jobs)
-    prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
+    prompt_tokens = sum(job.num_prompt_tokens for job in jobs)
     service.metrics.prompt_tokens.labels(jobs[0].plan.strategy).inc(prompt_tokens)
     outputs: list[list[TokenOutput]] = [[] for _ in jobs]
     try:
