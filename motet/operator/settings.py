@@ -85,8 +85,12 @@ class ModelConfig(Section):
     check_expert: bool = True
     """Whether compositions must keep to the role and the partner that the model's `expert.json` names."""
     tool_call_parser: FormatName | None = None
-    """How the model writes calls of tools; by default as its chat template does. Models whose template knows no tools
-    are then told of them in words."""
+    """How the model writes calls of tools; by default as its chat template does."""
+    describe_tools: bool = True
+    """Whether a model with a `tool_call_parser`, but a template that knows no tools, is told of them in words."""
+    close_json: bool = False
+    """Close the JSON of calls and structured answers in the last third of `max_tokens`, whatever still could be written
+    into it: for models that do not end it themselves."""
     think_tags: Literal["none"] | tuple[Tag, Tag] | None = None
     """What stands before and behind the model's thoughts, `[<think>, </think>]`; by default what its chat template
     has. `none`: what it writes is all answer."""

@@ -58,6 +58,7 @@ TOKENIZING = CapacityLimiter(2)  # threads of their own
 COLDEST = 1e-6  # a temperature below it is greedy
 DIGITS = 1  # of log-probs under a policy
 SECRET = secrets.token_bytes(32)  # what is drawn under a policy cannot be computed elsewhere
+OPEN_SHARE = 2 / 3  # of an answer, behind which JSON is closed where the operator wants it
 NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
 
@@ -234,6 +235,8 @@ async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
         grammar = await _grammar(job, query, await held(query.offer, base.grammars), registry)
     if job.thought is not None and (grammar is not None or job.thought.budget is not None):
         grammar = base.grammars.after_thought(within(job.thought, job.request.sampling.max_tokens), grammar)
+    if grammar is not None and base.close_json:
+        grammar = base.grammars.closing(grammar, int(OPEN_SHARE * job.request.sampling.max_tokens))
     return replace(job, request=replace(job.request, sampling=replace(job.request.sampling, grammar=grammar)))
 
 
