@@ -155,7 +155,7 @@ def check_endpoint(path: str, grant: Grant) -> None:
         return
     opening = ENDPOINTS[path]
     if opening is not None and not getattr(grant.rules.allow, opening):
-        raise NotAllowed("The policy of this key does not allow this endpoint.")
+        raise NotAllowed("The policy of this key does not allow this endpoint.", opening=opening)
 
 
 def check_fields(body: Value, allow: Allow) -> None:
@@ -261,7 +261,7 @@ def _check_lines(value: Display | SamplingParams, lines: Mapping[str, Within], a
     for field in fields(value):
         line = lines.get(field.name)
         if line is None or not line(getattr(value, field.name), allow):
-            raise _closed(field.name)
+            raise _closed(field.name, opening=field.name)
 
 
 def check_messages(prompt: RequestPrompt, plan: Plan, members: Mapping[str, LoadedModel], allow: Allow) -> None:
