@@ -84,7 +84,7 @@ ENDPOINTS: Mapping[str, str | None] = {
     "/docs": None,
     "/openapi.json": None,
 }
-BELOW = ("/v1/models/", "/static-offline-docs/")  # whose paths go on, and are open to everybody
+BELOW = ("/v1/models/", "/static-offline-docs/")  # what is read below these is open to everybody
 # a field has one meaning on all endpoints
 FIELDS: Mapping[str, Line] = {
     **dict.fromkeys(
@@ -143,15 +143,16 @@ MESSAGE: Mapping[str, Line] = {
     "reasoning_content": Line("thinking", idle=("",)),
 }
 PART: Mapping[str, Line] = {"type": OPEN, "text": OPEN}
+STREAM: Mapping[str, Line] = {"include_usage": OPEN, "continuous_usage_stats": OPEN}
 
 
-def check_endpoint(path: str, grant: Grant) -> None:
+def check_endpoint(method: str, path: str, grant: Grant) -> None:
     """Raises LookupError: the path is not there for this key; NotAllowed: its policy closes it."""
     if path.startswith(ADMIN):
         if not grant.admin:
             raise LookupError(path)
         return
-    if grant.rules is None or path in PROBES or path.startswith(BELOW):
+    if grant.rules is None or path in PROBES or (method == "GET" and path.startswith(BELOW)):
         return
     opening = ENDPOINTS[path]
     if opening is not None and not getattr(grant.rules.allow, opening):
@@ -164,6 +165,8 @@ def check_fields(body: Value, allow: Allow) -> None:
         return
     request = cast("dict[str, Any]", body)
     _check(request, FIELDS, allow, "")
+    for _, options in _objects([request.get("stream_options")]):
+        _check(options, STREAM, allow, "stream_options.")
     for i, candidate in _objects(request.get("candidates")):
         _check(candidate, FIELDS, allow, f"candidates.{i}.")
     messages = _objects(request.get("messages"))

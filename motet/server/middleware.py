@@ -189,7 +189,7 @@ class Guard:
 def _closed_endpoint(scope: Scope, grant: Grant) -> ApiError | None:
     """An endpoint that is not there for this key looks as one that nobody has."""
     try:
-        check_endpoint(scope["path"], grant)
+        check_endpoint(scope["method"], scope["path"], grant)
     except LookupError:
         return ApiError(404, "Not Found.")
     except NotAllowed as refusal:
