@@ -130,18 +130,18 @@ def test_a_closed_field_is_refused_by_its_name_and_opened_by_its_opening(name: s
     check_fields(body, Allow.model_validate({opening: top.get(opening, True)}))
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"speculate_harder": 1}, "speculate_harder"),
-        ({"extra_body": {"trace": True}}, "extra_body"),
-        ({"stream_options": {"include_usage": True, "include_trace": True}}, "stream_options.include_trace"),
-        ({"candidates": ["m", {"model": "m", "composition": {}}]}, "candidates.1.composition"),
-        ({"messages": [{"role": "user", "content": "a", "prefix": True}]}, "messages.0.prefix"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "", "x": 1}]}]}, "messages.0.content.0.x"),
-        ({"messages": [{"role": "user"}, {"role": "assistant", "content": "So"}]}, "messages.1"),
-    ],
-)
+UNKNOWN: list[tuple[dict[str, Any], str]] = [
+    ({"speculate_harder": 1}, "speculate_harder"),
+    ({"extra_body": {"trace": True}}, "extra_body"),
+    ({"stream_options": {"include_usage": True, "include_trace": True}}, "stream_options.include_trace"),
+    ({"candidates": ["m", {"model": "m", "composition": {}}]}, "candidates.1.composition"),
+    ({"messages": [{"role": "user", "content": "a", "prefix": True}]}, "messages.0.prefix"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "", "x": 1}]}]}, "messages.0.content.0.x"),
+    ({"messages": [{"role": "user"}, {"role": "assistant", "content": "So"}]}, "messages.1"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), UNKNOWN)
 def test_fields_that_nobody_knows_are_closed_wherever_they_stand(body: dict[str, Any], param: str) -> None:
     with pytest.raises(NotAllowed) as refused:
         check_fields(body, CLOSED)
