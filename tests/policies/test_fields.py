@@ -75,7 +75,7 @@ def test_what_is_shown_and_drawn_has_a_line() -> None:
 def test_every_opening_is_explained_and_opens_something() -> None:
     assert Allow.model_fields.keys() == GIVES_AWAY.keys()
     used = {line.opening for line in (*FIELDS.values(), *MESSAGE.values())} | set(ENDPOINTS.values()) - {None}
-    elsewhere = {"exact_logprobs", "steered_logprobs", "lifted_masks", "members", "cached_tokens"}
+    elsewhere = {"exact_logprobs", "lifted_masks", "members", "cached_tokens"}
     assert Allow.model_fields.keys() == (used | elsewhere) - {None}
 
 
@@ -106,7 +106,7 @@ ASKS: dict[str, Any] = {
     "chat_template_kwargs": {"a": 1}, "truncate_prompt_tokens": 3, "composition": {}, "guidance_scale": 1.0,
     "negative_prompt": "", "return_token_ids": True, "return_tokens_as_token_ids": True, "skip_special_tokens": False,
     "tools": [{"type": "function"}], "tool_choice": "required", "reasoning_effort": "low", "thinking_token_budget": 0,
-    "speculation": "auto",
+    "speculation": "auto", "logprob_token_ids": [1],
 }  # fmt: skip
 
 
