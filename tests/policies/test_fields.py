@@ -77,7 +77,7 @@ def test_what_is_shown_and_drawn_has_a_line() -> None:
 def test_every_opening_is_explained_and_opens_something() -> None:
     assert Allow.model_fields.keys() == GIVES_AWAY.keys()
     used = {line.opening for line in (*FIELDS.values(), *MESSAGE.values())} | set(ENDPOINTS.values()) - {None}
-    elsewhere = {"exact_logprobs", "steered_logprobs", "lifted_masks", "members", "cached_tokens"}
+    elsewhere = {"exact_logprobs", "lifted_masks", "members", "cached_tokens"}
     assert Allow.model_fields.keys() == (used | elsewhere) - {None}
 
 
