@@ -30,7 +30,7 @@ class Allow(Section):
     exact_logprobs: bool = False
     """Log-probs are not rounded."""
     steered_logprobs: bool = False
-    """Log-probs also beside lists of tokens, biases, grammars and penalties."""
+    """Log-probs of tokens that the client names, and beside lists, biases, grammars and penalties."""
     scoring: bool = False
     """`/v1/score`, and log-probs of the prompt (`echo`, `prompt_logprobs`)."""
     traces: bool = False

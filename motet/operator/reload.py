@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from motet.composers.vocabulary import VocabularyMismatch
 from motet.engines.base import Engine
+from motet.models.info import ModelInfo
 from motet.operator.file import ConfigError, Configuration, load
 from motet.operator.loading import load_model
 from motet.operator.preflight import Prepared, prepare
@@ -25,7 +26,10 @@ AT_START = ("server.", "engine.", "log.")
 class Changeable(Protocol):
     """An engine whose models may come and go."""
 
+    @property
+    def models(self) -> Mapping[str, ModelInfo]: ...
     def attach(self, member: Member) -> None: ...
+    def keep(self, name: str) -> bool: ...
     def detach(self, name: str) -> None: ...
 
 
@@ -62,9 +66,11 @@ def reloaded(now: Configuration, registry: Registry, engine: Engine, without: Co
     if (coming or going) and not isinstance(engine, Changeable):
         both = (*coming, *going)
         raise ConfigError([f"models.{name}: this engine loads models at its start alone." for name in both])
-    leaving = [name for name in coming if name in engine.models]
-    if leaving:
-        raise ConfigError([f"models.{name}: it is still leaving; try again in a minute." for name in leaving])
+    other = [name for name in coming if name in engine.models and old.get(name) != new[name]]
+    if other:
+        raise ConfigError(
+            [f"models.{name}: another one of this name is leaving; try again in a minute." for name in other]
+        )
     prepared = prepare(wanted)
     kept = {name: registry.members.get(name, known) for name, known in prepared.registry.members.items()}
     infos = _attached(wanted, prepared, coming, engine) if isinstance(engine, Changeable) and coming else {}
@@ -77,13 +83,16 @@ def _without(configuration: Configuration, names: Collection[str]) -> Configurat
     return replace(configuration, settings=configuration.settings.model_copy(update={"models": models}))
 
 
-def _attached(wanted: Configuration, prepared: Prepared, coming: Collection[str], engine: Changeable) -> dict[str, Any]:
-    """Loads the new models, all or none; name → what is known of it."""
+def _attached(
+    wanted: Configuration, prepared: Prepared, coming: Collection[str], engine: Changeable
+) -> dict[str, ModelInfo]:
+    """Loads the new models, all or none, and keeps those that were leaving; name → what is known of it."""
     from motet.engines.torch import ModelLoadError
 
     loaded: dict[str, Member] = {}
     problems: list[str] = []
-    for name in coming:
+    kept = {name: engine.models[name] for name in coming if name in engine.models and engine.keep(name)}
+    for name in (name for name in coming if name not in kept):
         model, source = wanted.settings.models[name], prepared.sources[name]
         try:
             loaded[name] = load_model(name, source, model, wanted.settings.engine, prepared.tokenizers[name])
@@ -93,7 +102,7 @@ def _attached(wanted: Configuration, prepared: Prepared, coming: Collection[str]
         raise ConfigError(problems)
     for member in loaded.values():
         engine.attach(member)
-    return {name: member.info for name, member in loaded.items()}
+    return kept | {name: member.info for name, member in loaded.items()}
 
 
 def _needs_restart(now: Configuration, read: Configuration) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ ENDPOINTS: Mapping[str, str | None] = {
     "/docs": None,
     "/openapi.json": None,
 }
-BELOW = ("/v1/models/", "/static-offline-docs/")  # whose paths go on, and are open to everybody
+BELOW = ("/v1/models/", "/static-offline-docs/")  # what is read below these is open to everybody
 # a field has one meaning on all endpoints
 FIELDS: Mapping[str, Line] = {
     **dict.fromkeys(
@@ -102,6 +102,7 @@ FIELDS: Mapping[str, Line] = {
     "seed": Line("seeds", idle=(-1,)),
     "logprobs": Line("logprobs", lambda value, allow: bool(allow.logprobs) and _up_to("logprobs")(value, allow)),
     "top_logprobs": Line("logprobs", _up_to("logprobs"), OFF),
+    "logprob_token_ids": Line("steered_logprobs"),
     "prompt_logprobs": Line("scoring"),
     "echo": Line("scoring"),
     "trace": Line("traces"),
@@ -144,19 +145,20 @@ MESSAGE: Mapping[str, Line] = {
     "reasoning_content": Line("thinking", idle=("",)),
 }
 PART: Mapping[str, Line] = {"type": OPEN, "text": OPEN}
+STREAM: Mapping[str, Line] = {"include_usage": OPEN, "continuous_usage_stats": OPEN}
 
 
-def check_endpoint(path: str, grant: Grant) -> None:
+def check_endpoint(method: str, path: str, grant: Grant) -> None:
     """Raises LookupError: the path is not there for this key; NotAllowed: its policy closes it."""
     if path.startswith(ADMIN):
         if not grant.admin:
             raise LookupError(path)
         return
-    if grant.rules is None or path in PROBES or path.startswith(BELOW):
+    if grant.rules is None or path in PROBES or (method == "GET" and path.startswith(BELOW)):
         return
     opening = ENDPOINTS[path]
     if opening is not None and not getattr(grant.rules.allow, opening):
-        raise NotAllowed("The policy of this key does not allow this endpoint.")
+        raise NotAllowed("The policy of this key does not allow this endpoint.", opening=opening)
 
 
 def check_fields(body: Value, allow: Allow) -> None:
@@ -165,6 +167,8 @@ def check_fields(body: Value, allow: Allow) -> None:
         return
     request = cast("dict[str, Any]", body)
     _check(request, FIELDS, allow, "")
+    for _, options in _objects([request.get("stream_options")]):
+        _check(options, STREAM, allow, "stream_options.")
     for i, candidate in _objects(request.get("candidates")):
         _check(candidate, FIELDS, allow, f"candidates.{i}.")
     messages = _objects(request.get("messages"))
@@ -231,6 +235,7 @@ DRAWN: Mapping[str, Within] = {
     "allowed_token_ids": _nothing_or("token_lists", None),
     "grammar": lambda value, allow: value is None or allow.structured_outputs or allow.tools or allow.thinking,
     "bad_words": _nothing_or("token_lists", ()),
+    "logprob_token_ids": _nothing_or("steered_logprobs", ()),
     "stop_token_ids": _nothing_or("endings", ()),
     "ignore_eos": _nothing_or("endings", False),
     "trace_top": _nothing_or("traces", None),
@@ -263,7 +268,7 @@ def _check_lines(value: Display | SamplingParams, lines: Mapping[str, Within], a
     for field in fields(value):
         line = lines.get(field.name)
         if line is None or not line(getattr(value, field.name), allow):
-            raise _closed(field.name)
+            raise _closed(field.name, opening=field.name)
 
 
 def check_messages(prompt: RequestPrompt, plan: Plan, members: Mapping[str, LoadedModel], allow: Allow) -> None:

@@ -179,20 +179,21 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         grant: Grant | None = scope["state"].get("grant") if scope["type"] == "http" else None
-        refusal = None if grant is None else _closed_endpoint(scope["path"], grant)
+        refusal = None if grant is None else _closed_endpoint(scope, grant)
         if refusal is not None:
             await error_response(refusal)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
 
-def _closed_endpoint(path: str, grant: Grant) -> ApiError | None:
+def _closed_endpoint(scope: Scope, grant: Grant) -> ApiError | None:
     """An endpoint that is not there for this key looks as one that nobody has."""
     try:
-        check_endpoint(path, grant)
+        check_endpoint(scope["method"], scope["path"], grant)
     except LookupError:
         return ApiError(404, "Not Found.")
     except NotAllowed as refusal:
+        scope["state"]["closed"] = refusal.opening
         return as_api_error(refusal)
     return None
 

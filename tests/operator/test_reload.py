@@ -100,6 +100,16 @@ async def test_a_running_answer_keeps_its_model(running: Running) -> None:
     assert await running.ask("two") == 200
 
 
+async def test_what_is_leaving_can_be_kept(running: Running) -> None:
+    await running.admin("unload", "two")
+    assert await running.ask("two") == 404
+    assert (await running.admin("reload"))["loaded"] == ["two"]
+    assert await running.ask("two") == 200
+    await running.admin("unload", "two")
+    running.write(models={"one": {"path": "one"}, "two": {"path": "three"}})
+    assert "is leaving; try again" in (await running.admin("reload", status=400))["message"]
+
+
 async def test_a_wrong_file_changes_nothing(running: Running) -> None:
     running.write(models={"one": {"path": "one"}, "three": {"path": "nowhere"}})
     error = await running.admin("reload", status=400)

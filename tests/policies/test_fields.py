@@ -26,6 +26,7 @@ from motet.server.guard import (
     PROBES,
     SHOWN,
     STEERS,
+    STREAM,
     check_drawn,
     check_endpoint,
     check_fields,
@@ -34,7 +35,7 @@ from motet.server.guard import (
 from motet.server.prepare import prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import Display, Query, display
-from motet.server.schemas import Body, ChatCompletionRequest, Message, TextPart
+from motet.server.schemas import Body, Candidate, ChatCompletionRequest, Message, StreamOptions, TextPart
 from motet.settings import models_in
 from tests.server.conftest import make_service
 
@@ -57,7 +58,8 @@ def test_every_field_of_an_endpoint_that_can_be_opened_has_a_line() -> None:
     for route, kind in bodies():
         names = {field.alias or name for name, field in kind.model_fields.items()}
         assert names <= FIELDS.keys(), f"{route.path}: {HOW}"
-    for kind, lines in ((Message, MESSAGE), (TextPart, PART)):
+    inside = ((Message, MESSAGE), (TextPart, PART), (StreamOptions, STREAM), (Candidate, FIELDS))
+    for kind, lines in inside:
         assert kind.model_fields.keys() <= lines.keys(), HOW
 
 
@@ -85,10 +87,12 @@ def test_endpoints_that_nobody_has_decided_about_are_not_there() -> None:
         known = route.path in ENDPOINTS or route.path.startswith((*BELOW, "/v1/models/")) or route.path in PROBES
         if not known:
             with pytest.raises(LookupError):
-                check_endpoint(route.path, grant)
+                check_endpoint("GET", route.path, grant)
+    with pytest.raises(LookupError):
+        check_endpoint("POST", "/v1/models/load", grant)
     for path in ("/", "/nothing", "/v1/chat/completions/", "//v1/score", "/v1/admin/reload"):
         with pytest.raises(LookupError):
-            check_endpoint(path, grant)
+            check_endpoint("GET", path, grant)
 
 
 def _switches() -> list[str]:
@@ -126,17 +130,18 @@ def test_a_closed_field_is_refused_by_its_name_and_opened_by_its_opening(name: s
     check_fields(body, Allow.model_validate({opening: top.get(opening, True)}))
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"speculate_harder": 1}, "speculate_harder"),
-        ({"extra_body": {"trace": True}}, "extra_body"),
-        ({"candidates": ["m", {"model": "m", "composition": {}}]}, "candidates.1.composition"),
-        ({"messages": [{"role": "user", "content": "a", "prefix": True}]}, "messages.0.prefix"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "", "x": 1}]}]}, "messages.0.content.0.x"),
-        ({"messages": [{"role": "user"}, {"role": "assistant", "content": "So"}]}, "messages.1"),
-    ],
-)
+UNKNOWN: list[tuple[dict[str, Any], str]] = [
+    ({"speculate_harder": 1}, "speculate_harder"),
+    ({"extra_body": {"trace": True}}, "extra_body"),
+    ({"stream_options": {"include_usage": True, "include_trace": True}}, "stream_options.include_trace"),
+    ({"candidates": ["m", {"model": "m", "composition": {}}]}, "candidates.1.composition"),
+    ({"messages": [{"role": "user", "content": "a", "prefix": True}]}, "messages.0.prefix"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "", "x": 1}]}]}, "messages.0.content.0.x"),
+    ({"messages": [{"role": "user"}, {"role": "assistant", "content": "So"}]}, "messages.1"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), UNKNOWN)
 def test_fields_that_nobody_knows_are_closed_wherever_they_stand(body: dict[str, Any], param: str) -> None:
     with pytest.raises(NotAllowed) as refused:
         check_fields(body, CLOSED)

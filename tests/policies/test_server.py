@@ -171,6 +171,8 @@ async def test_the_audit_log(tmp_path: Path) -> None:
         await ask(client, "r", model="large")
         await ask(client, "wrong")
         await client.get("/health")
+        await client.get("/metrics", headers=of("c"))
+        await ask(client, messages=[{"role": "user", "content": "a<|end|>"}])
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     told = [(each["key"], each["policy"], each["model"], each["decision"], each["closed"]) for each in lines]
     assert told == [
@@ -179,6 +181,8 @@ async def test_the_audit_log(tmp_path: Path) -> None:
         ("client", "public", None, "refused", None),
         ("root", "operator", "large", "allowed", None),
         (None, None, None, "refused", None),
+        ("client", "public", None, "refused", "metrics"),
+        ("client", "public", "writer", "refused", "prefill"),
     ]
     assert {each["endpoint"] for each in lines[:4]} == {"/v1/chat/completions"}
     assert "secret" not in file.read_text()

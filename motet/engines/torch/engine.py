@@ -243,14 +243,23 @@ class TorchEngine:
         Raises:
             EngineStopped: the engine has ended.
         """
-        taken = threading.Event()
+        self._done(lambda: self._core.use({**self._core.members, member.name: member}))
 
-        def take() -> None:
-            self._core.use({**self._core.members, member.name: member})
-            taken.set()
+    def keep(self, name: str) -> bool:
+        """A model that was to leave stays; whether it is still here. Blocks as `attach` does."""
+        self._done(lambda: self._core.leaving.pop(name, None))
+        return name in self._core.members
 
-        self._post(take)
-        while not taken.wait(1.0):
+    def _done(self, action: Callable[[], object]) -> None:
+        """Waits until the engine's thread has done it. Raises EngineStopped."""
+        done = threading.Event()
+
+        def act() -> None:
+            action()
+            done.set()
+
+        self._post(act)
+        while not done.wait(1.0):
             if not self._thread.is_alive():
                 raise EngineStopped("the engine is closed")
 
