@@ -17,10 +17,8 @@ from motet.composers.spec import CompositionError, from_guidance_fields, parse_c
 from motet.engines.base import (
     Engine,
     GenerationRequest,
-    Grammar,
     RequestTooLarge,
     SamplingParams,
-    ThoughtPhase,
     TokenOutput,
     UnsupportedRequest,
 )
@@ -28,9 +26,8 @@ from motet.engines.drafts import OFF
 from motet.models.tokenizer import Tokenizer
 from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
+from motet.server.answer_form import AnswerForm, form_of, grammar_of, in_dialect
 from motet.server.answer_size import check_scores, fit_answer
-from motet.server.conversation import no_tools
-from motet.server.dialect import Dialect, dialect_of
 from motet.server.encodings import Encodings
 from motet.server.errors import ApiError, as_api_error, invalid
 from motet.server.guard import check_drawn, check_messages, check_shown
@@ -41,24 +38,18 @@ from motet.server.prompts import (
     check_tokens,
     continuation,
     max_new_tokens,
-    opens_thought,
     read,
 )
 from motet.server.query import Query, ScoreQuery
-from motet.server.reasoning import phase_of, within
 from motet.server.schemas import Target
 from motet.server.service import Service
 from motet.server.speculation import wish_of
-from motet.server.structured import INVALID_GRAMMAR, TOOLS, compiled_grammar
-from motet.server.tool_grammar import CallGrammar, held
-from motet.server.tools import Offer
 
 T = TypeVar("T")
 TOKENIZING = CapacityLimiter(2)  # threads of their own
 COLDEST = 1e-6  # a temperature below it is greedy
 DIGITS = 1  # of log-probs under a policy
 SECRET = secrets.token_bytes(32)  # what is drawn under a policy cannot be computed elsewhere
-OPEN_SHARE = 2 / 3  # of an answer, behind which JSON is closed where the operator wants it
 NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
 
@@ -70,9 +61,7 @@ class Job:
     tokenizer: Tokenizer  # the base's
     prompt_ids: tuple[int, ...]
     prompt_text: str | None = None  # as the client wrote it, where all of it is read
-    dialect: Dialect = field(default_factory=Dialect)
-    syntax: Syntax = field(default_factory=Syntax)
-    thought: ThoughtPhase | None = None
+    form: AnswerForm = field(default_factory=AnswerForm)
     kv_bytes: int = 0  # of one choice
     allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
 
@@ -83,6 +72,10 @@ class Job:
     @property
     def base(self) -> str:
         return self.plan.streams[0].model
+
+    @property
+    def syntax(self) -> Syntax:
+        return self.form.syntax
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -151,7 +144,7 @@ def _answering(service: Service, query: Query, encodings: Encodings) -> Iterator
     for i, target in enumerate(query.targets):
         plan = _target_plan(query, i, target, service.registry)
         for k, prompt in enumerate(query.prompts):
-            asked = _led(prompt, plan, query, service.registry.members)
+            asked = in_dialect(prompt, plan, service.registry.members, query)
             tokens = read(plan, asked, service.registry.members, encodings, score_prompt=query.score_prompt)
             yield _job(service, query, asked, tokens, f"{query.request_id}-{i * len(query.prompts) + k}")
 
@@ -174,8 +167,8 @@ def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTo
         speculation=OFF if is_paced else wish_of(query.fields.speculation, tokens.plan),
     )
     text = prompt.text if prompt.truncate is None else None
-    job = Job(request, base.tokenizer, tokens.prompt_ids, text, allow=service.allow)
-    return job if prompt.messages is None else _taken_apart(job, query, prompt, service.registry)
+    form = form_of(prompt, tokens.plan, service.registry, query)
+    return Job(request, base.tokenizer, tokens.prompt_ids, text, form, allow=service.allow)
 
 
 def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt) -> None:
@@ -195,68 +188,24 @@ def _permitted(asked: SamplingParams, prompt_ids: tuple[int, ...], allow: Allow 
     return replace(asked, temperature=min(asked.temperature, allow.max_temperature), seed=seed)
 
 
-def _led(prompt: RequestPrompt, plan: Plan, query: Query, members: Mapping[str, LoadedModel]) -> RequestPrompt:
-    """Messages in the words of the composition's leading member.
-
-    Raises:
-        ApiError: 400, tools that it has no words for.
-    """
-    if prompt.messages is None:
-        return prompt
-    dialect = dialect_of(plan, members)
-    if query.offer.callable and dialect.calls is None:
-        raise no_tools("tools")
-    variables = query.thinking.variables(plan, members, prompt.variables)
-    tools = tuple(tool.as_read() for tool in query.offer.tools)
-    return replace(prompt, dialect=dialect, tools=tools, variables=variables)
-
-
-def _taken_apart(job: Job, query: Query, prompt: RequestPrompt, registry: Registry) -> Job:
-    """The job of an answer to messages, with how its text is read."""
-    members, base, dialect = registry.members, registry.base_of(job.plan), prompt.dialect
-    budget = query.thinking.tokens(job.plan, members, dialect)
-    opened = opens_thought(job.plan, prompt, members)
-    calls = dialect.calls if query.offer.callable else None
-    words = (*(calls.marks if calls else ()), *((dialect.tags.begin, dialect.tags.end) if dialect.tags else ()))
-    ids = {base.tokenizer.added_id(word): word for word in words}
-    shown = {token: word for token, word in ids.items() if token in base.tokenizer.special_ids}
-    syntax = Syntax(calls, query.offer.names, dialect.tags, bool(opened), shown)
-    return replace(job, dialect=dialect, syntax=syntax, thought=phase_of(dialect, base, opened=opened, budget=budget))
-
-
 async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
-    """The job with what holds its answer: the grammar of the fields, that of calls, and the thought before."""
-    base = registry.base_of(job.plan)
-    try:
-        grammar = await _grammar(job, query, query.offer, registry)
-    except ApiError as refusal:
-        if refusal.param != TOOLS or refusal.code != INVALID_GRAMMAR:
-            raise
-        grammar = await _grammar(job, query, await held(query.offer, base.grammars), registry)
-    if job.thought is not None and (grammar is not None or job.thought.budget is not None):
-        grammar = base.grammars.after_thought(within(job.thought, job.request.sampling.max_tokens), grammar)
-    if grammar is not None and base.close_json:
-        grammar = base.grammars.closing(grammar, int(OPEN_SHARE * job.request.sampling.max_tokens))
-    return replace(job, request=replace(job.request, sampling=replace(job.request.sampling, grammar=grammar)))
-
-
-async def _grammar(job: Job, query: Query, offer: Offer, registry: Registry) -> Grammar | None:
-    form, base = job.syntax.calls, registry.base_of(job.plan)
-    calls = None if form is None else CallGrammar(form, base, offer, is_single=job.dialect.is_single)
-    return await compiled_grammar(query.fields, job.plan, registry, calls)
+    sampling = job.request.sampling
+    grammar = await grammar_of(job.form, job.plan, registry, query, sampling.max_tokens)
+    return replace(job, request=replace(job.request, sampling=replace(sampling, grammar=grammar)))
 
 
 def _scoring(service: Service, query: ScoreQuery, encodings: Encodings) -> Iterator[Job]:
     """Every continuation behind the prompt, forced; nothing is generated."""
     plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
     members, base = service.registry.members, service.registry.base_of(plan)
-    prompt = read(plan, query.prompt, members, encodings)
-    _check_prompt(service, plan, query.prompt)
+    asked = in_dialect(query.prompt, plan, members)
+    prompt = read(plan, asked, members, encodings)
+    _check_prompt(service, plan, asked)
     shows_members = service.allow is None or service.allow.traces
     trace_top = query.trace or 0 if shows_members else query.trace
     params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=trace_top)
     for i, text in enumerate(query.continuations):
-        tokens = replace(prompt, forced=_continuation(text, plan.streams[0], query.prompt, base, encodings))
+        tokens = replace(prompt, forced=_continuation(text, plan.streams[0], asked, base, encodings))
         max_new_tokens(tokens, members, service.kv_budget, asked=0)
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt

@@ -1,0 +1,98 @@
+"""What an answer to messages may be and how it is read: the words of its composition, the thought before it, the
+grammar that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from motet.composers.plan import Plan
+from motet.engines.base import Grammar, ThoughtPhase
+from motet.operator.registry import LoadedModel, Registry
+from motet.server.conversation import no_tools
+from motet.server.dialect import dialect_of
+from motet.server.errors import ApiError
+from motet.server.parts import Syntax
+from motet.server.prompts import RequestPrompt, opens_thought
+from motet.server.query import Query
+from motet.server.reasoning import Thinking, phase_of, within
+from motet.server.structured import INVALID_GRAMMAR, TOOLS, compiled_grammar
+from motet.server.tool_grammar import CallGrammar, held
+from motet.server.tools import Offer
+
+OPEN_SHARE = 2 / 3  # of an answer, behind which JSON is closed where the operator wants it
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """How an answer is taken apart, and the thought before it; of a text that goes on nothing is set. `is_single`: it
+    calls one function at most."""
+
+    syntax: Syntax = field(default_factory=Syntax)
+    thought: ThoughtPhase | None = None
+    is_single: bool = False
+
+
+def in_dialect(
+    prompt: RequestPrompt, plan: Plan, members: Mapping[str, LoadedModel], query: Query | None = None
+) -> RequestPrompt:
+    """Messages in the words of the composition's leading member, with the tools and switches of the query.
+
+    Raises:
+        ApiError: 400, tools that it has no words for.
+    """
+    if prompt.messages is None:
+        return prompt
+    offer, thinking = (Offer(), Thinking()) if query is None else (query.offer, query.thinking)
+    dialect = dialect_of(plan, members)
+    if offer.callable and dialect.calls is None:
+        raise no_tools(TOOLS)
+    variables = thinking.variables(plan, members, prompt.variables)
+    return replace(prompt, dialect=dialect, tools=tuple(tool.as_read() for tool in offer.tools), variables=variables)
+
+
+def form_of(prompt: RequestPrompt, plan: Plan, registry: Registry, query: Query) -> AnswerForm:
+    """
+    Args:
+        prompt: in its dialect.
+
+    Raises:
+        ApiError: 400, a bound of thoughts where nobody writes any.
+    """
+    if prompt.messages is None:
+        return AnswerForm()
+    base, dialect = registry.base_of(plan), prompt.dialect
+    budget = query.thinking.tokens(plan, registry.members, dialect)
+    opened = opens_thought(plan, prompt, registry.members)
+    calls = dialect.calls if query.offer.callable else None
+    words = (*(calls.marks if calls else ()), *((dialect.tags.begin, dialect.tags.end) if dialect.tags else ()))
+    ids = {base.tokenizer.added_id(word): word for word in words}
+    shown = {token: word for token, word in ids.items() if token in base.tokenizer.special_ids}
+    syntax = Syntax(calls, query.offer.names, dialect.tags, bool(opened), shown)
+    return AnswerForm(syntax, phase_of(dialect, base, opened=opened, budget=budget), dialect.is_single)
+
+
+async def grammar_of(form: AnswerForm, plan: Plan, registry: Registry, query: Query, max_tokens: int) -> Grammar | None:
+    """What holds an answer: the grammar of the fields, that of calls, and the thought before; None: nothing.
+
+    Raises:
+        ApiError: as `compiled_grammar` does.
+    """
+    base = registry.base_of(plan)
+    try:
+        grammar = await _grammar(form, plan, registry, query, query.offer)
+    except ApiError as refusal:
+        if refusal.param != TOOLS or refusal.code != INVALID_GRAMMAR:
+            raise
+        grammar = await _grammar(form, plan, registry, query, await held(query.offer, base.grammars))
+    if form.thought is not None and (grammar is not None or form.thought.budget is not None):
+        grammar = base.grammars.after_thought(within(form.thought, max_tokens), grammar)
+    if grammar is None or not base.close_json:
+        return grammar
+    return base.grammars.closing(grammar, int(OPEN_SHARE * max_tokens))
+
+
+async def _grammar(form: AnswerForm, plan: Plan, registry: Registry, query: Query, offer: Offer) -> Grammar | None:
+    words = form.syntax.calls
+    calls = None if words is None else CallGrammar(words, registry.base_of(plan), offer, is_single=form.is_single)
+    return await compiled_grammar(query.fields, plan, registry, calls)
