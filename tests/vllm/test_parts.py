@@ -342,6 +342,7 @@ def test_a_step_runs_the_members_that_its_rows_read() -> None:
     assert skipping({0: Row(RowSpec(single("qwen")), [1], [])}).running() == [1]
     assert skipping({0: Row(RowSpec(contrastive), [1], [])}).running() == [0, 2]
     assert skipping({1: Row(RowSpec(single("mistral")), [1], [])}).running() == [0, 2], "who names none reads the first"
+    assert skipping({0: Row(RowSpec(single("")), [1], [])}).running(), "who names nobody ends, after a step"
     everything = skipping({0: Row(RowSpec(single("qwen")), [1], [])})
     everything.skips = False
     assert everything.running() == [0, 1, 2]

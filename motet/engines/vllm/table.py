@@ -238,12 +238,9 @@ class Table:
         All of them in a warm-up. A captured graph of whole steps is one: it runs more than is read, never less.
         """
         rows = self.batch.rows() if self.skips else []
-        read = {name for row in rows for name in (self._default_models if row is None else row.models)}
-        return sorted({number for name, number in self.members.items() if name in read or not rows})
-
-    @property
-    def _default_models(self) -> frozenset[str]:
-        return frozenset(stream.model for stream in self.default.streams)
+        read = {name for row in rows for name in ((self.default.streams[0].model,) if row is None else row.models)}
+        numbers = {self.members[name] for name in read if name in self.members}
+        return sorted(numbers or set(self.members.values()))  # a row that nobody has checked may name nobody
 
     def take_step(self) -> DrawnStep | None:
         """What the last logits have drawn, once; None: vLLM's own sampler draws."""
