@@ -40,7 +40,7 @@ def words(conversation: Conversation) -> Iterator[str]:
 async def _help(_: Conversation, rest: str, console: Console) -> None:
     table = Table.grid(padding=(0, 2))
     for name, command in COMMANDS.items():
-        table.add_row(f"/{name} {command.arguments}".rstrip(), command.help)
+        table.add_row(Text(f"/{name} {command.arguments}".rstrip()), command.help)
     console.print(table)
     console.print("Ctrl-C stops an answer; Ctrl-D leaves.")
 

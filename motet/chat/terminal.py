@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from openai import APIError, AsyncOpenAI
 from prompt_toolkit import PromptSession
@@ -48,15 +49,24 @@ async def _said(line: str, conversation: Conversation, console: Console) -> None
     except ChatError as error:
         console.print(Text(str(error), style="red"))
     except APIError as error:
-        console.print(Text(f"the server says: {error.message}", style="red"))
+        console.print(Text(f"the server says: {_message(error)}", style="red"))
+
+
+def _message(error: APIError) -> str:
+    """The server's own sentence, where it wrote one."""
+    body = cast("dict[str, object]", error.body) if isinstance(error.body, dict) else {}
+    return str(body.get("message") or error.message)
 
 
 async def _answer(question: str, conversation: Conversation, console: Console) -> None:
+    length = 0
     try:
         async for piece in conversation.ask(question):
             console.print(Text(piece.text, style=style_of(piece.shift)), end="", soft_wrap=True)
+            length += len(piece.text)
     finally:
-        console.print()
+        if length:
+            console.print()
 
 
 async def _interruptible(answer: Coroutine[None, None, None], console: Console) -> None:
