@@ -142,6 +142,7 @@ class Conversation:
 
 
 def _shift(extra: Mapping[str, Any] | None) -> float | None:
-    trace: list[dict[str, Any]] = ((extra or {}).get("motet") or {}).get("trace") or []
+    ours = cast("dict[str, Any]", (extra or {}).get("motet") or {})
+    trace = cast("list[dict[str, Any]]", ours.get("trace") or [])
     moved = [float(token["logprob"]) - float(token["members"]["base"]) for token in trace]
     return max(moved, key=abs, default=None)
