@@ -58,6 +58,8 @@ def test_the_figures_of_gsm8k_are_those_of_the_results() -> None:
         low, high = (round(100 * right[end]) for end in ("low", "high"))
         figures = f"{100 * right['value']:.0f} | {low} – {high} | {100 * formed:.0f} |"
         assert line.endswith(f"| {figures}"), (line, figures)
+    gap = results["gap closed"]["composed"]
+    assert f"is {gap['value']:.2f} ({gap['low']:.2f} – {gap['high']:.2f})" in MEASUREMENTS
 
 
 def test_the_figures_of_contrastive_decoding_are_those_of_the_results() -> None:
@@ -68,6 +70,8 @@ def test_the_figures_of_contrastive_decoding_are_those_of_the_results() -> None:
     gap = results["differences"]["contrastive greedy − greedy"]
     value, low, high = (f"{100 * gap[name]:.0f}".replace("-", "−") for name in ("value", "low", "high"))
     assert f"({value} points, {low} – {high};" in MEASUREMENTS
+    plain, ours = (sum(results["systems"][name]["right"]) for name in ("sampled", "contrastive sampled"))
+    assert f"answers\n{ours} against {plain} " in MEASUREMENTS
 
 
 class Loaded(HTMLParser):

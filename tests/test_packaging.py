@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 # the house from the roof down: a room imports itself and rooms of lower floors, also where only types are imported
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
+    ("chat",),
     ("evaluation", "audit"),
     ("demo",),
     ("server", "training"),

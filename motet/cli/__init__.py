@@ -11,6 +11,7 @@ import typer
 from motet import __version__
 from motet.cli import data, demo, evaluation, experts, operator, serve
 from motet.cli.audit import audit
+from motet.cli.chat import chat
 from motet.cli.training import train
 from motet.openmp import missing
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve.serve)
+app.command()(chat)
 app.command()(operator.init)
 app.command()(operator.models)
 app.command()(demo.demo)

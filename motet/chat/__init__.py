@@ -1,0 +1,1 @@
+"""A conversation in a terminal: with a model or a composition, compared, coloured by what the composition did."""
