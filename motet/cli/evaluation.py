@@ -73,11 +73,16 @@ def _evaluate(
     from rich.console import Console
 
     from motet.evaluation.recipe import find_recipe, read_recipe
+    from motet.evaluation.settings import RecipeError
+    from motet.training.run.outputs import output_problems
 
     console = Console()
     with refusals(), watched(console) as progress:
         file = find_recipe(recipe)
-        results = evaluate(read_recipe(file, overrides or []), file.resolve().parent, progress, **options)
+        chosen = read_recipe(file, overrides or [])
+        if problems := list(output_problems(chosen.output)):
+            raise RecipeError(problems)
+        results = evaluate(chosen, file.resolve().parent, progress, **options)
         files = write(results)
     show(console, results)
     console.print("written: " + ", ".join(map(str, files)), highlight=False)

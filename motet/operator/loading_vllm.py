@@ -122,6 +122,9 @@ def _checked_options(configuration: Configuration) -> KvCache | Utilization:
 
     config = configuration.settings.engine
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if config.restart:
+        instead = "under vLLM a service manager starts the whole process again (docs/operating.md)"
+        raise ConfigError([f"engine.restart: the embedded engine alone begins anew; {instead}."])
     try:
         check_version()
         check_engine_args(config.engine_args, configuration.settings.models)

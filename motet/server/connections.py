@@ -31,7 +31,7 @@ MOST = 8192  # connections, where the operator says nothing
 MOST_DESCRIPTORS = 65536
 SWEEPS = 4  # per timeout
 IDLE_S = 1.0  # without a request, after which a connection makes room for a new one
-LOOKED_AT = 64  # connections, for one that makes room
+LOOKED_AT = 64  # connections, for those that make room
 Awaited = tuple[Literal["head", "reader"], object]  # what is waited for, and what began it
 
 
@@ -75,13 +75,14 @@ class Connections:
         self._open.pop(connection, None)
 
     def _make_room(self) -> None:
-        """Closes a connection over which nobody asks anything: else they would hold all until their time is over."""
+        """Closes connections over which nobody asks anything: else they would hold all until their time is over."""
         now = asyncio.get_running_loop().time()
         for connection in list(islice(self._open, LOOKED_AT)):
             del self._open[connection]
-            if connection.end_if_idle(now):
+            if not connection.end_if_idle(now):
+                self._open[connection] = None
+            elif len(self._open) < self.limit:
                 return
-            self._open[connection] = None
 
     def _sweep_later(self) -> None:
         asyncio.get_running_loop().call_later(self._interval, self._sweep)

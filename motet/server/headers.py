@@ -15,8 +15,9 @@ _STATE = "headers"
 
 
 def add_header(request: Request, name: str, value: str) -> None:
-    """The answer of this request will have the header, also where it is a refusal or a stream."""
-    request.scope["state"].setdefault(_STATE, {})[name] = value
+    """The answer of this request will have the header, also where it is a refusal or a stream. `value` is printable
+    ASCII; spaces at its ends, with which the connection would break off (RFC 9110, section 5.5), are left out."""
+    request.scope["state"].setdefault(_STATE, {})[name] = value.strip()
 
 
 def added_headers(scope: Scope) -> Mapping[str, str]:

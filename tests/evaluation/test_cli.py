@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from motet.cli import app
@@ -40,6 +41,20 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     result = RUNNER.invoke(app, ["eval", str(recipe)])
     assert result.exit_code == 1
     assert "error: the server does not answer:" in result.stderr
+
+
+@pytest.mark.parametrize("output", ["file", "file/out"])
+@pytest.mark.parametrize("command", [["eval"], ["eval", "sweep"]])
+def test_an_output_that_cannot_be_written(tmp_path: Path, output: str, command: list[str]) -> None:
+    """Told before anything is asked: here there is no server to ask."""
+    (tmp_path / "file").touch()
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"output: {tmp_path / output}\napi: {{server: 'http://127.0.0.1:9'}}\nsubjects: {{a: m}}\n"
+        "tasks: [{type: gap_closed, data: d.jsonl, base: a, tuned: a}]\n"
+    )
+    result = RUNNER.invoke(app, [*command, str(recipe)])
+    assert (result.exit_code, result.stderr) == (1, f"error: output: {tmp_path / 'file'} is a file\n")
 
 
 def test_merge_needs_weights(tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def test_options_of_one_engine_are_not_those_of_the_other(tmp_path: Path) -> Non
     ]
 
 
+def test_vllm_does_not_begin_anew(tmp_path: Path) -> None:
+    (problem,) = refused(tmp_path, {"kind": "vllm", "restart": True})
+    assert problem.startswith("engine.restart: the embedded engine alone begins anew")
+
+
 def test_another_engine_is_named_with_what_there_is(tmp_path: Path) -> None:
     (problem,) = refused(tmp_path, {"kind": "vlm"})
     assert "Allowed: torch, vllm" in problem

@@ -224,8 +224,8 @@ async def test_idle_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> No
         busy = await there.connect()
         busy.ask("/v1/completions", {"model": "large", "prompt": "x", "max_tokens": 1})
         await until(lambda: there.engine.requests)
-        idle = [await there.connect() for _ in range(2)]
-        await until(lambda: there.open == 3)
+        idle = [await there.connect() for _ in range(4)]  # two of them beyond the limit
+        await until(lambda: there.open == 5)
         await asyncio.sleep(2.5)  # two looks at all connections
         fresh = await there.connect()
         fresh.writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")

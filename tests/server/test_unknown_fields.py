@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import httpx
 import pytest
 
 from motet.server.foreign import CARRIERS, HARMLESS, MISSING, SAME
 from motet.server.headers import IGNORED, MAX_TOKENS
 from motet.server.responses import ErrorBody
 from motet.server.schemas import ChatCompletionRequest
-from tests.server.conftest import World
+from tests.server.conftest import World, listening, make_service
 
 CHAT: dict[str, Any] = {"model": "large", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 PROXY = {"strategy": "proxy_tuning", "expert": "expert", "antiexpert": "small"}
@@ -149,3 +150,13 @@ async def test_usage_counts_the_prompt_that_was_sent(world: World) -> None:
     own = {"model": "large", "prompt": "abc"}
     body["composition"] = {"strategy": "product", "members": [own, own]}
     assert (await world.post("/v1/completions", **body)).json()["usage"]["prompt_tokens"] == 3
+
+
+@pytest.mark.parametrize("name", [" \n1é", " ", "x\r\nset-cookie: a", "\x00", "日本 ", "\t", "\u2028"])
+async def test_any_name_can_stand_in_the_header(name: str) -> None:
+    """Over a real connection, which breaks off at a header that is none."""
+    async with listening(make_service()) as (url, _), httpx.AsyncClient(base_url=url) as client:
+        answer = await client.post("/tokenize", json={"model": "large", "prompt": "a", name: 1})
+    assert answer.status_code == 200
+    assert answer.headers[IGNORED] == ascii(name)[1:-1].strip()
+    assert "set-cookie" not in answer.headers

@@ -80,9 +80,12 @@ async def _answered(url: str, seconds: float) -> float | None:
 
 
 async def unread(server: Server, patience: float) -> Outcome:
-    """All places are held by clients that ask for megabytes and read none of them: how long, and at what cost?"""
-    before = server.resident()
+    """All places are held by clients that ask for megabytes and read none of them: how long, and at what cost? What
+    the same requests of clients that read have warmed up before is no cost of theirs."""
     body = _stream(server.url, 100, n=16, logprobs=20, trace={"top": 20})
+    async with httpx.AsyncClient(base_url=server.url, timeout=ANSWER_S) as reading:
+        await asyncio.gather(*(reading.post("/v1/completions", json=body) for _ in range(4)))
+    before = server.resident()
     links = [await connect(server.url, SMALL_BUFFER) for _ in range(4)]
     for link in links:
         link.writer.transport.pause_reading()  # type: ignore[attr-defined]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from motet.training.run.checkpoint import write_json
 from motet.training.run.errors import RunError
 from motet.training.run.identity import changes, decisive
 from motet.training.run.metrics import FILE as METRICS
+from motet.training.run.outputs import unwritable, unwritten
 from motet.training.run.result import ASIDE, result_names
 
 MARK = "run.json"
@@ -50,12 +50,12 @@ class RunFolder:
     def problems(self, existing: Existing) -> Iterator[str]:
         """Why the folder cannot be used; writes nothing."""
         if not self.path.exists():
-            yield from _unwritable(self.path)
+            yield from unwritable(self.path)
             return
         if not self.path.is_dir():
             yield f"output: {self.path} is a file"
             return
-        yield from _unwritten(self.path)
+        yield from unwritten(self.path)
         mark = self._mark()
         if mark is None:
             if any(item.name != LOCK for item in self.path.iterdir()):
@@ -153,20 +153,3 @@ class RunFolder:
 def recipe_yaml(recipe: Recipe) -> str:
     """A recipe with all its defaults, as `motet train` reads it."""
     return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-
-
-def _unwritable(path: Path) -> Iterator[str]:
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if existing.is_dir():
-        yield from _unwritten(existing)
-    else:
-        yield f"output: {existing} is a file"
-
-
-def _unwritten(folder: Path) -> Iterator[str]:
-    """Tries it: permissions alone say nothing of read-only file systems, nor to root."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"motet")
-    except OSError as error:
-        yield f"output: {folder} is not writable: {error.strerror}"
