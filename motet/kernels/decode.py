@@ -15,6 +15,7 @@ from torch import Tensor
 
 from motet.kernels.layout import BitMask, ComposeRows, Index, SparseEdits, rows_index
 from motet.kernels.logits import Logits
+from motet.kernels.proposals import Proposal, settled
 from motet.kernels.reference import Composed, kl_divergence, penalise, restrict, shift_rank
 from motet.kernels.sampling import SampleRows
 
@@ -26,7 +27,8 @@ class DecodeRows:
     `forced[r]` is the token that row r scores, −1 where one is drawn. `rules` belong to the composition; `banned`,
     `allowed` and `grammar` restrict what is drawn and reported; `bias`, `repetition` and `presence` only what is drawn
     (see `reference.penalise` for the order). `top[r]` alternatives of row r are reported (empty: none of any row), and
-    for the rows in `trace` how far the composition has moved the base.
+    for the rows in `trace` how far the composition has moved the base. Rows with one of the `proposals` take it or
+    another token instead of a draw of their own.
     """
 
     plan: ComposeRows
@@ -43,6 +45,7 @@ class DecodeRows:
     presence: SparseEdits | None = None
     top: Sequence[int] = ()
     trace: Sequence[int] = ()
+    proposals: Sequence[Proposal] = ()
 
     @property
     def is_edited(self) -> bool:
@@ -173,13 +176,17 @@ def _restricted(kernels: Kernels, logits: Logits, rows: DecodeRows, composed: Te
 def _tokens(kernels: Kernels, composed: Tensor, rows: DecodeRows) -> Tensor:
     """The forced tokens, and draws in the other rows."""
     drawn = [r for r, token in enumerate(rows.forced) if token < 0]
-    if len(drawn) == len(rows.forced):
-        scores = penalise(composed, rows.bias, rows.repetition, rows.presence)
-        return kernels.sample(scores, rows.sampling, rows.uniform)
-    forced = torch.tensor(rows.forced, dtype=torch.int64, device=composed.device)
+    tokens = torch.tensor(rows.forced, dtype=torch.int64, device=composed.device)
     if not drawn:
-        return forced
+        return tokens
     scores = penalise(composed, rows.bias, rows.repetition, rows.presence)
-    params = rows.sampling.select(drawn)
-    forced[drawn] = kernels.sample(scores[drawn], params, [rows.uniform[r] for r in drawn])
-    return forced
+    if len(drawn) == len(rows.forced):
+        tokens = kernels.sample(scores, rows.sampling, rows.uniform)
+    else:
+        params = rows.sampling.select(drawn)
+        tokens[drawn] = kernels.sample(scores[drawn], params, [rows.uniform[r] for r in drawn])
+    if rows.proposals:
+        tokens[[proposal.row for proposal in rows.proposals]] = torch.tensor(
+            settled(scores, rows.sampling, rows.proposals), device=tokens.device
+        )
+    return tokens

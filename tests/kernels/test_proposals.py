@@ -25,7 +25,9 @@ def rows_of(count: int, **changed: Any) -> SampleRows:
     return SampleRows(**{name: [value] * count for name, value in plain.items()})
 
 
-def tokens_of(scores: Tensor, draft: Tensor, params: dict[str, Any], generator: torch.Generator) -> tuple[Counter[int], int]:
+def tokens_of(
+    scores: Tensor, draft: Tensor, params: dict[str, Any], generator: torch.Generator
+) -> tuple[Counter[int], int]:
     """What comes of DRAWS guesses from the draft's scores (V,), and how many of them were taken."""
     one, many = rows_of(1, **params), rows_of(DRAWS, **params)
     probs = warped(draft[None], one)[0]

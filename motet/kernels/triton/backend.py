@@ -46,8 +46,8 @@ class TritonKernels:
 
     def fused(self, logits: Logits, rows: DecodeRows) -> Decoded | None:
         """Two launches for weighted sums: no composed row is written but those that are filtered or report
-        alternatives. None where single tokens are edited: their places differ from step to step."""
-        if rows.is_edited:
+        alternatives. None where single tokens are edited, whose places differ from step to step, or proposed."""
+        if rows.is_edited or rows.proposals:
             return None
         step = self.stage(logits, rows)
         self.launch(step)
