@@ -55,12 +55,16 @@ def p_value(tokens: Counter[int], expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("params", [{}, {"top_p": 0.8}, {"top_k": 5, "min_p": 0.05}, {"temperature": 1.7}])
-@pytest.mark.parametrize(("distance", "least", "most"), [(0.2, 0.9, 1.0), (1.0, 0.4, 0.85), (4.0, 0.0, 0.5)])
-def test_frequencies_are_the_rows_own(params: dict[str, Any], distance: float, least: float, most: float) -> None:
+@pytest.mark.parametrize(
+    ("share", "noise", "least", "most"), [(1.0, 0.2, 0.85, 1.0), (0.0, 1.0, 0.3, 0.8), (-2.0, 0.0, 0.0, 0.3)]
+)
+def test_frequencies_are_the_rows_own(
+    params: dict[str, Any], share: float, noise: float, least: float, most: float
+) -> None:
     """Chi-square at high, middling and low acceptance."""
     generator = torch.Generator().manual_seed(5)
     scores = torch.randn(VOCAB, generator=generator, dtype=torch.float64)
-    draft = scores + distance * torch.randn(VOCAB, generator=generator, dtype=torch.float64)
+    draft = share * scores + noise * torch.randn(VOCAB, generator=generator, dtype=torch.float64)
     tokens, taken = tokens_of(scores, draft, params, generator)
     own, theirs = (warped(s[None], rows_of(1, **params))[0] for s in (scores, draft))
     assert p_value(tokens, own) > FALSE_ALARM
