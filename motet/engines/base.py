@@ -80,6 +80,11 @@ class Grammar(Protocol):
         """What comes before that which `text` says."""
         ...
 
+    @property
+    def closing(self) -> int | None:
+        """Behind how many tokens open JSON is closed; None: it is not."""
+        ...
+
     def start(self, ends: Sequence[int]) -> Matcher:
         """A matcher of one answer, which the tokens `ends` may end exactly where the grammar may end."""
         ...
@@ -112,6 +117,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     top_logprobs: int = 0  # how many alternatives to report per token
+    logprob_token_ids: tuple[int, ...] = ()  # those to report instead; `top_logprobs` is their number
     trace_top: int | None = None  # None: no trace; else alternatives before and after composition
 
 

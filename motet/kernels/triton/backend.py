@@ -46,8 +46,10 @@ class TritonKernels:
 
     def fused(self, logits: Logits, rows: DecodeRows) -> Decoded | None:
         """Two launches for weighted sums: no composed row is written but those that are filtered or report
-        alternatives. None where single tokens are edited, whose places differ from step to step, or proposed."""
-        if rows.is_edited or rows.proposals:
+        alternatives. None where single tokens are edited: their places differ from step to step; and where a row that
+        has lost everything must not be composed without its masks, as these kernels would; and where tokens are
+        proposed."""
+        if rows.is_edited or rows.may_end or rows.proposals:
             return None
         step = self.stage(logits, rows)
         self.launch(step)
