@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from motet.composers.plan import Plan
 
@@ -10,18 +11,28 @@ NGRAM = "ngram"  # as vLLM calls drafts that repeat the text
 MOST_GUESSES = 8  # that are verified at once
 
 
+Acceptance = Literal["coupled", "ratio"]
+
+
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """Guessing tokens ahead, which then are verified together. Answers do not change by it: a guess is right where it
-    is the token that would have been drawn without it, by the same random number.
+    """Guessing tokens ahead, which then are verified together. Answers do not change by it.
 
     `draft` is the role or the model of one of the plan's streams, or `NGRAM`: the text itself, where it repeats; None
-    is whatever pays. At most `tokens` guesses are verified at once; 0 is off. `wide_only`: only where all streams
-    compute in float32 or wider, where one position and several round so alike that answers are the same tokens.
+    is whatever pays. At most `tokens` guesses are verified at once; 0 is off. `acceptance`:
+
+    - `coupled`: a guess is right where it is the token that would have been drawn without it, by the same random
+      number: seeds keep their answers.
+    - `ratio`: the guesses of a stream for an answer that is drawn without a seed are taken as far as that leaves the
+      distribution of answers as it is (see `kernels.proposals`), which is more often.
+
+    `wide_only`: only where all streams compute in float32 or wider, where one position and several round so alike that
+    answers are the same tokens.
     """
 
     draft: str | None = None
     tokens: int = MOST_GUESSES
+    acceptance: Acceptance = "coupled"
     wide_only: bool = False
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from motet.kernels.layout import BitMask, ComposeRows, Index, SparseEdits, rows_index
 from motet.kernels.logits import Logits
+from motet.kernels.proposals import Proposal, settled
 from motet.kernels.reference import Composed, kl_divergence, penalise, restrict, shift_rank
 from motet.kernels.sampling import SampleRows
 
@@ -31,6 +32,7 @@ class DecodeRows:
     of tokens that `named` gives for a row their log-probs, and for the rows in `trace` how far the composition has
     moved the base. `held`: rows whose composition's masks never give way to what the request allows, and the token that
     ends their answers (`NO_END`: there is none, and the row stays empty).
+    Rows with one of the `proposals` take it or another token instead of a draw of their own.
     """
 
     plan: ComposeRows
@@ -49,6 +51,7 @@ class DecodeRows:
     named: Sequence[tuple[int, Tensor]] = ()
     trace: Sequence[int] = ()
     held: Mapping[int, int] = field(default_factory=dict[int, int])
+    proposals: Sequence[Proposal] = ()
 
     @property
     def is_edited(self) -> bool:
@@ -191,13 +194,17 @@ def _restricted(kernels: Kernels, logits: Logits, rows: DecodeRows, composed: Te
 def _tokens(kernels: Kernels, composed: Tensor, rows: DecodeRows) -> Tensor:
     """The forced tokens, and draws in the other rows."""
     drawn = [r for r, token in enumerate(rows.forced) if token < 0]
-    if len(drawn) == len(rows.forced):
-        scores = penalise(composed, rows.bias, rows.repetition, rows.presence)
-        return kernels.sample(scores, rows.sampling, rows.uniform)
-    forced = torch.tensor(rows.forced, dtype=torch.int64, device=composed.device)
+    tokens = torch.tensor(rows.forced, dtype=torch.int64, device=composed.device)
     if not drawn:
-        return forced
+        return tokens
     scores = penalise(composed, rows.bias, rows.repetition, rows.presence)
-    params = rows.sampling.select(drawn)
-    forced[drawn] = kernels.sample(scores[drawn], params, [rows.uniform[r] for r in drawn])
-    return forced
+    if len(drawn) == len(rows.forced):
+        tokens = kernels.sample(scores, rows.sampling, rows.uniform)
+    else:
+        params = rows.sampling.select(drawn)
+        tokens[drawn] = kernels.sample(scores[drawn], params, [rows.uniform[r] for r in drawn])
+    if rows.proposals:
+        tokens[[proposal.row for proposal in rows.proposals]] = torch.tensor(
+            settled(scores, rows.sampling, rows.proposals), device=tokens.device
+        )
+    return tokens

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from motet.engines.drafts import AUTO, MOST_GUESSES, OFF, Speculation
+from motet.engines.drafts import AUTO, MOST_GUESSES, OFF, Acceptance, Speculation
 from motet.models.info import Quantization
 from motet.models.tool_formats import FormatName
 from motet.operator import keys
@@ -174,6 +174,9 @@ class SpeculationConfig(Section):
     Compositions without that stream do not guess."""
     tokens: Annotated[int, Field(ge=1, le=MOST_GUESSES)] = MOST_GUESSES
     """Most guesses that are verified at once."""
+    acceptance: Acceptance = "coupled"
+    """`coupled`: a guess is right where it is the very token that would have been drawn. `ratio`: where tokens are
+    drawn without a seed, more guesses are right, and answers are as likely as before."""
 
 
 class EngineConfig(Section):
@@ -214,7 +217,7 @@ class EngineConfig(Section):
             case "auto":
                 return AUTO
             case written:
-                return Speculation(written.draft, written.tokens)
+                return Speculation(written.draft, written.tokens, written.acceptance)
 
 
 class LogConfig(Section):

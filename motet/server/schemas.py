@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from motet.composers.errors import at_most
-from motet.engines.drafts import MOST_GUESSES
+from motet.engines.drafts import MOST_GUESSES, Acceptance
 from motet.server.reasoning import Effort
 from motet.server.structured import StructuredFields
 from motet.server.tools import CallId, Choice, ToolCalls, Tools
@@ -86,6 +86,9 @@ class SpeculationOptions(Body):
     repeats."""
     tokens: Annotated[int, Field(ge=1, le=MOST_GUESSES)] = MOST_GUESSES
     """Most guesses that are verified at once."""
+    acceptance: Acceptance = "coupled"
+    """`coupled`: a guess is right where it is the very token that would have been drawn. `ratio`: where tokens are
+    drawn without a seed, more guesses are right, and answers are as likely as before."""
 
 
 class TextPart(Body):

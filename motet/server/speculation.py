@@ -29,4 +29,4 @@ def wish_of(written: Literal["auto", "off"] | SpeculationOptions | None, plan: P
             if not drafts_of(plan, asked.draft):
                 wrong = f"{show(asked.draft)} is no stream of the composition."
                 raise invalid(f"{wrong}{offer(str(asked.draft), draft_names(plan))}", "speculation.draft")
-            return Speculation(asked.draft, asked.tokens)
+            return Speculation(asked.draft, asked.tokens, asked.acceptance)

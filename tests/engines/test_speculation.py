@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats as scipy_stats
 from torch import Tensor
 
 from motet.composers.plan import Plan, single
-from motet.engines.base import EngineError, GenerationRequest, GrammarFailed, TokenOutput
+from motet.engines.base import EngineError, GenerationRequest, GrammarFailed, SamplingParams, TokenOutput
 from motet.engines.drafts import NGRAM, Speculation
-from motet.engines.torch import EngineSettings, Member, TorchEngine, step
+from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, step
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.rows import ChoiceRow
+from motet.kernels.proposals import warped
+from motet.kernels.sampling import SampleRows
+from tests.engines.conftest import PlainLoop
 from tests.engines.test_exactness import PLANS, TOLERANCE, plan_of, request_for
 from tests.tiny import EOS, VOCAB
 
@@ -223,6 +231,50 @@ async def test_prefixes_behind_wrong_guesses_are_sound(members: Mapping[str, Mem
     (expected,) = await answered(engine_with(members), [later])
     assert_alike(ours, expected)
     await engine.close()
+
+
+@pytest.mark.parametrize("sampling", [{}, {"top_k": 12, "temperature": 1.3}], ids=["whole", "filtered"])
+async def test_guesses_judged_by_ratio_leave_the_distribution(
+    members: Mapping[str, Member], plain_loop: PlainLoop, monkeypatch: pytest.MonkeyPatch, sampling: dict[str, Any]
+) -> None:
+    """Chi-square over the second of 3,000 answers' tokens, which is the first that is guessed; false-alarm rate 1e-6
+    (seeds fixed). Many tokens end the answer: those are guessed differently."""
+    counter = itertools.count()
+    monkeypatch.setattr(choice, "random", SimpleNamespace(Random=lambda _: random.Random(next(counter))))
+    context, stops = tuple(range(3, 40)), tuple(range(3, VOCAB, 3))
+    options: dict[str, Any] = {"temperature": 1.0, "top_logprobs": 0, **sampling}
+    params = SamplingParams(max_tokens=4, ignore_eos=True, stop_token_ids=stops, **options)
+    job = GenerationRequest("r", NEAR, (context,) * 3, params, n=60)
+    engine = engine_with(members, tokens=2, acceptance="ratio", draft="expert")
+    answers = await answered(engine, [job] * 50)
+    texts = [[o.token for o in outputs if o.choice == i] for outputs in answers for i in range(60)]
+    drawn = Counter(text[1] for text in texts if len(text) > 1)
+
+    def warped_after(shared: list[int]) -> Tensor:
+        scores = plain_loop.distribution(NEAR, job.contexts, shared)
+        rows = SampleRows([params.temperature], [params.top_k], [1.0], [0.0])
+        return warped(scores[None], rows)[0]
+
+    first = warped_after([])
+    going_on = [v for v in range(VOCAB) if v not in stops and float(first[v]) > 1e-5]
+    second = sum((first[v] * warped_after([v]) for v in going_on), torch.zeros(VOCAB, dtype=torch.float64))
+    second /= second.sum()
+    total = sum(drawn.values())
+    common = [v for v in range(VOCAB) if float(second[v]) * total >= 5]
+    observed = [*(drawn[v] for v in common), total - sum(drawn[v] for v in common)]
+    expected = [*(float(second[v]) * total for v in common), total * (1 - sum(float(second[v]) for v in common))]
+    chi_square: Any = scipy_stats.chisquare  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    assert chi_square(observed, expected)[1] > 1e-6
+    stats = engine.stats()
+    assert 0.1 * stats.draft_tokens < stats.accepted_tokens < stats.draft_tokens
+
+
+async def test_seeds_hold_whatever_the_acceptance(members: Mapping[str, Member]) -> None:
+    jobs = jobs_of([NEAR, GEDI] * 3, random.Random(4))
+    expected = await answered(engine_with(members), jobs)
+    engine = engine_with(members, tokens=3, acceptance="ratio")
+    for ours, theirs in zip(await answered(engine, jobs), expected, strict=True):
+        assert_alike(ours, theirs)
 
 
 async def test_rows_that_do_not_guess_stand_beside_those_that_do(members: Mapping[str, Member]) -> None:

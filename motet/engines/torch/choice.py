@@ -61,11 +61,13 @@ class Round:
         guesses: what may stand behind the choice's last token.
         logits: (1, V) each, raw: what the drafting stream has computed already, behind the last token, the first guess
             and so on.
+        probs: (V,) each, what the guesses were drawn from, where they are judged by the ratio of probabilities.
     """
 
     stream: int | None
     guesses: list[int]
     logits: list[Tensor] = field(default_factory=list[Tensor])
+    probs: list[Tensor] = field(default_factory=list[Tensor])
 
 
 @dataclass(slots=True, eq=False)
@@ -215,6 +217,15 @@ class Choice:
         while len(self._uniforms) <= place:
             self._uniforms.append(1.0 - self._random.random())
         return self._uniforms[place]
+
+    @property
+    def is_unseeded(self) -> bool:
+        """Whether tokens are drawn, and nobody asked that they be the same again."""
+        return self.sampling.seed is None and self.sampling.temperature > 0.0
+
+    def fresh(self) -> float:
+        """A draw in (0, 1] that belongs to no token: of answers without a seed alone, whose draws need no order."""
+        return 1.0 - self._random.random()
 
     def append(self, token: int) -> None:
         self.shared.append(token)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+from torch import Tensor
+
 from motet.composers.plan import Plan, Stream
 from motet.composers.rows import compose_rows
 from motet.engines.decoding import Answer, decode_rows
@@ -18,8 +20,10 @@ from motet.engines.torch.repeats import LENGTHS
 from motet.engines.torch.rows import Ahead
 from motet.engines.torch.scheduler import Work
 from motet.engines.torch.step import ints
-from motet.kernels.decode import Kernels, decode
+from motet.kernels.decode import Kernels, compose_restricted, decode
 from motet.kernels.logits import Logits
+from motet.kernels.proposals import warped
+from motet.kernels.reference import inverse_cdf, penalise
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +35,8 @@ class Drafting:
         most: guesses that it may make.
         pending: the guess that would be next, None where there is none.
         sureness: how sure (0 to 1) the draft was of each guess, and at last of the pending one.
+        by_ratio: whether the guesses are judged by the ratio of probabilities.
+        is_over: whether the last guess would end the answer: nothing stands behind it.
         ready: guesses that the text itself has made, since it repeats a run of `run` tokens.
         reach: how likely it is that all guesses are right, the pending one too.
         start: how many shared tokens there were.
@@ -42,6 +48,8 @@ class Drafting:
     start: int
     pending: int | None = None
     sureness: list[float] = field(default_factory=list[float])
+    by_ratio: bool = False
+    is_over: bool = False
     ready: list[int] = field(default_factory=list[int])
     run: int = 0
     reach: float = 1.0
@@ -77,16 +85,27 @@ class Drafting:
     @property
     def verifying(self) -> Work:
         """The block that verifies the guesses: the drafting stream has its rows already."""
-        positions = len(self.guesses) + 1
+        positions = len(self.guesses) + (not self.is_over)
         counts = tuple(0 if k == self.round.stream else positions for k in range(len(self.choice.streams)))
         return Work(self.choice, counts, positions)
 
     def propose(self, token: int | None, sureness: float) -> None:
         """The guess that would be next; behind an end there is nothing to guess."""
-        sampling = self.choice.sampling
-        ends = token in self.choice.eos_token_ids or token in sampling.stop_token_ids
-        self.pending = None if ends else token
+        self.pending = None if token is None or self._ends(token) else token
         self.sureness.append(sureness)
+
+    def _ends(self, token: int) -> bool:
+        return token in self.choice.eos_token_ids or token in self.choice.sampling.stop_token_ids
+
+    def propose_from(self, probs: Tensor, uniform: float) -> None:
+        """The guess that would be next, drawn from these (V,) probabilities. Whether it will be made must not depend on
+        which it is, else answers would lean to the tokens that are: an end is guessed as any other token, and the draft
+        is as sure as of its most likely token."""
+        most = float(probs.max())
+        if math.isfinite(most):
+            self.pending = int(inverse_cdf(probs[None], probs.new_tensor([uniform])))
+            self.sureness.append(most)
+            self.round.probs.append(probs)
 
     def propose_ready(self) -> None:
         """The next of the text's own guesses; the longer the run that they repeat, the surer."""
@@ -96,6 +115,7 @@ class Drafting:
         """The pending guess will be verified."""
         assert self.pending is not None
         self.guesses.append(self.pending)
+        self.is_over = self._ends(self.pending)
         self.pending = None
 
     def outcome(self) -> list[bool]:
@@ -148,9 +168,17 @@ def draw(items: Sequence[Drafting], kernels: Kernels) -> None:
     rows = [GuessRow(item.choice, _alone(item)) for item in items]
     plan = compose_rows([row.plan for row in rows], [[row] for row in range(len(rows))], logits.like())
     wanted = decode_rows(plan, logits, rows, [item.choice.matcher for item in items])
-    drawn = decode(kernels, logits, replace(wanted, top=(), named=(), trace=()))
+    wanted = replace(wanted, top=(), named=(), trace=())
+    drawn = decode(kernels, logits, wanted)
     for item, token, logprob in zip(items, ints(drawn.token), cast("list[float]", drawn.logprob.tolist()), strict=True):
-        item.propose(token if math.isfinite(logprob) else None, math.exp(logprob))
+        if not item.by_ratio:
+            item.propose(token if math.isfinite(logprob) else None, math.exp(logprob))
+    by_ratio = [row for row, item in enumerate(items) if item.by_ratio]
+    if by_ratio:
+        scores = compose_restricted(kernels, logits, wanted).logprobs
+        scores = penalise(scores, wanted.bias, wanted.repetition, wanted.presence)
+        for row, probs in zip(by_ratio, warped(scores[by_ratio], wanted.sampling.select(by_ratio)), strict=True):
+            items[row].propose_from(probs, wanted.uniform[row])
 
 
 def _alone(item: Drafting) -> Plan:

@@ -63,7 +63,7 @@ class Pace:
         """What is known of a draft under the choice's composition, at its temperature."""
         ledger = self.ledger(choice)
         if draft not in ledger.records:
-            key = (choice.plan, draft, round(choice.sampling.temperature, 1))
+            key = (choice.plan, draft, round(choice.sampling.temperature, 1), choice.is_unseeded)
             ledger.records[draft] = self._records.of(key, BELIEVED if isinstance(draft, int) else BELIEVED_TEXT)
         return ledger.records[draft]
 

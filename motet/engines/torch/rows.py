@@ -10,6 +10,7 @@ from motet.composers.plan import Plan
 from motet.engines.base import Matcher, SamplingParams
 from motet.engines.decoding import Answer
 from motet.engines.torch.choice import Choice
+from motet.kernels.proposals import Proposal
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,14 @@ class ChoiceRow:
         """The token that later positions of the same step read here: the forced or guessed one."""
         text = self.choice.text
         return text[self.position] if self.position < len(text) else None
+
+    def proposal(self, row: int) -> Proposal | None:
+        """The guess for this position where it is judged by the ratio of probabilities; this is row `row` of a step."""
+        place, guesses = self.position - len(self.choice.shared), self.choice.guesses
+        if self.choice.round is None or not self.choice.round.probs or not 0 <= place < len(guesses):
+            return None
+        probs = self.choice.round.probs[place]
+        return Proposal(row, guesses[place], probs, self.choice.fresh(), self.choice.fresh())
 
     @property
     def written(self) -> list[int]:

@@ -119,7 +119,8 @@ class Speculator:
         if draft is None:
             return None
         if isinstance(draft, int):
-            return Drafting(entry, Round(draft, []), most, len(choice.shared))
+            by_ratio = wish.acceptance == "ratio" and choice.is_unseeded
+            return Drafting(entry, Round(draft, []), most, len(choice.shared), by_ratio=by_ratio)
         ready, run = choice.repeats.guess([*choice.streams[0].context, *choice.shared], most)
         if not ready:
             return None
@@ -154,7 +155,7 @@ class Speculator:
         for item in items:
             if item.round.stream is None:
                 item.propose_ready()
-            else:
+            elif not item.is_over:
                 by_member[item.stream.member].append(item)
         for member, own in by_member.items():
             try:

@@ -151,7 +151,8 @@ def verified(rows: Sequence[ChoiceRow], tokens: Sequence[int]) -> dict[int, Choi
 
     What was drawn at a row is what would have been drawn without guesses: by the composed distribution behind the same
     tokens, with the random number of that position. So answers do not depend on guesses (Leviathan et al. 2023,
-    arXiv:2211.17192, for greedy answers).
+    arXiv:2211.17192, for greedy answers). Where guesses are judged by the ratio of probabilities, the row has taken the
+    guess or another token already, and was right or wrong in the same sense.
     """
     found: dict[int, ChoiceRow] = {}
     missed: set[Choice] = set()
@@ -210,7 +211,9 @@ class StepRunner:
 
     def _decode_rows(self, logits: Logits, rows: Sequence[ChoiceRow]) -> DecodeRows:
         matchers = [row.matcher for row in rows]
-        return decode_rows(self._composed(rows, logits.like()), logits, rows, matchers, gathered(logits, rows))
+        wanted = decode_rows(self._composed(rows, logits.like()), logits, rows, matchers, gathered(logits, rows))
+        proposals = [found for index, row in enumerate(rows) if (found := row.proposal(index)) is not None]
+        return replace(wanted, proposals=proposals) if proposals else wanted
 
     def _composed(self, rows: Sequence[ChoiceRow], like: Tensor) -> ComposeRows:
         key: tuple[object, ...] = (like.device, like.dtype, *((row.plan, row.streams) for row in rows))
