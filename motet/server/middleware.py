@@ -119,7 +119,7 @@ class Crowd:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["state"].get(CROWDED) and scope["path"] not in PROBES:
-            await error_response(_crowded())(scope, receive, send)
+            await error_response(_crowded(), scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -140,10 +140,10 @@ class Auth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._digests and not self._is_open(scope["path"]):
-            given = digest_of(_bearer(Headers(scope=scope)))
+            given = digest_of(_key(Headers(scope=scope)))
             refusal = self._refused(given)
             if refusal is not None:
-                await error_response(refusal)(scope, receive, send)
+                await error_response(refusal, scope["path"])(scope, receive, send)
                 return
             scope.setdefault("state", {})["key"] = given.hex()
         await self.app(scope, receive, send)
@@ -166,9 +166,10 @@ class Auth:
         return any(matches)
 
 
-def _bearer(headers: Headers) -> str:
+def _key(headers: Headers) -> str:
+    """OpenAI's clients send `Authorization: Bearer`, Anthropic's `X-API-Key`."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
 
 
 def _unknown_key() -> ApiError:
@@ -192,7 +193,7 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared[:19]) > self.max_bytes:
-            await error_response(self._refusal())(scope, receive, send)
+            await error_response(self._refusal(), scope["path"])(scope, receive, send)
             return
         await self.app(scope, self._counting(receive), send)
 
