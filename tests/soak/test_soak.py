@@ -34,6 +34,9 @@ FEWEST_ANSWERED = 30  # of 300 requests: else only refusals would have been seen
         (200, STREAM, b"data: {}\n\n", ["stream_cut"]),
         (200, STREAM, b'data: {"error": {"type": "server_error"}}\n\ndata: [DONE]\n\n', ["stream_error"]),
         (200, STREAM, b"data: {}\n\ndata: [DONE]\n\n", []),
+        (200, STREAM, b'event: x\ndata: {}\n\nevent: message_stop\ndata: {"type": "message_stop"}\n\n', []),
+        (200, STREAM, b'event: error\ndata: {"type": "error", "error": {"type": "api_error"}}\n\n', ["stream_error"]),
+        (200, STREAM, b'event: response.completed\ndata: {"response": {"error": null}}\n\n', []),
     ],
 )
 def test_faults_are_seen(status: int, headers: dict[str, str], body: bytes, kinds: list[str]) -> None:
