@@ -11,14 +11,13 @@ from starlette.responses import JSONResponse, Response
 from motet.server.adapters.messages_answer import MessagesAdapter
 from motet.server.adapters.messages_request import CountRequest, MessagesRequest
 from motet.server.adapters.shapes import MESSAGE_ERRORS, MESSAGE_STREAMED, CountedTokens, MessageObject
-from motet.server.bodies import JsonRoute
 from motet.server.prepare import prepare
-from motet.server.respond import CLIENT_LEFT, reserve, respond, unless_disconnected
+from motet.server.respond import CLIENT_LEFT, AnsweringRoute, reserve, respond, unless_disconnected
 from motet.server.routes.chat import chat_query
 from motet.server.service import Served
 from motet.server.unsupported import check_extras
 
-router = APIRouter(tags=["Anthropic"], route_class=JsonRoute)
+router = APIRouter(tags=["Anthropic"], route_class=AnsweringRoute)
 
 
 @router.post("/v1/messages", response_model=MessageObject, responses=MESSAGE_STREAMED)

@@ -11,14 +11,13 @@ from starlette.responses import Response
 from motet.server.adapters.responses_answer import ResponsesAdapter
 from motet.server.adapters.responses_request import ResponsesRequest
 from motet.server.adapters.shapes import ResponseObject
-from motet.server.bodies import JsonRoute
-from motet.server.respond import respond
+from motet.server.respond import AnsweringRoute, respond
 from motet.server.responses import STREAMED
 from motet.server.routes.chat import chat_query
 from motet.server.service import Served
 from motet.server.unsupported import check_extras
 
-router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
+router = APIRouter(tags=["OpenAI"], route_class=AnsweringRoute)
 
 
 @router.post("/v1/responses", response_model=ResponseObject, responses=STREAMED)
