@@ -149,7 +149,7 @@ async def test_an_error_in_mid_stream_is_an_event(world: World) -> None:
     world.engine.fail_after = 2
     read = await events(world)
     assert read[-1]["type"] == "response.failed"
-    assert read[-1]["response"]["error"]["code"] == "engine_error"
+    assert read[-1]["response"]["error"]["code"] == "server_error"
     assert read[-1]["response"]["status"] == "failed"
 
 

@@ -115,7 +115,7 @@ class MessageEvents:
         if thought := delta.get("reasoning_content"):
             yield from self._into("thinking", {"type": "thinking", "thinking": "", "signature": ""})
             yield self._delta({"type": "thinking_delta", "thinking": thought}, traced)
-        if (said := delta.get("content")) or (traced and not thought):
+        if (said := delta.get("content")) or (traced and not (thought or delta.get("tool_calls"))):
             yield from self._into("text", {"type": "text", "text": ""})
             yield self._delta({"type": "text_delta", "text": said or ""}, traced)
         for call in objects(delta.get("tool_calls")):

@@ -174,10 +174,10 @@ class ResponseEvents:
         told = cast(Json, error_body(error.status_code, error.detail, error.param, error.code)["error"])
         if not self._answer.head:
             return self._event("error", code=told["code"], message=told["message"], param=told["param"])
-        shown = {"code": told["code"] or "server_error", "message": told["message"]}
+        shown = {"code": "server_error" if error.status_code >= 500 else "invalid_prompt", "message": told["message"]}
         return self._event("response.failed", response=self._answer.shown("failed", shown))
 
-    def _event(self, name: str, **data: Any) -> bytes:
+    def _event(self, name: str, /, **data: Any) -> bytes:
         self._number += 1
         return encode_event(name, {"type": name, "sequence_number": self._number, **data})
 
@@ -194,7 +194,8 @@ class ResponseEvents:
         delta, logprobs = fields(choice["delta"]), objects(fields(choice.get("logprobs")).get("content"))
         if thought := delta.get("reasoning_content"):
             yield from self._text("reasoning", thought, [], choice)
-        if (said := delta.get("content")) or (logprobs and not delta.get("tool_calls") and not thought):
+        silent = (logprobs or "motet" in choice) and not (thought or delta.get("tool_calls"))  # an end's token, say
+        if (said := delta.get("content")) or silent:
             yield from self._text("message", said or "", logprobs, choice)
         for call in objects(delta.get("tool_calls")):
             yield from self._call(call)
