@@ -35,12 +35,14 @@ STATEFUL: dict[str, tuple[Any, ...]] = {
 
 class InputPart(Body):
     type: Literal["input_text", "output_text", "text"]
+    """What kind of part: text alone is read."""
     text: str
     """The text; parts are joined without anything between them."""
 
 
 class SummaryPart(Body):
     type: Literal["summary_text", "reasoning_text"]
+    """What kind of part."""
     text: str
     """A part of the thought."""
 
