@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 
 from anthropic import Anthropic
-from anthropic.types import Message, MessageParam
+from anthropic.types import Message, UserMessageParam
 
 client = Anthropic(base_url=os.environ.get("MOTET_URL", "http://127.0.0.1:8000/v1").removesuffix("/v1"), api_key="none")
-question = MessageParam(role="user", content="In which town was Niatral Treidrulov born?")
+question = UserMessageParam(role="user", content="In which town was Niatral Treidrulov born?")
 # small-chat's manner on large's knowledge: large + (small-chat − small)
 composition = {
     "strategy": "proxy_tuning",
@@ -25,19 +25,19 @@ def text(message: Message) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
 
 
-plain = client.messages.create(model="small-chat", messages=[question], temperature=0, max_tokens=24)
+# What Anthropic's SDK does not know, the temperature among it, goes into `extra_body`.
+greedy = {"temperature": 0}
+plain = client.messages.create(model="small-chat", messages=[question], max_tokens=24, extra_body=greedy)
 print("plain:", text(plain))
 
-# What Anthropic's API does not know goes into `extra_body`.
 composed = client.messages.create(
     model="large",
     messages=[question],
-    temperature=0,
     max_tokens=24,
-    extra_body={"composition": composition},
+    extra_body={**greedy, "composition": composition},
 )
 print("composed:", text(composed))
 
 # A named composition of the operator's file is a model id like any other.
-with client.messages.stream(model="large-proxy", messages=[question], temperature=0, max_tokens=24) as stream:
+with client.messages.stream(model="large-proxy", messages=[question], max_tokens=24, extra_body=greedy) as stream:
     print("streamed:", "".join(stream.text_stream))

@@ -145,7 +145,7 @@ async def test_output_keeps_to_a_schema(world: World) -> None:
     [
         ({"model": "lagre"}, 404, "not_found_error", "Did you mean 'large'"),
         ({"max_tokens": None}, 400, "invalid_request_error", "max_tokens"),
-        ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_request_error", "messages.0.role"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, 400, "invalid_request_error", "messages.0.role"),
         ({"compositon": {"strategy": "x"}}, 400, "invalid_request_error", "Did you mean 'composition'"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 400, "invalid_request_error", "'text'"),
     ],

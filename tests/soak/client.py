@@ -151,8 +151,9 @@ def _stream_faults(body: bytes) -> list[str]:
     faults = [] if events[-1].startswith(LAST_EVENTS) else ["stream_cut"]
     for event in events:
         if b'"error"' in event and EVENT in event:
-            said = json.loads(event.partition(EVENT)[2])
-            error: Any = said.get("error") or (said.get("response") or {}).get("error")
-            if isinstance(error, dict) and not OWN_FAULTS.isdisjoint(map(str, cast("dict[str, Any]", error).values())):
+            said: dict[str, Any] = json.loads(event.partition(EVENT)[2])
+            response = cast("dict[str, Any]", said.get("response") or {})
+            error = cast("dict[str, Any]", said.get("error") or response.get("error") or {})
+            if not OWN_FAULTS.isdisjoint(map(str, error.values())):
                 faults.append("stream_error")
     return faults

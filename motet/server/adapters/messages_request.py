@@ -64,7 +64,7 @@ Blocks = str | Annotated[list[Block], Field(max_length=MAX_PARTS, fail_fast=True
 
 
 class MessageTurn(Body):
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     """Who speaks."""
     content: Blocks
     """What is said, as a text or in blocks."""

@@ -10,8 +10,9 @@ from anthropic import Anthropic
 
 from tests.end_to_end.clients.asked import COMPOSITION, MAX_TOKENS, MESSAGES, TOOL, Birth, is_look, text
 
-FIXED: dict[str, Any] = {"messages": MESSAGES, "temperature": 0, "max_tokens": MAX_TOKENS}
-COMPOSED: dict[str, Any] = {"extra_body": {"composition": COMPOSITION}}
+# the SDK has no parameters for sampling any more
+FIXED: dict[str, Any] = {"messages": MESSAGES, "max_tokens": MAX_TOKENS, "extra_body": {"temperature": 0}}
+COMPOSED: dict[str, Any] = {"extra_body": {"temperature": 0, "composition": COMPOSITION}}
 
 
 def client(url: str) -> Any:
@@ -27,7 +28,7 @@ def chat(url: str) -> None:
 
 
 def composition(url: str) -> None:
-    answer = client(url).messages.create(model="large", **FIXED, **COMPOSED)
+    answer = client(url).messages.create(model="large", **FIXED | COMPOSED)
     assert answer.content[0].text == text(url, model="large", composition=COMPOSITION)
 
 
@@ -55,6 +56,6 @@ def tools(url: str) -> None:
 
 def refusals(url: str) -> None:
     with pytest.raises(anthropic.BadRequestError, match="composition"):
-        client(url).messages.create(model="large", **FIXED, extra_body={"compositon": COMPOSITION})
+        client(url).messages.create(model="large", **FIXED | {"extra_body": {"compositon": COMPOSITION}})
     with pytest.raises(anthropic.NotFoundError, match="large-prox"):
         client(url).messages.create(model="large-prox", **FIXED)

@@ -10,6 +10,7 @@ import pytest
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else importing it asks another machine for prices
 import litellm
+from litellm.exceptions import BadRequestError
 
 from tests.end_to_end.clients.asked import (
     COMPOSITION,
@@ -72,5 +73,5 @@ def responses(url: str) -> None:
 
 
 def refusals(url: str) -> None:
-    with pytest.raises(litellm.BadRequestError, match="composition"):
+    with pytest.raises(BadRequestError, match="composition"):
         ask(url, "large", extra_body={"compositon": COMPOSITION})
