@@ -33,6 +33,7 @@ NODE_FEATURES = {"openai": FEATURES, "anthropic": tuple(set(FEATURES) - {"log_pr
 NODE_PACKAGES = {"openai": "openai", "anthropic": "@anthropic-ai/sdk"}
 
 Run = Callable[[str], None]
+pytestmark = pytest.mark.filterwarnings("ignore:Items? '.*ReadOnly:UserWarning")  # LiteLLM's own
 
 
 def in_python() -> dict[str, dict[str, Run]]:

@@ -69,11 +69,14 @@ def responses(url: str) -> None:
     said = text(url, model="large", composition=COMPOSITION)
     api = client(url).responses
     assert api.create(**body, **COMPOSED).output_text == said
-    with api.stream(**body, **COMPOSED) as events:
-        deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
-        assert events.get_final_response().output_text == "".join(deltas) == said
-    parsed = api.parse(**body | {"max_output_tokens": 100}, **COMPOSED, text_format=Birth)
-    assert isinstance(parsed.output_parsed, Birth)
+    with api.stream(**body, **COMPOSED) as stream:
+        events = list(stream)
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert events[-1].response.output_text == "".join(deltas) == said
+    longer = body | {"max_output_tokens": 100}
+    assert isinstance(api.parse(**longer, **COMPOSED, text_format=Birth).output_parsed, Birth)
+    with api.stream(**longer, **COMPOSED, text_format=Birth) as stream:
+        assert isinstance(stream.get_final_response().output_parsed, Birth)
 
 
 def refusals(url: str) -> None:
