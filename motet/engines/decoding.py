@@ -15,7 +15,7 @@ from torch import Tensor
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, rule_places
 from motet.engines.base import Matcher, SamplingParams, TokenTrace
-from motet.kernels.decode import Decoded, DecodeRows
+from motet.kernels.decode import NO_END, Decoded, DecodeRows
 from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_none
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
@@ -122,6 +122,7 @@ def decode_rows(
         presence=presence,
         top=[max(own.top_logprobs, _traced_top(own.trace_top)) for own in params],
         trace=[i for i, own in enumerate(params) if own.trace_top is not None],
+        held={i: answer.ends[0] if answer.ends else NO_END for i, answer in drawn if rows[i].plan.masks_hold},
     )
 
 

@@ -11,6 +11,7 @@ from motet.server.errors import HANDLERS
 from motet.server.middleware import middleware
 from motet.server.openapi import describe_api
 from motet.server.routes import (
+    admin,
     chat,
     compare,
     completions,
@@ -36,6 +37,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     compare.router,
     tokens.router,
     probes.router,
+    admin.router,
 )
 
 

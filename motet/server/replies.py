@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from motet.engines.base import TokenOutput
-from motet.server.errors import as_api_error
+from motet.server.errors import for_reader
 from motet.server.forms import FORMS, extension, usage
 from motet.server.generations import Generations
 from motet.server.metrics import Meter
@@ -35,6 +35,7 @@ class Reply:
         self.jobs = jobs
         self.show = query.display
         self.adapter = query.adapter
+        self.hidden = service.hidden
         self.keep_alive = service.config.keep_alive_seconds
         self.id = self.form.id_prefix + uuid.uuid4().hex
         self.created = int(time.time())
@@ -120,7 +121,7 @@ class Reply:
             async for chunk in self._chunks(options):
                 yield KEEP_ALIVE if chunk is None else writer.write(chunk)
         except Exception as error:
-            refusal = as_api_error(error)
+            refusal = for_reader(error, self.hidden)
             if refusal.status_code >= 500:
                 log.error("stream failed", exc_info=error)
             yield writer.fail(refusal)
