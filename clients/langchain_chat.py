@@ -1,7 +1,4 @@
-"""LangChain: `pip install langchain-openai`. Serve the demo family first (`.venv/bin/motet serve demo`).
-
-`bind_tools` and agents work on it. Not served today, and refused with a 400 that says so: `use_responses_api=True`.
-"""
+"""LangChain: `pip install langchain-openai`. Serve the demo family first (`.venv/bin/motet serve demo`)."""
 
 from __future__ import annotations
 

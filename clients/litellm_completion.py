@@ -1,7 +1,4 @@
-"""LiteLLM: `pip install litellm`. Serve the demo family first (`.venv/bin/motet serve demo`).
-
-Not served today, and refused with a 400 that says so: `litellm.responses`.
-"""
+"""LiteLLM: `pip install litellm`. Serve the demo family first (`.venv/bin/motet serve demo`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The openai SDK. Serve the demo family first (`make demo`, then `.venv/bin/motet serve demo`).
-
-Not served today, and refused with a 400 that says so: `client.responses` (use chat completions).
-"""
+"""The openai SDK. Serve the demo family first (`make demo`, then `.venv/bin/motet serve demo`)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,19 @@ import motet
 from motet.server.errors import HANDLERS
 from motet.server.middleware import middleware
 from motet.server.openapi import describe_api
-from motet.server.routes import admin, chat, compare, completions, models, probes, score, strategies, tokens
+from motet.server.routes import (
+    admin,
+    chat,
+    compare,
+    completions,
+    messages,
+    models,
+    probes,
+    responses,
+    score,
+    strategies,
+    tokens,
+)
 from motet.server.service import Service
 from motet.server.unsupported import unknown_endpoint
 
@@ -19,6 +31,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     strategies.router,
     chat.router,
     completions.router,
+    responses.router,
+    messages.router,
     score.router,
     compare.router,
     tokens.router,

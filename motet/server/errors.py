@@ -1,4 +1,4 @@
-"""Every refusal in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+"""Every refusal, in its API's shape: OpenAI's `{"error": {"message", "type", "param", "code"}}`, or Anthropic's."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ CODES_OF_PARTS = frozenset({
     "request_too_large", "unsupported_composition", "unlike_contexts", "vocabulary_mismatch", "expert_mismatch",
 })  # fmt: skip
 UNSAID = {500: "The server failed on this request.", 503: "The server cannot serve this request now."}
+MESSAGES = "/v1/messages"  # Anthropic's endpoints, whose clients read errors of their own shape
+MESSAGES_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
 
@@ -77,8 +86,17 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def error_response(error: ApiError) -> JSONResponse:
-    body = error_body(error.status_code, error.detail, error.param, error.code)
+def messages_error(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
+    """The same in Anthropic's shape."""
+    kind = MESSAGES_TYPES.get(status, INVALID if status < 500 else "api_error")
+    told = cast("dict[str, object]", error_body(status, message, param, code)["error"])
+    return {"type": "error", "error": {**told, "type": kind}}
+
+
+def error_response(error: ApiError, path: str) -> JSONResponse:
+    """In the shape of the API that `path` belongs to."""
+    write = messages_error if path.startswith(MESSAGES) else error_body
+    body = write(error.status_code, error.detail, error.param, error.code)
     return JSONResponse(body, error.status_code, error.headers)
 
 
@@ -180,7 +198,7 @@ async def handle(request: Request, error: Exception) -> Response:
     answer = for_reader(error, request.app.state.service.under(state.get("grant")).hidden, state.get("sent"))
     if answer.status_code >= 500 and answer.status_code != 503:
         log.error("request failed", exc_info=error)
-    response = error_response(answer)
+    response = error_response(answer, request.url.path)
     # Starlette answers unexpected exceptions outside of the middleware that adds this header to all other answers
     response.headers["x-request-id"] = request.scope["state"]["request_id"]
     return response

@@ -124,7 +124,7 @@ class Crowd:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["state"].get(CROWDED) and scope["path"] not in PROBES:
-            await error_response(_crowded())(scope, receive, send)
+            await error_response(_crowded(), scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -146,11 +146,11 @@ class Auth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
             access: Access = scope["app"].state.service.access
-            given = digest_of(_bearer(Headers(scope=scope)))
+            given = digest_of(_key(Headers(scope=scope)))
             grant = access.grant(given)
             refusal = self._refused(given, grant) if access.needs_key else None
             if refusal is not None:
-                await error_response(refusal)(scope, receive, send)
+                await error_response(refusal, scope["path"])(scope, receive, send)
                 return
             state = scope.setdefault("state", {})
             state["grant"] = grant
@@ -181,7 +181,7 @@ class Guard:
         grant: Grant | None = scope["state"].get("grant") if scope["type"] == "http" else None
         refusal = None if grant is None else _closed_endpoint(scope, grant)
         if refusal is not None:
-            await error_response(refusal)(scope, receive, send)
+            await error_response(refusal, scope["path"])(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -198,9 +198,10 @@ def _closed_endpoint(scope: Scope, grant: Grant) -> ApiError | None:
     return None
 
 
-def _bearer(headers: Headers) -> str:
+def _key(headers: Headers) -> str:
+    """OpenAI's clients send `Authorization: Bearer`, Anthropic's `X-API-Key`."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
 
 
 def _unknown_key() -> ApiError:
@@ -224,7 +225,7 @@ class BodyLimit:
             return
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared[:19]) > self.max_bytes:
-            await error_response(self._refusal())(scope, receive, send)
+            await error_response(self._refusal(), scope["path"])(scope, receive, send)
             return
         await self.app(scope, self._counting(receive), send)
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from starlette.requests import Request
 
+from motet.server.adapters.adapter import AS_IS, Adapter
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
 from motet.server.reasoning import Thinking
@@ -85,7 +86,8 @@ class Query:
     """Prompts to be answered, each by every target and `fields.n` times.
 
     The jobs are those of the first target in the order of the prompts, then those of the next. `max_tokens` None is
-    what fits. With `labels`, one or None per target, the targets are the candidates of a comparison.
+    what fits. With `labels`, one or None per target, the targets are the candidates of a comparison. `adapter` writes
+    the answer in another API's shape.
     """
 
     request_id: str
@@ -99,6 +101,7 @@ class Query:
     offer: Offer = field(default_factory=Offer)
     thinking: Thinking = field(default_factory=Thinking)
     labels: tuple[str | None, ...] | None = None
+    adapter: Adapter = AS_IS
     cache_salt: str = ""
 
     @property

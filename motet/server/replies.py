@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from motet.engines.base import TokenOutput
-from motet.server.errors import error_body, for_reader
+from motet.server.errors import for_reader
 from motet.server.forms import FORMS, extension, usage
 from motet.server.generations import Generations
 from motet.server.metrics import Meter
@@ -17,7 +17,7 @@ from motet.server.prepare import Job
 from motet.server.query import Query
 from motet.server.schemas import StreamOptions
 from motet.server.service import Service
-from motet.server.sse import DONE, KEEP_ALIVE, encode
+from motet.server.sse import KEEP_ALIVE
 from motet.server.text import ChoiceText, TextPiece
 from motet.server.writing import beside_others
 
@@ -34,6 +34,7 @@ class Reply:
         self.model = query.targets[0].model or jobs[0].base
         self.jobs = jobs
         self.show = query.display
+        self.adapter = query.adapter
         self.hidden = service.hidden
         self.keep_alive = service.config.keep_alive_seconds
         self.id = self.form.id_prefix + uuid.uuid4().hex
@@ -115,15 +116,16 @@ class Reply:
 
     async def events(self, options: StreamOptions) -> AsyncIterator[bytes]:
         """The bytes of a stream; an error in the middle of it is its last event."""
+        writer = self.adapter.events()
         try:
             async for chunk in self._chunks(options):
-                yield KEEP_ALIVE if chunk is None else encode(chunk)
+                yield KEEP_ALIVE if chunk is None else writer.write(chunk)
         except Exception as error:
             refusal = for_reader(error, self.hidden)
             if refusal.status_code >= 500:
                 log.error("stream failed", exc_info=error)
-            yield encode(error_body(refusal.status_code, refusal.detail, refusal.param, refusal.code))
-        yield DONE
+            yield writer.fail(refusal)
+        yield writer.end()
 
     async def _chunks(self, options: StreamOptions) -> AsyncIterator[dict[str, Any] | None]:
         for number in range(len(self.choices)):

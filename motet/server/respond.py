@@ -59,7 +59,8 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         if query.fields.stream:
             events = reply.events(query.fields.stream_options or StreamOptions())
             return EventStream(events, held.pop_all())  # which closes them in its turn
-        return await as_json(await unless_disconnected(request, reply.whole()))
+        body = await unless_disconnected(request, reply.whole())
+        return await as_json(None if body is None else query.adapter.whole(body))
 
 
 def describe(service: Service, query: Query | ScoreQuery, jobs: Sequence[Job]) -> None:

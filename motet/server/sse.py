@@ -23,6 +23,11 @@ def encode(value: Any) -> bytes:
     return b"data: " + json_text(value).encode() + b"\n\n"
 
 
+def encode_event(name: str, value: Any) -> bytes:
+    """An event with a name of its own, as other APIs than chat completions send them."""
+    return f"event: {name}\n".encode() + encode(value)
+
+
 class EventStream(StreamingResponse):
     """Closes what is `held` for the answer when it is over, also when the client left in the middle."""
 

@@ -69,17 +69,24 @@ def lines(output: str) -> dict[str, str]:
     return dict(zip(parts[1::2], (text.removesuffix("\n") for text in parts[2::2]), strict=True))
 
 
+def compare_texts(said: dict[str, str], expected: dict[str, Any]) -> None:
+    names = ("plain", "composed", "streamed")
+    assert {name: said[name] for name in names} == {name: expected[name] for name in names}
+
+
 def compare(output: str, expected: dict[str, Any]) -> None:
     said = lines(output)
-    assert {name: said[name] for name in ("plain", "composed", "streamed")} == {
-        name: expected[name] for name in ("plain", "composed", "streamed")
-    }
+    compare_texts(said, expected)
     assert json.loads(said["log-probs"]) == pytest.approx(expected["log-probs"], abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["openai_sdk.py", "langchain_chat.py", "litellm_completion.py"])
 def test_python_clients(name: str, url: str, expected: dict[str, Any]) -> None:
     compare(run(sys.executable, CLIENTS / name, url=url), expected)
+
+
+def test_anthropics_sdk(url: str, expected: dict[str, Any]) -> None:
+    compare_texts(lines(run(sys.executable, CLIENTS / "anthropic_sdk.py", url=url)), expected)
 
 
 def test_the_openai_sdk_of_node(url: str, expected: dict[str, Any], tmp_path: Path) -> None:

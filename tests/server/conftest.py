@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 import pytest
 
 from motet.composers.spec import parse_composition
+from motet.models.tool_formats import TOOL_FORMATS
 from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
 from motet.server.app import create_app
@@ -35,6 +36,12 @@ class World:
 
     async def post(self, path: str, **body: Any) -> httpx.Response:
         return await self.client.post(path, json=body)
+
+    def give_tools(self, model: str) -> None:
+        """From now on the model calls tools as Hermes does, and its context holds 4,096 tokens."""
+        members: Any = self.service.registry.members
+        info = replace(members[model].info, max_model_len=4096)
+        members[model] = replace(members[model], info=info, own_format=TOOL_FORMATS["hermes"])
 
     def script(self, model: str, text: str) -> None:
         """From now on the model says `text` and ends."""

@@ -19,6 +19,11 @@ MAX_ERROR_BYTES = 2048
 MAX_ECHO = 200
 MAX_KEPT = 20_000  # bytes of a body that a finding repeats
 EVENT = b"data: "
+LAST_EVENTS = (  # of chat completions, Anthropic's Messages, OpenAI's Responses
+    b"data: [DONE]", b"event: message_stop", b"event: error", b"event: response.completed",
+    b"event: response.incomplete", b"event: response.failed",
+)  # fmt: skip
+OWN_FAULTS = {"server_error", "api_error", "internal_error", "engine_error"}  # types and codes of errors
 
 
 @dataclass(frozen=True)
@@ -141,11 +146,14 @@ def _refuse(constant: str) -> None:
 
 
 def _stream_faults(body: bytes) -> list[str]:
-    """A stream ends with [DONE], and an error inside of it is not the server's own."""
-    faults = [] if body.rstrip().endswith(EVENT + b"[DONE]") else ["stream_cut"]
-    for event in body.split(b"\n\n"):
-        if b'"error"' in event and event.startswith(EVENT):
-            error = cast("dict[str, Any]", json.loads(event[len(EVENT) :])).get("error")
-            if isinstance(error, dict) and cast("dict[str, Any]", error).get("type") == "server_error":
+    """A stream ends with [DONE] or the last event of its API, and an error inside of it is not the server's own."""
+    events = body.rstrip().split(b"\n\n")
+    faults = [] if events[-1].startswith(LAST_EVENTS) else ["stream_cut"]
+    for event in events:
+        if b'"error"' in event and EVENT in event:
+            said: dict[str, Any] = json.loads(event.partition(EVENT)[2])
+            response = cast("dict[str, Any]", said.get("response") or {})
+            error = cast("dict[str, Any]", said.get("error") or response.get("error") or {})
+            if not OWN_FAULTS.isdisjoint(map(str, error.values())):
                 faults.append("stream_error")
     return faults

@@ -18,7 +18,8 @@ STRUCTURED = frozenset({
     "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
 })  # fmt: skip
 EXTRAS = (
-    "tools", "tool_choice", "functions", "echo", "best_of", "suffix", "chat_template", "logits_processors",
+    "tools", "tool_choice", "functions", "echo", "previous_response_id", "background", "repeat_penalty", "topP",
+    "best_of", "suffix", "chat_template", "logits_processors",
     "lora_request",
     "use_beam_search", "documents", "reasoning_effort", "extra_body", "compositon", "strategy", "user", "metadata",
     "cache_salt", "prompt_embeds", "__proto__", "", "self", "cls", "model_extra", "model_config",
@@ -61,6 +62,10 @@ class Bodies:
             "continuations": lambda: [rng.choice(("a town", [1, 2], "x")) for _ in range(rng.choice((1, 2, 9)))],
             "max_tokens": lambda: rng.choice((0, 1, 2, 8, 20, 60)),
             "max_completion_tokens": lambda: rng.choice((1, 4, 20)),
+            "max_output_tokens": lambda: rng.choice((1, 4, 20)),
+            "input": lambda: rng.choice((*PROMPTS, [{"role": "user", "content": PROMPTS[0]}], {"a": [1]})),
+            "instructions": lambda: rng.choice(PROMPTS),
+            "system": lambda: rng.choice((*PROMPTS, [{"type": "text", "text": PROMPTS[0]}])),
             "min_tokens": lambda: rng.choice((0, 1, 2, 8)),
             "n": lambda: rng.choice((1, 2, 3, 16, 128)),
             "temperature": lambda: rng.choice((0, 0, 0.7, 1, 2)),

@@ -16,7 +16,7 @@ from tests.soak.process import Launch
 SHAPED = b'{"error": {"message": "%s", "type": "invalid_request_error", "param": null, "code": null}}'
 STREAM = {"content-type": "text/event-stream"}
 ROUNDING = 1e-5  # nats in float32: how much of a prompt the cache still holds decides what is computed in one product
-FEWEST_ANSWERED = 30  # of 300 requests: else only refusals would have been seen
+FEWEST_ANSWERED = 30  # of 400 requests: else only refusals would have been seen
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,9 @@ FEWEST_ANSWERED = 30  # of 300 requests: else only refusals would have been seen
         (200, STREAM, b"data: {}\n\n", ["stream_cut"]),
         (200, STREAM, b'data: {"error": {"type": "server_error"}}\n\ndata: [DONE]\n\n', ["stream_error"]),
         (200, STREAM, b"data: {}\n\ndata: [DONE]\n\n", []),
+        (200, STREAM, b'event: x\ndata: {}\n\nevent: message_stop\ndata: {"type": "message_stop"}\n\n', []),
+        (200, STREAM, b'event: error\ndata: {"type": "error", "error": {"type": "api_error"}}\n\n', ["stream_error"]),
+        (200, STREAM, b'event: response.completed\ndata: {"response": {"error": null}}\n\n', []),
     ],
 )
 def test_faults_are_seen(status: int, headers: dict[str, str], body: bytes, kinds: list[str]) -> None:
@@ -50,7 +53,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
 
 def test_generated_requests(launch: Launch) -> None:
     """Values made to explode are left to the command: each kind gets a test of its own where it is mended."""
-    tally = fuzz(launch, 300, seed=0, explosive=0.0, concurrency=4)
+    tally = fuzz(launch, 400, seed=0, explosive=0.0, concurrency=4)
     assert not [finding.line(0)[:2000] for finding in tally.findings]
     assert not tally.deaths
     assert tally.statuses["200"] > FEWEST_ANSWERED

@@ -25,7 +25,12 @@ MAX_STOPS = 4
 async def chat_completions(body: ChatCompletionRequest, request: Request, service: Served) -> Response:
     """An answer to messages, by a model or a composition of models; each member reads its own template."""
     check_extras(body, request)
-    query = Query(
+    return await respond(request, service, chat_query(body, request))
+
+
+def chat_query(body: ChatCompletionRequest, request: Request) -> Query:
+    """Raises ApiError (400): fields that exclude each other."""
+    return Query(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
         form="chat",
@@ -38,7 +43,6 @@ async def chat_completions(body: ChatCompletionRequest, request: Request, servic
         offer=offered(body.tools, body.tool_choice, body.parallel_tool_calls),
         thinking=Thinking(body.reasoning_effort, body.thinking_token_budget),
     )
-    return await respond(request, service, query)
 
 
 def _logprobs(body: ChatCompletionRequest) -> int | None:

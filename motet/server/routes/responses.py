@@ -1,0 +1,28 @@
+"""POST /v1/responses"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from motet.server.adapters.responses_answer import ResponsesAdapter
+from motet.server.adapters.responses_request import ResponsesRequest
+from motet.server.adapters.shapes import ResponseObject
+from motet.server.respond import AnsweringRoute, respond
+from motet.server.responses import STREAMED
+from motet.server.routes.chat import chat_query
+from motet.server.service import Served
+from motet.server.unsupported import check_extras
+
+router = APIRouter(tags=["OpenAI"], route_class=AnsweringRoute)
+
+
+@router.post("/v1/responses", response_model=ResponseObject, responses=STREAMED)
+async def responses(body: ResponsesRequest, request: Request, service: Served) -> Response:
+    """An answer as output items: thought, text, calls of functions. Nothing is stored: `input` holds all turns."""
+    check_extras(body, request)
+    query = replace(chat_query(body.chat(), request), adapter=ResponsesAdapter(body))
+    return await respond(request, service, query)
