@@ -9,7 +9,7 @@ import motet
 from motet.server.errors import HANDLERS
 from motet.server.middleware import middleware
 from motet.server.openapi import describe_api
-from motet.server.routes import chat, compare, completions, models, probes, score, strategies, tokens
+from motet.server.routes import chat, compare, completions, models, playground, probes, score, strategies, tokens
 from motet.server.service import Service
 from motet.server.unsupported import router as unsupported
 
@@ -38,6 +38,6 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.openapi = lambda: describe_api(app)
-    for router in ROUTERS:
+    for router in (*ROUTERS, *([playground.router] if service.config.playground.enabled else [])):
         app.include_router(router)
     return app

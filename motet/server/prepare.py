@@ -83,13 +83,14 @@ def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, requ
     members, base = service.registry.members, service.registry.base_of(plan)
     tokens = read(plan, prompt, members, score_prompt=query.score_prompt)
     check_tokens(tokens.forced, base, prompt.param)
-    max_tokens = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
+    begun = replace(tokens, forced=tokens.forced + _answer_prefix(query, plan, prompt, base))
+    max_tokens = max_new_tokens(begun, members, service.kv_budget, query.max_tokens)
     request = GenerationRequest(
         request_id,
         plan,
         tokens.contexts,
         sampling(query, base, max_tokens),
-        tokens.forced,
+        begun.forced,
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
@@ -99,6 +100,8 @@ def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, requ
 
 async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
     grammar = await compiled_grammar(query.fields, job.plan, registry)
+    if grammar is not None and query.fields.answer_prefix is not None:
+        raise invalid("'answer_prefix' excludes structured outputs: a grammar holds for drawn tokens.", "answer_prefix")
     return replace(job, request=replace(job.request, sampling=replace(job.request.sampling, grammar=grammar)))
 
 
@@ -107,9 +110,15 @@ def _scoring(service: Service, query: ScoreQuery) -> Iterator[Job]:
     plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
     members, base = service.registry.members, service.registry.base_of(plan)
     prompt = read(plan, query.prompt, members)
-    params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=query.trace or 0)
+    params = SamplingParams(
+        max_tokens=0,
+        temperature=0.0,
+        top_logprobs=1,
+        trace_top=query.trace or 0,
+        trace_members=query.trace_members,
+    )
     for i, text in enumerate(query.continuations):
-        tokens = replace(prompt, forced=_continuation(text, plan, query.prompt, base))
+        tokens = replace(prompt, forced=_continuation(text, plan, query.prompt, base, "continuations"))
         max_new_tokens(tokens, members, service.kv_budget, asked=0)
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
@@ -146,12 +155,20 @@ def plan_of(target: Target, registry: Registry, *, chat: bool = False) -> Plan:
     return registry.plan(target.model, written, chat=chat)
 
 
-def _continuation(text: str | list[int], plan: Plan, prompt: RequestPrompt, base: LoadedModel) -> tuple[int, ...]:
+def _answer_prefix(query: Query, plan: Plan, prompt: RequestPrompt, base: LoadedModel) -> tuple[int, ...]:
+    """Token ids that the answer begins with."""
+    given = query.fields.answer_prefix
+    return () if given is None else _continuation(given, plan, prompt, base, "answer_prefix")
+
+
+def _continuation(
+    text: str | list[int], plan: Plan, prompt: RequestPrompt, base: LoadedModel, param: str
+) -> tuple[int, ...]:
     """Token ids of a continuation, the same for all streams: those behind what the base reads."""
     ids = tuple(text) if isinstance(text, list) else continuation(text, plan.streams[0], base, prompt)
     if not ids:
-        raise invalid(f"Continuation {text[:40]!r} has no tokens.", "continuations")
-    check_tokens(ids, base, "continuations")
+        raise invalid(f"{param}: {text[:40]!r} has no tokens.", param)
+    check_tokens(ids, base, param)
     return ids
 
 
@@ -185,6 +202,7 @@ def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingPara
         ignore_eos=bool(body.ignore_eos),
         top_logprobs=max(shown.logprobs or 0, shown.prompt_logprobs or 0),
         trace_top=shown.trace,
+        trace_members=shown.trace_members,
     )
 
 

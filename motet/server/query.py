@@ -25,6 +25,7 @@ class Display:
     prompt_logprobs: int | None = None
     echo: bool = False
     trace: int | None = None
+    trace_members: bool = False
     token_ids: bool = False
     tokens_as_ids: bool = False
 
@@ -44,6 +45,7 @@ def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, m
         prompt_logprobs=body.prompt_logprobs,
         echo=echo,
         trace=trace_top(body.trace),
+        trace_members=tells_members(body.trace),
         token_ids=bool(body.return_token_ids),
         tokens_as_ids=bool(body.return_tokens_as_token_ids),
     )
@@ -52,6 +54,11 @@ def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, m
 def trace_top(trace: bool | TraceOptions | None) -> int | None:
     """How many alternatives a trace holds per token; None: no trace."""
     return trace.top if isinstance(trace, TraceOptions) else 0 if trace else None
+
+
+def tells_members(trace: bool | TraceOptions | None) -> bool:
+    """Whether a trace tells what each member says of the token and of its alternatives."""
+    return isinstance(trace, TraceOptions) and trace.members
 
 
 def salt_of(request: Request, own: str | None) -> str:
@@ -97,6 +104,7 @@ class ScoreQuery:
     prompt: RequestPrompt
     continuations: tuple[str | list[int], ...]
     trace: int | None = None  # alternatives per token; None: no trace
+    trace_members: bool = False
     cache_salt: str = ""
 
     @property

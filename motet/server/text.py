@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers.decoders import DecodeStream
 
@@ -48,7 +48,7 @@ class ChoiceText:
     def opening(self) -> TextPiece | None:
         """What is known before the first output: the echo of a prompt that is not scored, or an empty answer."""
         nothing = self.finished = not self._job.computes
-        text = self._echo() if not self._job.request.forced else ""
+        text = self._echo() if not self._job.request.num_prompt_forced else ""
         return TextPiece(text, prompt=True, finish="length" if nothing else None) if text or nothing else None
 
     def _echo(self) -> str:
@@ -58,14 +58,15 @@ class ChoiceText:
 
     def read(self, output: TokenOutput) -> TextPiece | None:
         """The piece that this output completes, None while it is held back."""
-        if output.forced:
+        if output.forced and len(self._forced) < self._job.request.num_prompt_forced:
             return self._read_forced(output)
+        output = replace(output, forced=False)  # what an answer begins with is a part of it
         self.num_tokens += 1
         return self._cut(output, self._decode(output))
 
     def _read_forced(self, output: TokenOutput) -> TextPiece | None:
         self._forced.append(output)
-        if len(self._forced) < len(self._job.request.forced):
+        if len(self._forced) < self._job.request.num_prompt_forced:
             return None
         self.finished = output.finish is not None
         lengths = map(self._job.tokenizer.length_of, self._job.prompt_ids)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from motet.composers.rows import compose_rows
 from motet.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
-from motet.engines.decoding import decode_rows, top_of, trace_of
+from motet.engines.decoding import decode_rows, top_of, trace_of, voiced_rows
 from motet.engines.torch.choice import Choice, ChoiceRow
 from motet.engines.torch.model import Member, ModelWork
 from motet.engines.torch.rule_state import advanced, gathered, judge
@@ -159,9 +159,11 @@ class StepRunner:
         logits, rows = step.rows(work)
         if self._kernels is None:
             self._kernels = choose_kernels(logits.device)
-        decoded = decode(self._kernels, logits, self._decode_rows(logits, rows))
+        decoding = self._decode_rows(logits, rows)
+        decoded = decode(self._kernels, logits, decoding)
+        composed = voiced_rows(self._kernels, logits, decoding, (row.choice.sampling.trace_members for row in rows))
         states = advanced(logits, rows, _ints(decoded.token))
-        step.advance(rows, decoded, _traces(logits, decoded, rows))
+        step.advance(rows, decoded, _traces(logits, decoded, rows, composed))
         for choice, state in states:
             choice.rule_state = state
 
@@ -191,14 +193,18 @@ def _failure(position: int, logprob: float) -> EngineError:
     return NoTokenPossible(f"no token is possible at position {position}: the masks of the request exclude each other")
 
 
-def _traces(logits: Logits, decoded: Decoded, rows: Sequence[ChoiceRow]) -> dict[int, TokenTrace]:
+def _traces(
+    logits: Logits, decoded: Decoded, rows: Sequence[ChoiceRow], composed: Tensor | None
+) -> dict[int, TokenTrace]:
     """Traces of the rows that ask for them."""
-    wanted = [(index, row, row.choice.sampling.trace_top) for index, row in enumerate(rows)]
-    return {
-        index: trace_of(logits.logprobs(rows_index(row.streams)), decoded, index, count)
-        for index, row, count in wanted
-        if count is not None
-    }
+    traces: dict[int, TokenTrace] = {}
+    for index, row in enumerate(rows):
+        sampling = row.choice.sampling
+        if sampling.trace_top is not None:
+            members = logits.logprobs(rows_index(row.streams))
+            voiced = composed if sampling.trace_members else None
+            traces[index] = trace_of(row.plan, members, decoded, index, sampling.trace_top, voiced)
+    return traces
 
 
 def _ints(values: Tensor) -> list[int]:

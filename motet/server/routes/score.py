@@ -16,7 +16,7 @@ from motet.server.forms import extension, finite, traces, usage
 from motet.server.generations import Generations
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
-from motet.server.query import ScoreQuery, salt_of, trace_top
+from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
 from motet.server.respond import as_json, reserve, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
 from motet.server.schemas import ScoreRequest
@@ -38,6 +38,7 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         prompt=prompt_of(body.prompt, body.messages),
         continuations=tuple(body.continuations),
         trace=trace_top(body.trace),
+        trace_members=tells_members(body.trace),
     )
     with reserve(request, service, query) as place:
         jobs = await prepare(service, query)
