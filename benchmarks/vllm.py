@@ -1,10 +1,12 @@
-"""What a composed step costs inside vLLM, over the sum of its members' own vLLM steps, beside the embedded engine.
+"""What a composed step costs inside vLLM, over the sum of its members' own vLLM steps, beside the embedded engine; and
+what a plain request of one member costs there, over that member served alone.
 
     python -m benchmarks.vllm --size small --out benchmarks/results/vllm-small.json
 
 Theory: one composite step reads every member's weights once, so its floor is the sum of the steps that vLLM takes for
 each member alone; scheduling, sampling and the hand-over to the front end are paid once instead of three times, so a
-composite may stay below 1. The members alone run in vLLM as it comes, with its own sampler and defaults. All engines of
+composite may stay below 1. A step in which all requests read one member runs that one alone: its floor is the member's
+own step. The members alone run in vLLM as it comes, with its own sampler and defaults. All engines of
 a mode run in turn in one process (one asks while the others wait); a figure is the median over rounds of the mean step
 of `--steps` steps of streamed requests.
 
@@ -34,7 +36,7 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from benchmarks.common import SIZES, environment, make_family, median_of_ratios, report
 from benchmarks.step import PLAN, prompts
-from motet.composers.plan import Plan
+from motet.composers.plan import Plan, single
 from motet.engines.base import Engine, GenerationRequest, SamplingParams
 from motet.engines.torch import TorchEngine, load_member
 from motet.engines.vllm.client import SHUTDOWN_SECONDS
@@ -130,6 +132,10 @@ async def measure(streams: Mapping[str, Stream], batch: int, steps: int, rounds:
         "embedded_ms": 1e3 * statistics.median(figures["embedded"]),
         "composite_over_members": median_of_ratios(figures["composite"], alone),
         "embedded_over_composite": median_of_ratios(figures["embedded"], figures["composite"]),
+        **{
+            f"plain_{member}_over_alone": median_of_ratios(figures[f"plain {member}"], figures[f"alone {member}"])
+            for member in (name.removeprefix("alone ") for name in members)
+        },
     }
 
 
@@ -145,6 +151,7 @@ async def measure_mode(
     embedded = TorchEngine({name: load_member(name, str(path)) for name, path in paths.items()})
     steps = options.steps
     streams = {"composite": composed(composite, PLAN, steps), "embedded": composed(embedded, PLAN, steps)}
+    streams |= {f"plain {name}": composed(composite, single(name), steps) for name in paths}
     streams |= {f"alone {name}": plain(llm, steps) for name, llm in llms.items()}
     vocab = SIZES[options.size]["base"].vocab
     results: dict[str, Any] = {"mode": mode, "start_seconds": started, "step": []}

@@ -131,6 +131,13 @@ def test_the_vllm_figures_are_those_of_the_results() -> None:
             assert f"| {mode['mode']}, batch {step['batch']} | {' | '.join(figures)} |" in VLLM
 
 
+def test_the_figures_of_plain_requests_are_those_of_the_results() -> None:
+    (mode,) = json.loads((RESULTS / "vllm-medium.json").read_text())["results"]["modes"]
+    for step in mode["step"]:
+        figures = [f"{step[f'plain_{name}_over_alone']:.2f}" for name in ("base", "expert", "antiexpert")]
+        assert f"| plain, batch {step['batch']} | {' | '.join(figures)} |" in VLLM
+
+
 def test_the_figures_of_drafts_are_those_of_the_results() -> None:
     runs = json.loads((RESULTS / "speculation.json").read_text())["results"]["runs"]
     assert {run["drafter"] for run in runs} == {"off", "ngram", "expert"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Collection, Iterator, Sequence
+from typing import cast
 
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from motet.settings import closest
 
@@ -47,6 +49,18 @@ def sentences(problems: Sequence[str], count: int) -> str:
     """The first of `count` problems, and how many more there are."""
     more = count - min(len(problems), MAX_PROBLEMS)
     return "; ".join(problems[:MAX_PROBLEMS]) + (f"; and {more:,} more problems" if more else "")
+
+
+def at_most(entries: int) -> BeforeValidator:
+    """Refuses an object of more entries before pydantic has looked for what is wrong with each."""
+
+    def check(value: object) -> object:
+        if isinstance(value, dict) and (count := len(cast("dict[object, object]", value))) > entries:
+            numbers = {"most": f"{entries:,}", "count": f"{count:,}"}
+            raise PydanticCustomError("too_long", "Input should have at most {most} entries, not {count}", numbers)
+        return cast(object, value)
+
+    return BeforeValidator(check)
 
 
 def show(value: object) -> str:

@@ -13,11 +13,49 @@ nothing but the standard library, so that engines and kernels can be used withou
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
+ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePoint:
+    """What holds from `token` on, counted in the tokens that the composition has written. `masks` None: the masks hold
+    where the scale is not 0."""
+
+    token: int
+    scale: float
+    masks: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How often a shift counts for one token, and whether its masks hold."""
+
+    scale: float
+    masks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a shift counts, and how often. `points` ascend from token 0; a scale holds up to the next point, or is drawn
+    in a straight line towards it (`is_linear`)."""
+
+    points: tuple[SchedulePoint, ...]
+    is_linear: bool = False
+
+    def at(self, written: Sequence[int]) -> Moment:
+        """For the token behind those that the composition has written."""
+        token = len(written)
+        last = max(i for i, point in enumerate(self.points) if point.token <= token)
+        point, scale = self.points[last], self.points[last].scale
+        if self.is_linear and last + 1 < len(self.points):
+            following = self.points[last + 1]
+            scale += (following.scale - scale) * (token - point.token) / (following.token - point.token)
+        return Moment(scale, scale != 0 if point.masks is None else point.masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +68,14 @@ class TokenSet:
     - `nucleus`: the smallest set of most likely tokens whose mass reaches `value` (top-p; ties at the
       boundary are kept out by sorted order, the arg-max is always in).
 
-    `stream` indexes `Plan.streams`. Every kind keeps at least the stream's arg-max.
+    `stream` indexes `Plan.streams`, whose distribution is read at temperature 1. Every kind keeps at least the stream's
+    arg-max. A mask may hold by a schedule.
     """
 
     stream: int
     kind: SetKind
     value: float
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +91,19 @@ class Prompt:
     template: Literal["chat", "plain"] | None = None
     last_tokens: int | None = None
 
+    @property
+    def is_own(self) -> bool:
+        """Whether nothing of the request's prompt is read."""
+        return self.text is not None or self.messages is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One voice: a registered model, what it reads, and how its distribution enters the sum.
 
     `weight` 0 is allowed (a stream that only defines a mask). `temperature` divides the logits before the
-    normalisation. `inside` limits the term to a set of tokens: outside of it the term is 0.
+    normalisation. `inside` limits the term to a set of tokens: outside of it the term is 0. `scheduled` are the parts
+    of the weight that count by a schedule.
     """
 
     role: str
@@ -66,6 +112,7 @@ class Stream:
     prompt: Prompt | None = None  # None: the request's own prompt
     temperature: float = 1.0
     inside: TokenSet | None = None
+    scheduled: tuple[tuple[Schedule, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +128,7 @@ class RuleVector:
     eos_ramp_weight: float = 0.0
     repetition: float = 0.0
     offsets: tuple[tuple[int, float], ...] = ()
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +141,7 @@ class ReluRule:
     """`z = L_0 − α·relu(L_1 − L_0)` (Who's Harry Potter, Eldan and Russinovich 2023): stream 1 is the reinforced."""
 
     alpha: float = 1.0
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +161,7 @@ class DiscriminatorRule:
     omega: float = 30.0
     mass: float = 0.2
     posterior: float = 0.8
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +177,8 @@ class DynamicRule:
 
 @dataclass(frozen=True, slots=True)
 class BudgetRule:
-    """`z = L_0 + α Σ_{k≥1} w_k L_k` with the largest α ≤ `alpha_max` per token such that `KL(p_α‖p_0) ≤ epsilon`."""
+    """`z = L_0 + α ((w_0 − 1) L_0 + Σ_{k≥1} w_k L_k)` with the largest α ≤ `alpha_max` per token such that
+    `KL(p_α‖p_0) ≤ epsilon`."""
 
     epsilon: float
     alpha_max: float = 1.0
@@ -142,7 +193,7 @@ class RoutedRule:
 
 
 Rule = LinearRule | ReluRule | MixtureRule | DiscriminatorRule | DynamicRule | BudgetRule | RoutedRule
-MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, BudgetRule: 2, RoutedRule: 2}
+MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, RoutedRule: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +201,9 @@ class Plan:
     """Streams, masks and rules of one composition. Stream 0 is the base: the reference of KL and of traces.
 
     `rule` says how streams become one score; where it is not `LinearRule` its streams stand in the order that the rule
-    names, without temperatures and gates. Masks and the rule vector apply to every score. A row whose masks leave no
-    token keeps the base's arg-max.
+    names, without gates. Masks and the rule vector apply to every score. A row whose masks leave no token keeps the
+    base's arg-max. Of what is scheduled, weights, strengths and masks are those at full scale; `Timeline` has those
+    of a token.
 
     Raises:
         ValueError: the streams do not fit the rule.
@@ -170,8 +222,8 @@ class Plan:
         needed = MIN_STREAMS.get(type(self.rule), 1)
         if len(self.streams) < needed or (isinstance(self.rule, DiscriminatorRule) and len(self.streams) > needed):
             raise ValueError(f"{name} needs {needed} streams, got {len(self.streams)}")
-        if any(stream.temperature != 1.0 or stream.inside is not None for stream in self.streams):
-            raise ValueError(f"{name}: streams of this rule have no temperature and no gate")
+        if any(stream.inside is not None for stream in self.streams):
+            raise ValueError(f"{name}: streams of this rule have no gate")
         if isinstance(self.rule, DynamicRule):
             experts, antis = ([stream.weight for stream in self.streams[k::2]] for k in (1, 2))
             if experts != [-weight for weight in antis]:
@@ -185,6 +237,73 @@ class Plan:
     def weight_sum(self) -> float:
         """Sum of the weights: acts as an inverse temperature on what the streams agree on."""
         return math.fsum(stream.weight for stream in self.streams)
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The schedules that anything in the plan follows."""
+        parts: list[Schedule | None] = [schedule for stream in self.streams for schedule, _ in stream.scheduled]
+        parts += [mask.schedule for mask in self.masks]
+        parts += [self.rules.schedule] if self.rules is not None else []
+        parts += [self.rule.schedule] if isinstance(self.rule, ReluRule | DiscriminatorRule) else []
+        return tuple(dict.fromkeys(schedule for schedule in parts if schedule is not None))
+
+    def at(self, moments: Mapping[Schedule, Moment]) -> Plan:
+        """The plan of one token: the same streams, nothing scheduled; `moments` has each of `schedules`."""
+        return replace(
+            self,
+            streams=tuple(_stream_at(stream, moments) for stream in self.streams),
+            masks=tuple(
+                replace(mask, schedule=None)
+                for mask in self.masks
+                if mask.schedule is None or moments[mask.schedule].masks
+            ),
+            rules=None if self.rules is None else _rules_at(self.rules, moments),
+            rule=_rule_at(self.rule, moments),
+        )
+
+
+def _stream_at(stream: Stream, moments: Mapping[Schedule, Moment]) -> Stream:
+    if not stream.scheduled:
+        return stream
+    weight = math.fsum([stream.weight, *((moments[schedule].scale - 1) * part for schedule, part in stream.scheduled)])
+    return replace(stream, weight=weight if abs(weight) > ZERO else 0.0, scheduled=())
+
+
+def _rules_at(rules: RuleVector, moments: Mapping[Schedule, Moment]) -> RuleVector:
+    if rules.schedule is None:
+        return rules
+    scale = moments[rules.schedule].scale
+    offsets = tuple((token, scale * offset) for token, offset in rules.offsets)
+    return RuleVector(rules.eos_ramp_tokens, scale * rules.eos_ramp_weight, scale * rules.repetition, offsets)
+
+
+def _rule_at(rule: Rule, moments: Mapping[Schedule, Moment]) -> Rule:
+    """Of rules whose strength is not in the weights."""
+    if not isinstance(rule, ReluRule | DiscriminatorRule) or rule.schedule is None:
+        return rule
+    moment = moments[rule.schedule]
+    if isinstance(rule, ReluRule):
+        return ReluRule(moment.scale * rule.alpha)
+    return DiscriminatorRule(moment.scale * rule.omega, rule.mass if moment.masks else 1.0, rule.posterior)
+
+
+class Timeline:
+    """The plan of each token of an answer. It keeps the last one: of scales in steps it holds for many tokens."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._schedules = plan.schedules
+        self._last: tuple[dict[Schedule, Moment], Plan] | None = None
+
+    def at(self, written: Callable[[], Sequence[int]]) -> Plan:
+        """For the token behind those that the composition has written; they are asked for where a schedule is."""
+        if not self._schedules:
+            return self.plan
+        tokens = written()
+        moments = {schedule: schedule.at(tokens) for schedule in self._schedules}
+        if self._last is None or self._last[0] != moments:
+            self._last = moments, self.plan.at(moments)
+        return self._last[1]
 
 
 def judged_tokens(wanted: Sequence[int], unwanted: Sequence[int]) -> int:

@@ -23,10 +23,12 @@ ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A model and what it reads (None: the request's own prompt). Equal voices have equal distributions."""
+    """A model, what it reads (None: the request's own prompt), and what divides its logits. Equal voices have equal
+    distributions."""
 
     model: str
     prompt: Prompt | None = None
+    temperature: float = 1.0
 
 
 class Spec(BaseModel, frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True):
@@ -58,6 +60,8 @@ class Reading(Spec, frozen=True):
     """How messages are rendered; left out, the model's own default."""
     last_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     """Keep only so many tokens of the end."""
+    temperature: Temperature = 1.0
+    """Divides the logits of this stream, before anything is composed; sets of plausible tokens are read without it."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -97,7 +101,7 @@ class RoleObject(Reading, frozen=True):
 
     @property
     def voice(self) -> Voice:
-        return Voice(self.model, self.as_prompt())
+        return Voice(self.model, self.as_prompt(), self.temperature)
 
 
 class BaseObject(Reading, frozen=True):

@@ -47,11 +47,12 @@ def compose_rows(plans: Sequence[Plan], stream_rows: Sequence[Sequence[int]], li
     """
     terms: dict[TermKey, list[tuple[int, int]]] = {}
     masks: dict[MaskKey, list[tuple[int, TokenSet]]] = {}
-    rules: dict[tuple[Kind, int], list[int]] = {}
+    rules: dict[tuple[Kind, int, bool], list[int]] = {}
     for row, plan in enumerate(plans):
         kind = rule_kind(plan.rule)
         if kind is not Kind.LINEAR:
-            rules.setdefault((kind, len(plan.streams)), []).append(row)
+            tempered = any(stream.temperature != 1.0 for stream in plan.streams)
+            rules.setdefault((kind, len(_rule_parts(plan)), tempered), []).append(row)
         for k, stream in enumerate(plan.streams):
             if kind is Kind.LINEAR and stream.weight != 0.0:
                 terms.setdefault((k, stream.temperature != 1.0, _kind(stream.inside)), []).append((row, k))
@@ -67,7 +68,7 @@ def compose_rows(plans: Sequence[Plan], stream_rows: Sequence[Sequence[int]], li
             MaskRows(rows_index([row for row, _ in members], like.device), _set_rows(stream_rows, members, like))
             for members in masks.values()
         ),
-        rules=tuple(_rule(kind, plans, stream_rows, rows, like) for (kind, _), rows in rules.items()),
+        rules=tuple(_rule(kind, plans, stream_rows, rows, like) for (kind, *_), rows in rules.items()),
     )
 
 
@@ -90,16 +91,29 @@ _KINDS: dict[type[Rule], Kind] = {
 def _rule(
     kind: Kind, plans: Sequence[Plan], stream_rows: Sequence[Sequence[int]], rows: Sequence[int], like: Tensor
 ) -> RuleRows:
-    """The rows of one kind with the same number of streams."""
+    """The rows of one kind with the same number of parts."""
+    parts = {row: _rule_parts(plans[row]) for row in rows}
+    temperatures = [[plans[row].streams[k].temperature for k, _ in parts[row]] for row in rows]
     return RuleRows(
         kind=kind,
         rows=rows_index(rows, like.device),
         sources=tuple(
-            rows_index([stream_rows[row][k] for row in rows], like.device) for k in range(len(plans[rows[0]].streams))
+            rows_index([stream_rows[row][parts[row][i][0]] for row in rows], like.device)
+            for i in range(len(parts[rows[0]]))
         ),
-        weight=like.new_tensor([[stream.weight for stream in plans[row].streams] for row in rows]),
+        weight=like.new_tensor([[weight for _, weight in parts[row]] for row in rows]),
         param=like.new_tensor([_params(plans[row].rule) for row in rows]),
+        temperature=like.new_tensor(temperatures) if any(t != 1.0 for each in temperatures for t in each) else None,
     )
+
+
+def _rule_parts(plan: Plan) -> list[tuple[int, float]]:
+    """(stream, weight) of what a rule reads. A base whose own weight is part of what a budget caps is read twice: as
+    the reference and, with what its weight exceeds 1 by, as a part of the shift."""
+    parts = [(k, stream.weight) for k, stream in enumerate(plan.streams)]
+    if not isinstance(plan.rule, BudgetRule) or parts[0][1] == 1.0:
+        return parts
+    return [(0, 1.0), (0, parts[0][1] - 1.0), *parts[1:]]
 
 
 def _params(rule: Rule) -> tuple[float, float, float]:

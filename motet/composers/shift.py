@@ -12,11 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Plan, RuleVector, SetKind, Stream, TokenSet
+from motet.composers.plan import ZERO, Plan, RuleVector, Schedule, SetKind, Stream, TokenSet
 from motet.composers.roles import Voice
 
 MAX_STREAMS = 32
-_ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +25,19 @@ class VoiceSet:
     voice: Voice
     kind: SetKind
     value: float
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """`weight` · log-probs of a voice at `temperature`, only for the tokens `inside` where that is given."""
+    """`weight` · log-probs of a voice, only for the tokens `inside` and only when `schedule` says, where they are
+    given."""
 
     role: str
     voice: Voice
     weight: float
-    temperature: float = 1.0
     inside: VoiceSet | None = None
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,14 @@ class Shift:
     terms: tuple[Term, ...] = ()
     masks: tuple[VoiceSet, ...] = ()
     rules: RuleVector | None = None
+
+    def scheduled(self, schedule: Schedule) -> Shift:
+        """The same, where it has no schedule of its own, by this one."""
+        return Shift(
+            tuple(replace(term, schedule=term.schedule or schedule) for term in self.terms),
+            tuple(replace(mask, schedule=mask.schedule or schedule) for mask in self.masks),
+            self.rules and replace(self.rules, schedule=self.rules.schedule or schedule),
+        )
 
 
 def nucleus(voice: Voice, top_p: float | None) -> VoiceSet | None:
@@ -58,7 +67,8 @@ def add_shifts(shifts: Sequence[Shift], path: str) -> Shift:
     """The sum of shifts: all terms, all masks, rules added.
 
     Raises:
-        CompositionError: two end-of-sequence ramps of different lengths (their sum is not a ramp).
+        CompositionError: two end-of-sequence ramps of different lengths (their sum is not a ramp), or rules of
+            different schedules.
     """
     return Shift(
         tuple(term for shift in shifts for term in shift.terms),
@@ -73,6 +83,9 @@ def _add_rules(rules: Sequence[RuleVector], path: str) -> RuleVector | None:
     lengths = {rule.eos_ramp_tokens for rule in rules if rule.eos_ramp_tokens}
     if len(lengths) > 1:
         raise CompositionError(f"{path}: eos_ramp of {sorted(lengths)} tokens cannot be added: use one length", path)
+    schedules = {rule.schedule for rule in rules}
+    if len(schedules) > 1:
+        raise CompositionError(f"{path}: rules of different schedules cannot be added: use one schedule", path)
     offsets: dict[int, float] = {}
     for rule in rules:
         for token, offset in rule.offsets:
@@ -82,25 +95,26 @@ def _add_rules(rules: Sequence[RuleVector], path: str) -> RuleVector | None:
         eos_ramp_weight=math.fsum(rule.eos_ramp_weight for rule in rules),
         repetition=math.fsum(rule.repetition for rule in rules),
         offsets=tuple(offsets.items()),
+        schedule=schedules.pop(),
     )
 
 
 def shifted_plan(base: Voice, shift: Shift, strategy: str) -> Plan:
     """The plan of a base and a shift. Stream 0 is the base.
 
-    Equal terms (voice, temperature and gate) are one stream with their weights summed; a stream whose sum is 0 is
+    Equal terms (voice and gate) are one stream with their weights summed; a stream whose sum is 0 at all times is
     dropped, unless it is the base or a mask or gate needs its distribution.
 
     Raises:
         CompositionError: more than 32 streams.
     """
     merged = _merged([Term("base", base, 1.0), *shift.terms])
-    kept = [merged[0], *(term for term in merged[1:] if term.weight != 0.0)]
+    kept = [merged[0], *(term for term in merged[1:] if term.weight != 0.0 or term.scheduled)]
     sets = [*shift.masks, *(term.inside for term in kept if term.inside is not None)]
-    streams = _unique_roles([*kept, *_set_only_terms(sets, kept, merged)])
+    streams = _unique_roles([*kept, *_set_only_streams(sets, kept, merged)])
     if len(streams) > MAX_STREAMS:
         raise CompositionError(f"composition: {len(streams)} streams, at most {MAX_STREAMS} are allowed")
-    number = {term.voice: k for k, term in reversed(list(enumerate(streams))) if term.temperature == 1.0}
+    number = {_untempered(term.voice): k for k, term in reversed(list(enumerate(streams)))}
     return Plan(
         tuple(_stream(term, number) for term in streams),
         tuple(_token_set(mask, number) for mask in dict.fromkeys(shift.masks)),
@@ -109,39 +123,67 @@ def shifted_plan(base: Voice, shift: Shift, strategy: str) -> Plan:
     )
 
 
-def _merged(terms: Iterable[Term]) -> list[Term]:
-    weights: dict[tuple[Voice, float, VoiceSet | None], list[float]] = {}
-    first: dict[tuple[Voice, float, VoiceSet | None], Term] = {}
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """Equal terms as one: their weights summed, and which parts of the sum count by which schedule."""
+
+    role: str
+    voice: Voice
+    weight: float
+    inside: VoiceSet | None = None
+    scheduled: tuple[tuple[Schedule, float], ...] = ()
+
+
+def _merged(terms: Iterable[Term]) -> list[_Sum]:
+    equal: dict[tuple[Voice, VoiceSet | None], list[Term]] = {}
     for term in terms:
-        key = (term.voice, term.temperature, term.inside)
-        first.setdefault(key, term)
-        weights.setdefault(key, []).append(term.weight)
-    sums = {key: math.fsum(values) for key, values in weights.items()}
-    return [replace(term, weight=sums[key] if abs(sums[key]) > _ZERO else 0.0) for key, term in first.items()]
+        equal.setdefault((term.voice, term.inside), []).append(term)
+    return [_sum(terms) for terms in equal.values()]
 
 
-def _set_only_terms(sets: Sequence[VoiceSet], kept: Sequence[Term], merged: Sequence[Term]) -> list[Term]:
-    """Weight-0 terms for voices that only a mask or gate reads; sets are defined at temperature 1."""
-    used = {term.voice for term in kept if term.temperature == 1.0}
-    roles = {term.voice: term.role for term in reversed(merged) if term.temperature == 1.0}
-    missing = [voice for voice in dict.fromkeys(s.voice for s in sets) if voice not in used]
-    return [Term(roles.get(voice, "mask"), voice, 0.0) for voice in missing]
+def _sum(terms: Sequence[Term]) -> _Sum:
+    parts: dict[Schedule | None, list[float]] = {}
+    for term in terms:
+        parts.setdefault(term.schedule, []).append(term.weight)
+    sums = {schedule: _without_rounding(math.fsum(weights)) for schedule, weights in parts.items()}
+    scheduled = tuple((schedule, weight) for schedule, weight in sums.items() if schedule is not None and weight)
+    first = terms[0]
+    weight = _without_rounding(math.fsum(term.weight for term in terms))
+    return _Sum(first.role, first.voice, weight, first.inside, scheduled)
 
 
-def _unique_roles(terms: Sequence[Term]) -> list[Term]:
+def _without_rounding(weight: float) -> float:
+    return weight if abs(weight) > ZERO else 0.0
+
+
+def _untempered(voice: Voice) -> Voice:
+    """What a set reads: a distribution at temperature 1, which every stream of this model and prompt holds."""
+    return replace(voice, temperature=1.0)
+
+
+def _set_only_streams(sets: Sequence[VoiceSet], kept: Sequence[_Sum], merged: Sequence[_Sum]) -> list[_Sum]:
+    """Streams of weight 0 for voices that only a mask or gate reads."""
+    used = {_untempered(term.voice) for term in kept}
+    roles = {_untempered(term.voice): term.role for term in reversed(merged)}
+    voices = dict.fromkeys(_untempered(entry.voice) for entry in sets)
+    return [_Sum(roles.get(voice, "mask"), voice, 0.0) for voice in voices if voice not in used]
+
+
+def _unique_roles(terms: Sequence[_Sum]) -> list[_Sum]:
     """Roles with a number from the second of a name on (expert, expert_2), so that traces can be told apart."""
     seen: Counter[str] = Counter()
-    unique: list[Term] = []
+    unique: list[_Sum] = []
     for term in terms:
         seen[term.role] += 1
         unique.append(replace(term, role=f"{term.role}_{seen[term.role]}") if seen[term.role] > 1 else term)
     return unique
 
 
-def _stream(term: Term, number: dict[Voice, int]) -> Stream:
+def _stream(term: _Sum, number: dict[Voice, int]) -> Stream:
     inside = None if term.inside is None else _token_set(term.inside, number)
-    return Stream(term.role, term.voice.model, term.weight, term.voice.prompt, term.temperature, inside)
+    voice = term.voice
+    return Stream(term.role, voice.model, term.weight, voice.prompt, voice.temperature, inside, term.scheduled)
 
 
 def _token_set(voice_set: VoiceSet, number: dict[Voice, int]) -> TokenSet:
-    return TokenSet(number[voice_set.voice], voice_set.kind, voice_set.value)
+    return TokenSet(number[_untempered(voice_set.voice)], voice_set.kind, voice_set.value, voice_set.schedule)

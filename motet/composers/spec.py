@@ -9,6 +9,8 @@ Every strategy is a shift on a base, so stacking (`compose`) is the sum of the s
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -22,11 +24,13 @@ from motet.composers.errors import (
     refusal,
     show,
 )
-from motet.composers.plan import Plan
+from motet.composers.plan import BudgetRule, Plan
 from motet.composers.roles import MAX_PARTS, Reading, Spec, Voice, field_names, named_models
 from motet.composers.shift import Shift, add_shifts
 from motet.composers.strategies import STRATEGIES
+from motet.composers.strategies.budget import Epsilon
 from motet.composers.strategies.guidance import Guidance
+from motet.composers.strategies.rule_strategy import Strength
 from motet.composers.strategies.strategy import Request, Strategy
 from motet.settings import children, models_in
 
@@ -39,15 +43,28 @@ else:  # the union discriminated on `strategy`, made from the one list of strate
     Part = Annotated[Union[tuple(STRATEGIES.values())], Field(discriminator="strategy")]  # noqa: UP007
 
 
-class Compose(Strategy, frozen=True):
-    """`z = L_base + Σ shifts`: the parts' shifts are added onto one base, masks intersect, rules add.
+class Cap(Spec, frozen=True):
+    """A trust region around the base."""
 
-    A part may repeat the base, but not name another one. Parts cannot be stacks themselves.
+    epsilon: Epsilon = 0.5
+    """Most that a token's distribution may move away from the base, as KL in nats."""
+    alpha_max: Strength = 1.0
+    """The largest strength α that may be chosen."""
+
+
+class Compose(Strategy, frozen=True):
+    """`z = L_base + α Σ shifts`: the parts' shifts are added onto one base, masks intersect, rules add.
+
+    A part may repeat the base, but not name another one. Parts cannot be stacks themselves. α is 1; with a `budget` it
+    is the largest for which `KL(p_α‖p_base) ≤ ε`, as in strategy `budget`, and the trace reports it. Masks and rules
+    come afterwards and are not counted. A `schedule` here is that of the parts without one.
     """
 
     strategy: Literal["compose"] = "compose"
     compose: Annotated[list[Part], Field(min_length=1, max_length=MAX_PARTS)]
     """The strategies whose shifts are added."""
+    budget: Cap | None = None
+    """Most that the sum may move a token's distribution away from the base; left out, as far as it does."""
 
     def own_base(self, model: str | None) -> Voice | None:
         own = super().own_base(model)
@@ -62,8 +79,17 @@ class Compose(Strategy, frozen=True):
             if part.base is not None and part.own_base(request.base.model) != request.base:
                 raise CompositionError(f"{path}.base: not the base of the whole composition", f"{path}.base")
             at = Request(request.base, request.token_id, request.chat, request.vocab_size, path)
-            shifts.append(part.shift(at))
+            shifts.append(part.scheduled_shift(at))
         return add_shifts(shifts, request.path)
+
+    def plan(self, request: Request) -> Plan:
+        plan = super().plan(request)
+        if self.budget is None:
+            return plan
+        if any(stream.inside is not None for stream in plan.streams):
+            path = f"{request.path}.budget"
+            raise CompositionError(f"{path}: a shift that `top_p` gates cannot be capped: leave its top_p out", path)
+        return replace(plan, rule=BudgetRule(self.budget.epsilon, self.budget.alpha_max))
 
 
 Composition = Strategy
@@ -73,6 +99,12 @@ _KINDS: dict[str, type[Strategy]] = {**STRATEGIES, "compose": Compose}
 def strategy_names() -> tuple[str, ...]:
     """All values of `strategy`, `compose` included."""
     return tuple(_KINDS)
+
+
+@cache
+def strategy_fields() -> frozenset[str]:
+    """Names of all fields that a composition of any strategy can have, as clients write them."""
+    return frozenset(name for kind in _KINDS.values() for name in field_names(kind).values())
 
 
 def strategy_kinds() -> Mapping[str, type[Strategy]]:

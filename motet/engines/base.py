@@ -53,6 +53,18 @@ class Matcher(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ThoughtPhase:
+    """A thought before the answer. `begin` are the tokens that the answer begins with where it thinks (none: the prompt
+    has begun the thought), `tag` is the text that ends it, `end` the tokens that end it when it has `budget` tokens
+    (None: any number)."""
+
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    tag: str
+    budget: int | None = None
+
+
 class Grammar(Protocol):
     """What an answer must look like (a schema, a regular expression), compiled for a tokenizer. It holds for drawn
     tokens; forced ones are no part of the answer."""
@@ -60,6 +72,11 @@ class Grammar(Protocol):
     @property
     def text(self) -> str:
         """The grammar itself, for engines that compile it elsewhere."""
+        ...
+
+    @property
+    def thought(self) -> ThoughtPhase | None:
+        """What comes before that which `text` says."""
         ...
 
     def start(self, ends: Sequence[int]) -> Matcher:
@@ -72,7 +89,8 @@ class SamplingParams:
     """How one token is drawn from the composed distribution. Validated at the HTTP boundary.
 
     Order: masks (allowed, grammar, banned, min_tokens) → logit bias → repetition penalty → presence, frequency
-    penalties → temperature → top-k → top-p → min-p → sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p`
+    penalties → temperature → top-k → top-p → min-p → sample. A grammar that has finished ends the answer before
+    `min_tokens`, too. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p`
     0 mean off. Reported log-probs are those of the composed distribution after masks, before bias and penalties.
     """
 

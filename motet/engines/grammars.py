@@ -16,11 +16,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from motet.engines.base import GrammarFailed
+from motet.engines.base import Grammar, GrammarFailed, ThoughtPhase
 from motet.engines.grammar_limits import GrammarError, check_size
 from motet.engines.grammar_process import PROCESSES, Checked, CompileProcesses, GrammarUnavailable, TokenizerText
 from motet.engines.grammar_worker import heap_bytes
 from motet.engines.guidance import failure_of, matcher_of, shown
+from motet.engines.thought import ThoughtGrammar
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -81,6 +82,10 @@ class Grammars:
         if self._is_checked:
             return self._remembered(text) or self._compile_here(text)
         return self._remembered(text) or self._begin(text).result()
+
+    def after_thought(self, thought: ThoughtPhase, answer: Grammar | None) -> ThoughtGrammar:
+        """A thought before an answer under a grammar (None: any) in this tokenizer's tokens."""
+        return ThoughtGrammar(thought, answer, self._tokenizer.text_of, self._vocab_size)
 
     async def compiled(self, text: str, seconds: float = WAIT_SECONDS) -> CompiledGrammar:
         """`compile` for an event loop, which it does not hold up; cancelled before its turn, it never begins.
@@ -167,6 +172,8 @@ class Grammars:
 
 class CompiledGrammar:
     """See `base.Grammar`. `num_bytes`: what it holds, about."""
+
+    thought: ThoughtPhase | None = None
 
     def __init__(self, lark: str, num_bytes: int, matcher: LLMatcher, vocab_size: int, end: int) -> None:
         self.text = lark

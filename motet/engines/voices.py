@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -43,22 +44,31 @@ def pushes(plan: Plan, members: Tensor, token: int, alpha: Sequence[float]) -> t
     A stream's push is its weight times what it finds the token likelier than the base does, `w_k (L_k − L_0)`; the
     base's own is `(Σ_k w_k − 1) L_0`, 0 where the weights sum to 1.
     """
-    logprobs = [max(value, LOWEST) for value in cast("list[float]", members[:, token].tolist())]
-    base = logprobs[0]
+    base = max(float(members[0, token]), LOWEST)
+    own = [_tempered(stream, members[k], token) for k, stream in enumerate(plan.streams)]
+    cooled = own[0] - base  # what the base's own temperature does
     match plan.rule:
         case LinearRule():
             weights = [_weight(stream, members, token) for stream in plan.streams]
-            own = [_tempered(stream, members[k], token) for k, stream in enumerate(plan.streams)]
-            others = [w * (value - base) for w, value in zip(weights, own, strict=True)]
-            return (others[0] + (sum(weights) - 1.0) * base, *others[1:])
+            return _shifted(weights, own, base, cooled, 1.0)
+        case BudgetRule() if alpha:
+            return _shifted([stream.weight for stream in plan.streams], own, base, cooled, alpha[0])
+        case DynamicRule() if alpha:
+            pairs = [(alpha[(k - 1) // 2] if k else 1.0, stream.weight) for k, stream in enumerate(plan.streams)]
+            return (cooled, *(a * w * (value - base) for (a, w), value in list(zip(pairs, own, strict=True))[1:]))
         case ReluRule():
-            return (0.0, -plan.rule.alpha * max(logprobs[1] - base, 0.0), *[0.0] * (len(logprobs) - 2))
-        case BudgetRule() | DynamicRule() if alpha:
-            strengths = [alpha[min((k - 1) // 2, len(alpha) - 1)] for k in range(1, len(logprobs))]
-            differences = [stream.weight * (value - base) for stream, value in zip(plan.streams, logprobs, strict=True)]
-            return (0.0, *(a * shift for a, shift in zip(strengths, differences[1:], strict=True)))
+            return (cooled, -plan.rule.alpha * max(own[1] - own[0], 0.0), *[0.0] * (len(own) - 2))
         case _:
             return ()
+
+
+def _shifted(
+    weights: Sequence[float], own: Sequence[float], base: float, cooled: float, alpha: float
+) -> tuple[float, ...]:
+    """Pushes of `L_0 + α ((w_0 − 1) L_0 + Σ_{k≥1} w_k L_k)`, the first L_0 at the base's own temperature as all are."""
+    others = [alpha * weight * (value - base) for weight, value in zip(weights[1:], own[1:], strict=True)]
+    excess = (weights[0] - 1.0) * own[0] + math.fsum(weights[1:]) * base
+    return (cooled + alpha * excess, *others)
 
 
 def _weight(stream: Stream, members: Tensor, token: int) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from motet.kernels.cores import rule_scores
-from motet.kernels.layout import ComposeRows, Index, Kind, SetRows, SparseEdits, TermRows
+from motet.kernels.layout import ComposeRows, Index, Kind, RuleRows, SetRows, SparseEdits, TermRows
 from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed, composed, outside_set
 
@@ -33,8 +33,7 @@ def compose_logits(
     for number, term in enumerate(plan.terms):
         _add_term(z, logits, term, is_first=covers and number == 0)
     for rule in plan.rules:
-        read = logits.scores if rule.kind in (Kind.DYNAMIC, Kind.BUDGET) else logits.logprobs
-        streams = [read(source) for source in rule.sources]
+        streams = _rule_streams(logits, rule)
         z[rule.rows], solved = rule_scores(rule, streams, None if state is None else state[rule.rows])
         if solved is not None:
             alpha[rule.rows, : solved.shape[1]] = solved.to(alpha.dtype)
@@ -49,6 +48,15 @@ def compose_logits(
         oracle = composed(logits.logprobs(), plan, rules, state)
         z[broken] = oracle.logprobs[broken]
     return Composed(z, alpha)
+
+
+def _rule_streams(logits: Logits, rule: RuleRows) -> list[Tensor]:
+    """(n, V) of each stream: raw where the rule solves for its strength, normalised elsewhere."""
+    is_raw = rule.kind in (Kind.DYNAMIC, Kind.BUDGET)
+    if rule.temperature is None:
+        return [logits.scores(source) if is_raw else logits.logprobs(source) for source in rule.sources]
+    streams = [rule.tempered(k, logits.scores(source)) for k, source in enumerate(rule.sources)]
+    return streams if is_raw else [stream.log_softmax(-1) for stream in streams]
 
 
 def _blocks(rows: int, vocab: int) -> Iterator[slice]:

@@ -57,7 +57,8 @@ class TermRows:
 class RuleRows:
     """Rows whose score is no weighted sum: `sources[k]` are the rows of stream k, all (n,), for K streams.
 
-    `weight` (n, K). `param` (n, 3), by kind (unused places are 0):
+    `weight` (n, K). `temperature` (n, K) divides the logits; None means 1 everywhere. `param` (n, 3), by kind (unused
+    places are 0):
 
     - RELU: α.
     - DISCRIMINATOR: ω, kept mass, kept posterior.
@@ -72,6 +73,11 @@ class RuleRows:
     sources: tuple[Index, ...]
     weight: Tensor
     param: Tensor
+    temperature: Tensor | None = None
+
+    def tempered(self, k: int, scores: Tensor) -> Tensor:
+        """Scores (n, V) of stream k, raw logits or log-probs, at its temperature; not normalised."""
+        return scores if self.temperature is None else scores / self.temperature[:, k, None]
 
 
 @dataclass(frozen=True, slots=True)

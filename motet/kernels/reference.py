@@ -99,6 +99,8 @@ def _scores(logprobs: Tensor, plan: ComposeRows, state: Tensor | None, alpha: Te
     z = _sum_terms(logprobs, plan, guard=guard)
     for rule in plan.rules:
         streams = [logprobs[source] for source in rule.sources]
+        if rule.temperature is not None:
+            streams = [rule.tempered(k, stream).log_softmax(-1) for k, stream in enumerate(streams)]
         z[rule.rows], solved = rule_scores(rule, streams, None if state is None else state[rule.rows])
         if solved is not None:
             alpha[rule.rows, : solved.shape[1]] = solved.to(alpha.dtype)

@@ -8,32 +8,19 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from motet.models.chat_template import ChatTemplate
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
     from transformers import PreTrainedTokenizerBase
 
 REPLACEMENT = "\ufffd"
-PROBE = "Motet"  # a message that every template must show
 SHORT = 4096  # characters or tokens that take less than a few milliseconds
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class ChatTemplateError(ValueError):
     """The chat template refused the messages; the message is the template's own."""
-
-
-def template_takes_parts(hf: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template reads contents only as lists of parts, `[{"type": "text", "text": ...}]`: such a
-    template (Llama Guard 3's, say) walks over a plain text letter by letter, and the text vanishes."""
-
-    def shows(content: object) -> bool:
-        try:
-            text = hf.apply_chat_template([{"role": "user", "content": content}], tokenize=False)  # type: ignore[arg-type]
-        except Exception:  # a template is the checkpoint's own program
-            return False
-        return PROBE in str(text)
-
-    return not shows(PROBE) and shows([{"type": "text", "text": PROBE}])
 
 
 @lru_cache(1)
@@ -82,8 +69,9 @@ class Tokenizer:
         return cast(Any, self.hf).chat_template
 
     @cached_property
-    def takes_parts(self) -> bool:
-        return template_takes_parts(self.hf)
+    def template(self) -> ChatTemplate:
+        """What the chat template can say."""
+        return ChatTemplate(self.hf)
 
     @property
     def start_id(self) -> int | None:
@@ -119,8 +107,9 @@ class Tokenizer:
 
     def render_chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
@@ -130,6 +119,7 @@ class Tokenizer:
         try:
             rendered = self.hf.apply_chat_template(
                 [self._as_read(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -139,9 +129,9 @@ class Tokenizer:
             raise ChatTemplateError(f"the chat template failed: {error}") from error
         return str(rendered)
 
-    def _as_read(self, message: Mapping[str, str]) -> dict[str, Any]:
+    def _as_read(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content")
-        in_parts = self.takes_parts and isinstance(content, str)
+        in_parts = self.template.takes_parts and isinstance(content, str)
         return {**message, "content": [{"type": "text", "text": content}]} if in_parts else dict(message)
 
     @cached_property
@@ -155,9 +145,23 @@ class Tokenizer:
         ids, before = self._anchor
         return self.decode([*ids, token])[len(before) :]
 
-    def length_of(self, token: int) -> int:
-        """Characters that the token takes in a text without special tokens."""
-        return 0 if token in self.special_ids else len(self.text_of(token))
+    def offsets_in(self, text: str) -> list[int]:
+        """Where each token begins in the text that it is read from, special tokens included, in characters; tokens that
+        are parts of one character share its place. As `tokenizers` has it, but for spaces that it leaves out."""
+        begins: list[int] = []
+        reached = 0
+        for begin, end in self.backend.encode_batch([text])[0].offsets:
+            begins.append(begin if begin < min(reached, end) else reached)
+            reached = max(reached, end)
+        return begins
+
+    @cached_property
+    def _added_ids(self) -> Mapping[str, int]:
+        return {content.content: token for token, content in self.backend.get_added_tokens_decoder().items()}
+
+    def added_id(self, text: str) -> int | None:
+        """The id of a token that was added to the vocabulary: texts are cut around it, whatever stands beside it."""
+        return self._added_ids.get(text)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:

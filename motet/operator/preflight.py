@@ -16,7 +16,9 @@ from motet.models import prequantised
 from motet.models.checkpoint import read_config, read_generation_config
 from motet.models.ends import end_token_ids
 from motet.models.info import ModelInfo
+from motet.models.thoughts import ThinkTags
 from motet.models.tokenizer import Tokenizer
+from motet.models.tool_formats import TOOL_FORMATS
 from motet.operator.adapters import num_tokens
 from motet.operator.experts import read_experts
 from motet.operator.file import ConfigError, Configuration
@@ -187,7 +189,18 @@ def _loaded(
     template: Template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
     source = Path(source_of(model, configuration.folder)).name if Path(model.path).is_absolute() else model.path
     vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size, cut=model.vocab == "cut")
-    return LoadedModel(info, tokenizer, vocabulary, template, source, expert.bundle, expert.weights, model.check_expert)
+    return LoadedModel(
+        info,
+        tokenizer,
+        vocabulary,
+        template,
+        source,
+        expert.bundle,
+        expert.weights,
+        model.check_expert,
+        None if model.tool_call_parser is None else TOOL_FORMATS[model.tool_call_parser],
+        ThinkTags(*model.think_tags) if isinstance(model.think_tags, tuple) else model.think_tags,
+    )
 
 
 def check(registry: Registry, configuration: Configuration) -> None:

@@ -11,11 +11,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from motet.models.info import Quantization
+from motet.models.tool_formats import FormatName
 from motet.operator import keys
 
 Log = Callable[[str], None]  # is called with each line that the start-up has to say
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 FamilyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]  # also the name of a folder
+Tag = Annotated[str, Field(min_length=1, max_length=64)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -66,6 +68,12 @@ class ModelConfig(Section):
     """The model that an adapter belongs to, by default what the adapter itself names."""
     check_expert: bool = True
     """Whether compositions must keep to the role and the partner that the model's `expert.json` names."""
+    tool_call_parser: FormatName | None = None
+    """How the model writes calls of tools; by default as its chat template does. Models whose template knows no tools
+    are then told of them in words."""
+    think_tags: Literal["none"] | tuple[Tag, Tag] | None = None
+    """What stands before and behind the model's thoughts, `[<think>, </think>]`; by default what its chat template
+    has. `none`: what it writes is all answer."""
     vocab: Literal["exact", "cut"] = "exact"
     """`cut`: the model may be composed with models that lack its last tokens, which are then impossible."""
 
@@ -180,7 +188,8 @@ class EngineConfig(Section):
     max_running: Annotated[int, Field(ge=1)] = 64
     """Choices computed at once, by each family."""
     prefill_chunk: Annotated[int, Field(ge=1)] = 128
-    """Prompt tokens per step while others decode."""
+    """Prompt tokens per step, at most, while others decode. As a rule fewer are read: as many as make a step half as
+    long again as without them."""
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     """Upper bound on the context of every model, by default its own."""
     dtype: Dtype = "auto"

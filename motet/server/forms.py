@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from motet.engines.base import TokenOutput, TokenTrace, Voices
 from motet.models.tokenizer import Tokenizer
+from motet.server.parts import delta, message
 from motet.server.prepare import Job
 from motet.server.query import Display
 from motet.server.text import TextPiece
@@ -23,11 +24,13 @@ class Form(Protocol):
     chunk_object: str
     id_prefix: str
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def opening(self, index: int, job: Job) -> dict[str, Any] | None:
         """The chunk that opens a choice's stream."""
         ...
 
-    def chunk(self, index: int, piece: TextPiece, job: Job, show: Display) -> dict[str, Any]: ...
+    def chunks(self, index: int, piece: TextPiece, job: Job, show: Display) -> Iterable[dict[str, Any]]:
+        """What is sent of a piece, which may be nothing yet."""
+        ...
 
     def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]: ...
 
@@ -63,18 +66,28 @@ class ChatForm:
     chunk_object = "chat.completion.chunk"
     id_prefix = "chatcmpl-"
 
-    def opening(self, index: int) -> dict[str, Any] | None:
-        delta = {"role": "assistant", "content": ""}
+    def opening(self, index: int, job: Job) -> dict[str, Any] | None:
+        """Where functions may be called the text may be missing."""
+        delta = {"role": "assistant", "content": None if job.syntax.calls else ""}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
-    def chunk(self, index: int, piece: TextPiece, job: Job, show: Display) -> dict[str, Any]:
-        return self._choice(index, [piece], job, show) | {"delta": {"content": piece.text} if piece.text else {}}
+    def chunks(self, index: int, piece: TextPiece, job: Job, show: Display) -> Iterable[dict[str, Any]]:
+        """One for each part; log-probs come with the first, the reason of the end with the last."""
+        if not (piece.parts or is_wanted(piece, show)):
+            return
+        whole = self._choice(index, [piece], job, show)
+        first, *others = [delta(part) for part in piece.parts] or [{}]
+        begin = {"logprobs": None, "finish_reason": None, "stop_reason": None} if others else {}
+        yield whole | begin | {"delta": first, "logprobs": whole["logprobs"]}
+        for place, said in enumerate(others, 1):
+            end = {"finish_reason": whole["finish_reason"], "stop_reason": whole["stop_reason"]}
+            none = {"finish_reason": None}
+            yield {"index": index, "delta": said, "logprobs": None} | (end if place == len(others) else none)
 
     def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
-        text = "".join(piece.text for piece in pieces)
-        message = {"role": "assistant", "content": text, "refusal": None}
+        said = message([part for piece in pieces for part in piece.parts], thinks=job.syntax.tags is not None)
         prompt = prompt_extensions(pieces, job, show) if index == 0 else {}
-        return self._choice(index, pieces, job, show) | {"message": message} | prompt
+        return self._choice(index, pieces, job, show) | {"message": said} | prompt
 
     def extras(self, first: dict[str, Any]) -> dict[str, Any]:
         names = ("prompt_logprobs", "prompt_token_ids")
@@ -85,9 +98,12 @@ class ChatForm:
         return {
             "index": index,
             "logprobs": chat_logprobs(generated, job, show),
-            "finish_reason": pieces[-1].finish if pieces else None,
+            "finish_reason": self._finish(pieces[-1]) if pieces else None,
             "stop_reason": pieces[-1].stop_reason if pieces else None,
         } | extensions(pieces, job, show)
+
+    def _finish(self, last: TextPiece) -> str | None:
+        return "tool_calls" if last.finish == "stop" and last.has_called else last.finish
 
 
 class CompletionForm:
@@ -95,14 +111,19 @@ class CompletionForm:
     chunk_object = "text_completion"
     id_prefix = "cmpl-"
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def opening(self, index: int, job: Job) -> dict[str, Any] | None:
         return None
 
-    def chunk(self, index: int, piece: TextPiece, job: Job, show: Display) -> dict[str, Any]:
-        return self._choice(index, [piece], job, show)
+    def chunks(self, index: int, piece: TextPiece, job: Job, show: Display) -> Iterable[dict[str, Any]]:
+        if piece.text or is_wanted(piece, show):
+            yield self._choice(index, [piece], job, show)
 
     def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
-        return self._choice(index, pieces, job, show) | prompt_extensions(pieces, job, show)
+        choice = self._choice(index, pieces, job, show)
+        if choice["logprobs"] is not None:  # tokens whose text a stop string has taken stand at the end
+            most = len(choice["text"])
+            choice["logprobs"]["text_offset"] = [min(offset, most) for offset in choice["logprobs"]["text_offset"]]
+        return choice | prompt_extensions(pieces, job, show)
 
     def extras(self, first: dict[str, Any]) -> dict[str, Any]:
         return {}
@@ -117,12 +138,19 @@ class CompletionForm:
         } | extensions(pieces, job, show)
 
     def _logprobs(self, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any] | None:
-        outputs = [o for piece in pieces for o in piece.tokens if show.echo or not o.forced]
+        placed = [pair for piece in pieces for pair in zip(piece.tokens, piece.offsets, strict=True)]
+        placed = [(output, offset) for output, offset in placed if show.echo or not output.forced]
         first = job.prompt_ids[0] if show.echo and any(piece.prompt for piece in pieces) else None
-        return completion_logprobs(outputs, job, show, first=first, offset=pieces[0].offset)
+        return completion_logprobs(placed, job, show, first=first)
 
 
 FORMS: Mapping[Literal["chat", "completion"], Form] = {"chat": ChatForm(), "completion": CompletionForm()}
+
+
+def is_wanted(piece: TextPiece, show: Display) -> bool:
+    """Whether a piece without text is sent: for its log-probs, ids or trace, or because it ends the choice."""
+    asked = show.logprobs is not None or show.token_ids or show.trace is not None
+    return bool(piece.finish or (asked and piece.tokens))
 
 
 def extension(jobs: Sequence[Job]) -> dict[str, Any]:
@@ -141,13 +169,17 @@ def extension(jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, Any]:
+def usage(
+    prompt_tokens: int, completion_tokens: int, cached_tokens: int, reasoning_tokens: int | None = None
+) -> dict[str, Any]:
+    """`reasoning_tokens` None: nothing was to be thought."""
+    thought = {} if reasoning_tokens is None else {"completion_tokens_details": {"reasoning_tokens": reasoning_tokens}}
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
-    }
+    } | thought
 
 
 def finite(logprob: float) -> float:
@@ -189,28 +221,21 @@ def top_by_label(output: TokenOutput, job: Job, show: Display, count: int) -> di
 
 
 def completion_logprobs(
-    outputs: Sequence[TokenOutput], job: Job, show: Display, *, first: int | None, offset: int
+    placed: Sequence[tuple[TokenOutput, int]], job: Job, show: Display, *, first: int | None
 ) -> dict[str, Any] | None:
-    """`choices[].logprobs` of a completion. `first`: the prompt's first token where it is echoed, which nothing
-    predicts; `offset`: characters of the choice's text before these tokens."""
+    """`choices[].logprobs` of a completion, of tokens with the characters of the choice's text before each. `first`:
+    the prompt's first token where it is echoed, which nothing predicts."""
     if show.logprobs is None:
         return None
+    outputs = [output for output, _ in placed]
     tokens = ([] if first is None else [first]) + [output.token for output in outputs]
     unknown: list[Any] = [] if first is None else [None]
     return {
         "tokens": [label(token, job.tokenizer, show) for token in tokens],
         "token_logprobs": unknown + [finite(output.logprob) for output in outputs],
         "top_logprobs": unknown + [top_by_label(output, job, show, show.logprobs) for output in outputs],
-        "text_offset": _offsets(tokens, job.tokenizer, offset),
+        "text_offset": ([] if first is None else [0]) + [offset for _, offset in placed],
     }
-
-
-def _offsets(tokens: Iterable[int], tokenizer: Tokenizer, offset: int) -> list[int]:
-    offsets: list[int] = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += tokenizer.length_of(token)
-    return offsets
 
 
 def prompt_logprobs(forced: Sequence[TokenOutput], job: Job, count: int) -> list[dict[str, Any] | None]:

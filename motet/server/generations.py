@@ -12,6 +12,7 @@ from motet.server.prepare import Job
 
 MAX_UNREAD = 1 << 16  # numbers: about 8 MiB
 STALLED_S = 1.0  # one output, of some kilobytes, has been in sending for so long
+TURN_S = 0.001  # of a request that has outputs to send: then it is the others' turn
 JobOutput = tuple[int, TokenOutput]  # (job, output)
 
 
@@ -97,7 +98,11 @@ class Generations:
             EngineError: one of the generations failed; the others are closed.
         """
         open_readers = len(self._readers)
+        began = time.monotonic()
         while open_readers:
+            if time.monotonic() - began > TURN_S:
+                await asyncio.sleep(0)
+                began = time.monotonic()
             try:
                 async with asyncio.timeout(idle_seconds):
                     event = await self._queue.get()

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from motet.composers.plan import Plan
+from motet.composers.plan import Plan, Prompt, Stream
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
 from motet.engines.base import (
     Engine,
     GenerationRequest,
+    Grammar,
     RequestTooLarge,
     SamplingParams,
+    ThoughtPhase,
     UnsupportedRequest,
 )
 from motet.models.tokenizer import Tokenizer
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
+from motet.server.answer_size import check_scores, fit_answer
+from motet.server.conversation import no_tools
+from motet.server.dialect import Dialect, dialect_of
+from motet.server.encodings import Encodings
 from motet.server.errors import ApiError, as_api_error, invalid
-from motet.server.prompts import RequestPrompt, check_tokens, continuation, max_new_tokens, read
+from motet.server.parts import Syntax
+from motet.server.prompts import (
+    PromptTokens,
+    RequestPrompt,
+    check_tokens,
+    continuation,
+    max_new_tokens,
+    opens_thought,
+    read,
+)
 from motet.server.query import Query, ScoreQuery
+from motet.server.reasoning import phase_of, within
 from motet.server.schemas import Target
 from motet.server.service import Service
-from motet.server.structured import compiled_grammar
+from motet.server.structured import INVALID_GRAMMAR, TOOLS, compiled_grammar
+from motet.server.tool_grammar import CallGrammar, held
+from motet.server.tools import Offer
 
-TOKENIZING = CapacityLimiter(2)  # threads of their own: a client that leaves while it waits for one is not tokenized
+T = TypeVar("T")
+TOKENIZING = CapacityLimiter(2)  # threads of their own
 COLDEST = 1e-6  # a temperature below it is greedy
 NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
@@ -37,7 +59,11 @@ class Job:
     request: GenerationRequest
     tokenizer: Tokenizer  # the base's
     prompt_ids: tuple[int, ...]
-    prompt_text: str | None = None  # as the client wrote it, for echo
+    prompt_text: str | None = None  # as the client wrote it, where all of it is read
+    dialect: Dialect = field(default_factory=Dialect)
+    syntax: Syntax = field(default_factory=Syntax)
+    thought: ThoughtPhase | None = None
+    num_begun: int = 0  # tokens that the answer begins with
     kv_bytes: int = 0  # of one choice
 
     @property
@@ -47,6 +73,19 @@ class Job:
     @property
     def base(self) -> str:
         return self.plan.streams[0].model
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of the prompt that the client sent, as the first member has it that reads this one, and all of it; the base's
+        own where none does."""
+        prompts = [stream.prompt or Prompt() for stream in self.plan.streams]
+        whose = (k for k, prompt in enumerate(prompts) if not (prompt.is_own or prompt.last_tokens))
+        return len(self.request.contexts[next(whose, 0)]) + self.num_scored
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens of the prompt, or of a continuation, that are scored instead of read."""
+        return len(self.request.forced) - self.num_begun
 
     @property
     def computes(self) -> bool:
@@ -61,55 +100,124 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     Raises:
         ApiError, CompositionError, UnknownModel: whatever can be known before anything is computed.
     """
-    jobs = await to_thread.run_sync(_jobs, service, query, limiter=TOKENIZING)
+    jobs = await tokenized(partial(_jobs, service, query))
     if isinstance(query, Query):
         jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
     return [checked(job, service.engine) for job in jobs]
 
 
-def _jobs(service: Service, query: Query | ScoreQuery) -> list[Job]:
-    return list(_scoring(service, query) if isinstance(query, ScoreQuery) else _answering(service, query))
+async def tokenized(work: Callable[[Encodings], T]) -> T:
+    """What `work` makes of a request's texts, in a thread, which begins no more of them once the client has left."""
+    encodings = Encodings()
+    working = asyncio.ensure_future(to_thread.run_sync(work, encodings, limiter=TOKENIZING))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        encodings.stop()
+        working.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # which nobody reads
+        raise
 
 
-def _answering(service: Service, query: Query) -> Iterator[Job]:
+def _jobs(service: Service, query: Query | ScoreQuery, encodings: Encodings) -> list[Job]:
+    if isinstance(query, ScoreQuery):
+        jobs = list(_scoring(service, query, encodings))
+        check_scores(query, [job.request for job in jobs])
+        return jobs
+    jobs = list(_answering(service, query, encodings))
+    fitted = fit_answer(query, [job.request for job in jobs])
+    return [replace(job, request=request) for job, request in zip(jobs, fitted, strict=True)]
+
+
+def _answering(service: Service, query: Query, encodings: Encodings) -> Iterator[Job]:
     """Every prompt under every target; number i of them is request `ID-i` to the engine."""
     for i, target in enumerate(query.targets):
         plan = _target_plan(query, i, target, service.registry)
         for k, prompt in enumerate(query.prompts):
-            yield _job(service, query, plan, prompt, f"{query.request_id}-{i * len(query.prompts) + k}")
+            asked = _led(prompt, plan, query, service.registry.members)
+            tokens = read(plan, asked, service.registry.members, encodings, score_prompt=query.score_prompt)
+            begun = _answer_prefix(query, plan.streams[0], asked, service.registry.base_of(plan), encodings)
+            yield _job(service, query, asked, tokens, begun, f"{query.request_id}-{i * len(query.prompts) + k}")
 
 
-def _job(service: Service, query: Query, plan: Plan, prompt: RequestPrompt, request_id: str) -> Job:
-    members, base = service.registry.members, service.registry.base_of(plan)
-    tokens = read(plan, prompt, members, score_prompt=query.score_prompt)
+def _job(
+    service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTokens, begun: tuple[int, ...], request_id: str
+) -> Job:
+    """The job of one prompt; `begun` are the tokens that its answer begins with."""
+    members, base = service.registry.members, service.registry.base_of(tokens.plan)
     check_tokens(tokens.forced, base, prompt.param)
-    begun = replace(tokens, forced=tokens.forced + _answer_prefix(query, plan, prompt, base))
-    max_tokens = max_new_tokens(begun, members, service.kv_budget, query.max_tokens)
+    whole = replace(tokens, forced=tokens.forced + begun)
+    max_tokens = max_new_tokens(whole, members, service.kv_budget, query.max_tokens)
     request = GenerationRequest(
         request_id,
-        plan,
+        tokens.plan,
         tokens.contexts,
         sampling(query, base, max_tokens),
-        begun.forced,
+        whole.forced,
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
     )
-    return Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
+    text = prompt.text if prompt.truncate is None else None
+    job = Job(request, base.tokenizer, tokens.prompt_ids, text, num_begun=len(begun))
+    return job if prompt.messages is None else _taken_apart(job, query, prompt, service.registry)
+
+
+def _led(prompt: RequestPrompt, plan: Plan, query: Query, members: Mapping[str, LoadedModel]) -> RequestPrompt:
+    """Messages in the words of the composition's leading member.
+
+    Raises:
+        ApiError: 400, tools that it has no words for.
+    """
+    if prompt.messages is None:
+        return prompt
+    dialect = dialect_of(plan, members)
+    if query.offer.callable and dialect.calls is None:
+        raise no_tools("tools")
+    variables = query.thinking.variables(plan, members, prompt.variables)
+    tools = tuple(tool.as_read() for tool in query.offer.tools)
+    return replace(prompt, dialect=dialect, tools=tools, variables=variables)
+
+
+def _taken_apart(job: Job, query: Query, prompt: RequestPrompt, registry: Registry) -> Job:
+    """The job of an answer to messages, with how its text is read."""
+    members, base, dialect = registry.members, registry.base_of(job.plan), prompt.dialect
+    budget = query.thinking.tokens(job.plan, members, dialect)
+    opened = opens_thought(job.plan, prompt, members)
+    calls = dialect.calls if query.offer.callable else None
+    words = (*(calls.marks if calls else ()), *((dialect.tags.begin, dialect.tags.end) if dialect.tags else ()))
+    ids = {base.tokenizer.added_id(word): word for word in words}
+    shown = {token: word for token, word in ids.items() if token in base.tokenizer.special_ids}
+    syntax = Syntax(calls, query.offer.names, dialect.tags, bool(opened), shown)
+    return replace(job, dialect=dialect, syntax=syntax, thought=phase_of(dialect, base, opened=opened, budget=budget))
 
 
 async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
-    grammar = await compiled_grammar(query.fields, job.plan, registry)
+    """The job with what holds its answer: the grammar of the fields, that of calls, and the thought before."""
+    base = registry.base_of(job.plan)
+    try:
+        grammar = await _grammar(job, query, query.offer, registry)
+    except ApiError as refusal:
+        if refusal.param != TOOLS or refusal.code != INVALID_GRAMMAR:
+            raise
+        grammar = await _grammar(job, query, await held(query.offer, base.grammars), registry)
+    if job.thought is not None and (grammar is not None or job.thought.budget is not None):
+        grammar = base.grammars.after_thought(within(job.thought, job.request.sampling.max_tokens), grammar)
     if grammar is not None and query.fields.answer_prefix is not None:
         raise invalid("'answer_prefix' excludes structured outputs: a grammar holds for drawn tokens.", "answer_prefix")
     return replace(job, request=replace(job.request, sampling=replace(job.request.sampling, grammar=grammar)))
 
 
-def _scoring(service: Service, query: ScoreQuery) -> Iterator[Job]:
+async def _grammar(job: Job, query: Query, offer: Offer, registry: Registry) -> Grammar | None:
+    form, base = job.syntax.calls, registry.base_of(job.plan)
+    calls = None if form is None else CallGrammar(form, base, offer, is_single=job.dialect.is_single)
+    return await compiled_grammar(query.fields, job.plan, registry, calls)
+
+
+def _scoring(service: Service, query: ScoreQuery, encodings: Encodings) -> Iterator[Job]:
     """Every continuation behind the prompt, forced; nothing is generated."""
     plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
     members, base = service.registry.members, service.registry.base_of(plan)
-    prompt = read(plan, query.prompt, members)
+    prompt = read(plan, query.prompt, members, encodings)
     params = SamplingParams(
         max_tokens=0,
         temperature=0.0,
@@ -118,7 +226,8 @@ def _scoring(service: Service, query: ScoreQuery) -> Iterator[Job]:
         trace_members=query.trace_members,
     )
     for i, text in enumerate(query.continuations):
-        tokens = replace(prompt, forced=_continuation(text, plan, query.prompt, base, "continuations"))
+        ids = _continuation(text, plan.streams[0], query.prompt, base, encodings, "continuations")
+        tokens = replace(prompt, forced=ids)
         max_new_tokens(tokens, members, service.kv_budget, asked=0)
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
@@ -155,17 +264,19 @@ def plan_of(target: Target, registry: Registry, *, chat: bool = False) -> Plan:
     return registry.plan(target.model, written, chat=chat)
 
 
-def _answer_prefix(query: Query, plan: Plan, prompt: RequestPrompt, base: LoadedModel) -> tuple[int, ...]:
+def _answer_prefix(
+    query: Query, stream: Stream, prompt: RequestPrompt, base: LoadedModel, encodings: Encodings
+) -> tuple[int, ...]:
     """Token ids that the answer begins with."""
     given = query.fields.answer_prefix
-    return () if given is None else _continuation(given, plan, prompt, base, "answer_prefix")
+    return () if given is None else _continuation(given, stream, prompt, base, encodings, "answer_prefix")
 
 
 def _continuation(
-    text: str | list[int], plan: Plan, prompt: RequestPrompt, base: LoadedModel, param: str
+    text: str | list[int], stream: Stream, prompt: RequestPrompt, base: LoadedModel, encodings: Encodings, param: str
 ) -> tuple[int, ...]:
-    """Token ids of a continuation, the same for all streams: those behind what the base reads."""
-    ids = tuple(text) if isinstance(text, list) else continuation(text, plan.streams[0], base, prompt)
+    """Token ids of a continuation, the same for all streams: those behind what the base's `stream` reads."""
+    ids = tuple(text) if isinstance(text, list) else continuation(text, stream, base, prompt, encodings)
     if not ids:
         raise invalid(f"{param}: {text[:40]!r} has no tokens.", param)
     check_tokens(ids, base, param)

@@ -4,16 +4,19 @@ room that leaves."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from motet.composers.plan import Plan, Prompt, Stream
+from motet.models.chat_template import behind
 from motet.models.tokenizer import ChatTemplateError
 from motet.operator.registry import LoadedModel
+from motet.server.conversation import Conversation, Turn
+from motet.server.dialect import Dialect
+from motet.server.encodings import Encodings
 from motet.server.errors import ApiError, invalid
 from motet.server.schemas import Message
 
-PIECE = 1 << 16  # characters whose tokens are counted at once
 DEFAULT_SHARE = 0.75  # of the KV memory that a choice may reserve when the request sets no limit
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
 RESERVED_VARIABLES = frozenset({
@@ -25,14 +28,17 @@ RESERVED_VARIABLES = frozenset({
 
 @dataclass(frozen=True)
 class RequestPrompt:
-    """What the client sent: exactly one of `text`, `messages` ((role, content) pairs) and `tokens`.
+    """What the client sent: exactly one of `text`, `messages` (as templates read them) and `tokens`. `tools` are those
+    that the model may call; `dialect` is the composition's.
 
     `add_special_tokens` None is the default of each form: on for text, off for a rendered chat (its template writes
     them). `truncate` keeps the last tokens (−1: as many as the model can read).
     """
 
     text: str | None = None
-    messages: tuple[tuple[str, str], ...] | None = None
+    messages: tuple[Turn, ...] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    dialect: Dialect = field(default_factory=Dialect)
     tokens: tuple[int, ...] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
@@ -44,6 +50,10 @@ class RequestPrompt:
     def param(self) -> str:
         return "prompt" if self.messages is None else "messages"
 
+    @property
+    def conversation(self) -> Conversation:
+        return Conversation(self.messages or (), self.tools, self.dialect.calls, self.dialect.tags)
+
 
 def prompt_of(given: str | list[int] | None, messages: Sequence[Message] | None) -> RequestPrompt:
     """Raises ApiError (400): both a prompt and messages, or neither."""
@@ -51,14 +61,16 @@ def prompt_of(given: str | list[int] | None, messages: Sequence[Message] | None)
         raise invalid("Give either 'prompt' or 'messages'.", "prompt")
     match given:
         case None:
-            return RequestPrompt(messages=tuple(message.plain() for message in messages or []))
+            return RequestPrompt(messages=tuple(message.turn() for message in messages or []))
         case str(text):
             return RequestPrompt(text=text)
         case tokens:
             return RequestPrompt(tokens=tuple(tokens))
 
 
-def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel]) -> tuple[tuple[int, ...], ...]:
+def contexts(
+    plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel], encodings: Encodings
+) -> tuple[tuple[int, ...], ...]:
     """Token ids that each stream reads, all non-empty: an empty text is read as the beginning of a sequence.
 
     Raises:
@@ -66,7 +78,7 @@ def contexts(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedMode
             a template that refuses the messages, token ids outside of the vocabulary.
     """
     check_variables(prompt.variables)
-    return tuple(context(stream, members[stream.model], prompt) for stream in plan.streams)
+    return tuple(context(stream, members[stream.model], prompt, encodings) for stream in plan.streams)
 
 
 @dataclass(frozen=True)
@@ -88,14 +100,19 @@ class PromptTokens:
 
 
 def read(
-    plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel], *, score_prompt: bool = False
+    plan: Plan,
+    prompt: RequestPrompt,
+    members: Mapping[str, LoadedModel],
+    encodings: Encodings,
+    *,
+    score_prompt: bool = False,
 ) -> PromptTokens:
     """Renders the contexts. With `score_prompt` all but the prompt's first token is forced instead of read.
 
     Raises:
         ApiError: 400, as `contexts` does, or streams that read different prompts where the prompt is to be scored.
     """
-    rendered = contexts(plan, prompt, members)
+    rendered = contexts(plan, prompt, members, encodings)
     if not score_prompt:
         return PromptTokens(plan, rendered, param=prompt.param)
     unlike = next((k for k, ids in enumerate(rendered) if ids != rendered[0]), None)
@@ -110,7 +127,8 @@ def read(
 
 
 def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_budget: int, asked: int | None) -> int:
-    """`asked`, or what fits: into the context of every stream's model, and into `kv_budget` bytes (0: no limit).
+    """`asked`, cut to what the context of every stream's model holds; without it also to `kv_budget` bytes (0: no
+    limit).
 
     Raises:
         ApiError: 400 context_length_exceeded, with the numbers.
@@ -118,11 +136,9 @@ def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_
     models = [members[stream.model].info for stream in tokens.plan.streams]
     left = min(info.max_model_len - size for info, size in zip(models, tokens.sizes(), strict=True))
     if left < min(1 if asked is None else asked, 1):
-        raise _too_long(tokens, members, requested=None)
-    if asked is not None and asked > left:
-        raise _too_long(tokens, members, requested=asked)
+        raise _too_long(tokens, members)
     if asked is not None:
-        return asked
+        return min(asked, left)
     per_token = sum(info.kv_bytes_per_token for info in models)
     if not kv_budget or not per_token:
         return left
@@ -130,49 +146,52 @@ def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_
     return max(1, min(left, held - max(tokens.sizes())))
 
 
-def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel], requested: int | None) -> ApiError:
+def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel]) -> ApiError:
     """OpenAI's refusal, about the stream with the least room."""
     sizes = tokens.sizes()
     limits = [members[stream.model].info.max_model_len for stream in tokens.plan.streams]
     worst = min(range(len(sizes)), key=lambda k: limits[k] - sizes[k])
     stream, size = tokens.plan.streams[worst], sizes[worst]
-    asked = (
-        f"your prompt has {size} tokens"
-        if requested is None
-        else f"you requested {size + requested} tokens ({size} in the prompt, {requested} to generate)"
-    )
     whose = f"model {stream.model!r}" + (f" in role {stream.role!r}" if len(sizes) > 1 else "")
-    message = f"The maximum context length of {whose} is {limits[worst]} tokens. However, {asked}."
-    return invalid(message, "max_tokens" if requested else tokens.param, "context_length_exceeded")
+    message = f"The maximum context length of {whose} is {limits[worst]} tokens. However, "
+    return invalid(f"{message}your prompt has {size} tokens.", tokens.param, "context_length_exceeded")
 
 
-def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt) -> tuple[int, ...]:
+def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings) -> tuple[int, ...]:
     own = stream.prompt or Prompt()
-    if own.text is not None or own.messages is not None:
-        ids = _render(RequestPrompt(text=own.text, messages=own.messages), own, member, stream.role)
+    if own.is_own:
+        ids = _render(_own(own), own, member, stream.role, encodings)
         ids = ids or _start(member, "composition")
     else:
-        ids = _render(prompt, own, member, stream.role) or _start(member, prompt.param)
+        ids = _render(prompt, own, member, stream.role, encodings) or _start(member, prompt.param)
         ids = _truncated(ids, prompt, member)
         if not ids:
             raise invalid("'truncate_prompt_tokens' leaves nothing of the prompt.", prompt.param, "empty_prompt")
     return tuple(ids[-own.last_tokens :] if own.last_tokens else ids)
 
 
-def continuation(text: str, stream: Stream, member: LoadedModel, prompt: RequestPrompt) -> tuple[int, ...]:
+def _own(own: Prompt) -> RequestPrompt:
+    """A role's own prompt as a request would send it."""
+    turns = [{"role": role, "content": content} for role, content in own.messages or ()]
+    return RequestPrompt(text=own.text, messages=None if own.messages is None else tuple(turns))
+
+
+def continuation(
+    text: str, stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings
+) -> tuple[int, ...]:
     """Token ids of a text behind what the stream reads: tokenized together with it where that leaves the tokens before
     it as they are, so that their scores are those of the whole text; else by itself."""
     own = stream.prompt or Prompt()
-    if own.text is not None or own.messages is not None:
-        prompt = RequestPrompt(text=own.text, messages=own.messages)
+    if own.is_own:
+        prompt = _own(own)
     read = _read(prompt, own, member)
     if read is not None and read.text:
-        check_length(read.text + text, member, "continuations")
-        before, whole = read.ids(member), _Text(read.text + text, read.special).ids(member)
+        encodings.check_length(read.text + text, member, "continuations")
+        before, whole = (encodings.ids(part, member, special=read.special) for part in (read.text, read.text + text))
         if whole[: len(before)] == before and len(whole) > len(before):
             return tuple(whole[len(before) :])
-    check_length(text, member, "continuations")
-    return tuple(member.tokenizer.encode(text))
+    encodings.check_length(text, member, "continuations")
+    return tuple(encodings.ids(text, member))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,58 +201,39 @@ class _Text:
     text: str
     special: bool
 
-    def ids(self, member: LoadedModel) -> list[int]:
-        return member.tokenizer.encode(self.text, add_special_tokens=self.special) if self.text else []
 
-
-def _render(prompt: RequestPrompt, own: Prompt, member: LoadedModel, role: str) -> list[int]:
+def _render(prompt: RequestPrompt, own: Prompt, member: LoadedModel, role: str, encodings: Encodings) -> list[int]:
     """Token ids of the prompt as this member reads it; none of an empty one."""
     read = _read(prompt, own, member)
     if read is None:
         return _tokens(prompt.tokens or (), own, member, role)
     if prompt.truncate is None and own.last_tokens is None:
-        check_length(read.text, member, prompt.param)
-    return read.ids(member)
-
-
-def check_length(text: str, member: LoadedModel, param: str) -> None:
-    """Counts a long text's tokens piece by piece, so that refusing it costs no more than a context of the model. A cut
-    makes a token or two more, never twice as many.
-
-    Raises:
-        ApiError: 400 context_length_exceeded.
-    """
-    most, count = member.info.max_model_len, 0
-    for begin in range(0, len(text), PIECE) if len(text) > PIECE else ():
-        count += len(member.tokenizer.encode(text[begin : begin + PIECE]))
-        if count > 2 * most:
-            message = f"The maximum context length of model {member.info.name!r} is {most} tokens. However, "
-            raise invalid(f"{message}your prompt has more than {count // 2} tokens.", param, "context_length_exceeded")
+        encodings.check_length(read.text, member, prompt.param)
+    return encodings.ids(read.text, member, special=read.special) if read.text else []
 
 
 def _read(prompt: RequestPrompt, own: Prompt, member: LoadedModel) -> _Text | None:
     """The text that this member reads, None for tokens. A template that a role asks for also wraps text, as one user
     message."""
     if prompt.messages is not None and (own.template or member.template) == "chat":
-        return _chat(prompt.messages, prompt, member)
+        return _chat(prompt.conversation, prompt, member)
     if prompt.text is not None and own.template == "chat":
-        return _chat([("user", prompt.text)], prompt, member)
+        return _chat(Conversation(({"role": "user", "content": prompt.text},)), prompt, member)
     if prompt.messages is not None:
-        return _Text(plain(prompt.messages), special=True)
+        turns, _ = prompt.conversation.read_by(None)
+        return _Text("\n".join(turn["content"] for turn in turns), special=True)
     return None if prompt.text is None else _Text(prompt.text, prompt.add_special_tokens is not False)
 
 
-def plain(messages: Sequence[tuple[str, str]]) -> str:
-    """The plain template: the messages' contents, one per line."""
-    return "\n".join(content for _, content in messages)
-
-
-def _chat(messages: Sequence[tuple[str, str]], prompt: RequestPrompt, member: LoadedModel) -> _Text:
-    if not member.tokenizer.has_chat_template:
+def _chat(conversation: Conversation, prompt: RequestPrompt, member: LoadedModel) -> _Text:
+    tokenizer = member.tokenizer
+    if not tokenizer.has_chat_template:
         raise invalid(f"Model {member.info.name!r} has no chat template; use template 'plain'.", prompt.param)
+    turns, tools = conversation.read_by(tokenizer.template)
     try:
-        text = member.tokenizer.render_chat(
-            [{"role": role, "content": content} for role, content in messages],
+        text = tokenizer.render_chat(
+            turns,
+            tools=tools,
             add_generation_prompt=prompt.add_generation_prompt and not prompt.continue_final_message,
             continue_final_message=prompt.continue_final_message,
             variables=prompt.variables,
@@ -241,6 +241,25 @@ def _chat(messages: Sequence[tuple[str, str]], prompt: RequestPrompt, member: Lo
     except ChatTemplateError as error:
         raise invalid(f"Model {member.info.name!r}: {error}", "messages", "chat_template_error") from error
     return _Text(text, special=bool(prompt.messages and prompt.add_special_tokens))
+
+
+def opens_thought(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel]) -> bool | None:
+    """Whether the prompt of the thinking member ends within a thought, or behind one; None: it says nothing of
+    thoughts, so that the answer itself may begin one. Only what the template writes to open the answer counts, never
+    what a message says."""
+    stream, tags = plan.streams[prompt.dialect.thinker], prompt.dialect.tags
+    member, own = members[stream.model], stream.prompt or Prompt()
+    if tags is None or own.text is not None:
+        return None
+    asked = prompt if own.messages is None else _own(own)
+    if asked.continue_final_message and asked.messages:
+        opening = asked.messages[-1]["content"]
+    else:
+        texts = (_read(one, own, member) for one in (asked, replace(asked, add_generation_prompt=False)))
+        whole, before = ("" if text is None else text.text for text in texts)
+        opening = behind(before, whole)
+    begun = opening.rfind(tags.begin)
+    return None if begun < 0 else begun > opening.rfind(tags.end)
 
 
 def _tokens(tokens: tuple[int, ...], own: Prompt, member: LoadedModel, role: str) -> list[int]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from starlette.requests import Request
 
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
-from motet.server.schemas import MAX_STOPS, SamplingFields, Target, TraceOptions
+from motet.server.reasoning import Thinking
+from motet.server.schemas import MAX_STOPS, NO_LIMIT, SamplingFields, Target, TraceOptions
+from motet.server.tools import Offer
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ def tells_members(trace: bool | TraceOptions | None) -> bool:
     return isinstance(trace, TraceOptions) and trace.members
 
 
+def limit(max_tokens: int | None) -> int | None:
+    """`Query.max_tokens` of what a client sent."""
+    return None if max_tokens == NO_LIMIT else max_tokens
+
+
 def salt_of(request: Request, own: str | None) -> str:
     """What keeps the prefixes of a request apart from those of other keys, and of other salts of the same key."""
     key = request.scope["state"].get("key")
@@ -83,6 +90,8 @@ class Query:
     display: Display
     max_tokens: int | None
     score_prompt: bool = False
+    offer: Offer = field(default_factory=Offer)
+    thinking: Thinking = field(default_factory=Thinking)
     labels: tuple[str | None, ...] | None = None
     cache_salt: str = ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 import uuid
@@ -15,11 +14,12 @@ from motet.server.forms import FORMS, extension, usage
 from motet.server.generations import Generations
 from motet.server.metrics import Meter
 from motet.server.prepare import Job
-from motet.server.query import Display, Query
+from motet.server.query import Query
 from motet.server.schemas import StreamOptions
 from motet.server.service import Service
 from motet.server.sse import DONE, KEEP_ALIVE, encode
 from motet.server.text import ChoiceText, TextPiece
+from motet.server.writing import beside_others
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Reply:
         self.meters = [Meter(service.metrics, job.plan.strategy) for job in self.owners]
         self.generations = Generations(service.engine, jobs)
         for job in jobs:
-            service.metrics.prompt_tokens.labels(job.plan.strategy).inc(len(job.prompt_ids))
+            service.metrics.prompt_tokens.labels(job.plan.strategy).inc(job.num_prompt_tokens)
 
     def close(self) -> None:
         """Ends what the engine still computes of it."""
@@ -97,9 +97,13 @@ class Reply:
                 collected[numbered[0]].append(numbered[1])
         choices: list[dict[str, Any]] = []
         for number, pieces in enumerate(collected):
-            choices.append(self.form.whole(self.index(number), pieces, self.owners[number], self.show))
-            await asyncio.sleep(0)  # a choice with all its log-probs takes long: others are served in between
+            tokens = sum(len(piece.tokens) for piece in pieces)
+            choices.append(await beside_others(tokens, self._choice, number, pieces))
+            pieces.clear()
         return choices
+
+    def _choice(self, number: int, pieces: Sequence[TextPiece]) -> dict[str, Any]:
+        return self.form.whole(self.index(number), pieces, self.owners[number], self.show)
 
     async def whole(self) -> dict[str, Any]:
         """The body of an answer that is not streamed. Raises EngineError as `collect` does."""
@@ -122,14 +126,14 @@ class Reply:
 
     async def _chunks(self, options: StreamOptions) -> AsyncIterator[dict[str, Any] | None]:
         for number in range(len(self.choices)):
-            if (opening := self.form.opening(self.index(number))) is not None:
+            if (opening := self.form.opening(self.index(number), self.owners[number])) is not None:
                 yield self._chunk(number, opening, options)
         async for numbered in self.pieces(self.keep_alive):
             if numbered is None:
                 yield None
-            elif _has_content(numbered[1], self.show):
-                number, piece = numbered
-                choice = self.form.chunk(self.index(number), piece, self.owners[number], self.show)
+                continue
+            number, piece = numbered
+            for choice in self.form.chunks(self.index(number), piece, self.owners[number], self.show):
                 yield self._chunk(number, choice, options)
         if options.include_usage:
             yield self.last_chunk()
@@ -154,22 +158,24 @@ class Reply:
         return self._head() | {"choices": [], "usage": self.usage(), "motet": extension(self.jobs)}
 
     def usage(self) -> dict[str, Any]:
-        """The base stream's prompt once per job, and all generated tokens."""
-        return usage(self.prompt_tokens, self.answer_tokens, self.generations.cached_tokens)
+        """What the client sent, once per job, and all generated tokens."""
+        cached, thought = self.generations.cached_tokens, thought_tokens(self.owners, self.choices)
+        return usage(self.prompt_tokens, self.answer_tokens, cached, thought)
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(len(job.prompt_ids) for job in self.jobs)
+        return sum(job.num_prompt_tokens for job in self.jobs)
 
     @property
     def answer_tokens(self) -> int:
         return sum(choice.num_tokens for choice in self.choices)
 
 
-def _has_content(piece: TextPiece, show: Display) -> bool:
-    """A chunk without text is sent only for its log-probs, ids or trace, or because it ends the choice."""
-    asked = show.logprobs is not None or show.token_ids or show.trace is not None
-    return bool(piece.text or piece.finish or (asked and piece.tokens))
+def thought_tokens(jobs: Sequence[Job], choices: Sequence[ChoiceText]) -> int | None:
+    """Tokens of the choices' thoughts; None where none of the jobs can think."""
+    if not any(job.syntax.tags for job in jobs):
+        return None
+    return sum(choice.num_thought for choice in choices)
 
 
 class ComparisonReply(Reply):
@@ -204,6 +210,7 @@ class ComparisonReply(Reply):
     def _entry(self, index: int, choices: list[dict[str, Any]]) -> dict[str, Any]:
         job = self.jobs[index]
         own = self.choices[index * job.request.n : (index + 1) * job.request.n]
-        used = usage(len(job.prompt_ids), sum(choice.num_tokens for choice in own), self.generations.cached_of(index))
+        said, thought = sum(choice.num_tokens for choice in own), thought_tokens([job], own)
+        used = usage(job.num_prompt_tokens, said, self.generations.cached_of(index), thought)
         head = {"label": self.labels[index], "model": self.names[index], "choices": choices, "usage": used}
         return head | {"motet": extension([job])}

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import ExitStack, closing
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.server.headers import MAX_TOKENS, add_header
 from motet.server.prepare import prepare
 from motet.server.query import Query, ScoreQuery
 from motet.server.replies import ComparisonReply, Reply
 from motet.server.schemas import StreamOptions
 from motet.server.service import Reservation, Service
-from motet.server.sse import EventStream, json_text
+from motet.server.sse import EventStream
+from motet.server.writing import encoded
 
 T = TypeVar("T")
 CLIENT_LEFT = 499  # nginx's number; the client is gone, only the log shows it
@@ -32,6 +34,9 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         jobs = await unless_disconnected(request, prepare(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
+        fits = min(job.request.sampling.max_tokens for job in jobs)
+        if fits < (query.max_tokens or 0):
+            add_header(request, MAX_TOKENS, str(fits))
         reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
         held.enter_context(closing(reply))
         place.spend(reply.prompt_tokens)
@@ -52,21 +57,6 @@ async def as_json(body: dict[str, Any] | None) -> Response:
     if body is None:
         return Response(status_code=CLIENT_LEFT)
     return Response(await encoded(body), media_type="application/json")
-
-
-async def encoded(body: dict[str, Any]) -> bytes:
-    """A body's JSON, item by item of its lists: an answer may have 100 MB, and others are served in between."""
-    fields: list[str] = []
-    for name, value in body.items():
-        if isinstance(value, list):
-            items: list[str] = []
-            for item in cast("list[Any]", value):
-                items.append(json_text(item))
-                await asyncio.sleep(0)
-            fields.append(f"{json_text(name)}:[{','.join(items)}]")
-        else:
-            fields.append(f"{json_text(name)}:{json_text(value)}")
-    return f"{{{','.join(fields)}}}".encode()
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -5,11 +5,14 @@ Every list and every number has a bound, which the OpenAPI description shows; a 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from motet.composers.errors import at_most
+from motet.server.reasoning import Effort
 from motet.server.structured import StructuredFields
+from motet.server.tools import CallId, Choice, ToolCalls, Tools
 
 MAX_CHOICES = 128
 MAX_CANDIDATES = 32
@@ -27,9 +30,12 @@ MAX_BAD_WORDS = 1024
 MAX_WORD = 256  # characters of a stop text or a bad word
 MAX_NAME = 512  # characters of a model's name, an organisation and a revision included
 MAX_VARIABLES = 64  # of a chat template
+NO_LIMIT = -1  # llama.cpp's and Open WebUI's way to set none
+MAX_NUMBERS = 1 << 18  # ids and log-probs of a whole answer: up to 64 MB of JSON
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
 
+Turn = dict[str, Any]  # of a conversation, as chat templates read it
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 TokenId = Annotated[int, Field(ge=0, le=INT32)]
@@ -37,6 +43,7 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_TOKEN_IDS
 PromptIds = Annotated[list[TokenId], Field(max_length=MAX_TOKEN_IDS, fail_fast=True)]
 Prompt = str | PromptIds  # an empty one is the beginning of a text
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Text = Annotated[str, Field(min_length=1)]
 CacheSalt = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^@/\\\x00]*$")]  # vLLM's bounds
 
@@ -76,16 +83,39 @@ class TextPart(Body):
 
 
 class Message(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    """Who speaks; `developer` is the newer name of `system`."""
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    """Who speaks; `developer` is the newer name of `system`, `tool` what a called function answered."""
     content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     """What is said, as a text or in parts."""
+    name: Annotated[str, Field(max_length=MAX_WORD)] | None = None
+    """Who of several speaks in this role, for templates that show it."""
+    tool_calls: ToolCalls | None = None
+    """The functions that an assistant's turn called."""
+    tool_call_id: CallId | None = None
+    """Which call a tool's message answers."""
+    reasoning_content: str | None = None
+    """What an assistant thought before it answered."""
 
-    def plain(self) -> tuple[str, str]:
-        """(role, whole text); `developer` is the newer name of `system`."""
-        role = "system" if self.role == "developer" else self.role
+    @model_validator(mode="after")
+    def _own_fields(self) -> Self:
+        """Fields that belong to another role would be lost."""
+        owners = {"tool_calls": "assistant", "reasoning_content": "assistant", "tool_call_id": "tool"}
+        wrong = next((name for name, role in owners.items() if getattr(self, name) and self.role != role), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong!r} belongs to messages of role {owners[wrong]!r}, not {self.role!r}")
+        return self
+
+    @property
+    def text(self) -> str:
         parts = self.content or ""
-        return role, parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return parts if isinstance(parts, str) else "".join(part.text for part in parts)
+
+    def turn(self) -> Turn:
+        """What templates read; `developer` is the newer name of `system`."""
+        turn = {"role": "system" if self.role == "developer" else self.role, "content": self.text}
+        own = {"name": self.name, "tool_call_id": self.tool_call_id, "reasoning_content": self.reasoning_content}
+        calls = {"tool_calls": [call.turn() for call in self.tool_calls]} if self.tool_calls else {}
+        return turn | {name: value for name, value in own.items() if value} | calls
 
 
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
@@ -111,8 +141,9 @@ def _empty_to_none(value: Any) -> Any:
 class SamplingFields(Target, StructuredFields):
     """What chat completions, completions and comparisons share."""
 
-    max_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
-    """Most tokens to generate. Default: what the context holds in chats, 16 in completions."""
+    max_tokens: Annotated[int, Field(ge=NO_LIMIT, le=INT32)] | None = None
+    """Most tokens to generate, cut to what the context holds. −1: as many as that. Default: as many in chats, 16 in
+    completions."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Divides the log-probs before a token is drawn; 0 takes the most likely token. Default 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -131,7 +162,8 @@ class SamplingFields(Target, StructuredFields):
     ] = None
     """Texts that end the answer (at most 4 in chats, 16 in completions); not part of it."""
     stream: bool | None = None
-    """Send the answer as server-sent events while it is written."""
+    """Send the answer as server-sent events while it is written. One that is not holds at most 262,144 ids and
+    log-probs, those of traces included; without a `max_tokens` it ends there."""
     stream_options: StreamOptions | None = None
     """What a stream reports beside the answer."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -140,9 +172,7 @@ class SamplingFields(Target, StructuredFields):
     """Taken off a token's score once for each time that the answer holds it. Default 0."""
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     """Multiplies the log-probs of tokens that prompt or answer hold already. Default 1: off."""
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = (
-        None
-    )
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES), at_most(MAX_BIASES)] | None = None
     """Added to the scores of tokens, by token id."""
     min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
     """The answer does not end before it has this many tokens. Default 0."""
@@ -159,7 +189,8 @@ class SamplingFields(Target, StructuredFields):
     )
     """The only token ids that may be drawn."""
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    """Also report the log-probs of the prompt's tokens, each with this many alternatives. Not in streams."""
+    """Also report the log-probs of the prompt's tokens, each with this many alternatives, at most 262,144 in all. Not
+    in streams."""
     skip_special_tokens: bool | None = None
     """Leave special tokens out of the text. Default true."""
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
@@ -190,12 +221,24 @@ class ChatFields(Body):
     """Go on writing the last message instead of answering it."""
     add_special_tokens: bool | None = None
     """Let the tokenizer add special tokens. Default false: chat templates write them."""
-    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES)] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES), at_most(MAX_VARIABLES)] | None = (
+        None
+    )
     """Further variables of the chat template."""
 
 
 class ChatCompletionRequest(SamplingFields, ChatFields):
-    max_completion_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None
+    tools: Tools | None = None
+    """Functions that the model may ask its caller to run."""
+    tool_choice: Choice | None = None
+    """`none`, `auto` (the default: the model decides), `required` (at least one call), or one function by its name."""
+    parallel_tool_calls: bool | None = None
+    """Whether one answer may call several functions. Default true, where the model's template takes several."""
+    reasoning_effort: Effort | None = None
+    """How much to think before the answer: handed to a template that knows it, else a budget of tokens."""
+    thinking_token_budget: Annotated[int, Field(ge=0, le=INT32)] | None = None
+    """Most tokens of the thought, which is then closed so that an answer follows."""
+    max_completion_tokens: Annotated[int, Field(ge=NO_LIMIT, le=INT32)] | None = None
     """The newer name of `max_tokens`; goes before it."""
     logprobs: bool | None = None
     """Report the log-probs of the answer's tokens under the composition."""
@@ -252,7 +295,8 @@ class ScoreRequest(Target):
     messages: Messages | None = None
     """The conversation before the continuations; excludes `prompt`."""
     continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
-    """Texts or arrays of token ids, each scored behind the prompt."""
+    """Texts or arrays of token ids, each scored behind the prompt; all scores and traces together hold at most 262,144
+    log-probs."""
     cache_salt: CacheSalt | None = None
     """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None

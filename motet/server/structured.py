@@ -15,12 +15,18 @@ from motet.composers.plan import Plan
 from motet.engines.base import Grammar, ends_of
 from motet.engines.grammar_limits import MAX_ALTERNATIVES, MAX_CHARACTERS, GrammarError
 from motet.engines.grammar_process import GrammarUnavailable
-from motet.operator.registry import Registry
-from motet.server.errors import busy, invalid
+from motet.operator.registry import LoadedModel, Registry
+from motet.server.errors import ApiError, busy, invalid
 
 OWN = "structured_outputs"
+TOOLS = "tools"
+INVALID_GRAMMAR = "invalid_grammar"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
 SPACING = "x-guidance"  # llguidance reads its options inside of the schema
+# On one line, as `json.dumps` writes it: where spaces may follow, llguidance sets no limit to their number, and
+# small models go on with them to the end.
+ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+TIGHT = {"item_separator": ",", "key_separator": ":"}
 
 Schema = dict[str, Any]
 
@@ -79,14 +85,15 @@ class StructuredOutputs(Strict):
     grammar: Text | None = None
     """A grammar in Lark's or GBNF's notation."""
     disable_any_whitespace: bool = False
-    """JSON without free spaces and line breaks: small models may dwell on them."""
+    """JSON without spaces; by default one stands behind each colon and comma."""
     whitespace_pattern: Text | None = None
-    """A regular expression of the spaces allowed in JSON."""
+    """A regular expression of the spaces that may stand, any number of times, wherever JSON has them."""
 
     def options(self) -> dict[str, Any]:
         """How JSON may be spaced, as llguidance names it."""
-        pattern = {} if self.whitespace_pattern is None else {"whitespace_pattern": self.whitespace_pattern}
-        return pattern | ({"whitespace_flexible": False} if self.disable_any_whitespace else {})
+        if self.whitespace_pattern is not None:
+            return {"whitespace_pattern": self.whitespace_pattern, **TIGHT}
+        return {"whitespace_flexible": False, **TIGHT} if self.disable_any_whitespace else {}
 
 
 class StructuredFields(BaseModel):
@@ -108,8 +115,11 @@ class StructuredFields(BaseModel):
     """Older name of `structured_outputs.grammar`."""
 
 
-async def compiled_grammar(body: StructuredFields, plan: Plan, registry: Registry) -> Grammar | None:
-    """The grammar that a request asks for, in the tokens of the plan's base.
+async def compiled_grammar(
+    body: StructuredFields, plan: Plan, registry: Registry, calls: Callable[[str | None], str] | None = None
+) -> Grammar | None:
+    """The grammar that a request asks for, in the tokens of the plan's base. `calls` makes of it, or of None, that of
+    an answer which may call functions.
 
     Raises:
         ApiError: 400, several are asked for, or one that cannot be: named by its field, with the reason; 503, it could
@@ -118,22 +128,43 @@ async def compiled_grammar(body: StructuredFields, plan: Plan, registry: Registr
     asked = _asked(body)
     if len(asked) > 1:
         raise invalid(f"{' and '.join(map(repr, asked))} exclude each other: one at most.", next(iter(asked)))
-    if not asked:
-        if body.structured_outputs is not None and body.structured_outputs.options():
-            raise invalid("structured_outputs: one of json, json_object, regex, choice, grammar is missing.", OWN)
+    if not asked and body.structured_outputs is not None and body.structured_outputs.options():
+        raise invalid("structured_outputs: one of json, json_object, regex, choice, grammar is missing.", OWN)
+    if not asked and calls is None:
         return None
-    (field, written), *_ = asked.items()
-    try:
-        grammar = await registry.base_of(plan).grammars.compiled(await to_thread.run_sync(written))
-    except (GrammarError, ValueError) as error:
-        reason = str(error) if field.endswith("grammar") else PLACE.sub("", str(error))
-        raise invalid(f"{field}: {reason}", field, "invalid_grammar") from error
-    except GrammarUnavailable as error:
-        raise busy(503, f"{field}: {error}", "grammars_unavailable") from error
+    field, written = next(iter(asked.items()), (TOOLS, None))
+    if calls is not None and field.endswith("grammar"):
+        raise invalid(f"{field}: a grammar of one's own excludes calls of tools; set tool_choice to none.", field)
+    member = registry.base_of(plan)
+    own = None if written is None else await _text(field, written)
+    grammar = None if own is None else await _compiled(member, field, own)
+    if calls is not None:
+        grammar = await _compiled(member, TOOLS, await _text(TOOLS, lambda: calls(own)))
     if not ends_of(plan, registry.infos):
         model = plan.streams[0].model
         raise invalid(f"{field}: model {model!r} has no end-of-sequence token to end with.", field)
     return grammar
+
+
+async def _text(field: str, write: Callable[[], str]) -> str:
+    try:
+        return await to_thread.run_sync(write)
+    except ValueError as error:
+        raise _refused(field, error) from error
+
+
+async def _compiled(member: LoadedModel, field: str, text: str) -> Grammar:
+    try:
+        return await member.grammars.compiled(text)
+    except GrammarError as error:
+        raise _refused(field, error) from error
+    except GrammarUnavailable as error:
+        raise busy(503, f"{field}: {error}", "grammars_unavailable") from error
+
+
+def _refused(field: str, error: ValueError) -> ApiError:
+    reason = str(error) if field.endswith("grammar") else PLACE.sub("", str(error))
+    return invalid(f"{field}: {reason}", field, INVALID_GRAMMAR)
 
 
 def _asked(body: StructuredFields) -> dict[str, Callable[[], str]]:
@@ -165,13 +196,20 @@ def _asked(body: StructuredFields) -> dict[str, Callable[[], str]]:
 
 
 def _from_schema(schema: Schema | str, options: Mapping[str, Any]) -> str:
-    if isinstance(schema, str):
-        schema = _parsed(schema)
+    return f"start: {json_rule(_parsed(schema) if isinstance(schema, str) else schema, options)}"
+
+
+def json_rule(schema: Schema, options: Mapping[str, Any] | None = None) -> str:
+    """What a rule of a Lark grammar says of JSON under a schema, spaced as the options have it.
+
+    Raises:
+        ValueError: the schema is nested too deeply, or its own options are no object.
+    """
     own = schema.get(SPACING, {})
     if not isinstance(own, dict):
         raise ValueError(f"{SPACING} is an object")
     try:
-        return f"start: %json {json.dumps({**schema, SPACING: {**own, **options}})}"
+        return f"%json {json.dumps({**schema, SPACING: {**(own or ONE_LINE), **(options or {})}})}"
     except RecursionError as error:
         raise ValueError("the schema is nested too deeply") from error
 
@@ -194,7 +232,7 @@ def _from_regex(regex: str, _: Mapping[str, Any]) -> str:
 
     if (len(regex) - len(regex.rstrip("\\"))) % 2:
         raise ValueError("the regex ends inside of an escape")
-    return f"start: /{regex_to_lark(regex, use_ascii='')}/"
+    return f"start: /{regex_to_lark(regex, use_ascii='d')}/"  # as in JSON schemas: a digit is one of [0-9]
 
 
 def _from_choice(choices: Sequence[str], _: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from motet.composers.plan import Plan, Prompt
+from motet.composers.plan import Plan, Prompt, Timeline
 from motet.composers.rows import reference_logprobs
 from motet.composers.spec import build_plan, parse_composition
 from motet.composers.strategies import STRATEGIES
@@ -64,12 +64,12 @@ def composed(
     value: object, world: World, base: str = "base", past: tuple[int, ...] = (), eos: tuple[int, ...] = ()
 ) -> Array:
     """Composed log-probs through the shipped path."""
-    plan = plan_of(value, base)
-    rows = np.stack([world.logits(s.model, _text(s.prompt)) for s in plan.streams])
+    plan = Timeline(plan_of(value, base)).at(lambda: past)
+    rows = np.stack([world.logits(s.model, text_of(s.prompt)) for s in plan.streams])
     return reference_logprobs(plan, torch.from_numpy(rows[:, None]), generated=[past], eos_token_ids=eos)[0].numpy()
 
 
-def _text(prompt: Prompt | None) -> str | None:
+def text_of(prompt: Prompt | None) -> str | None:
     if prompt is None:
         return None
     return f"last {prompt.last_tokens}" if prompt.last_tokens else prompt.text

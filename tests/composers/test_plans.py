@@ -220,17 +220,16 @@ def test_mask_only_stream_has_weight_0() -> None:
 
 
 def test_temperatures_are_streams_of_their_own_and_sets_are_read_at_1() -> None:
-    """A stream at another temperature has another distribution, so it cannot stand in for the gate's."""
+    """A stream at another temperature is another term; a set reads any stream of its model, at temperature 1."""
     amateur = {"strategy": "contrastive", "amateur": "chat", "amateur_temperature": 0.5, "form": "original"}
     trait = {"tuned": "chat", "reference": "small", "top_p": 0.5}
     gated = {"strategy": "eft", "traits": [trait, {**trait, "reference": "other", "beta": -1}]}
-    gate = TokenSet(4, "nucleus", 0.5)
+    gate = TokenSet(1, "nucleus", 0.5)
     assert plan_of({"compose": [amateur, gated]}).streams == (
         Stream("base", "large"),
         Stream("amateur", "chat", -1.0, temperature=0.5),
         Stream("reference", "small", -1.0, inside=gate),
         Stream("reference_2", "other", 1.0, inside=gate),
-        Stream("tuned", "chat", 0.0),
     )
     assert plan_of({"compose": [amateur, PROXY]}).streams == (
         Stream("base", "large"),

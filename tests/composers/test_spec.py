@@ -132,6 +132,8 @@ def test_every_docstring_has_formula(strategy: str) -> None:
         written("guidance", base={"template": "plain"}, unconditional={"messages": [{"role": "user", "content": ""}]}),
         {"strategy": "product", "members": [{"model": "large", "weight": 0.5, "template": "chat"}]},
         {"strategy": "rules", "eos_ramp": {"tokens": 250, "weight": 15}, "token_offsets": {" I": -4}},
+        written("generic", schedule={"warmup": 5}, reinforced={"model": "small", "temperature": 0.5}),
+        written("compose", schedule={"points": [{"token": 0, "scale": 2}], "linear": False}, budget={"epsilon": 0.1}),
     ],
 )
 def test_description_is_json_that_reads_back(value: dict[str, Any]) -> None:
@@ -169,7 +171,8 @@ BAD: list[tuple[object, str, str]] = [
     (
         written("proxy_tuning", alhpa=1),
         "composition.alhpa",
-        "composition.alhpa: unknown field; did you mean 'alpha'? allowed: alpha, antiexpert, base, expert, strategy",
+        "composition.alhpa: unknown field; did you mean 'alpha'? "
+        "allowed: alpha, antiexpert, base, expert, schedule, strategy",
     ),
     (
         written("proxy_tuning", alpha=1e9),
@@ -192,7 +195,7 @@ BAD: list[tuple[object, str, str]] = [
         written("proxy_tuning", expert={"model": "small", "promt": ""}),
         "composition.expert.promt",
         "composition.expert.promt: unknown field; did you mean 'prompt'? "
-        "allowed: last_tokens, messages, model, prompt, template",
+        "allowed: last_tokens, messages, model, prompt, temperature, template",
     ),
     (
         written("proxy_tuning", expert={"model": "small", "prompt": "", "messages": [{"role": "a", "content": ""}]}),
@@ -296,7 +299,49 @@ BAD: list[tuple[object, str, str]] = [
     (
         written("novelty", lambda_=1),
         "composition.lambda_",
-        "composition.lambda_: unknown field; did you mean 'lambda'? allowed: alpha, base, lambda, strategy, untuned",
+        "composition.lambda_: unknown field; did you mean 'lambda'? "
+        "allowed: alpha, base, lambda, schedule, strategy, untuned",
+    ),
+    (
+        written("proxy_tuning", schedule={"warmpu": 3}),
+        "composition.schedule.warmpu",
+        "composition.schedule.warmpu: unknown field; did you mean 'warmup'? allowed: linear, points, warmup",
+    ),
+    (
+        written("proxy_tuning", schedule={"points": [{"token": 0, "scale": -1}]}),
+        "composition.schedule.points.0.scale",
+        "composition.schedule.points.0.scale: must be greater than or equal to 0, got -1",
+    ),
+    (written("generic", schedule={}), "composition.schedule", "composition.schedule: needs one of warmup, points"),
+    (
+        written("generic", schedule={"points": [{"token": 3, "scale": 1}]}),
+        "composition.schedule",
+        "composition.schedule: the first of points must be at token 0, got 3",
+    ),
+    (
+        written("generic", schedule={"points": [{"token": t, "scale": 1} for t in (0, 5, 5)]}),
+        "composition.schedule",
+        "composition.schedule: points must ascend, got tokens [0, 5, 5]",
+    ),
+    (
+        written("generic", schedule={"warmup": 5, "linear": True}),
+        "composition.schedule",
+        "composition.schedule: linear needs two points at least",
+    ),
+    (
+        written("contrastive", amateur={"model": "small", "temperature": 2}, amateur_temperature=3),
+        "composition",
+        "composition: amateur_temperature and the amateur's own temperature are the same: give one of them",
+    ),
+    (
+        {
+            "compose": [
+                {"strategy": "rules", "repetition": 1},
+                {"strategy": "rules", "repetition": 1, "schedule": {"warmup": 5}},
+            ]
+        },
+        "composition",
+        "composition: rules of different schedules cannot be added: use one schedule",
     ),
     (
         {"strategy": "context_aware", "without": {"template": "plain"}},
@@ -306,7 +351,7 @@ BAD: list[tuple[object, str, str]] = [
     (
         {"strategy": "context_aware", "without": {"model": "small", "prompt": ""}},
         "composition.without.model",
-        "composition.without.model: unknown field; allowed: last_tokens, messages, prompt, template",
+        "composition.without.model: unknown field; allowed: last_tokens, messages, prompt, temperature, template",
     ),
     (
         written("guidance", negative_prompt="", unconditional={"prompt": ""}),
@@ -367,7 +412,7 @@ BAD: list[tuple[object, str, str]] = [
         "composition.compose.0.traits",
         "composition.compose.0.traits: must be a valid list, got 5; "
         "composition.compose.0.tune: unknown field; did you mean 'tuned'? "
-        "allowed: base, beta, reference, strategy, top_p, traits, tuned; "
+        "allowed: base, beta, reference, schedule, strategy, top_p, traits, tuned; "
         f"composition.compose.1: unknown strategy 'unlear'; did you mean 'unlearn'? allowed: {PARTS}; "
         f"composition.compose.2: strategy is missing; allowed: {PARTS}; "
         "composition.compose.3: must be an object, got 7",
@@ -499,3 +544,11 @@ def test_any_role_is_a_plan_or_a_refusal(role: object) -> None:
     ):
         error = plan_or_refusal(value)
         assert error is None or error.message
+
+
+def test_too_many_entries_are_not_looked_at() -> None:
+    """One problem, whatever the entries are: 20,000 of them took a second to describe."""
+    with pytest.raises(CompositionError) as refused:
+        parse_composition({"strategy": "rules", "token_offsets": {f"t{i}": "a" for i in range(20_000)}})
+    assert refused.value.message.startswith("composition.token_offsets: must hold at most 1,024 entries, not 20,000")
+    assert refused.value.param == "composition.token_offsets"

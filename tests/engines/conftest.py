@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from motet.composers.plan import DiscriminatorRule, Plan
+from motet.composers.plan import DiscriminatorRule, Plan, Timeline
 from motet.composers.rows import reference_logprobs
 from motet.engines.torch import EngineSettings, Member, TorchEngine, load_member
 from tests.tiny import EOS, save_all
@@ -47,6 +47,7 @@ class PlainLoop:
             for stream, context in zip(plan.streams, contexts, strict=True)
         ]
         state = self.state(plan, contexts, shared)
+        plan = Timeline(plan).at(lambda: shared)
         return reference_logprobs(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
 
     @torch.no_grad()
@@ -63,7 +64,7 @@ class PlainLoop:
         for stream, context in list(zip(plan.streams, contexts, strict=True))[1:]:
             ids = [*context, *shared]
             logits = self.models[stream.model](torch.tensor([ids]), use_cache=False).logits[0].double()
-            logprobs = logits.log_softmax(-1)
+            logprobs = (logits / stream.temperature).log_softmax(-1)
             sums.append(sum(float(logprobs[i - 1, ids[i]]) for i in range(len(context) - judged, len(ids))))
         return torch.tensor([[*sums, float(judged + len(shared))]], dtype=torch.float64)
 

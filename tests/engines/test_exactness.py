@@ -68,6 +68,44 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     (
         "llama",
         {
+            "strategy": "proxy_tuning",
+            "expert": {"model": "llama-b", "temperature": 0.7},
+            "antiexpert": "llama-c",
+            "schedule": {"warmup": 5},
+        },
+    ),
+    (
+        "qwen",
+        {
+            "compose": [
+                {"strategy": "unlearn", "assistant": {"model": "gpt2", "temperature": 1.5}, "schedule": {"warmup": 3}},
+                {"strategy": "guidance", "scale": 2.0},
+            ],
+            "budget": {"epsilon": 0.3},
+        },
+    ),
+    (
+        "gemma",
+        {
+            "strategy": "discriminator",
+            "wanted": {"model": "llama-b", "temperature": 0.8},
+            "unwanted": "llama-c",
+            "omega": 3,
+            "mass": 0.5,
+            "schedule": {"points": [{"token": 0, "scale": 0}, {"token": 9, "scale": 2}], "linear": True},
+        },
+    ),
+    (
+        "llama",
+        {
+            "strategy": "mixture",
+            "members": [{"model": "llama", "temperature": 1.3}, "mistral"],
+            "schedule": {"warmup": 4},
+        },
+    ),
+    (
+        "llama",
+        {
             "compose": [
                 {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"},
                 {"strategy": "unlearn", "assistant": "gpt2", "weight": 0.4},

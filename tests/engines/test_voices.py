@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 import torch
 
-from motet.composers.plan import DiscriminatorRule, MixtureRule, Plan, RoutedRule, single
+from motet.composers.plan import DiscriminatorRule, MixtureRule, Plan, RoutedRule, Timeline, single
 from motet.composers.rows import compose_rows, rule_places
 from motet.engines.torch import TorchEngine
 from motet.engines.voices import pushes
@@ -82,7 +82,8 @@ async def test_the_engine_tells_what_models_alone_say(plan: Plan, engine: TorchE
         composed = plain_loop.distribution(plan, request.contexts, shared)
         assert list(voices.ranks) == [int((own > own[output.token]).sum()) for own in alone]
         assert voices.ranks[0] == output.trace.base_rank
-        expected = pushes(plan, alone, output.token, output.trace.alpha)
+        now = Timeline(plan).at(lambda: shared)  # weights of a schedule are those of the token
+        expected = pushes(now, alone, output.token, output.trace.alpha)
         assert voices.pushes == pytest.approx(expected, abs=10 * TOLERANCE)  # weights, and α, multiply the differences
         tops = [token for token, _ in (*output.trace.composed_top, *output.trace.base_top)]
         assert [one.token for one in voices.alternatives] == list(dict.fromkeys(tops))

@@ -30,6 +30,11 @@ def _plan(rule: Rule, *weights: float, masks: tuple[TokenSet, ...] = ()) -> Plan
     return Plan(tuple(Stream(f"s{k}", "m", w) for k, w in enumerate(weights)), masks, rule=rule)
 
 
+def _tempered(rule: Rule, *weights: float) -> Plan:
+    streams = (Stream(f"s{k}", "m", w, temperature=1.3 - 0.4 * k) for k, w in enumerate(weights))
+    return Plan(tuple(streams), rule=rule)
+
+
 def plans(vocab: int) -> list[Plan]:
     """One plan of every rule and kind of set, with one to five streams."""
     gate = TokenSet(1, "nucleus", 0.7)
@@ -55,6 +60,12 @@ def plans(vocab: int) -> list[Plan]:
         _plan(DynamicRule(), 1.0, 0.6, -0.6, -0.3, 0.3),
         _plan(DynamicRule(), 1.0, 0.0, 0.0, 1.0, -1.0),
         _plan(BudgetRule(0.2, alpha_max=1.5), 1.0, 1.0, -1.0, masks=(TokenSet(0, "ratio", 1e-3),)),
+        _plan(BudgetRule(0.2), 1.5, 0.5, -1.0),
+        _tempered(BudgetRule(0.2), 0.5, 1.0, -1.0),
+        _tempered(DynamicRule(), 1.0, 1.0, -1.0),
+        _tempered(ReluRule(1.5), 1.0, 0.0),
+        _tempered(MixtureRule(), 0.2, 0.5, 0.3),
+        _tempered(DiscriminatorRule(omega=3.0), 1.0, 0.0, 0.0),
         _plan(RoutedRule(None), 1.0, 0.0),
         _plan(RoutedRule(0.5), 1.0, 0.0),
     ]

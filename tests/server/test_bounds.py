@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 import pytest
-from starlette.responses import JSONResponse
 
 from motet.server import bodies
 from motet.server.bodies import MAX_CONTAINERS, MAX_NAMES, MAX_TEXTS, MAX_VALUES, parse
 from motet.server.errors import MAX_MESSAGE, ApiError, error_body
-from motet.server.forms import CompletionForm
-from motet.server.respond import encoded
 from motet.server.responses import ErrorBody
 from tests.server.conftest import World
 
@@ -145,38 +141,3 @@ async def test_a_list_is_read_up_to_its_first_problem(world: World) -> None:
 def test_error_texts_end() -> None:
     told = ErrorBody.model_validate(error_body(400, "x" * 10_000, "p" * 10_000)).error
     assert (len(told.message), len(told.param or "")) == (MAX_MESSAGE, 200)
-
-
-async def test_a_large_answer_is_written_beside_others() -> None:
-    """Every item of an answer's lists gives the event loop to others; the bytes are those of one call."""
-    body = {"id": "a", "choices": [{"index": i, "text": "é\n"} for i in range(40)], "usage": None}
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    running = asyncio.create_task(others())
-    try:
-        assert await encoded(body) == JSONResponse(body).body
-        assert turns >= 40
-    finally:
-        running.cancel()
-
-
-async def test_choices_are_put_together_beside_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns: list[int] = []
-    seen: list[int] = []
-    whole = CompletionForm.whole
-
-    def counted(self: CompletionForm, *given: Any) -> dict[str, Any]:
-        seen.append(len(turns))
-        asyncio.get_running_loop().call_soon(turns.append, len(turns))
-        return whole(self, *given)
-
-    monkeypatch.setattr(CompletionForm, "whole", counted)
-    answer = await world.post("/v1/completions", model="parrot", prompt="abc", max_tokens=2, n=6)
-    assert answer.status_code == 200
-    assert seen == list(range(6)), "the loop took a turn between any two choices"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any, cast
 from unittest.mock import MagicMock
 
@@ -12,12 +14,16 @@ from tokenizers.processors import TemplateProcessing
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.tokenizer import Tokenizer
 from motet.operator.registry import LoadedModel
+from motet.server import encodings as encodings_module
+from motet.server.encodings import PIECE, Encodings
 from motet.server.errors import ApiError
-from motet.server.prompts import PIECE, RequestPrompt, contexts, continuation
+from motet.server.prepare import TOKENIZING, tokenized
+from motet.server.prompts import RequestPrompt, contexts, continuation
 from tests.fakes import byte_tokenizer, fake_member
 from tests.server.conftest import World
 
-MESSAGES = (("system", "Be kind"), ("user", "Hi"))
+MESSAGES = ({"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hi"})
+EMPTY = {"role": "user", "content": ""}
 
 
 def with_bos() -> Tokenizer:
@@ -64,7 +70,7 @@ MEMBERS: dict[str, LoadedModel] = {
 def read(model: str, own: Prompt | None = None, **request: Any) -> str:
     """What one stream reads, decoded."""
     plan = Plan((Stream("base", model, prompt=own),))
-    return MEMBERS[model].tokenizer.decode(contexts(plan, RequestPrompt(**request), MEMBERS)[0])
+    return MEMBERS[model].tokenizer.decode(contexts(plan, RequestPrompt(**request), MEMBERS, Encodings())[0])
 
 
 @pytest.mark.parametrize(
@@ -107,7 +113,7 @@ def test_text(model: str, own: Prompt | None, expected: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["plain", "bos"])
-@pytest.mark.parametrize("prompt", [{"text": ""}, {"tokens": ()}, {"messages": (("user", ""),)}])
+@pytest.mark.parametrize("prompt", [{"text": ""}, {"tokens": ()}, {"messages": (EMPTY,)}])
 def test_an_empty_prompt_begins_a_text(model: str, prompt: dict[str, Any]) -> None:
     assert read(model, Prompt(template=None if "messages" not in prompt else "plain"), **prompt) == "<|end|>"
 
@@ -124,7 +130,7 @@ def test_an_empty_prompt_begins_a_text(model: str, prompt: dict[str, Any]) -> No
 )
 def test_a_continuation_is_what_a_text_adds_to_what_the_stream_reads(own: Prompt | None, expected: str) -> None:
     member = MEMBERS["spacing"]
-    ids = continuation("ab", Stream("base", "spacing", prompt=own), member, RequestPrompt(text="Hi"))
+    ids = continuation("ab", Stream("base", "spacing", prompt=own), member, RequestPrompt(text="Hi"), Encodings())
     assert [member.tokenizer.bytes_of(token) for token in ids] == [char.encode() for char in expected]
 
 
@@ -151,14 +157,16 @@ def test_template_variables() -> None:
     hf.chat_template = "{{ mood }}:{% for m in messages %}{{ m.content }}{% endfor %}"
     member = fake_member("moody", Tokenizer(hf), "chat")
     plan = Plan((Stream("base", "moody"),))
-    ids = contexts(plan, RequestPrompt(messages=MESSAGES, variables={"mood": "calm"}), {"moody": member})[0]
+    ids = contexts(plan, RequestPrompt(messages=MESSAGES, variables={"mood": "calm"}), {"moody": member}, Encodings())[
+        0
+    ]
     assert member.tokenizer.decode(ids) == "calm:Be kindHi"
 
 
 @pytest.mark.parametrize(
     ("model", "own", "request_", "said"),
     [
-        ("endless", None, {"messages": (("user", ""),)}, "The prompt is empty, and the tokenizer of model 'endless'"),
+        ("endless", None, {"messages": (EMPTY,)}, "The prompt is empty, and the tokenizer of model 'endless'"),
         ("endless", None, {"text": ""}, "no token to begin a text with"),
         ("endless", None, {"tokens": ()}, "no token to begin a text with"),
         ("endless", Prompt(text=""), {"text": "Hi"}, "no token to begin a text with"),
@@ -181,7 +189,7 @@ def test_a_template_that_refuses_the_messages() -> None:
     hf.chat_template = "{{ raise_exception('roles must alternate') }}"
     member = fake_member("strict", Tokenizer(hf), "chat")
     with pytest.raises(ApiError, match="roles must alternate") as refusal:
-        contexts(Plan((Stream("base", "strict"),)), RequestPrompt(messages=MESSAGES), {"strict": member})
+        contexts(Plan((Stream("base", "strict"),)), RequestPrompt(messages=MESSAGES), {"strict": member}, Encodings())
     assert refusal.value.code == "chat_template_error"
 
 
@@ -201,3 +209,59 @@ async def test_refusing_a_long_text_reads_no_more_than_two_contexts(world: World
         assert sum(len(call.args[0]) for call in encode.call_args_list) < 2 * PIECE
     whole = await world.post("/v1/completions", model="large", prompt="x" * 100_000, truncate_prompt_tokens=4)
     assert whole.json()["usage"]["prompt_tokens"] == 4
+
+
+async def test_a_text_is_tokenized_once(world: World) -> None:
+    """A prompt before many continuations, a continuation that comes twice, two streams of one model."""
+    member = world.service.registry.members["large"]
+    member.tokenizer.__dict__["encode"] = encode = MagicMock(wraps=member.tokenizer.encode)
+    scored = await world.post("/v1/score", model="large", prompt="abc", continuations=["de", "df", "de"])
+    assert scored.status_code == 200
+    texts = [call.args[0] for call in encode.call_args_list]
+    assert sorted(text for text in texts if len(text) > 1) == ["abc", "abcde", "abcdf"]
+    encode.reset_mock()
+    negative = {"strategy": "guidance", "scale": 2.0, "negative_prompt": "abc"}
+    assert (await world.post("/v1/completions", model="large", prompt="abc", composition=negative)).status_code == 200
+    assert [call.args[0] for call in encode.call_args_list] == ["abc"]
+
+
+def test_a_text_that_may_fit_is_not_counted_before() -> None:
+    member = fake_member("long", byte_tokenizer(), max_model_len=PIECE)
+    member.tokenizer.__dict__["encode"] = encode = MagicMock(wraps=member.tokenizer.encode)
+    encodings = Encodings()
+    encodings.check_length("a" * 8 * PIECE, member, "prompt")
+    assert not encode.called
+    with pytest.raises(ApiError, match=f"is {PIECE} tokens"):
+        encodings.check_length("a" * (8 * PIECE + 1), member, "prompt")
+    assert encode.call_count == 3
+
+
+async def test_tokenizing_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while, which the refusal names; the first text is read in any case."""
+    monkeypatch.setattr(encodings_module, "SECONDS", -1.0)
+    refused = await world.post("/v1/score", model="large", prompt="abc", continuations=["d", "e"])
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (400, "tokenizing_too_long")
+    assert not world.engine.requests
+    assert world.service.admission.taken == 0
+
+
+async def test_nothing_is_tokenized_for_a_client_that_has_left() -> None:
+    began, leave, texts = threading.Event(), threading.Event(), list[int]()
+
+    def work(encodings: Encodings) -> None:
+        for _ in range(100):
+            texts.append(len(encodings.ids(str(len(texts)), MEMBERS["plain"])))
+            began.set()
+            leave.wait(10)
+
+    working = asyncio.create_task(tokenized(work))
+    await asyncio.to_thread(began.wait, 10)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    leave.set()
+    async with asyncio.timeout(10):
+        while TOKENIZING.borrowed_tokens:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert len(texts) == 1

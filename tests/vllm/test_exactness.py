@@ -69,18 +69,31 @@ async def test_a_prefix_is_found_with_its_own_salt_alone(engine: VllmEngine) -> 
     assert found[0] == found[1] == found[4] == 0
 
 
-async def test_prefix_cache_hits_under_another_strategy(engine: VllmEngine, embedded: TorchEngine) -> None:
+async def test_a_prefix_is_found_by_compositions_of_the_same_members_alone(
+    engine: VllmEngine, embedded: TorchEngine
+) -> None:
+    """A step runs only the members that its requests read: no other one has keys and values of this prefix."""
     rng = random.Random(2)
     context = tokens(rng, 120)
-    requests = [request_for(plan, rng, context=context) for plan in PLANS]
-    await answer(engine, requests[0])
-    hits: list[int] = []
-    for request in requests[1:]:
+    seen: set[frozenset[str]] = set()
+    for request in [request_for(plan, rng, context=context) for plan in [single("llama"), *PLANS]]:
         generation = engine.generate(request)
         ours = [output async for output in generation]
-        hits.append(generation.cached_tokens)
+        models = frozenset(stream.model for stream in request.plan.streams)
+        assert (generation.cached_tokens >= 96) == (models in seen), request.plan
+        assert models in seen or generation.cached_tokens == 0
+        seen.add(models)
         assert_alike(ours, await answer(embedded, request))
-    assert min(hits) >= 96
+    assert len(seen) < len(PLANS), "some of them read the same members"
+
+
+async def test_plain_requests_beside_composed_ones(engine: VllmEngine, embedded: TorchEngine) -> None:
+    """Members come and go with the requests of a step."""
+    rng = random.Random(13)
+    plans = [single("llama"), PROXY, single("mistral"), single("gemma"), CONTRASTIVE] * 3
+    requests = [request_for(plan, rng, context=tokens(rng, 60), max_tokens=4 + 3 * i) for i, plan in enumerate(plans)]
+    for ours, theirs in zip(await answers(engine, requests), await answers(embedded, requests), strict=True):
+        assert_alike(ours, theirs)
 
 
 @pytest.mark.parametrize("plan", [PROXY, CONTRASTIVE], ids=["proxy", "contrastive"])

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from motet.composers.plan import single
@@ -22,8 +23,10 @@ from motet.engines.vllm.composition import IMPOSSIBLE, Composer, Matchers
 from motet.engines.vllm.config import CompositeConfig
 from motet.engines.vllm.internals import touch
 from motet.engines.vllm.memory import Capacity, Gate
+from motet.engines.vllm.model import MotetCompositeForCausalLM
 from motet.engines.vllm.requests import Check, row_of, row_or_fault
 from motet.engines.vllm.sampler import StepSampler, StepVerifier
+from motet.engines.vllm.stages import Handover
 from motet.engines.vllm.table import DrawnStep, Row, Table, Uniforms
 from motet.engines.vllm.wire import (
     KEY,
@@ -135,6 +138,9 @@ class Rows(dict[int, Row]):
 
     def row(self, index: int) -> Row | None:
         return self.get(index)
+
+    def rows(self) -> list[Row | None]:
+        return [self.get(index) for index in range(max(self, default=-1) + 1)]
 
 
 def composer_of(rows: dict[int, Row], members: dict[str, int]) -> tuple[Composer, Table]:
@@ -323,3 +329,52 @@ def test_matchers_read_the_tokenizer_that_a_member_names(tmp_path: Path) -> None
     for generated, following in (([], first), ([first], second), ([first, second], EOS), ([], first)):
         assert int.from_bytes(matcher.allowed(generated), "little") == 1 << (following or 0)
     assert matchers.of(Row(RowSpec(single("a")), (), [])) is None
+
+
+def skipping(rows: dict[int, Row]) -> Table:
+    table = Table(batch=Rows(rows))
+    table.configure({"gemma": 0, "llama": 1, "qwen": 1, "mistral": 2}, (1,), skips=True)
+    return table
+
+
+def test_a_step_runs_the_members_that_its_rows_read() -> None:
+    contrastive = plan_of("gemma", {"strategy": "contrastive", "amateur": "mistral"})
+    assert skipping({}).running() == [0, 1, 2], "a warm-up has no rows"
+    assert skipping({0: Row(RowSpec(single("qwen")), [1], [])}).running() == [1]
+    assert skipping({0: Row(RowSpec(contrastive), [1], [])}).running() == [0, 2]
+    assert skipping({1: Row(RowSpec(single("mistral")), [1], [])}).running() == [0, 2], "who names none reads the first"
+    everything = skipping({0: Row(RowSpec(single("qwen")), [1], [])})
+    everything.skips = False
+    assert everything.running() == [0, 1, 2]
+
+
+class CountingMember(nn.Module):
+    """Hidden states that are all `value`; logits are hidden states."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+        self.forwards = 0
+
+    def forward(self, input_ids: torch.Tensor, *_: object) -> torch.Tensor:
+        self.forwards += 1
+        return torch.full((len(input_ids), 8), self.value)
+
+    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        assert bool((hidden == self.value).all()), "only of its own hidden states"
+        return hidden
+
+
+def test_the_composite_runs_no_other_member() -> None:
+    composite = MotetCompositeForCausalLM.__new__(MotetCompositeForCausalLM)
+    nn.Module.__init__(composite)
+    members = [CountingMember(float(number + 1)) for number in range(3)]
+    table = skipping({0: Row(RowSpec(single("mistral"), draw=SamplingParams(1, 0.0)), [1], [])})
+    vars(composite).update(_dtype=torch.float32, _columns=3, _widths=[8, 8, 8], _table=table, _vocab_size=8)
+    composite.members = nn.ModuleDict({f"m{number}": member for number, member in enumerate(members)})
+    composite._handover = Handover(dict(composite.members.items()), torch.float32)
+    composite._composer = Composer(table, EagerKernels())
+    places = torch.zeros(1, dtype=torch.int64)
+    composite.compute_logits(composite(places, places, rows=places.to(torch.int32)))
+    assert [member.forwards for member in members] == [0, 0, 1]
+    assert taken(table).logprobs[0, 0] == pytest.approx(-math.log(8))

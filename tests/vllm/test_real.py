@@ -18,6 +18,7 @@ from motet.engines.base import Engine, GenerationRequest, SamplingParams, TokenO
 from motet.operator.file import load
 from motet.operator.loading_vllm import load_vllm
 from motet.operator.registry import Registry
+from motet.server.encodings import Encodings
 from motet.server.prompts import RequestPrompt, read
 from tests.real.checkpoints import (
     PROMPTS,
@@ -78,9 +79,12 @@ def served(case: Case, folder: Path) -> tuple[Engine, Registry]:
 def requests_of(case: Case, registry: Registry) -> list[GenerationRequest]:
     params = SamplingParams(max_tokens=MAX_TOKENS, temperature=0.0, top_logprobs=REPORTED)
     chat = registry.members[case.names[0]].tokenizer.has_chat_template
-    asked = [RequestPrompt(messages=(("user", text),)) if chat else RequestPrompt(text=text) for text in PROMPTS]
+    asked = [
+        RequestPrompt(messages=({"role": "user", "content": text},)) if chat else RequestPrompt(text=text)
+        for text in PROMPTS
+    ]
     return [
-        GenerationRequest(f"{i}-{k}", plan, read(plan, prompt, registry.members).contexts, params)
+        GenerationRequest(f"{i}-{k}", plan, read(plan, prompt, registry.members, Encodings()).contexts, params)
         for i, plan in enumerate(case.plans(chat))
         for k, prompt in enumerate(asked)
     ]

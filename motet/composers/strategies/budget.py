@@ -11,11 +11,14 @@ from motet.composers.roles import Role
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy, Strength
 from motet.composers.strategies.strategy import Request
 
+Epsilon = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+
 
 class Budget(RuleStrategy, frozen=True):
     """`z = L_base + α (L_expert − L_antiexpert)` with the largest α ≤ `alpha_max` such that `KL(p_α‖p_base) ≤ ε`
 
-    Proxy-tuning whose every token stays within ε nats of the base. The trace reports α.
+    Proxy-tuning whose every token stays within ε nats of the base. The trace reports α. Any other sum of shifts is
+    capped by the `budget` of `compose`.
     """
 
     partners = ("expert", "antiexpert")
@@ -24,7 +27,7 @@ class Budget(RuleStrategy, frozen=True):
     """The model that shows the behaviour."""
     antiexpert: Role
     """The same model without it."""
-    epsilon: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 0.5
+    epsilon: Epsilon = 0.5
     """Most that a token's distribution may move away from the base, as KL in nats."""
     alpha_max: Strength = 1.0
     """The largest strength α that may be chosen."""

@@ -26,5 +26,5 @@ class ContextAware(Strategy, frozen=True):
 
     def shift(self, request: Request) -> Shift:
         template = request.base.prompt.template if request.base.prompt else None
-        without = Voice(request.base.model, self.without.as_prompt(template))
+        without = Voice(request.base.model, self.without.as_prompt(template), self.without.temperature)
         return Shift((Term("base", request.base, self.alpha), Term("without", without, -self.alpha)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import model_validator
@@ -39,13 +40,16 @@ class Contrastive(Strategy, frozen=True):
     def _beta_has_a_meaning(self) -> Self:
         if self.form == "original" and self.beta is not None:
             raise ValueError("beta belongs to form 'reasoning': form 'original' has weights 1 and −1")
+        if self.amateur_temperature != 1.0 and self.amateur.temperature != 1.0:
+            raise ValueError("amateur_temperature and the amateur's own temperature are the same: give one of them")
         return self
 
     def shift(self, request: Request) -> Shift:
-        amateur = self.amateur.voice
+        temperature = self.amateur.temperature * self.amateur_temperature  # one of them is 1
+        amateur = replace(self.amateur.voice, temperature=temperature)
         mask = VoiceSet(request.base, "ratio", self.alpha)
         if self.form == "original":
-            return Shift((Term("amateur", amateur, -1.0, self.amateur_temperature),), (mask,))
+            return Shift((Term("amateur", amateur, -1.0),), (mask,))
         beta = _BETA if self.beta is None else self.beta
-        terms = (Term("base", request.base, beta), Term("amateur", amateur, -beta, self.amateur_temperature))
+        terms = (Term("base", request.base, beta), Term("amateur", amateur, -beta))
         return Shift(terms, (mask,))

@@ -37,7 +37,8 @@ class Guidance(Strategy, frozen=True):
         return self
 
     def shift(self, request: Request) -> Shift:
-        unconditional = Voice(request.base.model, self._context(request))
+        temperature = request.base.temperature if self.unconditional is None else self.unconditional.temperature
+        unconditional = Voice(request.base.model, self._context(request), temperature)
         return Shift(
             (
                 Term("base", request.base, self.scale - 1.0),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from motet.composers.errors import refusal, show
+from motet.composers.errors import at_most, refusal, show
 from motet.composers.plan import RuleVector
 from motet.composers.roles import Spec, Weight
 from motet.composers.shift import Shift
@@ -40,7 +40,9 @@ class RuleAdapter(Strategy, frozen=True):
     """Makes the end of the answer more likely, token by token."""
     repetition: Weight = 0.0
     """Taken off tokens that the answer holds already, in nats."""
-    token_offsets: Annotated[dict[Written, Weight], Field(default_factory=dict, max_length=_MAX_OFFSETS)]
+    token_offsets: Annotated[
+        dict[Written, Weight], Field(default_factory=dict, max_length=_MAX_OFFSETS), at_most(_MAX_OFFSETS)
+    ]
     """Offset in nats by token: a text that is exactly one token, or `id:123`."""
 
     @model_validator(mode="after")

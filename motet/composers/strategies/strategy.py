@@ -10,6 +10,7 @@ from typing import ClassVar
 from motet.composers.plan import Plan
 from motet.composers.roles import Base, Spec, Voice
 from motet.composers.shift import Shift, shifted_plan
+from motet.composers.timing import Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,24 @@ class Strategy(Spec, frozen=True):
     strategy: str
     base: Base | None = None
     """The model that is steered; left out, the request's `model`."""
+    schedule: Timing | None = None
+    """When the strategy counts; left out, always."""
 
     def own_base(self, model: str | None) -> Voice | None:
         """The base that the fields themselves name (`model`: the request's), None if they leave it open."""
         if self.base is None:
             return None
         name = self.base.model or model
-        return None if name is None else Voice(name, self.base.as_prompt())
+        return None if name is None else Voice(name, self.base.as_prompt(), self.base.temperature)
 
     def plan(self, request: Request) -> Plan:
         """The plan of this strategy alone."""
-        return shifted_plan(request.base, self.shift(request), self.strategy)
+        return shifted_plan(request.base, self.scheduled_shift(request), self.strategy)
+
+    def scheduled_shift(self, request: Request) -> Shift:
+        """The shift, which counts when `schedule` says."""
+        shift = self.shift(request)
+        return shift if self.schedule is None else shift.scheduled(self.schedule.as_schedule())
 
     @abstractmethod
     def shift(self, request: Request) -> Shift:

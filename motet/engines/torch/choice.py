@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from motet.composers.plan import DiscriminatorRule, Plan, judged_tokens
+from motet.composers.plan import DiscriminatorRule, Plan, Timeline, judged_tokens
 from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
@@ -90,6 +90,7 @@ class Choice:
         self.group = group
         self.index = index
         self.plan = request.plan
+        self.timeline = Timeline(request.plan)
         self.sampling = request.sampling
         self.streams = [
             StreamState(member, list(context)) for member, context in zip(members, request.contexts, strict=True)
@@ -175,13 +176,12 @@ class Choice:
         """Why the choice ends after the last reported position, or None."""
         if self.position < self.num_forced or (self.position == self.num_forced and self.sampling.max_tokens > 0):
             return None
-        if self.num_generated and self._stops(self.shared[-1]):
+        if self.num_generated and self._is_end(self.shared[-1]):
             return "stop"
         return "length" if self.num_generated >= self.sampling.max_tokens else None
 
-    def _stops(self, token: int) -> bool:
-        if self.num_generated < self.sampling.min_tokens:
-            return False
+    def _is_end(self, token: int) -> bool:
+        """Before `min_tokens` no end is drawn, unless a grammar has finished."""
         return token in self.eos_token_ids or token in self.sampling.stop_token_ids
 
 
@@ -199,7 +199,7 @@ class ChoiceRow:
 
     @property
     def plan(self) -> Plan:
-        return self.choice.plan
+        return self.choice.timeline.at(lambda: self.written)
 
     @property
     def is_drawn(self) -> bool:

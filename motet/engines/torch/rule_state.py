@@ -22,7 +22,8 @@ def judge(choice: Choice, k: int, logits: Tensor) -> None:
     stream = choice.streams[k]
     start = 1 + max(stream.computed, stream.reusable)
     tokens = torch.tensor(stream.context[start : start + len(logits)], device=logits.device)
-    logprobs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logprobs = (logits / choice.plan.streams[k].temperature).log_softmax(-1)
     choice.rule_state[k - 1] += float(logprobs.gather(-1, tokens[:, None]).double().sum())
 
 
@@ -58,5 +59,8 @@ def _has_state(row: ChoiceRow) -> bool:
 
 
 def _added(logits: Logits, row: ChoiceRow, token: int, sums: Sequence[float]) -> list[float]:
-    wanted, unwanted = cast("list[float]", logits.logprobs(rows_index(row.streams[1:3]))[:, token].tolist())
+    temperature = [[stream.temperature] for stream in row.choice.plan.streams[1:3]]
+    scores = logits.scores(rows_index(row.streams[1:3]))
+    logprobs = (scores / scores.new_tensor(temperature)).log_softmax(-1)
+    wanted, unwanted = cast("list[float]", logprobs[:, token].tolist())
     return [sums[0] + wanted, sums[1] + unwanted, sums[2] + 1.0]

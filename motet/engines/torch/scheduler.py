@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from motet.engines.base import GenerationRequest, RequestTooLarge
 from motet.engines.torch.cache import SlotCache
-from motet.engines.torch.choice import Choice, StreamState
+from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member
+from motet.engines.torch.tempo import LEAST_CHUNK, Allowance, Tempo
 
 log = logging.getLogger(__name__)
 
 LENGTH_QUANTUM = 64  # arena lengths are multiples of this
 ROW_BYTES = 64 << 20  # float32 distributions that scored text may take in one step, for each of its streams
+FIRST_COME = 0.25  # of what a step may read of prompts: for the oldest, while shorter ones go before it
 MIN_CAPACITY = 4  # slots that an arena has where the budget allows: idle ones keep prefixes
 
 
@@ -23,14 +25,17 @@ MIN_CAPACITY = 4  # slots that an arena has where the budget allows: idle ones k
 class EngineSettings:
     """Limits of the embedded engine.
 
-    `prefill_chunk` tokens per model and step are spent on prompts and scored text while others decode,
-    `idle_prefill_chunk` while nobody does.
+    At most `prefill_chunk` tokens per model and step are spent on prompts and scored text while others decode,
+    `idle_prefill_chunk` while nobody does; and no more than make a step `stretch` times as long as without them, or
+    `idle_stretch` times as long as one of a single row (see `tempo`).
     """
 
     kv_cache_bytes: int = 1 << 30
     max_running: int = 64
     prefill_chunk: int = 128
     idle_prefill_chunk: int = 512
+    stretch: float = 1.65  # twice is promised
+    idle_stretch: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Scheduler:
         self.running: list[Choice] = []
         widest = max((member.vocab_size for member in members.values()), default=1)
         self._max_rows = max(16, ROW_BYTES // (4 * widest))
+        self._tempo = Tempo(members, settings.stretch, settings.idle_stretch)
         self.prefix_queries = 0
         self.prefix_hits = 0
 
@@ -186,20 +192,23 @@ class Scheduler:
                 cache.resize(need.slots, need.length)
 
     def plan(self) -> list[Work]:
-        """The next step: every decoding choice by one token, and prompts or scored text by a bounded chunk."""
+        """The next step: every decoding choice by one token, and prompts or scored text by a chunk that makes it hardly
+        longer than a step without."""
+        self._tempo.observe()
         # in slot order, so that the rows of a stream are consecutive and need no gather
         decoding = sorted((choice for choice in self.running if choice.is_decoding), key=_base_slot)
-        chunk = self.settings.prefill_chunk if decoding else self.settings.idle_prefill_chunk
-        left: defaultdict[str, int] = defaultdict(lambda: chunk)
-        rows = self._max_rows
+        reading = [choice for choice in self.running if not choice.is_decoding]
+        rows = Counter(stream.member.name for choice in decoding for stream in choice.streams)
         work = [Work(choice, (1,) * len(choice.streams), 1) for choice in decoding]
-        for choice in self.running:
-            if not choice.is_decoding:
-                item = _chunk(choice, left, rows)
-                if item is not None:
-                    work.append(item)
-                    rows -= item.rows
-        return work
+        read: list[Work] = []
+        if reading and not self._tempo.must_measure(rows):
+            limit = self.settings.prefill_chunk if decoding else self.settings.idle_prefill_chunk
+            models = {stream.member.name for choice in reading for stream in choice.streams}
+            read = _chunks(reading, self._tempo.allowance(limit, self._max_rows, rows, models))
+        self._tempo.planned(
+            rows, [pair for item in read for pair in zip(item.choice.streams, item.counts, strict=True)]
+        )
+        return work + read
 
     def remove(self, choice: Choice, *, failed: bool = False) -> None:
         """Frees a choice's slots, running or not. Slots are wiped if it failed, or if no distribution of it was seen
@@ -225,28 +234,42 @@ def _base_slot(choice: Choice) -> int:
     return slot.index
 
 
-def _chunk(choice: Choice, left: defaultdict[str, int], rows: int) -> Work | None:
-    """As much of a choice's prompt and scored text as the models' budgets of this step allow, in at most `rows`
-    distributions."""
+def _chunks(reading: Sequence[Choice], allowance: Allowance) -> list[Work]:
+    """What the choices that read, given as they came, do in a step: the shortest rest first, so that no short prompt
+    waits behind a long one, but always a part for the first come, so that no long one waits for ever."""
+    order = sorted(reading, key=_rest)
+    shorter = order.index(reading[0])
+    work: list[Work] = []
+    kept = allowance.split(FIRST_COME) if shorter else None
+    for place, choice in enumerate(order):
+        if place == shorter and kept is not None:
+            allowance.join(kept)
+        least = LEAST_CHUNK if place == 0 else 1 if place == shorter else 0
+        item = _chunk(choice, allowance, least)
+        if item is not None:
+            work.append(item)
+            allowance.spend(choice.streams, item.counts, item.rows)
+    return work
+
+
+def _rest(choice: Choice) -> int:
+    """Tokens that the choice still has to read over all its streams."""
+    return sum(stream.missing + choice.waiting_positions for stream in choice.streams)
+
+
+def _chunk(choice: Choice, allowance: Allowance, least: int) -> Work | None:
+    """As much of a choice's prompt and scored text as the allowance of this step has for it, or `least` tokens."""
     streams = choice.streams
-    room = min(_share(stream, streams, left, rows) - stream.missing for stream in streams)
-    positions = min(choice.waiting_positions, room, rows)
+    wanted = max(stream.missing for stream in streams) + choice.waiting_positions
+    shares = [allowance.share(stream, streams, wanted, least) for stream in streams]
+    room = min(share - stream.missing for share, stream in zip(shares, streams, strict=True))
+    positions = min(choice.waiting_positions, room, allowance.rows)
     if positions >= 1:
         counts = tuple(stream.missing + positions for stream in streams)
     else:
         positions = 0
-        counts = tuple(min(stream.missing, _share(stream, streams, left, rows)) for stream in streams)
-    for stream, count in zip(streams, counts, strict=True):
-        left[stream.member.name] -= count
+        counts = tuple(min(stream.missing, share) for share, stream in zip(shares, streams, strict=True))
     return Work(choice, counts, positions) if any(counts) else None
-
-
-def _share(stream: StreamState, streams: Sequence[StreamState], left: Mapping[str, int], rows: int) -> int:
-    """What is left of the model's budget for one of the choice's streams over it; at least one token, so that a
-    chunk smaller than the number of streams still moves. Judged tokens are `rows` at most."""
-    part = left[stream.member.name] // sum(other.member is stream.member for other in streams)
-    share = max(part, 1 if left[stream.member.name] > 0 else 0)
-    return min(share, max(0, stream.reusable - stream.computed) + rows) if stream.judged else share
 
 
 def _joined(need: Need, slots: int, length: int) -> Need:

@@ -172,7 +172,7 @@ class StepRunner:
         return decode_rows(self._composed(rows, logits.like()), logits, rows, matchers, gathered(logits, rows))
 
     def _composed(self, rows: Sequence[ChoiceRow], like: Tensor) -> ComposeRows:
-        key: tuple[object, ...] = (like.device, like.dtype, *((row.choice, row.streams) for row in rows))
+        key: tuple[object, ...] = (like.device, like.dtype, *((row.plan, row.streams) for row in rows))
         if self._composition is None or self._composition[0] != key:
             plans = [row.plan for row in rows]
             self._composition = (key, compose_rows(plans, [row.streams for row in rows], like))

@@ -115,6 +115,7 @@ class Client:
             key=key,
             probe=probe,
             grammar="" if grammar is None else grammar.text,
+            thought=None if grammar is None else grammar.thought,
         )
 
     async def _answers(
@@ -164,9 +165,10 @@ class Client:
 
 
 def _salted(tokens: Sequence[int], request: GenerationRequest) -> dict[str, Any]:
-    """vLLM's prompt; blocks that were computed with one salt are found with that one alone."""
-    prompt: dict[str, Any] = {"prompt_token_ids": list(tokens)}
-    return {**prompt, "cache_salt": request.cache_salt} if request.cache_salt else prompt
+    """vLLM's prompt. Blocks that were computed with one salt are found with that one alone: another composition's hold
+    no keys and values of the members that it did not run."""
+    members = "+".join(sorted({stream.model for stream in request.plan.streams}))
+    return {"prompt_token_ids": list(tokens), "cache_salt": f"{request.cache_salt}/{members}"}
 
 
 def views_of(request: GenerationRequest) -> list[tuple[int, ...]]:

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from motet.composers.rows import compose_rows
-from motet.engines.base import Matcher
+from motet.engines.base import Grammar, Matcher
 from motet.engines.decoding import decode_rows, rule_edits, top_of, trace_of, voiced_rows
 from motet.engines.grammars import Grammars
 from motet.engines.vllm.items import Item, items_of, points_of
 from motet.engines.vllm.table import DrawnStep, Row, Table
-from motet.engines.vllm.wire import Probed, write_payload
+from motet.engines.vllm.wire import Probed, RowSpec, write_payload
 from motet.kernels.decode import Decoded, Kernels, decode
 from motet.kernels.layout import ComposeRows, rows_index
 from motet.kernels.logits import Logits
@@ -36,19 +36,24 @@ class Layout:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._last: tuple[object, ComposeRows] | None = None
+        self._places: dict[int, int] = {}
+
+    def join(self, members: Sequence[int]) -> None:
+        """Says whose logits are joined in this step, by their numbers."""
+        self._places = {number: place for place, number in enumerate(members)}
 
     def streams(self, item: Item, count: int) -> tuple[int, ...]:
         """The row of each stream in the members' joined logits of `count` positions.
 
         Raises:
-            KeyError: a model that is no member.
+            KeyError: a model that is no member, or was not run.
         """
         pairs = zip(item.plan.streams, item.reads, strict=True)
-        return tuple(self._table.members[stream.model] * count + at for stream, at in pairs)
+        return tuple(self._places[self._table.members[stream.model]] * count + at for stream, at in pairs)
 
     def __call__(self, items: Sequence[Item], logits: Logits, count: int) -> ComposeRows:
         like = logits.like()
-        key = (like.device, like.dtype, count, [(item.plan, item.reads) for item in items])
+        key = (like.device, like.dtype, count, list(self._places), [(item.plan, item.reads) for item in items])
         if self._last is None or self._last[0] != key:
             streams = [self.streams(item, count) for item in items]
             self._last = (key, compose_rows([item.plan for item in items], streams, like))
@@ -76,12 +81,17 @@ class Matchers:
         Raises:
             GrammarError: it cannot be compiled here.
         """
-        if not row.spec.grammar:
+        if not row.spec.grammar and row.spec.thought is None:
             return None
         if row not in self._of_rows:
-            compiled = self._compiler(row.spec.plan.streams[0].model).compile(row.spec.grammar)
-            self._of_rows[row] = compiled.start(row.spec.ends)
+            self._of_rows[row] = self._grammar(row.spec).start(row.spec.ends)
         return self._of_rows[row]
+
+    def _grammar(self, spec: RowSpec) -> Grammar:
+        compiler = self._compiler(spec.plan.streams[0].model)
+        if spec.thought is None:
+            return compiler.compile(spec.grammar)
+        return compiler.after_thought(spec.thought, compiler.compile(spec.grammar) if spec.grammar else None)
 
     def _compiler(self, base: str) -> Grammars:
         from motet.models.tokenizer import Tokenizer
@@ -115,12 +125,14 @@ class Composer:
         is the table's step, and its rows here mean nothing.
 
         Args:
-            logits: (R, V) of each distinct member.
+            logits: (R, V) of each member that the step runs (`Table.running`).
             rows: (R,) places in the batch.
             positions: (R,) of the tokens.
             tokens: (R,) what is read there, drafts included.
         """
         joined = Logits(logits)
+        for layout in (self._reported, self._plain):
+            layout.join(self._table.running())
         items, order = items_of(points_of(self._table.batch, rows, positions, tokens), self._table.default)
         reported = [i for i, item in enumerate(items) if item.is_reported]
         drawn, values = self._drawn(joined, [items[i] for i in reported], len(rows))

@@ -30,13 +30,21 @@ _widths: set[int] = set()
 
 class CompositeConfig(PretrainedConfig):
     """`members`: name → {"path", "revision", "tokenizer" ([path, revision] where it lies elsewhere)}, the first of them
-    the default base; `vocab_size` is the shared width."""
+    the default base; `vocab_size` is the shared width; `skips`: a step runs only the members that its requests read,
+    and whoever sends requests salts their prefixes by those."""
 
     model_type = MODEL_TYPE
 
-    def __init__(self, members: Mapping[str, Mapping[str, Any]] | None = None, ends: Sequence[int] = (), **rest: Any):
+    def __init__(
+        self,
+        members: Mapping[str, Mapping[str, Any]] | None = None,
+        ends: Sequence[int] = (),
+        skips: bool = False,
+        **rest: Any,
+    ) -> None:
         self.members = {name: dict(member) for name, member in (members or {}).items()}
         self.ends = list(ends)
+        self.skips = skips
         _known.update(dict.fromkeys(self.members))
         if "vocab_size" in rest:
             _widths.add(int(rest["vocab_size"]))
@@ -66,7 +74,13 @@ def distinct(members: Mapping[str, Mapping[str, Any]]) -> tuple[list[tuple[str, 
 
 
 def composite_data(
-    members: Mapping[str, Mapping[str, Any]], *, vocab_size: int, max_model_len: int, ends: Sequence[int], dtype: str
+    members: Mapping[str, Mapping[str, Any]],
+    *,
+    vocab_size: int,
+    max_model_len: int,
+    ends: Sequence[int],
+    dtype: str,
+    skips: bool = False,
 ) -> dict[str, Any]:
     """What stands in the composite's config.json."""
     sources, _ = distinct(members)
@@ -78,6 +92,7 @@ def composite_data(
         "architectures": [ARCHITECTURE],
         "members": {name: dict(member) for name, member in members.items()},
         "ends": list(ends),
+        "skips": skips,
         "vocab_size": vocab_size,
         "max_position_embeddings": max_model_len,
         "tie_word_embeddings": False,

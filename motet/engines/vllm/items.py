@@ -103,7 +103,7 @@ def items_of(points: Sequence[Point | None], default: Plan) -> tuple[list[Item],
 
 def _item(point: Point | None, reads: Sequence[int], default: Plan) -> Item:
     """`reads`: the place of each stream's context, or the one that all streams read."""
-    plan = default if point is None else point.row.spec.plan
+    plan = default if point is None else point.plan
     return Item.at(point, plan, reads if len(reads) > 1 else [*reads] * len(plan.streams))
 
 

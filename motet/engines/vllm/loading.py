@@ -91,7 +91,8 @@ def start(
     check_runner(named)
     check_models(models, infos, named)
     given = with_path(named, {name: source.path for name, source in models.items()})
-    data = composite(models, infos)
+    # stages of a pipeline hand all members' columns on, several steps at once
+    data = composite(models, infos, skips=given.get("pipeline_parallel_size", 1) == 1)
     own = _own_options(data, cached_composite(data, cache.expanduser()), max_running)
     tally = Tally()
     args = touch("AsyncEngineArgs")(**own | given | dict(memory or {}))
@@ -121,8 +122,14 @@ def _own_options(data: Mapping[str, Any], folder: Path, max_running: int) -> dic
     }
 
 
-def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) -> dict[str, Any]:
-    """The composite's configuration."""
+def composite(
+    models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo], *, skips: bool = False
+) -> dict[str, Any]:
+    """The composite's configuration.
+
+    Args:
+        skips: see `CompositeConfig`; not for vLLM's own server, whose clients' prefixes nobody salts.
+    """
     return composite_data(
         {
             name: {"path": source.path, "revision": source.revision, "tokenizer": source.tokenizer}
@@ -132,6 +139,7 @@ def composite(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo]) 
         max_model_len=min(info.max_model_len for info in infos.values()),
         ends=sorted({token for info in infos.values() for token in info.eos_token_ids}),
         dtype=next(iter(infos.values())).dtype,
+        skips=skips,
     )
 
 

@@ -1,8 +1,9 @@
 """The composite: one vLLM model per distinct checkpoint, side by side over the same tokens.
 
-Every member's attention layers have their own KV cache under vLLM's one block table. `forward` returns all hidden
-states side by side, and in extra columns which row of the batch, position and token they belong to, bit-cast into the
-model's dtype: `compute_logits` then needs no state but the table.
+Every member's attention layers have their own KV cache under vLLM's one block table. A step runs the members that its
+requests read (`Table.running`). `forward` returns all hidden states side by side, and in extra columns which row of the
+batch, position and token they belong to, bit-cast into the model's dtype: `compute_logits` then needs no state but the
+table.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class MotetCompositeForCausalLM(nn.Module):
             self.members[f"m{number}"] = self._member(vllm_config, number, *source)
         self._handover = Handover(dict(self.members.items()), self._dtype)
         self._table = table_of(vllm_config.compilation_config.static_forward_context)
-        self._table.configure(numbers, config.ends)
+        self._table.configure(numbers, config.ends, skips=config.skips)
         matchers = Matchers(config.members, self._vocab_size)
         self._composer = Composer(self._table, choose_kernels(torch.device(vllm_config.device_config.device)), matchers)
 
@@ -87,12 +88,19 @@ class MotetCompositeForCausalLM(nn.Module):
             rows: (n,) from a runner that gives them (`state`).
         """
         parts = self._handover.cut(intermediate_tensors)
-        hidden = {name: member(input_ids, positions, parts[name], None) for name, member in self.members.items()}
+        hidden = {
+            name: self.members[name](input_ids, positions, parts[name], None)
+            for name in (f"m{number}" for number in self._table.running())
+        }
         if isinstance(next(iter(hidden.values())), touch("IntermediateTensors")):
             return self._handover.join(hidden)
         of_tokens = _rows_of_tokens(positions) if rows is None else rows
-        places = torch.stack([of_tokens, positions, input_ids], -1).to(torch.int32)
-        return torch.cat([*hidden.values(), places.view(self._dtype)], -1)
+        places = torch.stack([of_tokens, positions, input_ids], -1).to(torch.int32).view(self._dtype)
+        columns = [
+            hidden.get(name, places.new_zeros(len(places), width))
+            for name, width in zip(self.members, self._widths, strict=True)
+        ]
+        return torch.cat([*columns, places], -1)
 
     def make_empty_intermediate_tensors(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> Any:
         """What a stage that is not the first is warmed up with."""
@@ -102,8 +110,8 @@ class MotetCompositeForCausalLM(nn.Module):
         """The distributions behind n positions (n, V), see `Composer`; None where this worker holds no logits."""
         *hidden, columns = cast("tuple[Tensor, ...]", hidden_states.split([*self._widths, self._columns], -1))
         logits = [
-            cast(Any, member).compute_logits(part.contiguous())
-            for member, part in zip(self.members.values(), hidden, strict=True)
+            cast(Any, self.members[f"m{number}"]).compute_logits(hidden[number].contiguous())
+            for number in self._table.running()
         ]
         if any(part is None for part in logits):
             return None

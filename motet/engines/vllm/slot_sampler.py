@@ -49,6 +49,9 @@ class Slots:
     def row(self, index: int) -> Row | None:
         return self._rows[self._order[index]] if index < len(self._order) else None
 
+    def rows(self) -> list[Row | None]:
+        return [self._rows[slot] for slot in self._order]
+
     def extend(self, index: int, tokens: Sequence[int]) -> None:
         """The request in that place of the batch got tokens."""
         self._outputs[self._order[index]].extend(tokens)

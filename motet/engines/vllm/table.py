@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from motet.composers.plan import Plan, single
+from motet.composers.plan import Plan, Timeline, single
 from motet.engines.base import SamplingParams
 from motet.engines.vllm.wire import Probe, RowSpec, probe_of
 
@@ -45,8 +45,17 @@ class Row:
     output: Sequence[int]
 
     @cached_property
+    def timeline(self) -> Timeline:
+        return Timeline(self.spec.plan)
+
+    @cached_property
     def uniforms(self) -> Uniforms:
         return Uniforms(self.spec.key)
+
+    @cached_property
+    def models(self) -> frozenset[str]:
+        """All that its composition reads, also where other linked requests read them for it."""
+        return frozenset(stream.model for stream in self.spec.plan.streams)
 
     @property
     def last(self) -> int:
@@ -111,6 +120,11 @@ class Point:
         return [self.token(index) for index in range(start, self.position + 1)]
 
     @property
+    def plan(self) -> Plan:
+        """The plan of the token behind."""
+        return self.row.timeline.at(lambda: self.written)
+
+    @property
     def written(self) -> list[int]:
         """What counts for rules as written by the composition."""
         return self.tokens(self.row.spec.written_from)
@@ -156,12 +170,19 @@ class Batch(Protocol):
         """The request in that place of the batch; None where there is none, or one that names no composition."""
         ...
 
+    def rows(self) -> list[Row | None]:
+        """All of them, in order; empty in a warm-up."""
+        ...
+
 
 class NoBatch:
     """Before the runner is bound, and in its warm-up."""
 
     def row(self, index: int) -> Row | None:
         return None
+
+    def rows(self) -> list[Row | None]:
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,17 +218,32 @@ class DrawnStep:
 
 @dataclass
 class Table:
-    """`members`: name → number of the distinct checkpoint that holds it; `default` is for requests that name none."""
+    """`members`: name → number of the distinct checkpoint that holds it; `default` is for requests that name none;
+    `skips`: a step runs only the members that its requests read."""
 
     members: dict[str, int] = field(default_factory=dict[str, int])
+    skips: bool = False
     ends: tuple[int, ...] = ()
     batch: Batch = field(default_factory=NoBatch)
     default: Plan = field(default_factory=lambda: single(""))
     step: DrawnStep | None = None
 
-    def configure(self, members: Mapping[str, int], ends: Sequence[int]) -> None:
-        self.members, self.ends = dict(members), tuple(ends)
+    def configure(self, members: Mapping[str, int], ends: Sequence[int], *, skips: bool = False) -> None:
+        self.members, self.ends, self.skips = dict(members), tuple(ends), skips
         self.default = single(next(iter(members)))
+
+    def running(self) -> list[int]:
+        """Numbers of the distinct checkpoints that this step runs, ascending.
+
+        All of them in a warm-up. A captured graph of whole steps is one: it runs more than is read, never less.
+        """
+        rows = self.batch.rows() if self.skips else []
+        read = {name for row in rows for name in (self._default_models if row is None else row.models)}
+        return sorted({number for name, number in self.members.items() if name in read or not rows})
+
+    @property
+    def _default_models(self) -> frozenset[str]:
+        return frozenset(stream.model for stream in self.default.streams)
 
     def take_step(self) -> DrawnStep | None:
         """What the last logits have drawn, once; None: vLLM's own sampler draws."""

@@ -25,10 +25,12 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     RuleVector,
+    Schedule,
+    SchedulePoint,
     Stream,
     TokenSet,
 )
-from motet.engines.base import Alternative, SamplingParams, TokenTrace, Voices
+from motet.engines.base import Alternative, SamplingParams, ThoughtPhase, TokenTrace, Voices
 
 KEY = "motet"  # in `extra_args`
 MINUS_INFINITY, NOT_A_NUMBER = -3e38, -2e38  # −inf and NaN as numbers that a sort leaves in place
@@ -73,8 +75,9 @@ class RowSpec:
 
     `ends` are the tokens that a rule's ramp raises and that `min_tokens` bans. Tokens from index `written_from` on
     count for rules as written by the composition, those from `drawn_from` on are drawn under `draw`, seeded by `key`;
-    without it drawing is vLLM's; `grammar` is the text of its grammar, which stands in `draw` where nothing travels.
-    `forced` tokens are taken instead of drawn ones, one per step.
+    without it drawing is vLLM's; `grammar` is the text of its grammar, which stands in `draw` where nothing travels,
+    `thought` what comes before the answer that it holds for. `forced` tokens are taken instead of drawn
+    ones, one per step.
     """
 
     plan: Plan
@@ -87,6 +90,7 @@ class RowSpec:
     link: Link | None = None
     forced: tuple[int, ...] = ()
     grammar: str = ""
+    thought: ThoughtPhase | None = None
 
 
 CLASSES: dict[str, type] = {
@@ -106,7 +110,10 @@ CLASSES: dict[str, type] = {
         RowSpec,
         RuleVector,
         SamplingParams,
+        Schedule,
+        SchedulePoint,
         Stream,
+        ThoughtPhase,
         TokenSet,
     )
 }

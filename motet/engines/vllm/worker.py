@@ -66,6 +66,9 @@ class RunnerBatch:
         self._rows[names[index]] = (state.output_token_ids, row)
         return row
 
+    def rows(self) -> list[Row | None]:
+        return [self.row(index) for index in range(len(self._runner.input_batch.req_ids))]
+
     def _forget_ended(self) -> None:
         requests = self._runner.requests
         self._rows = {name: entry for name, entry in self._rows.items() if name in requests}

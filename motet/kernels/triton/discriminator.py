@@ -21,7 +21,7 @@ def _tokens(offsets, valid, given):
     z = tile_scores(
         buffers, stream, weight, rule, sets, tau, lse, solved, r, offsets, valid, PAIRS, K, S, True, False, DTYPE
     )  # fmt: skip
-    key = discriminator_logit(buffers, stream, rule, lse, r, offsets, valid, K, DTYPE)
+    key = discriminator_logit(buffers, stream, weight, rule, lse, r, offsets, valid, K, DTYPE)
     return key, tl.where(z > -float("inf"), tl.exp(z - total), 0.0)
 
 

@@ -117,8 +117,9 @@ def _weighted_sum(
 
 
 @triton.jit
-def _logprob(buffers, stream, lse, slot, offsets, keep, DTYPE: tl.constexpr):
-    return load_logits(buffers, stream, slot, offsets, keep, DTYPE) - tl.load(lse + slot * LSE + TOTAL)
+def _logprob(buffers, stream, weight, lse, slot, offsets, keep, DTYPE: tl.constexpr):
+    x = load_logits(buffers, stream, slot, offsets, keep, DTYPE) * tl.load(weight + slot * WEIGHT + INVERSE)
+    return x - tl.load(lse + slot * LSE + TOTAL)
 
 
 @triton.jit
@@ -133,7 +134,7 @@ def _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K: tl.c
         w = tl.load(weight + (r * K + k) * WEIGHT + FACTOR)
         if kind == ROUTED:
             w = tl.where(k == 0, 1.0 - share, tl.where(k == 1, share, 0.0))
-        x = _logprob(buffers, stream, lse, r * K + k, offsets, only_if(w > 0, keep), DTYPE)
+        x = _logprob(buffers, stream, weight, lse, r * K + k, offsets, only_if(w > 0, keep), DTYPE)
         x = tl.where(w > 0, x, -float("inf"))
         above = tl.where(x != x, x, tl.maximum(top, x))
         safe = tl.where(above == -float("inf"), 0.0, above)
@@ -143,20 +144,20 @@ def _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K: tl.c
 
 
 @triton.jit
-def discriminator_logit(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
+def discriminator_logit(buffers, stream, weight, rule, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
     """s of GeDi, and whether the wanted class finds the token impossible (s is then −inf)."""
-    wanted = _logprob(buffers, stream, lse, r * K + 1, offsets, keep, DTYPE)
-    unwanted = _logprob(buffers, stream, lse, r * K + 2, offsets, keep, DTYPE)
+    wanted = _logprob(buffers, stream, weight, lse, r * K + 1, offsets, keep, DTYPE)
+    unwanted = _logprob(buffers, stream, weight, lse, r * K + 2, offsets, keep, DTYPE)
     sums = tl.load(rule + r * RULE + WANTED_SUM) - tl.load(rule + r * RULE + UNWANTED_SUM)
     s = (sums + wanted - unwanted) / (tl.load(rule + r * RULE + JUDGED) + 1.0)
     return tl.where(wanted == -float("inf"), -float("inf"), s)
 
 
 @triton.jit
-def _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE: tl.constexpr):
+def _discriminator(buffers, stream, weight, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE: tl.constexpr):
     """L_0 + ω · log σ(s), −inf below the row's threshold of s."""
-    base = _logprob(buffers, stream, lse, r * K, offsets, keep, DTYPE)
-    s = discriminator_logit(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE)
+    base = _logprob(buffers, stream, weight, lse, r * K, offsets, keep, DTYPE)
+    s = discriminator_logit(buffers, stream, weight, rule, lse, r, offsets, keep, K, DTYPE)
     log_sigmoid = tl.minimum(s, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(s)))
     z = base + tl.load(rule + r * RULE + OMEGA) * log_sigmoid
     z = tl.where(s != s, s, z)
@@ -165,10 +166,10 @@ def _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, PAIRS, 
 
 
 @triton.jit
-def _relu(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
+def _relu(buffers, stream, weight, rule, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
     """L_0 − α · relu(L_1 − L_0)."""
-    base = _logprob(buffers, stream, lse, r * K, offsets, keep, DTYPE)
-    excess = _logprob(buffers, stream, lse, r * K + 1, offsets, keep, DTYPE) - base
+    base = _logprob(buffers, stream, weight, lse, r * K, offsets, keep, DTYPE)
+    excess = _logprob(buffers, stream, weight, lse, r * K + 1, offsets, keep, DTYPE) - base
     excess = tl.where(excess != excess, excess, tl.maximum(excess, 0.0))
     z = base - tl.load(rule + r * RULE + ALPHA) * excess
     return tl.where(base == -float("inf"), -float("inf"), z)
@@ -200,9 +201,9 @@ def tile_scores(
                 DTYPE,
             )  # fmt: skip
         elif kind == RELU:
-            z = _relu(buffers, stream, rule, lse, r, offsets, keep, K, DTYPE)
+            z = _relu(buffers, stream, weight, rule, lse, r, offsets, keep, K, DTYPE)
         elif kind == DISCRIMINATOR:
-            z = _discriminator(buffers, stream, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE)
+            z = _discriminator(buffers, stream, weight, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE)
         else:
             z = _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K, DTYPE)
         z = tl.where(keep, z, -float("inf"))

@@ -141,8 +141,10 @@ def _add_rules(rows: Sequence[_Row], plan: ComposeRows) -> None:
             row = rows[r]
             row.rule = (float(rule.kind), *_floats(rule.param[i]))
             row.solves = 0 if normalised else 1 if rule.kind is Kind.BUDGET else (len(sources) - 1) // 2
+            temperatures = [1.0] * len(sources) if rule.temperature is None else _floats(rule.temperature[i])
             for k, weight in enumerate(_floats(rule.weight[i])):
                 slot = row.slot(sources[k][i]) if k else 0
+                row.temperature[slot] = temperatures[k]
                 row.weight[slot] = 1.0 if k == 0 and not normalised else weight
                 row.needs[slot] = normalised
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +16,12 @@ from motet.server.generations import Generations
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
-from motet.server.respond import as_json, reserve, unless_disconnected
+from motet.server.respond import CLIENT_LEFT, as_json, reserve, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
 from motet.server.schemas import ScoreRequest
 from motet.server.service import Served, Service
 from motet.server.unsupported import check_extras
+from motet.server.writing import beside_others
 
 router = APIRouter(tags=["composition"], route_class=JsonRoute)
 
@@ -30,7 +30,7 @@ router = APIRouter(tags=["composition"], route_class=JsonRoute)
 async def score(body: ScoreRequest, request: Request, service: Served) -> Response:
     """Log-probabilities of continuations of one prompt. The continuation's tokens are appended to what every
     stream reads, so the streams' prompts may differ."""
-    check_extras(body)
+    check_extras(body, request)
     query = ScoreQuery(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
@@ -41,14 +41,16 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         trace_members=tells_members(body.trace),
     )
     with reserve(request, service, query) as place:
-        jobs = await prepare(service, query)
-        place.spend(sum(len(job.prompt_ids) + len(job.request.forced) for job in jobs))
+        jobs = await unless_disconnected(request, prepare(service, query))
+        if jobs is None:
+            return Response(status_code=CLIENT_LEFT)
+        place.spend(sum(job.num_prompt_tokens for job in jobs))
         return await as_json(await unless_disconnected(request, _scores(service, query, jobs)))
 
 
 async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> dict[str, Any]:
     generations = Generations(service.engine, jobs)
-    prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
+    prompt_tokens = sum(job.num_prompt_tokens for job in jobs)
     service.metrics.prompt_tokens.labels(jobs[0].plan.strategy).inc(prompt_tokens)
     outputs: list[list[TokenOutput]] = [[] for _ in jobs]
     try:
@@ -59,8 +61,8 @@ async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> d
         generations.close()
     entries: list[dict[str, Any]] = []
     for i, (job, scored) in enumerate(zip(jobs, outputs, strict=True)):
-        entries.append(_entry(i, job, scored, query))
-        await asyncio.sleep(0)  # others are served in between
+        entries.append(await beside_others(len(scored), _entry, i, job, scored, query))
+        scored.clear()
     return {
         "object": "list",
         "model": query.target.model or jobs[0].base,

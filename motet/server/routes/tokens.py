@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Query
+from starlette.requests import Request
 
 from motet.composers.plan import Stream
 from motet.operator.registry import LoadedModel
 from motet.server.bodies import JsonRoute
+from motet.server.encodings import Encodings
 from motet.server.errors import invalid
-from motet.server.prepare import TOKENIZING
+from motet.server.prepare import tokenized
 from motet.server.prompts import RequestPrompt, check_tokens, context
 from motet.server.responses import INVALID, Detokenized, Tokenized
 from motet.server.schemas import DetokenizeRequest, Message, TokenizeRequest
@@ -25,26 +27,26 @@ ModelName = Annotated[
 
 
 @router.post("/tokenize", response_model=Tokenized, responses=INVALID)
-async def tokenize(body: TokenizeRequest, service: Served) -> dict[str, Any]:
+async def tokenize(body: TokenizeRequest, request: Request, service: Served) -> dict[str, Any]:
     """Token ids of a text or of rendered messages, as the named model (a composition: its base) reads them."""
-    check_extras(body)
+    check_extras(body, request)
     member = service.registry.member(body.model)
-    ids = await to_thread.run_sync(lambda: _ids(body, member), limiter=TOKENIZING)
+    ids = await tokenized(lambda encodings: _ids(body, member, encodings))
     names = [member.tokenizer.backend.id_to_token(token) for token in ids] if body.return_token_strs else None
     return {"tokens": ids, "count": len(ids), "max_model_len": member.info.max_model_len, "token_strs": names}
 
 
-def _ids(body: TokenizeRequest, member: LoadedModel) -> list[int]:
+def _ids(body: TokenizeRequest, member: LoadedModel, encodings: Encodings) -> list[int]:
     if (body.prompt is None) == (body.messages is None):
         raise invalid("Give either 'prompt' or 'messages'.", "prompt")
     if body.prompt is not None:
-        return member.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
-    return list(context(Stream("base", member.info.name), member, _messages(body.messages or [], body)))
+        return encodings.ids(body.prompt, member, special=body.add_special_tokens is not False)
+    return list(context(Stream("base", member.info.name), member, _messages(body.messages or [], body), encodings))
 
 
 def _messages(messages: list[Message], body: TokenizeRequest) -> RequestPrompt:
     return RequestPrompt(
-        messages=tuple(message.plain() for message in messages),
+        messages=tuple(message.turn() for message in messages),
         add_special_tokens=body.add_special_tokens,
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=bool(body.continue_final_message),
@@ -52,9 +54,9 @@ def _messages(messages: list[Message], body: TokenizeRequest) -> RequestPrompt:
 
 
 @router.post("/detokenize", response_model=Detokenized, responses=INVALID)
-async def detokenize(body: DetokenizeRequest, service: Served) -> dict[str, Any]:
+async def detokenize(body: DetokenizeRequest, request: Request, service: Served) -> dict[str, Any]:
     """The text of token ids, special tokens included."""
-    check_extras(body)
+    check_extras(body, request)
     member = service.registry.member(body.model)
     check_tokens(body.tokens, member, "tokens")
     return {"prompt": await to_thread.run_sync(lambda: member.tokenizer.decode(body.tokens))}

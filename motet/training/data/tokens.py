@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from motet.models.tokenizer import PROBE, template_takes_parts
+from motet.models.chat_template import PROBE, ChatTemplate
 from motet.training.data.errors import DataError
 from motet.training.data.messages import Message, Messages, Tools, as_chat
 
@@ -89,7 +89,7 @@ class Tokens:
     @cached_property
     def takes_parts(self) -> bool:
         """Whether the chat template reads contents as lists of parts."""
-        return template_takes_parts(self.hf)
+        return ChatTemplate(self.hf).takes_parts
 
     def render(self, messages: Messages, tools: Tools = (), *, for_answer: bool) -> str:
         """The chat template's text of the messages, with the beginning of an answer behind them where asked for.

@@ -61,6 +61,10 @@ def member_plan(composition: Mapping[str, Any], models: Collection[str], token_i
             "answer alone; train the classes with the gedi objective",
             f"{path}.strategy",
         )
+    if plan.schedules:
+        raise CompositionError(
+            f"{path}.schedule: a run scores answers at the full strength; leave the schedule out", f"{path}.schedule"
+        )
     for stream in plan.streams:
         try:
             prompt_form(stream.prompt)

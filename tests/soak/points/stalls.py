@@ -7,6 +7,7 @@ import json
 import shutil
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,17 @@ async def _beside(server: Server, load: list[Request], ordinary: tuple[Request, 
 def large_answers(lab: Lab) -> list[Check]:
     """Legal requests that cost much to write down, or to read."""
     ids = [5] * 1_000_000
-    detailed: dict[str, Any] = {"max_tokens": 100, "ignore_eos": True, "trace": {"top": 20}}
+    detailed: dict[str, Any] = {"ignore_eos": True, "trace": {"top": 20}, "logprobs": 20}
     limits = Limits(answer_s=60, grew_mib=500)
     return [
         lab.attack("a million stop ids", [complete(stop_token_ids=ids, min_tokens=50, max_tokens=60, n=32)], limits),
         lab.attack("a million allowed ids", [complete(allowed_token_ids=ids, max_tokens=60, n=32)], limits),
-        lab.attack("64 choices with all details", [complete(**detailed, n=64, logprobs=20)], limits),
-        lab.attack("64 choices, streamed", [complete(**detailed, n=64, logprobs=20, stream=True)], limits),
-        lab.attack("128 long continuations", [_scores()], limits),
+        lab.attack("64 choices with all details", [complete(**detailed, n=64, max_tokens=100)], limits),
+        lab.attack("64 choices, streamed", [complete(**detailed, n=64, max_tokens=100, stream=True)], limits),
+        lab.attack("the largest whole answer", [complete(**detailed, n=64, max_tokens=65)], limits),
+        _one_long_choice(lab, limits),
+        lab.attack("128 long continuations", [_scores(100)], limits),
+        lab.attack("the largest scores", [_scores(47)], limits),
         lab.attack("8 MB of small objects", [raw("/v1/completions", "[" + "{}," * 2_600_000 + "{}]")], limits),
         lab.attack("8 MB of unknown fields", [complete(other=[{}] * 1_900_000)], limits),
         lab.attack(
@@ -102,8 +106,18 @@ def large_answers(lab: Lab) -> list[Check]:
     ]
 
 
-def _scores() -> Request:
-    return ask("/v1/score", model="large", prompt="a", continuations=[[7] * 100] * 128, trace={"top": 20})
+def _scores(tokens: int) -> Request:
+    return ask("/v1/score", model="large", prompt="a", continuations=[[7] * tokens] * 128, trace={"top": 20})
+
+
+def _one_long_choice(lab: Lab, limits: Limits) -> Check:
+    """The prompt of a completion with all its log-probs, in one piece."""
+    long = Lab(replace(lab.launch, file=long_family(lab)), lab.scratch)
+    try:
+        request = complete("long", prompt=[7] * 6200, max_tokens=1, prompt_logprobs=20, echo=True, logprobs=19)
+        return long.attack("one choice of 6,200 tokens", [request], limits)
+    finally:
+        long.close()
 
 
 def long_family(lab: Lab) -> Path:
