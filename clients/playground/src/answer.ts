@@ -6,6 +6,7 @@ import { traced, type Request } from "./request";
 export interface Token {
   text: string;
   trace: Trace;
+  thought: boolean;
 }
 
 /** Tokens in blocks that do not change once they are full: what is on the screen already is not drawn again. */
@@ -32,8 +33,16 @@ export function tracesOf(answer: Answer): Trace[] {
   return answer.blocks.flatMap((block) => block.map((token) => token.trace));
 }
 
+/** What was answered, without the thought before it. */
 export function textOf(answer: Answer): string {
-  return answer.blocks.map((block) => block.map((token) => token.text).join("")).join("");
+  return answer.blocks.map((block) => block.map((token) => (token.thought ? "" : token.text)).join("")).join("");
+}
+
+/** Without its last token. */
+function shorter(answer: Answer): Answer {
+  const blocks = [...answer.blocks];
+  const last = blocks.pop()!.slice(0, -1);
+  return { ...answer, blocks: last.length ? [...blocks, last] : blocks, count: answer.count - 1 };
 }
 
 /** Behind `added`; blocks that were full stay the same objects. */
@@ -66,10 +75,26 @@ export async function run(
     added = [];
     tell(answer);
   };
+  /** A chunk's text belongs to the last of its tokens: those before it were parts of a character. What is certain only
+   * later, behind a possible stop text, belongs to the last token so far. */
+  const read = (choice: any) => {
+    const { text, thought } = textOfChunk(choice, form);
+    const traces: Trace[] = choice.motet?.trace ?? [];
+    added.push(...traces.map((trace) => ({ trace, text: "", thought })));
+    if (text && !added.length) {
+      const last = tokenAt(answer, answer.count - 1);
+      if (last) {
+        answer = shorter(answer);
+        added.push(last);
+      }
+    }
+    const last = added.at(-1);
+    if (last && text) added[added.length - 1] = { ...last, text: last.text + text, thought };
+  };
   try {
     for await (const chunk of streamed(request.path, traced(request, top), signal)) {
       if (chunk.motet) answer.streams = chunk.motet.streams;
-      for (const choice of chunk.choices) added.push(...tokensOf(choice, form));
+      for (const choice of chunk.choices) read(choice);
       frame ||= requestAnimationFrame(() => flush());
     }
     flush({ status: "done" });
@@ -79,9 +104,11 @@ export async function run(
   }
 }
 
-/** A chunk's text belongs to the last of its tokens: those before it were parts of a character. */
-function tokensOf(choice: any, form: Form): Token[] {
-  const text: string = form === "chat" ? (choice.delta?.content ?? "") : (choice.text ?? "");
-  const traces: Trace[] = choice.motet?.trace ?? [];
-  return traces.map((trace, i) => ({ trace, text: i === traces.length - 1 ? text : "" }));
+/** What a chunk says; a model's thought stands before its answer. */
+function textOfChunk(choice: any, form: Form): { text: string; thought: boolean } {
+  if (form === "completion") return { text: choice.text ?? "", thought: false };
+  const { content, reasoning_content } = choice.delta ?? {};
+  return content
+    ? { text: content, thought: false }
+    : { text: reasoning_content ?? "", thought: Boolean(reasoning_content) };
 }

@@ -98,6 +98,7 @@ class Block extends Component<BlockProps> {
             token.trace.argmax_moved && "moved",
             i === differs && "differs",
             !token.text && "mute",
+            token.thought && "thought",
           ];
           return (
             <span
