@@ -135,6 +135,7 @@ class Failing:
     """A grammar that cannot be followed, neither in the worker nor anywhere else."""
 
     text = "{"
+    thought = None
 
     def start(self, ends: Sequence[int]) -> Failing:
         return self
