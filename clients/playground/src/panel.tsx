@@ -148,7 +148,7 @@ function Alternatives({
               <th scope="col">token</th>
               <th scope="col">before</th>
               <th scope="col">after</th>
-              <th scope="col">share at {label}</th>
+              <th scope="col">share</th>
               <th scope="col">composed</th>
               {roles.map((role) => (
                 <th scope="col" key={role}>
