@@ -6,9 +6,9 @@ library, `composers.plan` and `models.info`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from motet.composers.plan import Plan
 from motet.models.info import ModelInfo
@@ -248,6 +248,27 @@ class EngineStats:
     accepted_tokens: int = 0  # of them right
     restarts: int = 0  # after a defect that ended the engine
     forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """One step, for traces; moments are nanoseconds since 1970."""
+
+    began: int
+    ended: int
+    requests: tuple[str, ...]  # ids of those that were computed
+    choices: int
+    tokens: int  # that were handed out, scored ones included
+    failures: int  # choices
+
+
+@runtime_checkable
+class WatchesSteps(Protocol):
+    """An engine that computes in this process."""
+
+    def watch_steps(self, report: Callable[[StepTimes], None]) -> None:
+        """From now on `report` is called after every step, in the engine's thread."""
+        ...
 
 
 class Engine(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -41,6 +42,12 @@ def _usable_key(key: SecretStr) -> SecretStr:
     if (wrong := keys.problem(key.get_secret_value())) is not None:
         raise ValueError(wrong)
     return key
+
+
+def _traceable(endpoint: str) -> str:
+    if not all(find_spec(name) for name in ("opentelemetry", "opentelemetry.sdk", "opentelemetry.instrumentation")):
+        raise ValueError("traces need OpenTelemetry: pip install 'motet[otel]'")
+    return endpoint
 
 
 class Section(BaseModel):
@@ -149,6 +156,9 @@ class ServerConfig(Section):
     """A client that takes nothing of its answer for so long is cut off, and what it held is freed."""
     keep_alive_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
     """A stream in which nothing came for so long gets a comment line."""
+    otlp_traces_endpoint: Annotated[str, Field(pattern="^https?://"), AfterValidator(_traceable)] | None = None
+    """A collector's address, as `http://localhost:4318/v1/traces`, to which traces of requests and steps are sent;
+    needs `pip install 'motet[otel]'`."""
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """How long SIGTERM lets running answers go on."""
 

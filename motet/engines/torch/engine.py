@@ -18,7 +18,15 @@ from dataclasses import replace
 import torch
 
 from motet.composers.plan import Plan, RoutedRule
-from motet.engines.base import EngineError, EngineStats, EngineStopped, GenerationRequest, TokenOutput, refuse_empty
+from motet.engines.base import (
+    EngineError,
+    EngineStats,
+    EngineStopped,
+    GenerationRequest,
+    StepTimes,
+    TokenOutput,
+    refuse_empty,
+)
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings, Scheduler
@@ -176,6 +184,7 @@ class TorchEngine:
         self._core = EngineCore(members, settings)
         self._restart = restart
         self._restarts: list[float] = []
+        self._report: Callable[[StepTimes], None] | None = None
         self._generations: dict[ChoiceGroup, TorchGeneration] = {}  # engine thread only
         self._arrivals: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
@@ -211,6 +220,9 @@ class TorchEngine:
         """Frees the choices before the next step."""
         with suppress(EngineStopped):  # an engine that has ended holds no slots
             self._post(lambda: self._drop(choices))
+
+    def watch_steps(self, report: Callable[[StepTimes], None]) -> None:
+        self._report = report
 
     def stats(self) -> EngineStats:
         return replace(self._core.stats(), restarts=len(self._restarts))
@@ -288,12 +300,22 @@ class TorchEngine:
         """What has arrived, then one step; sleeps while there is neither."""
         while self._arrivals:
             self._arrivals.popleft()()
+        began = time.time_ns()
         step = self._core.step()
         if step is not None:
+            if self._report is not None:
+                self._report(self._times(step, began))
             self._hand_out(step)
         elif not self._arrivals:
             self._wake.wait()
             self._wake.clear()
+
+    def _times(self, step: Step, began: int) -> StepTimes:
+        """What was computed: what goes on, and what has ended with this step."""
+        outputs = [choice for choice, _ in step.outputs]
+        choices = dict.fromkeys([*self._core.scheduler.running, *outputs, *step.failures])
+        requests = dict.fromkeys(choice.group.request.request_id for choice in choices)
+        return StepTimes(began, time.time_ns(), tuple(requests), len(choices), len(outputs), len(step.failures))
 
     def _start(self, generation: TorchGeneration) -> None:
         self._generations[generation.group] = generation
