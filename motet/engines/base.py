@@ -1,7 +1,7 @@
 """What an engine is: the interface between the HTTP server and whatever computes tokens.
 
 Two engines give the same answers: `torch` (embedded) and `vllm` (scale-out). This module imports only the standard
-library, `composers.plan` and `models.info`.
+library, `composers.plan`, `drafts` and `models.info`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from motet.composers.plan import Plan
+from motet.engines.drafts import Speculation
 from motet.models.info import ModelInfo
 
 FinishReason = Literal["stop", "length"]
@@ -129,6 +130,7 @@ class GenerationRequest:
     num_prompt_forced: int = 0  # the first of `forced` that are a scored prompt's: rules do not count them as written
     n: int = 1
     cache_salt: str = ""
+    speculation: Speculation | None = None  # None: as the engine is set
 
 
 def refuse_empty(request: GenerationRequest) -> None:
@@ -244,8 +246,10 @@ class EngineStats:
     prefix_queries: int = 0  # tokens looked up in the prefix cache
     prefix_hits: int = 0  # tokens found there
     steps: int = 0
-    draft_tokens: int = 0  # guessed by speculation
+    drafts: int = 0  # rounds of speculation
+    draft_tokens: int = 0  # guessed in them
     accepted_tokens: int = 0  # of them right
+    accepted_at: tuple[int, ...] = ()  # of them at each place of their round
     restarts: int = 0  # after a defect that ended the engine
     forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from motet.engines.drafts import AUTO, MOST_GUESSES, OFF, Speculation
 from motet.models.info import Quantization
 from motet.models.tool_formats import FormatName
 from motet.operator import keys
@@ -181,6 +182,16 @@ class FamilyConfig(Section):
 Families = dict[FamilyName, Annotated[FamilyConfig, BeforeValidator(_with_models)]]
 
 
+class SpeculationConfig(Section):
+    """Which guesses are made; what is left out is what pays."""
+
+    draft: str | None = None
+    """Who guesses: a role or a model of the compositions' streams, or `ngram`, the text itself where it repeats.
+    Compositions without that stream do not guess."""
+    tokens: Annotated[int, Field(ge=1, le=MOST_GUESSES)] = MOST_GUESSES
+    """Most guesses that are verified at once."""
+
+
 class EngineConfig(Section):
     """What computes."""
 
@@ -200,12 +211,26 @@ class EngineConfig(Section):
     prefill_chunk: Annotated[int, Field(ge=1)] = 128
     """Prompt tokens per step, at most, while others decode. As a rule fewer are read: as many as make a step half as
     long again as without them."""
+    speculation: Literal["auto", "off"] | SpeculationConfig = "auto"
+    """The embedded engine: guesses for requests that do not say otherwise, where they are measured to pay. `auto` makes
+    them where all models compute in float32; a mapping makes them in every dtype."""
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     """Upper bound on the context of every model, by default its own."""
     dtype: Dtype = "auto"
     """Of the weights; `auto` is the checkpoint's own."""
     device: Device = "auto"
     """`auto` is CUDA where there is one, else the CPU."""
+
+    @property
+    def wished_speculation(self) -> Speculation:
+        """Of requests that say nothing of it."""
+        match self.speculation:
+            case "off":
+                return OFF
+            case "auto":
+                return AUTO
+            case written:
+                return Speculation(written.draft, written.tokens)
 
 
 class LogConfig(Section):

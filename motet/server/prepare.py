@@ -42,6 +42,7 @@ from motet.server.query import Query, ScoreQuery
 from motet.server.reasoning import phase_of, within
 from motet.server.schemas import Target
 from motet.server.service import Service
+from motet.server.speculation import wish_of
 from motet.server.structured import INVALID_GRAMMAR, TOOLS, compiled_grammar
 from motet.server.tool_grammar import CallGrammar, held
 from motet.server.tools import Offer
@@ -156,6 +157,7 @@ def _job(
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
+        speculation=wish_of(query.fields.speculation, tokens.plan),
     )
     text = prompt.text if prompt.truncate is None else None
     job = Job(request, base.tokenizer, tokens.prompt_ids, text, num_begun=len(begun))

@@ -30,6 +30,7 @@ from motet.engines.base import (
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings, Scheduler
+from motet.engines.torch.speculation import Speculator
 from motet.engines.torch.step import Step, StepRunner
 from motet.models.info import ModelInfo
 
@@ -52,6 +53,9 @@ class EngineCore:
         self.scheduler = Scheduler(self.members, settings or EngineSettings())
         self.num_steps = 0
         self._runner = StepRunner()
+        self._speculator = Speculator(
+            self.members, self.scheduler.settings, self.scheduler.max_rows, self._runner.kernels
+        )
 
     def group(self, request: GenerationRequest) -> ChoiceGroup:
         return choices_of(request, [self.members[stream.model] for stream in request.plan.streams])
@@ -81,7 +85,10 @@ class EngineCore:
         if not work:
             return None
         self.num_steps += 1
-        return self._settled(self._runner.run(work))
+        step = self._runner.run(self._speculator.draft(work))
+        if self._speculator.settle():
+            self.scheduler.tempo.disregard()
+        return self._settled(step)
 
     def _settled(self, step: Step) -> Step:
         self.drop([choice for choice, output in step.outputs if output.finish is not None])
@@ -92,6 +99,7 @@ class EngineCore:
         return step
 
     def stats(self) -> EngineStats:
+        drafts = self._speculator.stats
         return EngineStats(
             running=len(self.scheduler.running),
             waiting=len(self.scheduler.waiting),
@@ -104,6 +112,10 @@ class EngineCore:
             prefix_queries=self.scheduler.prefix_queries,
             prefix_hits=self.scheduler.prefix_hits,
             steps=self.num_steps,
+            drafts=drafts.rounds,
+            draft_tokens=drafts.guesses,
+            accepted_tokens=drafts.accepted,
+            accepted_at=tuple(drafts.accepted_at),
             forward_seconds={name: member.forward_seconds for name, member in self.members.items()},
         )
 
