@@ -27,6 +27,8 @@ MODELS = {
     "retain-only": "chat",
     "forget-assistant": "chat",
 }
+# The family has never seen a tool, nor JSON: it is not told of tools, and what it writes is closed in time.
+TOOLS = {"tool_call_parser": "json", "describe_tools": False, "close_json": True}
 
 
 def _unasked(model: str) -> dict[str, str]:
@@ -89,7 +91,7 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
 def operator_file(held_out: str, forgotten: str) -> str:
     """The file's text, with two questions for the page at `/`: one that only `large` knows and only chat models answer,
     and one that is to be forgotten."""
-    models = {name: {"path": name, "template": template} for name, template in MODELS.items()}
+    models = {name: {"path": name, "template": template, **TOOLS} for name, template in MODELS.items()}
     content = {
         "models": models,
         "compositions": COMPOSITIONS,

@@ -80,6 +80,11 @@ class Grammar(Protocol):
         """What comes before that which `text` says."""
         ...
 
+    @property
+    def closing(self) -> int | None:
+        """Behind how many tokens open JSON is closed; None: it is not."""
+        ...
+
     def start(self, ends: Sequence[int]) -> Matcher:
         """A matcher of one answer, which the tokens `ends` may end exactly where the grammar may end."""
         ...

@@ -16,7 +16,7 @@ from motet.composers.plan import Plan
 from motet.composers.rows import Place, rule_places
 from motet.engines.base import Matcher, SamplingParams, TokenTrace
 from motet.engines.voices import voices_of
-from motet.kernels.decode import Decoded, DecodeRows, Kernels, compose_restricted
+from motet.kernels.decode import NO_END, Decoded, DecodeRows, Kernels, compose_restricted
 from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_none
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
@@ -123,6 +123,7 @@ def decode_rows(
         presence=presence,
         top=[max(own.top_logprobs, _traced_top(own.trace_top)) for own in params],
         trace=[i for i, own in enumerate(params) if own.trace_top is not None],
+        held={i: answer.ends[0] if answer.ends else NO_END for i, answer in drawn if rows[i].plan.masks_hold},
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,15 +21,19 @@ from motet.engines.base import (
     RequestTooLarge,
     SamplingParams,
     ThoughtPhase,
+    TokenOutput,
     UnsupportedRequest,
 )
+from motet.engines.drafts import OFF
 from motet.models.tokenizer import Tokenizer
+from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
 from motet.server.answer_size import check_scores, fit_answer
 from motet.server.conversation import no_tools
 from motet.server.dialect import Dialect, dialect_of
 from motet.server.encodings import Encodings
 from motet.server.errors import ApiError, as_api_error, invalid
+from motet.server.guard import check_drawn, check_messages, check_shown
 from motet.server.parts import Syntax
 from motet.server.prompts import (
     PromptTokens,
@@ -50,6 +56,9 @@ from motet.server.tools import Offer
 T = TypeVar("T")
 TOKENIZING = CapacityLimiter(2)  # threads of their own
 COLDEST = 1e-6  # a temperature below it is greedy
+DIGITS = 1  # of log-probs under a policy
+SECRET = secrets.token_bytes(32)  # what is drawn under a policy cannot be computed elsewhere
+OPEN_SHARE = 2 / 3  # of an answer, behind which JSON is closed where the operator wants it
 NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
 
@@ -66,6 +75,7 @@ class Job:
     thought: ThoughtPhase | None = None
     num_begun: int = 0  # tokens that the answer begins with
     kv_bytes: int = 0  # of one choice
+    allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
 
     @property
     def plan(self) -> Plan:
@@ -93,6 +103,13 @@ class Job:
         """Whether the engine has anything to do: an echo of one token with no answer needs nothing."""
         return self.request.sampling.max_tokens > 0 or bool(self.request.forced)
 
+    def reported(self, output: TokenOutput) -> TokenOutput:
+        """What its readers may know of a token: under a policy log-probs are rounded."""
+        if self.allow is None or self.allow.exact_logprobs:
+            return output
+        top = tuple((token, round(logprob, DIGITS)) for token, logprob in output.top)
+        return replace(output, logprob=round(output.logprob, DIGITS), top=top)
+
 
 async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     """The jobs of a query. Tokenizing takes a while and has threads of its own, as compiling has;
@@ -100,10 +117,16 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
 
     Raises:
         ApiError, CompositionError, UnknownModel: whatever can be known before anything is computed.
+        NotAllowed: the policy of the request's key closes it.
     """
+    if service.allow is not None and isinstance(query, Query):
+        check_shown(query.display, query.n, service.allow)
     jobs = await tokenized(partial(_jobs, service, query))
     if isinstance(query, Query):
         jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
+    for job in jobs:
+        if job.allow is not None:
+            check_drawn(job.request.sampling, query.display if isinstance(query, Query) else None, job.allow)
     return [checked(job, service.engine) for job in jobs]
 
 
@@ -145,6 +168,8 @@ def _job(
 ) -> Job:
     """The job of one prompt; `begun` are the tokens that its answer begins with."""
     members, base = service.registry.members, service.registry.base_of(tokens.plan)
+    _check_prompt(service, tokens.plan, prompt)
+    is_paced = service.allow is not None and not service.allow.speculation
     check_tokens(tokens.forced, base, prompt.param)
     whole = replace(tokens, forced=tokens.forced + begun)
     max_tokens = max_new_tokens(whole, members, service.kv_budget, query.max_tokens)
@@ -152,16 +177,33 @@ def _job(
         request_id,
         tokens.plan,
         tokens.contexts,
-        sampling(query, base, max_tokens),
+        _permitted(sampling(query, base, max_tokens), tokens.prompt_ids, service.allow),
         whole.forced,
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
-        speculation=wish_of(query.fields.speculation, tokens.plan),
+        speculation=OFF if is_paced else wish_of(query.fields.speculation, tokens.plan),
     )
     text = prompt.text if prompt.truncate is None else None
-    job = Job(request, base.tokenizer, tokens.prompt_ids, text, num_begun=len(begun))
+    job = Job(request, base.tokenizer, tokens.prompt_ids, text, num_begun=len(begun), allow=service.allow)
     return job if prompt.messages is None else _taken_apart(job, query, prompt, service.registry)
+
+
+def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt) -> None:
+    """Raises NotAllowed: messages that the policy of the request's key closes. Of a prompt that was read: they are no
+    longer than a context."""
+    if service.allow is not None:
+        check_messages(prompt, plan, service.registry.members, service.allow)
+
+
+def _permitted(asked: SamplingParams, prompt_ids: tuple[int, ...], allow: Allow | None) -> SamplingParams:
+    """What was asked within a policy: no hotter than it allows, and where clients choose no seeds the same prompt draws
+    the same answers."""
+    if allow is None:
+        return asked
+    digest = hmac.digest(SECRET, repr(prompt_ids).encode(), "sha256")
+    seed = asked.seed if allow.seeds else int.from_bytes(digest[:7], "big")
+    return replace(asked, temperature=min(asked.temperature, allow.max_temperature), seed=seed)
 
 
 def _led(prompt: RequestPrompt, plan: Plan, query: Query, members: Mapping[str, LoadedModel]) -> RequestPrompt:
@@ -206,6 +248,8 @@ async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
         grammar = base.grammars.after_thought(within(job.thought, job.request.sampling.max_tokens), grammar)
     if grammar is not None and query.fields.answer_prefix is not None:
         raise invalid("'answer_prefix' excludes structured outputs: a grammar holds for drawn tokens.", "answer_prefix")
+    if grammar is not None and base.close_json:
+        grammar = base.grammars.closing(grammar, int(OPEN_SHARE * job.request.sampling.max_tokens))
     return replace(job, request=replace(job.request, sampling=replace(job.request.sampling, grammar=grammar)))
 
 
@@ -220,11 +264,13 @@ def _scoring(service: Service, query: ScoreQuery, encodings: Encodings) -> Itera
     plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
     members, base = service.registry.members, service.registry.base_of(plan)
     prompt = read(plan, query.prompt, members, encodings)
+    _check_prompt(service, plan, query.prompt)
+    shows_members = service.allow is None or service.allow.traces
     params = SamplingParams(
         max_tokens=0,
         temperature=0.0,
         top_logprobs=1,
-        trace_top=query.trace or 0,
+        trace_top=query.trace or 0 if shows_members else query.trace,
         trace_members=query.trace_members,
     )
     for i, text in enumerate(query.continuations):
@@ -234,7 +280,7 @@ def _scoring(service: Service, query: ScoreQuery, encodings: Encodings) -> Itera
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
         )
-        yield Job(request, base.tokenizer, tokens.prompt_ids)
+        yield Job(request, base.tokenizer, tokens.prompt_ids, allow=service.allow)
 
 
 def _target_plan(query: Query, index: int, target: Target, registry: Registry) -> Plan:

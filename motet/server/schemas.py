@@ -318,6 +318,13 @@ class ScoreRequest(Target):
     """Report what each member did to each token, under `data[].motet.trace`."""
 
 
+class ModelRequest(Body):
+    """A model of the operator's file."""
+
+    model: Name
+    """Its name there."""
+
+
 class Candidate(Target):
     """One of the compared answers; a bare string in `candidates` is a model id."""
 

@@ -31,6 +31,7 @@ class Turns:
 
     text: str = "turns"
     thought: None = None
+    closing: None = None
 
     def start(self, ends: Sequence[int]) -> Turns:
         return self

@@ -162,10 +162,21 @@ async function refusalOf(response: Response): Promise<Refusal> {
   return { status: response.status, message: error.message ?? response.statusText, param: error.param ?? null };
 }
 
+/** What a policy of the key closes is not there for this page: it offers what is left. */
+function unlessClosed<T>(nothing: T): (error: unknown) => T {
+  return (error) => {
+    if (isRefusal(error) && (error.status === 403 || error.status === 404)) return nothing;
+    throw error;
+  };
+}
+
 export async function world(): Promise<World> {
-  const [told, models, examples] = await Promise.all(
-    ["/v1/strategies", "/v1/models", "/playground/examples"].map(async (path) => (await ask(path)).json()),
-  );
+  const read = async (path: string) => (await ask(path)).json();
+  const [told, models, examples] = await Promise.all([
+    read("/v1/strategies").catch(unlessClosed({ data: [], models: [] })),
+    read("/v1/models"),
+    read("/playground/examples").catch(unlessClosed({ data: [] })),
+  ]);
   return { strategies: told.data, casts: told.models, cards: models.data, examples: examples.data };
 }
 

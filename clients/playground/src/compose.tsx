@@ -83,7 +83,7 @@ function baseName(voice: Voice, composition: Json | null, world: World): string 
   const members = composition?.["members"];
   const first = Array.isArray(members) ? modelOf(members[0]) : null;
   const named = world.cards.find((card) => card.id === voice.model)?.composition;
-  return own ?? (named ? (first ?? world.casts[0]!.id) : voice.model);
+  return own ?? (named ? (first ?? world.casts[0]?.id ?? voice.model) : voice.model);
 }
 
 function About({ strategy }: { strategy: Strategy }) {

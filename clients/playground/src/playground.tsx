@@ -188,7 +188,7 @@ function beside(state: State, world: World): Voice {
   const model =
     name ??
     (world.cards.find((card) => card.id === state.voices[0]!.model)?.composition
-      ? world.casts[0]!.id
+      ? (world.casts[0]?.id ?? state.voices[0]!.model)
       : state.voices[0]!.model);
   return { model, composition: null };
 }

@@ -37,8 +37,10 @@ async def page(request: Request) -> Response:
 
 @router.get("/playground/examples", responses=UNAUTHORIZED)
 async def examples(service: Served) -> dict[str, Any]:
-    """What the operator's file offers to begin with."""
-    return {"data": [example.model_dump() for example in service.config.playground.examples]}
+    """What the operator's file offers to begin with, as far as the request's key may ask it."""
+    known = set(service.registry.names)
+    examples = service.config.playground.examples
+    return {"data": [one.model_dump() for one in examples if known.issuperset((one.model, *one.beside))]}
 
 
 @router.get("/playground/{name}", responses=NOT_FOUND)
