@@ -115,7 +115,7 @@ class Example(Section):
 
 def _switched(value: Any) -> Any:
     """`playground: false` is short for `{enabled: false}`."""
-    return cast("object", value) if isinstance(value, dict | BaseModel) else {"enabled": cast("object", value)}
+    return cast("object", value) if isinstance(value, dict | Section) else {"enabled": cast("object", value)}
 
 
 class Playground(Section):
