@@ -63,14 +63,16 @@ interface ColumnProps {
   selected: number | null;
   differs: number | null;
   waiting: boolean;
+  busy: boolean;
   onVoice: (voice: Voice) => void;
   onSelect: (index: number | null) => void;
+  onBegin: () => void;
   onCopy: () => void;
   onRemove: () => void;
 }
 
 export function Column(props: ColumnProps) {
-  const { name, alone, voice, world, answer, measure, selected, differs, waiting } = props;
+  const { name, alone, voice, world, answer, measure, selected, differs, waiting, busy } = props;
   const strategy = compositionOf(voice, world)?.["strategy"];
   return (
     <section class="column" aria-label={`Answer ${name}`}>
@@ -107,8 +109,19 @@ export function Column(props: ColumnProps) {
         <button type="button" class="small" onClick={props.onCopy}>
           Copy as curl or Python
         </button>
+        {voice.prefix && (
+          <button type="button" class="small" onClick={props.onBegin}>
+            back to its own beginning
+          </button>
+        )}
         {!alone && (
-          <button type="button" class="small" aria-label={`Remove answer ${name}`} onClick={props.onRemove}>
+          <button
+            type="button"
+            class="small"
+            aria-label={`Remove answer ${name}`}
+            disabled={busy}
+            onClick={props.onRemove}
+          >
             remove
           </button>
         )}

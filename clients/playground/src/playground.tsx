@@ -33,13 +33,13 @@ export function Playground({ world }: { world: World }) {
   }, [state]);
 
   const start = useCallback(
-    (asked: State, column: number, prefix: number[] = []) => {
+    (asked: State, column: number) => {
       running.current[column]?.abort();
       const controller = (running.current[column] = new AbortController());
       const tell = (answer: Answer) => {
         if (running.current[column] === controller) setAnswers((old) => replaced(old, column, answer));
       };
-      void run(requestOf(asked, column, prefix), asked.top, asked.form, controller.signal, tell);
+      void run(requestOf(asked, column), asked.top, asked.form, controller.signal, tell);
     },
     [setAnswers],
   );
@@ -72,8 +72,16 @@ export function Playground({ world }: { world: World }) {
 
   const goOn = (column: number, index: number, alternative: Ranked) => {
     const before = tracesOf(answers[column]!).slice(0, index);
-    start(state, column, [...before.map((trace) => trace.token_id), alternative.token_id]);
+    begin(column, [...before.map((trace) => trace.token_id), alternative.token_id]);
     setSelected({ column, index });
+  };
+
+  /** Asks one column anew, for an answer that begins with given tokens. */
+  const begin = (column: number, prefix: number[]) => {
+    const { prefix: _, ...voice } = state.voices[column]!;
+    const next = { ...state, voices: replaced(state.voices, column, prefix.length ? { ...voice, prefix } : voice) };
+    setState(next);
+    start(next, column);
   };
 
   const busy =
@@ -109,12 +117,13 @@ export function Playground({ world }: { world: World }) {
               measure={measure}
               selected={selected?.column === column ? selected.index : null}
               differs={differs}
-              waiting={answers.length > 0 && !answers[column]}
+              waiting={column < answers.length && !answers[column]}
+              busy={busy}
               onVoice={(next) => change({ voices: state.voices.map((old, i) => (i === column ? next : old)) })}
               onSelect={(index) => setSelected(index === null ? null : { column, index })}
+              onBegin={() => (setSelected(null), begin(column, []))}
               onCopy={() => setCopying(requestOf(state, column))}
               onRemove={() => {
-                running.current[column]?.abort();
                 running.current.splice(column, 1);
                 setAnswers(answers.filter((_, i) => i !== column));
                 setSelected(null);
@@ -177,7 +186,8 @@ function withTurn(state: State, answers: (Answer | null)[]): State {
       : turn,
   );
   const kept = state.form === "chat" ? turns : [];
-  return { ...state, draft: "", turns: [...kept, { asked: state.draft, answers: [] }] };
+  const voices = state.voices.map(({ model, composition }) => ({ model, composition }));
+  return { ...state, voices, draft: "", turns: [...kept, { asked: state.draft, answers: [] }] };
 }
 
 /** What stands well beside a composition: its base alone. */

@@ -8,8 +8,8 @@ export interface Request {
   body: Json;
 }
 
-/** What column `column` asks; `prefix`: token ids that the answer begins with. */
-export function requestOf(state: State, column: number, prefix: number[] = []): Request {
+/** What column `column` asks. */
+export function requestOf(state: State, column: number): Request {
   const voice = state.voices[column]!;
   const { temperature, max_tokens, top_p, seed } = state.sampling;
   const limit = max_tokens ?? (state.form === "completion" ? COMPLETION_TOKENS : null);
@@ -21,7 +21,7 @@ export function requestOf(state: State, column: number, prefix: number[] = []): 
     ...(limit !== null && { max_tokens: limit }),
     ...(top_p < 1 && { top_p }),
     ...(seed !== null && { seed }),
-    ...(prefix.length && { answer_prefix: prefix }),
+    ...(voice.prefix?.length && { answer_prefix: voice.prefix }),
   };
   return { path: state.form === "chat" ? "/v1/chat/completions" : "/v1/completions", body };
 }

@@ -6,6 +6,8 @@ import type { Form, Json, World } from "./api";
 export interface Voice {
   model: string;
   composition: Json | null;
+  /** Token ids that its answer begins with: those before the alternative that was chosen, and it. */
+  prefix?: number[];
 }
 
 export interface Sampling {

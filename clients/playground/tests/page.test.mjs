@@ -226,6 +226,14 @@ test("an answer goes on from an alternative", async (t) => {
   assert.equal(kept, before[0].token);
   assert.equal((await page.textContent("#A-1")).trim(), other.token.trim());
   close(await page.textContent(".panel [data-of=logprob]"), other.logprob, "the alternative's own log-prob");
+  const after = await asked(page); // what is copied begins in the same way
+  assert.deepEqual(
+    after.slice(0, 2).map((one) => one.token_id),
+    [before[0].token_id, other.token_id],
+  );
+  await page.click("text=back to its own beginning");
+  await answered(page, 2);
+  assert.deepEqual(await asked(page), before);
 });
 
 test("a conversation goes on, and the link holds it all but the key", async (t) => {
@@ -316,6 +324,17 @@ test("every strategy that the engine runs can be begun with one choice, and is a
     );
     await answered(page, 1);
   }
+});
+
+test("an answer beside others is asked for when all are", async (t) => {
+  const page = await compared(t);
+  await page.click("text=+ compare with another");
+  assert.equal(await page.locator(".column").count(), 3);
+  assert.equal(await page.locator(".state").count(), 2);
+  await page.click(".ask .main");
+  await answered(page, 3);
+  await page.click('[aria-label="Remove answer C"]');
+  assert.equal(await page.locator(".column").count(), 2);
 });
 
 test("a completion is asked as one", async (t) => {
