@@ -233,7 +233,8 @@ test("an answer goes on from an alternative", async (t) => {
   );
   await page.click("text=back to its own beginning");
   await answered(page, 2);
-  assert.deepEqual(await asked(page), before);
+  const ids = (trace) => trace.map((one) => one.token_id);
+  assert.deepEqual(ids(await asked(page)), ids(before));
 });
 
 test("a conversation goes on, and the link holds it all but the key", async (t) => {
