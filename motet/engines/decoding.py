@@ -121,7 +121,12 @@ def decode_rows(
         bias=bias,
         repetition=repetition,
         presence=presence,
-        top=[max(own.top_logprobs, _traced_top(own.trace_top)) for own in params],
+        top=[max(0 if own.logprob_token_ids else own.top_logprobs, _traced_top(own.trace_top)) for own in params],
+        named=[
+            (i, torch.tensor(own.logprob_token_ids, dtype=torch.int64, device=like.device))
+            for i, own in enumerate(params)
+            if own.logprob_token_ids
+        ],
         trace=[i for i, own in enumerate(params) if own.trace_top is not None],
         held={i: answer.ends[0] if answer.ends else NO_END for i, answer in drawn if rows[i].plan.masks_hold},
     )
@@ -165,6 +170,14 @@ def trace_of(
         alpha=alpha,
         voices=None if composed is None else voices_of(plan, members, composed[row], decoded.token[row], alpha, told),
     )
+
+
+def reported(decoded: Decoded, row: int, sampling: SamplingParams) -> tuple[tuple[int, float], ...]:
+    """The alternatives of a row that its request asks for, best first."""
+    if not sampling.logprob_token_ids or decoded.named is None:
+        return top_of(decoded, row, sampling.top_logprobs)
+    pairs = zip(sampling.logprob_token_ids, _floats(decoded.named[row]), strict=True)
+    return tuple(sorted(pairs, key=lambda pair: -pair[1]))
 
 
 def top_of(decoded: Decoded, row: int, count: int) -> tuple[tuple[int, float], ...]:

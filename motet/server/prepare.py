@@ -340,7 +340,7 @@ def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingPara
     body, shown = query.fields, query.display
     if (body.min_tokens or 0) > max_tokens:
         raise invalid(f"'min_tokens' {body.min_tokens} is more than 'max_tokens' {max_tokens}.", "min_tokens")
-    for name in ("stop_token_ids", "allowed_token_ids"):
+    for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
         check_tokens(getattr(body, name) or (), member, name)
     allowed = None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids))
     return SamplingParams(
@@ -360,6 +360,7 @@ def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingPara
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         top_logprobs=max(shown.logprobs or 0, shown.prompt_logprobs or 0),
+        logprob_token_ids=tuple(dict.fromkeys(body.logprob_token_ids or ())),
         trace_top=shown.trace,
         trace_members=shown.trace_members,
     )
