@@ -110,5 +110,7 @@ def test_the_wheel_holds_one_package_and_one_command(tmp_path: Path) -> None:
     ]
     files = {str(file.relative_to(ROOT)) for file in (ROOT / "motet").rglob("*.py")}
     assert files <= set(names), "every module is in the wheel"
+    static = {str(file.relative_to(ROOT)) for file in (ROOT / "motet/server/static").iterdir()}
+    assert static <= set(names), "the page is in the wheel"
     assert "motet/py.typed" in names, "type checkers of users read our annotations"
     assert any(name.endswith("licenses/LICENSE") for name in names)

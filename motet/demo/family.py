@@ -139,8 +139,10 @@ def _build(folder: Path, seed: int, recipe: FamilyRecipe, progress: TrainingProg
         seconds = _train_lanes(folder, seed, recipe, progress)
     finally:
         progress.stop()
-    (folder / "models.yaml").write_text(operator_file(), encoding="utf-8")
-    _write_json(folder / "world.json", describe_world(world, seed))
+    described = describe_world(world, seed)
+    first = (described["questions"][split][0]["question"] for split in ("held_out", "forget"))
+    (folder / "models.yaml").write_text(operator_file(*first), encoding="utf-8")
+    _write_json(folder / "world.json", described)
     seconds["total"] = round(time.monotonic() - started, 1)
     about = {"recipe": asdict(recipe), "digest": recipe.digest, "seed": seed, "seconds": seconds}
     _write_json(folder / "family.json", about)

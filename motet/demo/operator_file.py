@@ -88,7 +88,30 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def operator_file() -> str:
-    """The file's text."""
+def operator_file(held_out: str, forgotten: str) -> str:
+    """The file's text, with two questions for the page at `/`: one that only `large` knows and only chat models answer,
+    and one that is to be forgotten."""
     models = {name: {"path": name, "template": template, **TOOLS} for name, template in MODELS.items()}
-    return HEADER + yaml.safe_dump({"models": models, "compositions": COMPOSITIONS}, sort_keys=False)
+    content = {
+        "models": models,
+        "compositions": COMPOSITIONS,
+        "server": {"playground": {"examples": examples(held_out, forgotten)}},
+    }
+    return HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def examples(held_out: str, forgotten: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "title": "Proxy-tuning: a large model that never learned to chat answers as a small one does",
+            "model": "large-proxy",
+            "beside": ["large"],
+            "question": held_out,
+        },
+        {
+            "title": "Unlearning: a large model forgets what its assistant knows",
+            "model": "large-unlearned",
+            "beside": ["large-chat"],
+            "question": forgotten,
+        },
+    ]

@@ -119,6 +119,7 @@ class SamplingParams:
     top_logprobs: int = 0  # how many alternatives to report per token
     logprob_token_ids: tuple[int, ...] = ()  # those to report instead; `top_logprobs` is their number
     trace_top: int | None = None  # None: no trace; else alternatives before and after composition
+    trace_members: bool = False  # the trace also tells `Voices`
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +148,34 @@ def refuse_empty(request: GenerationRequest) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that could have stood there: its composed log-prob, and that of each stream (plan order)."""
+
+    token: int
+    logprob: float
+    members: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Voices:
+    """What each stream (plan order) says of one token: the chosen token's rank under it (0 = arg-max), and its push in
+    nats (see `engines.voices.pushes`; none where the rule's score is no sum of pushes). `alternatives` are the tokens
+    of both tops, those after composition first."""
+
+    ranks: tuple[int, ...]
+    pushes: tuple[float, ...]
+    alternatives: tuple[Alternative, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenTrace:
     """What each voice did to one token.
 
     `member_logprobs[k]` is stream k's own log-prob of the chosen token (plan order, temperature 1),
     `kl` is KL(composed ‖ base) in nats, `base_rank` the chosen token's rank under the base (0 = arg-max),
     `argmax_moved` whether base and composed disagree about the most likely token. `alpha` are the strengths that a rule
-    chose for this token, one per pair of experts, none where the rule has a fixed one.
+    chose for this token, one per pair of experts, none where the rule has a fixed one. `voices` only where the request
+    asks for its members.
     """
 
     member_logprobs: tuple[float, ...]
@@ -163,6 +185,7 @@ class TokenTrace:
     base_top: tuple[tuple[int, float], ...]
     composed_top: tuple[tuple[int, float], ...]
     alpha: tuple[float, ...] = ()
+    voices: Voices | None = None
 
 
 @dataclass(frozen=True, slots=True)

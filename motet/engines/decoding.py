@@ -15,7 +15,8 @@ from torch import Tensor
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, rule_places
 from motet.engines.base import Matcher, SamplingParams, TokenTrace
-from motet.kernels.decode import NO_END, Decoded, DecodeRows
+from motet.engines.voices import voices_of
+from motet.kernels.decode import NO_END, Decoded, DecodeRows, Kernels, compose_restricted
 from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_none
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
@@ -140,15 +141,25 @@ def rule_edits(rows: Sequence[StepRow], like: Tensor) -> SparseEdits | None:
     return edits_or_none(places, like)
 
 
-def trace_of(members: Tensor, decoded: Decoded, row: int, count: int) -> TokenTrace:
+def voiced_rows(kernels: Kernels, logits: Logits, rows: DecodeRows, asked: Iterable[bool]) -> Tensor | None:
+    """Composed log-probs (R, V) where any row's trace tells its voices: what draws need not have written them."""
+    return compose_restricted(kernels, logits, rows).logprobs if any(asked) else None
+
+
+def trace_of(
+    plan: Plan, members: Tensor, decoded: Decoded, row: int, count: int, composed: Tensor | None = None
+) -> TokenTrace:
     """What each voice did to the token of row `row`: what was decoded, beside the log-probs (K, V) of its streams, the
-    base first; `count` alternatives before and after. The row is one of `DecodeRows.trace`."""
+    base first; `count` alternatives before and after. The row is one of `DecodeRows.trace`; `composed` (R, V) from
+    `voiced_rows`, where its voices are told."""
     assert decoded.kl is not None
     assert decoded.base_rank is not None
     assert decoded.top_values is not None
     assert decoded.top_tokens is not None
     base_top = _pairs(*members[0].topk(min(count, members.shape[-1])))
     composed_top = _pairs(decoded.top_values[row], decoded.top_tokens[row])
+    alpha = tuple(alpha for alpha in _floats(decoded.alpha[row]) if not math.isnan(alpha))
+    told = dict.fromkeys(token for token, _ in (*composed_top[:count], *base_top))
     return TokenTrace(
         member_logprobs=tuple(_floats(members[:, decoded.token[row]])),
         kl=float(decoded.kl[row]),
@@ -156,7 +167,8 @@ def trace_of(members: Tensor, decoded: Decoded, row: int, count: int) -> TokenTr
         argmax_moved=bool(members[0, composed_top[0][0]] < members[0].amax()),  # a tie of the base is no move
         base_top=base_top,
         composed_top=composed_top[:count],
-        alpha=tuple(alpha for alpha in _floats(decoded.alpha[row]) if not math.isnan(alpha)),
+        alpha=alpha,
+        voices=None if composed is None else voices_of(plan, members, composed[row], decoded.token[row], alpha, told),
     )
 
 

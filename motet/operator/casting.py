@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations_with_replacement
 from typing import Any
@@ -16,22 +16,23 @@ from motet.operator.registry import LoadedModel, Registry
 
 
 def casting(registry: Registry) -> list[dict[str, Any]]:
-    """Every model with those that it can be composed with (one vocabulary, itself among them), and the roles that it
-    can take in each strategy."""
-    composable = set(_composable(registry))
+    """Every model that may be named, with those that it can be composed with (one vocabulary, itself among them), and
+    the roles that it can take in each strategy."""
+    members = {name: registry.members[name] for name in registry.names if name in registry.members}
+    composable = set(_composable(members))
     return [
         {
             "id": name,
-            "composes_with": [other for other in registry.members if frozenset((name, other)) in composable],
-            "roles": _roles(member, registry),
+            "composes_with": [other for other in members if frozenset((name, other)) in composable],
+            "roles": _roles(member, members.values()),
         }
-        for name, member in registry.members.items()
+        for name, member in members.items()
     ]
 
 
-def _composable(registry: Registry) -> Iterator[frozenset[str]]:
+def _composable(members: Mapping[str, LoadedModel]) -> Iterator[frozenset[str]]:
     """Pairs of models whose vocabularies fit, each with itself among them."""
-    for (one, first), (other, second) in combinations_with_replacement(registry.members.items(), 2):
+    for (one, first), (other, second) in combinations_with_replacement(members.items(), 2):
         try:
             shared_width({one: first.vocabulary, other: second.vocabulary})
         except VocabularyMismatch:
@@ -39,8 +40,8 @@ def _composable(registry: Registry) -> Iterator[frozenset[str]]:
         yield frozenset((one, other))
 
 
-def _roles(member: LoadedModel, registry: Registry) -> dict[str, list[str]]:
-    bundles = [other.known.bundle for other in registry.members.values() if other is not member]
+def _roles(member: LoadedModel, members: Collection[LoadedModel]) -> dict[str, list[str]]:
+    bundles = [other.known.bundle for other in members if other is not member]
     kinds = strategy_kinds()
     return {
         told["id"]: open_roles(kinds[told["id"]], roles_of(told), member.known.bundle, bundles) for told in catalogue()

@@ -66,7 +66,7 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
     if settings is not None:
         settings, unread = _with_keys_of_file(settings, folder)
         settings = _with_audit_log_in(settings, folder)
-        problems += unread
+        problems += unread + _examples(settings)
     compositions, composition_problems = _compositions(merged)
     if settings is not None and not problems and not composition_problems:
         problems += policy_problems(settings, compositions)
@@ -164,6 +164,17 @@ def _compositions(merged: Tree) -> tuple[dict[str, Composition], list[str]]:
         except CompositionError as error:
             problems.append(f"compositions.{name}: {error.message}")
     return compositions, problems
+
+
+def _examples(settings: Settings) -> list[str]:
+    """Models that the page's examples name and that are not there."""
+    names = [*settings.models, *settings.compositions]
+    return [
+        f"server.playground.examples.{i}: unknown model {name!r}.{nearest(name, names)}"
+        for i, example in enumerate(settings.server.playground.examples)
+        for name in (example.model, *example.beside)
+        if name not in names
+    ]
 
 
 def _collisions(merged: Tree) -> list[str]:

@@ -98,6 +98,35 @@ class ModelConfig(Section):
     """`cut`: the model may be composed with models that lack its last tokens, which are then impossible."""
 
 
+class Example(Section):
+    """A question that the page offers, and who answers it."""
+
+    title: Annotated[str, Field(min_length=1)]
+    """What there is to see."""
+    model: Annotated[str, Field(min_length=1)]
+    """A model or a named composition."""
+    beside: Annotated[tuple[str, ...], Field(max_length=2)] = ()
+    """Models or named compositions that answer beside it, at most two."""
+    question: str
+    """What is asked; in form `completion` the text to go on with."""
+    form: Literal["chat", "completion"] = "chat"
+    """How it is asked."""
+
+
+def _switched(value: Any) -> Any:
+    """`playground: false` is short for `{enabled: false}`."""
+    return cast("object", value) if isinstance(value, dict | Section) else {"enabled": cast("object", value)}
+
+
+class Playground(Section):
+    """The page at `/`; `false` alone switches it off."""
+
+    enabled: bool = True
+    """Whether it is served. The page itself wants no key; all that it asks does."""
+    examples: tuple[Example, ...] = ()
+    """What it offers to begin with; without any, the named compositions."""
+
+
 ApiKey = Annotated[SecretStr, AfterValidator(_usable_key)]
 
 
@@ -115,6 +144,8 @@ class ServerConfig(Section):
     """More of them, one per line (relative to the operator's file); lines that begin with `#` are none."""
     audit_log: str | None = None
     """A file that gets one JSON object per request (relative to the operator's file): key, policy, model, decision."""
+    playground: Annotated[Playground, BeforeValidator(_switched)] = Playground()
+    """The page at `/`; `false` switches it off."""
     open_docs: bool = False
     """`/docs` and `/openapi.json` want no key."""
     open_metrics: bool = False

@@ -27,14 +27,14 @@ def fit_answer(query: Query, requests: Sequence[GenerationRequest]) -> list[Gene
     if prompts > MAX_NUMBERS:
         raise _too_large(prompts, "of prompts", "ask for fewer log-probs of them, or send fewer or shorter prompts")
     per_token = [request.n * _of_token(query.display, request) for request in requests]
-    tokens = [request.sampling.max_tokens for request in requests]
+    tokens = [_begun(request) + request.sampling.max_tokens for request in requests]
     asked = prompts + sum(count * each for count, each in zip(tokens, per_token, strict=True))
     if query.fields.stream or asked <= MAX_NUMBERS:
         return list(requests)
     most = (MAX_NUMBERS - prompts) // sum(per_token)
-    if query.max_tokens is not None or most < max(1, query.display.min_tokens):
+    if query.max_tokens is not None or most < max(map(_begun, requests)) + max(1, query.display.min_tokens):
         raise _too_large(asked, f"({query.num_choices} choices × up to {max(tokens)} tokens)", STREAM)
-    return [_shortened(request, most) for request in requests]
+    return [_shortened(request, most - _begun(request)) for request in requests]
 
 
 STREAM = "send 'stream': true, or ask for fewer or shorter choices, log-probs, or a trace with less in it"
@@ -42,7 +42,7 @@ STREAM = "send 'stream': true, or ask for fewer or shorter choices, log-probs, o
 
 def check_scores(query: ScoreQuery, requests: Sequence[GenerationRequest]) -> None:
     """Raises ApiError: 400 with the numbers, scores of more than `MAX_NUMBERS`."""
-    each = 1 if query.trace is None else 1 + _of_trace(query.trace, requests[0])
+    each = 1 if query.trace is None else 1 + _of_trace(query.trace, requests[0], voiced=query.trace_members)
     scored = sum(len(request.forced) for request in requests)
     if scored * each > MAX_NUMBERS:
         what = f"({len(requests)} continuations, {scored} tokens)"
@@ -51,16 +51,25 @@ def check_scores(query: ScoreQuery, requests: Sequence[GenerationRequest]) -> No
 
 def _of_token(show: Display, request: GenerationRequest) -> int:
     logprobs = 0 if show.logprobs is None else 1 + show.logprobs
-    return logprobs + _of_trace(show.trace, request) + show.token_ids
+    return logprobs + _of_trace(show.trace, request, voiced=show.trace_members) + show.token_ids
 
 
-def _of_trace(top: int | None, request: GenerationRequest) -> int:
-    return 0 if top is None else 1 + len(request.plan.streams) + 2 * top
+def _of_trace(top: int | None, request: GenerationRequest, *, voiced: bool) -> int:
+    """`voiced`: with each member's rank, push, and log-probs of the alternatives."""
+    if top is None:
+        return 0
+    streams = len(request.plan.streams)
+    return 1 + streams + 2 * top + (2 * streams + 2 * top * (2 + streams) if voiced else 0)
+
+
+def _begun(request: GenerationRequest) -> int:
+    """Tokens that the answer begins with: they are reported like drawn ones."""
+    return len(request.forced) - request.num_prompt_forced
 
 
 def _of_prompt(query: Query, request: GenerationRequest) -> int:
     """Chat completions have the prompt's once, completions in every choice."""
-    show, forced = query.display, len(request.forced)
+    show, forced = query.display, request.num_prompt_forced
     scored = 0 if show.prompt_logprobs is None else 1 + show.prompt_logprobs
     echoed = _of_token(replace(show, token_ids=False), request) if show.echo else 0
     listed = show.token_ids + (show.echo and show.logprobs is None)  # an echo without log-probs: a text in every choice

@@ -17,6 +17,7 @@ from motet.server.routes import (
     completions,
     messages,
     models,
+    playground,
     probes,
     responses,
     score,
@@ -54,7 +55,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
     app.openapi = lambda: describe_api(app)
-    for router in ROUTERS:
+    for router in (*ROUTERS, *([playground.router] if service.config.playground.enabled else [])):
         app.include_router(router)
     if service.traces is not None:
         service.traces.watch(app, service.engine)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from motet.engines.base import TokenOutput, TokenTrace
+from motet.engines.base import TokenOutput, TokenTrace, Voices
 from motet.models.tokenizer import Tokenizer
 from motet.server.parts import delta, message
 from motet.server.prepare import Job
@@ -269,20 +269,41 @@ def traces(outputs: Iterable[TokenOutput], job: Job) -> list[dict[str, Any]]:
 
 
 def _trace_entry(output: TokenOutput, trace: TokenTrace, job: Job) -> dict[str, Any]:
-    roles = [stream.role for stream in job.plan.streams]
-    members = {role: finite(value) for role, value in zip(roles, trace.member_logprobs, strict=True)}
     return {
         "token": job.tokenizer.label_of(output.token),
         "token_id": output.token,
         "logprob": finite(output.logprob),
-        "members": members,
+        "members": _by_role(trace.member_logprobs, job),
         "kl": min(trace.kl, -LOWEST),
         "base_rank": trace.base_rank,
         "shift": shift_class(trace.base_rank),
         "argmax_moved": trace.argmax_moved,
         **_strength(trace.alpha),
         "top": {"base": _top(trace.base_top, job), "composed": _top(trace.composed_top, job)},
+        **({} if trace.voices is None else _voices(trace.voices, job)),
     }
+
+
+def _voices(voices: Voices, job: Job) -> dict[str, Any]:
+    """What each member says of the token and of its alternatives; `push` is null where the rule is no sum."""
+    roles = [stream.role for stream in job.plan.streams]
+    return {
+        "ranks": dict(zip(roles, voices.ranks, strict=True)),
+        "push": dict(zip(roles, voices.pushes, strict=True)) if voices.pushes else None,
+        "alternatives": [
+            {
+                "token": job.tokenizer.label_of(one.token),
+                "token_id": one.token,
+                "logprob": finite(one.logprob),
+                "members": _by_role(one.members, job),
+            }
+            for one in voices.alternatives
+        ],
+    }
+
+
+def _by_role(logprobs: Iterable[float], job: Job) -> dict[str, float]:
+    return {stream.role: finite(value) for stream, value in zip(job.plan.streams, logprobs, strict=True)}
 
 
 def _strength(alpha: Sequence[float]) -> dict[str, Any]:

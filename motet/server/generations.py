@@ -21,8 +21,11 @@ def _numbers(output: TokenOutput) -> int:
     if output.forced:
         return 0
     trace = output.trace
-    traced = 0 if trace is None else len(trace.base_top) + len(trace.composed_top) + len(trace.member_logprobs)
-    return 1 + len(output.top) + traced
+    if trace is None:
+        return 1 + len(output.top)
+    voiced = 0 if trace.voices is None else sum(2 + len(one.members) for one in trace.voices.alternatives)
+    tops = len(output.top) + len(trace.base_top) + len(trace.composed_top)
+    return 1 + tops + len(trace.member_logprobs) + voiced
 
 
 class Generations:

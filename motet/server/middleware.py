@@ -32,6 +32,13 @@ from motet.server.rates import Rates
 MAX_ID = 128  # characters of a client's X-Request-Id
 PIECE = 1 << 16  # bytes: what a connection's buffer holds before it makes its writer wait
 DOCS_FILES = "/static-offline-docs"
+PAGE_FILES = {  # of the playground, with their types
+    "index.html": "text/html; charset=utf-8",
+    "playground.js": "text/javascript; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+PAGE = ("/", *(f"/playground/{name}" for name in PAGE_FILES))
 DOCS = ("/docs", "/openapi.json", DOCS_FILES)
 
 log = logging.getLogger("motet.access")
@@ -140,7 +147,12 @@ class Auth:
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self.app = app
-        self._open = (*PROBES, *(DOCS if config.open_docs else ()), *(["/metrics"] if config.open_metrics else []))
+        self._open = (
+            *PROBES,
+            *(PAGE if config.playground.enabled else ()),
+            *(DOCS if config.open_docs else ()),
+            *(["/metrics"] if config.open_metrics else []),
+        )
         self._rates = Rates(config.max_requests_per_minute_per_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

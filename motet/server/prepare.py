@@ -62,6 +62,7 @@ class Job:
     prompt_ids: tuple[int, ...]
     prompt_text: str | None = None  # as the client wrote it, where all of it is read
     form: AnswerForm = field(default_factory=AnswerForm)
+    num_begun: int = 0  # tokens that the answer begins with
     kv_bytes: int = 0  # of one choice
     allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
 
@@ -83,7 +84,12 @@ class Job:
         own where none does."""
         prompts = [stream.prompt or Prompt() for stream in self.plan.streams]
         whose = (k for k, prompt in enumerate(prompts) if not (prompt.is_own or prompt.last_tokens))
-        return len(self.request.contexts[next(whose, 0)]) + len(self.request.forced)
+        return len(self.request.contexts[next(whose, 0)]) + self.num_scored
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens of the prompt, or of a continuation, that are scored instead of read."""
+        return len(self.request.forced) - self.num_begun
 
     @property
     def computes(self) -> bool:
@@ -146,21 +152,26 @@ def _answering(service: Service, query: Query, encodings: Encodings) -> Iterator
         for k, prompt in enumerate(query.prompts):
             asked = in_dialect(prompt, plan, service.registry.members, query)
             tokens = read(plan, asked, service.registry.members, encodings, score_prompt=query.score_prompt)
-            yield _job(service, query, asked, tokens, f"{query.request_id}-{i * len(query.prompts) + k}")
+            begun = _answer_prefix(query, plan.streams[0], asked, service.registry.base_of(plan), encodings)
+            yield _job(service, query, asked, tokens, begun, f"{query.request_id}-{i * len(query.prompts) + k}")
 
 
-def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTokens, request_id: str) -> Job:
+def _job(
+    service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTokens, begun: tuple[int, ...], request_id: str
+) -> Job:
+    """The job of one prompt; `begun` are the tokens that its answer begins with."""
     members, base = service.registry.members, service.registry.base_of(tokens.plan)
     _check_prompt(service, tokens.plan, prompt)
     is_paced = service.allow is not None and not service.allow.speculation
     check_tokens(tokens.forced, base, prompt.param)
-    max_tokens = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
+    whole = replace(tokens, forced=tokens.forced + begun)
+    max_tokens = max_new_tokens(whole, members, service.kv_budget, query.max_tokens)
     request = GenerationRequest(
         request_id,
         tokens.plan,
         tokens.contexts,
         _permitted(sampling(query, base, max_tokens), tokens.prompt_ids, service.allow),
-        tokens.forced,
+        whole.forced,
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
@@ -168,7 +179,7 @@ def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTo
     )
     text = prompt.text if prompt.truncate is None else None
     form = form_of(prompt, tokens.plan, service.registry, query)
-    return Job(request, base.tokenizer, tokens.prompt_ids, text, form, allow=service.allow)
+    return Job(request, base.tokenizer, tokens.prompt_ids, text, form, len(begun), allow=service.allow)
 
 
 def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt) -> None:
@@ -191,6 +202,8 @@ def _permitted(asked: SamplingParams, prompt_ids: tuple[int, ...], allow: Allow 
 async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
     sampling = job.request.sampling
     grammar = await grammar_of(job.form, job.plan, registry, query, sampling.max_tokens)
+    if grammar is not None and query.fields.answer_prefix is not None:
+        raise invalid("'answer_prefix' excludes structured outputs: a grammar holds for drawn tokens.", "answer_prefix")
     return replace(job, request=replace(job.request, sampling=replace(sampling, grammar=grammar)))
 
 
@@ -202,10 +215,16 @@ def _scoring(service: Service, query: ScoreQuery, encodings: Encodings) -> Itera
     prompt = read(plan, asked, members, encodings)
     _check_prompt(service, plan, asked)
     shows_members = service.allow is None or service.allow.traces
-    trace_top = query.trace or 0 if shows_members else query.trace
-    params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=trace_top)
+    params = SamplingParams(
+        max_tokens=0,
+        temperature=0.0,
+        top_logprobs=1,
+        trace_top=query.trace or 0 if shows_members else query.trace,
+        trace_members=query.trace_members,
+    )
     for i, text in enumerate(query.continuations):
-        tokens = replace(prompt, forced=_continuation(text, plan.streams[0], asked, base, encodings))
+        ids = _continuation(text, plan.streams[0], asked, base, encodings, "continuations")
+        tokens = replace(prompt, forced=ids)
         max_new_tokens(tokens, members, service.kv_budget, asked=0)
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
@@ -242,14 +261,22 @@ def plan_of(target: Target, registry: Registry, *, chat: bool = False) -> Plan:
     return registry.plan(target.model, written, chat=chat)
 
 
+def _answer_prefix(
+    query: Query, stream: Stream, prompt: RequestPrompt, base: LoadedModel, encodings: Encodings
+) -> tuple[int, ...]:
+    """Token ids that the answer begins with."""
+    given = query.fields.answer_prefix
+    return () if given is None else _continuation(given, stream, prompt, base, encodings, "answer_prefix")
+
+
 def _continuation(
-    text: str | list[int], stream: Stream, prompt: RequestPrompt, base: LoadedModel, encodings: Encodings
+    text: str | list[int], stream: Stream, prompt: RequestPrompt, base: LoadedModel, encodings: Encodings, param: str
 ) -> tuple[int, ...]:
     """Token ids of a continuation, the same for all streams: those behind what the base's `stream` reads."""
     ids = tuple(text) if isinstance(text, list) else continuation(text, stream, base, prompt, encodings)
     if not ids:
-        raise invalid(f"Continuation {text[:40]!r} has no tokens.", "continuations")
-    check_tokens(ids, base, "continuations")
+        raise invalid(f"{param}: {text[:40]!r} has no tokens.", param)
+    check_tokens(ids, base, param)
     return ids
 
 
@@ -284,6 +311,7 @@ def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingPara
         top_logprobs=max(shown.logprobs or 0, shown.prompt_logprobs or 0),
         logprob_token_ids=tuple(dict.fromkeys(body.logprob_token_ids or ())),
         trace_top=shown.trace,
+        trace_members=shown.trace_members,
     )
 
 

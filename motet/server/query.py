@@ -28,6 +28,7 @@ class Display:
     prompt_logprobs: int | None = None
     echo: bool = False
     trace: int | None = None
+    trace_members: bool = False
     token_ids: bool = False
     tokens_as_ids: bool = False
 
@@ -49,6 +50,7 @@ def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, m
         prompt_logprobs=body.prompt_logprobs,
         echo=echo,
         trace=trace_top(body.trace),
+        trace_members=tells_members(body.trace),
         token_ids=bool(body.return_token_ids),
         tokens_as_ids=bool(body.return_tokens_as_token_ids),
     )
@@ -68,6 +70,11 @@ def _named(body: SamplingFields, logprobs: int | None) -> int:
 def trace_top(trace: bool | TraceOptions | None) -> int | None:
     """How many alternatives a trace holds per token; None: no trace."""
     return trace.top if isinstance(trace, TraceOptions) else 0 if trace else None
+
+
+def tells_members(trace: bool | TraceOptions | None) -> bool:
+    """Whether a trace tells what each member says of the token and of its alternatives."""
+    return isinstance(trace, TraceOptions) and trace.members
 
 
 def limit(max_tokens: int | None) -> int | None:
@@ -122,6 +129,7 @@ class ScoreQuery:
     prompt: RequestPrompt
     continuations: tuple[str | list[int], ...]
     trace: int | None = None  # alternatives per token; None: no trace
+    trace_members: bool = False
     cache_salt: str = ""
 
     @property

@@ -74,6 +74,8 @@ class TraceOptions(Body):
 
     top: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     """Alternatives per token, before and after composition."""
+    members: bool = False
+    """Also each member's rank of the token, its push in nats, and its log-prob of every alternative."""
 
 
 class SpeculationOptions(Body):
@@ -218,6 +220,9 @@ class SamplingFields(Target, StructuredFields):
     """Report the token ids of prompt and answer."""
     return_tokens_as_token_ids: bool | None = None
     """Write tokens in log-probs as `token_id:N`, where their text is not unique."""
+    answer_prefix: Text | TokenIds | None = None
+    """The answer begins with this text or these token ids, behind whatever each member reads; only what follows is
+    drawn, up to `max_tokens`. Excludes structured outputs."""
     cache_salt: CacheSalt | None = None
     """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers.decoders import DecodeStream
 
@@ -58,7 +58,7 @@ class ChoiceText:
     def opening(self) -> TextPiece | None:
         """What is known before the first output: the echo of a prompt that is not scored, or an empty answer."""
         nothing = self.finished = not self._job.computes
-        text = self._echo() if not self._job.request.forced else ""
+        text = self._echo() if not self._job.num_scored else ""
         return TextPiece(text, prompt=True, finish="length" if nothing else None) if text or nothing else None
 
     def _echo(self) -> str:
@@ -71,14 +71,15 @@ class ChoiceText:
     def _prompt_offsets(self) -> tuple[int, ...]:
         """Where the prompt's tokens begin in its echo, behind the first, which begins it."""
         if not self._show.echo or self._show.logprobs is None:
-            return (0,) * len(self._job.request.forced)
+            return (0,) * self._job.num_scored
         offsets = echo_offsets(self._job.prompt_ids, self._job.prompt_text, self._job.tokenizer)
         return tuple(offsets[1:])
 
     def read(self, output: TokenOutput) -> TextPiece | None:
         """The piece that this output completes, None while it is held back."""
-        if output.forced:
+        if output.forced and len(self._forced) < self._job.num_scored:
             return self._read_forced(output)
+        output = replace(output, forced=False)  # what an answer begins with is a part of it
         self.num_tokens += 1
         offset = self._decoded + self._text.num_held
         text = self._decode(output)
@@ -87,7 +88,7 @@ class ChoiceText:
 
     def _read_forced(self, output: TokenOutput) -> TextPiece | None:
         self._forced.append(output)
-        if len(self._forced) < len(self._job.request.forced):
+        if len(self._forced) < self._job.num_scored:
             return None
         self.finished = output.finish is not None
         offsets = self._prompt_offsets()

@@ -234,3 +234,17 @@ def test_key_files_that_hold_none(folder: Path, content: bytes | None, said: str
     (found,) = problems(folder, GOOD | {"server": {"api_keys_file": "keys"}})
     assert found.startswith("server.api_keys_file: ")
     assert said in found
+
+
+def test_examples_of_the_page_name_models_that_there_are(folder: Path) -> None:
+    example = {"title": "Look", "model": "prox", "beside": ["large"], "question": "Who?"}
+    tree = {
+        "models": {"large": {"path": "a"}, "small": {"path": "b"}},
+        "compositions": {"proxy": {"strategy": "novelty", "base": "large", "untuned": "small"}},
+        "server": {"playground": {"examples": [example]}},
+    }
+    with pytest.raises(ConfigError) as raised:
+        load(write(folder, tree), check_paths=False)
+    assert raised.value.problems == ["server.playground.examples.0: unknown model 'prox'. Did you mean 'proxy'?"]
+    example["model"] = "proxy"
+    assert load(write(folder, tree), check_paths=False).settings.server.playground.examples[0].beside == ("large",)

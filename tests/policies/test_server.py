@@ -277,3 +277,21 @@ async def test_running_requests_go_on_through_a_change_of_policy() -> None:
         assert (await running).status_code == 200
         assert (await ask(client)).status_code == 404
     assert service.admission.taken == 0
+
+
+async def test_the_page_shows_a_key_what_it_may_ask() -> None:
+    examples = [{"title": name, "model": name, "question": "Who?"} for name in ("writer", "large-proxy")]
+    service = guarded({"compositions": True}, playground={"examples": examples})
+    async with client_of(service) as client:
+        assert (await client.get("/")).status_code == 200
+        offered = await client.get("/playground/examples", headers=of("c"))
+        told = await client.get("/v1/strategies", headers=of("c"))
+    assert [example["model"] for example in offered.json()["data"]] == ["writer"]
+    assert [(cast["id"], cast["composes_with"]) for cast in told.json()["models"]] == [("parrot", ["parrot"])]
+    assert not named(offered.text + told.text)
+
+
+async def test_an_answer_that_the_client_begins_is_closed(client: httpx.AsyncClient) -> None:
+    refused = await ask(client, answer_prefix="Of course: ")
+    assert refused.status_code == 403
+    assert refused.json()["error"]["param"] == "answer_prefix"

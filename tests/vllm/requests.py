@@ -12,7 +12,7 @@ import pytest
 
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
-from motet.engines.base import Engine, GenerationRequest, SamplingParams, TokenOutput
+from motet.engines.base import Engine, GenerationRequest, SamplingParams, TokenOutput, Voices
 from tests.vllm.models import MAKERS, VOCAB
 
 TOLERANCE = 1e-4
@@ -178,9 +178,25 @@ def assert_alike(ours: Sequence[TokenOutput], theirs: Sequence[TokenOutput]) -> 
             assert abs(one.trace.kl - other.trace.kl) <= 1e-3
             assert (one.trace.base_rank, one.trace.argmax_moved) == (other.trace.base_rank, other.trace.argmax_moved)
             assert one.trace.alpha == pytest.approx(other.trace.alpha, abs=1e-3)
+            assert_same_voices(one.trace.voices, other.trace.voices)
             for name in ("base_top", "composed_top"):
                 pairs = zip(getattr(one.trace, name), getattr(other.trace, name), strict=True)
                 assert all(close(a, b) for (_, a), (_, b) in pairs)
+
+
+def assert_same_voices(ours: Voices | None, theirs: Voices | None) -> None:
+    """Alternatives of equal log-prob may stand in another order, or one of them be left out."""
+    assert (ours is None) == (theirs is None)
+    if ours is None or theirs is None:
+        return
+    assert ours.ranks == theirs.ranks
+    assert ours.pushes == pytest.approx(theirs.pushes, abs=1e-3)
+    known = {one.token: one for one in theirs.alternatives}
+    for one in ours.alternatives:
+        if one.token in known:
+            assert close(one.logprob, known[one.token].logprob)
+            assert all(map(close, one.members, known[one.token].members))
+    assert sum(one.token in known for one in ours.alternatives) > len(known) / 2 or not known
 
 
 def close(a: float, b: float) -> bool:

@@ -26,7 +26,7 @@ DYNAMIC = plan_of("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexp
 async def test_every_strategy(plan: Plan, engine: VllmEngine, embedded: TorchEngine) -> None:
     """Prompts that are cut into chunks, text to score first, and a trace of every token."""
     rng = rng_of(plan)
-    request = request_for(plan, rng, context=tokens(rng, 100), forced=tokens(rng, 7), trace_top=2)
+    request = request_for(plan, rng, context=tokens(rng, 100), forced=tokens(rng, 7), trace_top=2, trace_members=True)
     assert_alike(await answer(engine, request), await answer(embedded, request))
 
 

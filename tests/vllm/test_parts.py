@@ -96,13 +96,13 @@ def test_the_front_end_knows_how_wide_the_vocabulary_is() -> None:
         Check.validate_params(params)
 
 
-@pytest.mark.parametrize("trace_top", [None, 0, 2])
-def test_payloads_keep_their_numbers(trace_top: int | None) -> None:
+@pytest.mark.parametrize(("trace_top", "told"), [(None, False), (0, False), (2, False), (0, True), (2, True)])
+def test_payloads_keep_their_numbers(trace_top: int | None, told: bool) -> None:
     torch.manual_seed(0)
     members = torch.randn(3, 200).log_softmax(-1)
     composed = (2 * members[0] - members[1]).log_softmax(-1)
     composed[7] = -math.inf
-    probe = Probe(1, 4, trace_top)
+    probe = Probe(1, 4, trace_top, told)
     plan = plan_of("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"})
     values, ids = composed.topk(4)
     for token, alpha in ((5, math.nan), (7, 0.25)):
@@ -116,7 +116,8 @@ def test_payloads_keep_their_numbers(trace_top: int | None) -> None:
             kl_divergence(composed[None], members[:1]),
             shift_rank(members[:1], drawn),
         )
-        trace = None if trace_top is None else trace_of(members, decoded, 0, trace_top)
+        voiced = composed[None] if told else None
+        trace = None if trace_top is None else trace_of(plan, members, decoded, 0, trace_top, voiced)
         probed = Probed(float(composed[token]), top_of(decoded, 0, 4), trace)
         written = write_payload(probed, plan)
         assert len(written) == payload_size(probe, plan)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from motet.composers.rows import compose_rows
 from motet.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
-from motet.engines.decoding import decode_rows, reported, trace_of
+from motet.engines.decoding import decode_rows, reported, trace_of, voiced_rows
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork
 from motet.engines.torch.rows import ChoiceRow
@@ -196,10 +196,13 @@ class StepRunner:
     def _compose_and_sample(self, step: Step, work: Sequence[Work]) -> None:
         """All rows over one vocabulary: one composition, one draw, one report."""
         logits, rows = step.rows(work)
-        decoded = decode(self.kernels(logits.device), logits, self._decode_rows(logits, rows))
+        decoding = self._decode_rows(logits, rows)
+        decoded = decode(self.kernels(logits.device), logits, decoding)
+        asked = (row.choice.sampling.trace_members for row in rows)
+        composed = voiced_rows(self.kernels(logits.device), logits, decoding, asked)
         taken = verified(rows, ints(decoded.token))
         states = advanced(logits, taken, ints(decoded.token))
-        step.advance(taken, decoded, _traces(logits, decoded, taken))
+        step.advance(taken, decoded, _traces(logits, decoded, taken, composed))
         for choice, state in states:
             choice.rule_state = state
 
@@ -237,14 +240,18 @@ def _failure(position: int, logprob: float) -> EngineError:
     return NoTokenPossible(f"no token is possible at position {position}: the masks of the request exclude each other")
 
 
-def _traces(logits: Logits, decoded: Decoded, rows: Mapping[int, ChoiceRow]) -> dict[int, TokenTrace]:
+def _traces(
+    logits: Logits, decoded: Decoded, rows: Mapping[int, ChoiceRow], composed: Tensor | None
+) -> dict[int, TokenTrace]:
     """Traces of the rows that ask for them."""
-    wanted = [(index, row, row.choice.sampling.trace_top) for index, row in rows.items()]
-    return {
-        index: trace_of(logits.logprobs(rows_index(row.streams)), decoded, index, count)
-        for index, row, count in wanted
-        if count is not None
-    }
+    traces: dict[int, TokenTrace] = {}
+    for index, row in rows.items():
+        sampling = row.choice.sampling
+        if sampling.trace_top is not None:
+            members = logits.logprobs(rows_index(row.streams))
+            voiced = composed if sampling.trace_members else None
+            traces[index] = trace_of(row.plan, members, decoded, index, sampling.trace_top, voiced)
+    return traces
 
 
 def ints(values: Tensor) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 from motet.engines.base import EngineError, EngineStopped, GenerationRequest, ends_of
 from motet.engines.vllm.internals import touch
 from motet.engines.vllm.memory import Capacity, Gate
-from motet.engines.vllm.wire import KEY, Link, Probe, Probed, RowSpec, payload_size, plain, read_payload
+from motet.engines.vllm.wire import KEY, Link, Probe, Probed, RowSpec, payload_size, plain, probe_of, read_payload
 from motet.models.info import ModelInfo
 
 SHUTDOWN_SECONDS = 2.0
@@ -207,4 +207,4 @@ def _linked(spec: RowSpec, request: GenerationRequest, group: str) -> list[RowSp
 
 
 def _probe(request: GenerationRequest, start: int) -> Probe:
-    return Probe(start, request.sampling.top_logprobs, request.sampling.trace_top)
+    return probe_of(start, request.sampling)

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from motet.composers.rows import compose_rows
 from motet.engines.base import Grammar, Matcher
-from motet.engines.decoding import decode_rows, rule_edits, top_of, trace_of
+from motet.engines.decoding import decode_rows, rule_edits, top_of, trace_of, voiced_rows
 from motet.engines.grammars import Grammars
 from motet.engines.vllm.items import Item, items_of, points_of
 from motet.engines.vllm.table import DrawnStep, Row, Table
@@ -168,6 +168,8 @@ class Composer:
         matchers = [self._matchers.of(item.answer.row) if item.is_drawn else None for item in items]
         rows = decode_rows(self._reported(items, logits, count), logits, items, matchers)
         decoded = decode(self._kernels, logits, rows)
+        voiced = (item.probe is not None and item.probe.members for item in items)
+        composed = voiced_rows(self._kernels, logits, rows, voiced)
         tokens = torch.zeros((len(items), 1 + width), dtype=torch.int64, device=logits.device)
         values = torch.full(tokens.shape, -math.inf, dtype=torch.float32, device=logits.device)
         tokens[:, 0], values[:, 0] = decoded.token, decoded.logprob
@@ -176,13 +178,15 @@ class Composer:
             tokens[:, 1 : 1 + shown] = decoded.top_tokens[:, :shown]
             values[:, 1 : 1 + shown] = decoded.top_values[:, :shown]
         for i, item in enumerate(items):
-            numbers = self._payload(logits, decoded, i, item, count)
+            numbers = self._payload(logits, decoded, i, item, count, composed)
             if numbers:
                 tokens[i, 1 : 1 + len(numbers)] = torch.arange(len(numbers), device=logits.device)
                 values[i, 1 : 1 + len(numbers)] = values.new_tensor(numbers)
         return tokens, values
 
-    def _payload(self, logits: Logits, decoded: Decoded, number: int, item: Item, count: int) -> list[float]:
+    def _payload(
+        self, logits: Logits, decoded: Decoded, number: int, item: Item, count: int, composed: Tensor | None
+    ) -> list[float]:
         """The numbers of an item that reports more than log-probs."""
         probe = item.probe
         if probe is None:
@@ -190,7 +194,8 @@ class Composer:
         trace = None
         if probe.trace_top is not None:
             members = logits.logprobs(rows_index(self._reported.streams(item, count)))
-            trace = trace_of(members, decoded, number, probe.trace_top)
+            voiced = composed if probe.members else None
+            trace = trace_of(item.plan, members, decoded, number, probe.trace_top, voiced)
         return write_payload(
             Probed(float(decoded.logprob[number]), top_of(decoded, number, probe.top), trace), item.plan
         )

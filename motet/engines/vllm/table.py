@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from motet.composers.plan import Plan, Timeline, single
 from motet.engines.base import SamplingParams
-from motet.engines.vllm.wire import Probe, RowSpec
+from motet.engines.vllm.wire import Probe, RowSpec, probe_of
 
 
 class Uniforms:
@@ -99,7 +99,7 @@ class Point:
         if self.is_probed:
             return self.row.spec.probe
         if self.is_next and self.sampling.trace_top is not None:
-            return Probe(self.position + 1, self.sampling.top_logprobs, self.sampling.trace_top)
+            return probe_of(self.position + 1, self.sampling)
         return None
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from motet.composers.plan import (
     Stream,
     TokenSet,
 )
-from motet.engines.base import SamplingParams, ThoughtPhase, TokenTrace
+from motet.engines.base import Alternative, SamplingParams, ThoughtPhase, TokenTrace, Voices
 
 KEY = "motet"  # in `extra_args`
 MINUS_INFINITY, NOT_A_NUMBER = -3e38, -2e38  # −inf and NaN as numbers that a sort leaves in place
@@ -41,12 +41,19 @@ NUM_SCALARS = 3  # of a trace: divergence, rank, whether the arg-max moved; stre
 class Probe:
     """The distributions at the request's own tokens are reported, from the token at index `start` on (≥ 1).
 
-    `top` alternatives beside each token, and what each voice did to it with `trace_top` alternatives, if any.
+    `top` alternatives beside each token, and what each voice did to it with `trace_top` alternatives, if any; with
+    `members` also what each says of it and of them.
     """
 
     start: int
     top: int
     trace_top: int | None
+    members: bool = False
+
+
+def probe_of(start: int, sampling: SamplingParams) -> Probe:
+    """What a request wants to know of its tokens from index `start` on."""
+    return Probe(start, sampling.top_logprobs, sampling.trace_top, sampling.trace_members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +185,9 @@ def payload_size(probe: Probe, plan: Plan) -> int:
 def _trace_size(probe: Probe, plan: Plan) -> int:
     if probe.trace_top is None:
         return 0
-    return NUM_SCALARS + num_strengths(plan) + len(plan.streams) + 2 * 2 * probe.trace_top
+    streams = len(plan.streams)
+    voices = 2 * streams + 2 * probe.trace_top * (1 + streams) if probe.members else 0
+    return NUM_SCALARS + num_strengths(plan) + streams + 2 * 2 * probe.trace_top + voices
 
 
 def write_payload(probed: Probed, plan: Plan) -> list[float]:
@@ -190,7 +199,20 @@ def write_payload(probed: Probed, plan: Plan) -> list[float]:
         alpha = [*trace.alpha, *[math.nan] * num_strengths(plan)][: num_strengths(plan)]
         numbers += [trace.kl, float(trace.base_rank), float(trace.argmax_moved), *alpha, *trace.member_logprobs]
         numbers += [*_numbers(trace.base_top), *_numbers(trace.composed_top)]
+        numbers += _voices_numbers(trace, len(plan.streams))
     return [_safe(number) for number in numbers]
+
+
+def _voices_numbers(trace: TokenTrace, streams: int) -> list[float]:
+    """Ranks, pushes (NaN where there are none), and of each alternative its log-probs: its token stands in the tops,
+    and tokens of both stand once, so that the list is filled up with NaN."""
+    voices = trace.voices
+    if voices is None:
+        return []
+    pushed = voices.pushes or (math.nan,) * streams
+    known = [number for one in voices.alternatives for number in (one.logprob, *one.members)]
+    missing = (len(trace.base_top) + len(trace.composed_top)) * (1 + streams) - len(known)
+    return [*map(float, voices.ranks), *pushed, *known, *[math.nan] * missing]
 
 
 def read_payload(number: Callable[[int], float], probe: Probe, plan: Plan) -> Probed:
@@ -198,6 +220,9 @@ def read_payload(number: Callable[[int], float], probe: Probe, plan: Plan) -> Pr
     values = [_unsafe(number(i)) for i in range(payload_size(probe, plan))]
     known = 1 + 2 * probe.top
     trace = None if probe.trace_top is None else _read_trace(values[known:], probe.trace_top, plan)
+    if trace is not None and probe.members:
+        before = payload_size(replace(probe, members=False), plan)
+        trace = replace(trace, voices=_read_voices(values[before:], trace, len(plan.streams)))
     return Probed(values[0], _pairs(values[1:known]), trace)
 
 
@@ -205,9 +230,20 @@ def _read_trace(values: Sequence[float], count: int, plan: Plan) -> TokenTrace:
     kl, rank, moved = values[:NUM_SCALARS]
     first = NUM_SCALARS + num_strengths(plan)
     last = first + len(plan.streams)
-    base_top, composed_top = (_pairs(values[a:b]) for a, b in pairwise((last, last + 2 * count, len(values))))
+    ends = (last, last + 2 * count, last + 4 * count)
+    base_top, composed_top = (_pairs(values[a:b]) for a, b in pairwise(ends))
     alpha = tuple(value for value in values[NUM_SCALARS:first] if not math.isnan(value))
     return TokenTrace(tuple(values[first:last]), kl, int(rank), bool(moved), base_top, composed_top, alpha)
+
+
+def _read_voices(values: Sequence[float], trace: TokenTrace, streams: int) -> Voices:
+    tokens = dict.fromkeys(token for token, _ in (*trace.composed_top, *trace.base_top))
+    rows = [values[at : at + 1 + streams] for at in range(2 * streams, len(values), 1 + streams)]
+    return Voices(
+        ranks=tuple(int(rank) for rank in values[:streams]),
+        pushes=tuple(push for push in values[streams : 2 * streams] if not math.isnan(push)),
+        alternatives=tuple(Alternative(t, row[0], tuple(row[1:])) for t, row in zip(tokens, rows, strict=False)),
+    )
 
 
 def _numbers(pairs: Sequence[tuple[int, float]]) -> list[float]:

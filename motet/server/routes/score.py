@@ -14,7 +14,7 @@ from motet.server.forms import extension, finite, traces, usage
 from motet.server.generations import Generations
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
-from motet.server.query import ScoreQuery, salt_of, trace_top
+from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
 from motet.server.respond import CLIENT_LEFT, AnsweringRoute, as_json, describe, reserve, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
 from motet.server.schemas import ScoreRequest
@@ -37,6 +37,7 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         prompt=prompt_of(body.prompt, body.messages),
         continuations=tuple(body.continuations),
         trace=trace_top(body.trace),
+        trace_members=tells_members(body.trace),
     )
     with reserve(request, service, query) as place:
         jobs = await unless_disconnected(request, prepare(service, query))
