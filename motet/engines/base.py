@@ -223,6 +223,7 @@ class EngineStats:
     draft_tokens: int = 0  # guessed by speculation
     accepted_tokens: int = 0  # of them right
     restarts: int = 0  # after a defect that ended the engine
+    preemptions: int = 0  # of choices that gave their memory up and began anew
     forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
 
 

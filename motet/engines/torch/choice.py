@@ -32,10 +32,10 @@ class StreamState:
         """Tokens whose keys and values are in the slot."""
         return len(self.slot.tokens) if self.slot else 0
 
-    @property
-    def missing(self) -> int:
-        """Context tokens still to be computed before the last one, which is fed together with all streams."""
-        return max(0, len(self.context) - 1 - self.computed)
+    def missing(self, position: int) -> int:
+        """Tokens still to be computed before the one that the distribution of this position stands behind, which is fed
+        together with all streams: those of the context, and shared ones that a preempted stream has lost."""
+        return max(0, len(self.context) + position - 1 - self.computed)
 
     @property
     def reusable(self) -> int:
@@ -108,16 +108,24 @@ class Choice:
         self.finished = False
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
         self.cached_tokens = 0
-        self._created = time.perf_counter()
+        self.created = time.perf_counter()
         self._admitted: float | None = None
 
     def admitted(self) -> None:
-        self._admitted = time.perf_counter()
+        """It has its slots; the first time counts."""
+        if self._admitted is None:
+            self._admitted = time.perf_counter()
+            self.cached_tokens = self.streams[0].computed
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether it has had slots once."""
+        return self._admitted is not None
 
     @property
     def queued_seconds(self) -> float:
         """Between arrival and admission; up to now while it waits."""
-        return (self._admitted or time.perf_counter()) - self._created
+        return (self._admitted or time.perf_counter()) - self.created
 
     @cached_property
     def matcher(self) -> Matcher | None:
@@ -150,7 +158,8 @@ class Choice:
     @property
     def is_decoding(self) -> bool:
         """Whether the next step only appends one token to each stream."""
-        return self.position > 0 and self.waiting_positions == 1
+        caught_up = not any(stream.missing(self.position) for stream in self.streams)
+        return self.position > 0 and self.waiting_positions == 1 and caught_up
 
     def inputs(self, stream: StreamState, count: int) -> list[int]:
         """The next `count` tokens of a stream that are not in its slot."""
@@ -160,9 +169,27 @@ class Choice:
         rest = max(0, start - length)
         return own + self.shared[rest : rest + count - len(own)]
 
-    def reserved(self, stream: StreamState) -> int:
-        """The most tokens that the stream's slot can come to hold."""
-        return len(stream.context) + self.num_forced + self.sampling.max_tokens
+    def tokens(self, stream: StreamState) -> list[int]:
+        """What the stream reads before the next position is known; the last of it is fed together with all streams."""
+        return stream.context + self.shared[: self.position]
+
+    @property
+    def num_needed(self) -> int:
+        """Tokens behind every context that slots must have room for: those that are there, and the next."""
+        return len(self.shared) + 1
+
+    @property
+    def num_most(self) -> int:
+        """Tokens that can come to stand behind every context."""
+        return self.num_forced + self.sampling.max_tokens
+
+    def preempted(self) -> None:
+        """Its slots are gone: what it has read and written is computed again, but neither reported nor judged twice."""
+        for stream in self.streams:
+            stream.slot = None
+            stream.judged = 0
+        if self.position == 0:
+            self.rule_state = initial_state(self.plan, self.streams)
 
     def uniform(self) -> float:
         """The next draw in (0, 1] of this choice: its own, whatever else is in the batch."""

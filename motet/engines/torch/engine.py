@@ -96,6 +96,7 @@ class EngineCore:
             prefix_queries=self.scheduler.prefix_queries,
             prefix_hits=self.scheduler.prefix_hits,
             steps=self.num_steps,
+            preemptions=self.scheduler.num_preemptions,
             forward_seconds={name: member.forward_seconds for name, member in self.members.items()},
         )
 
