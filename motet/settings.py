@@ -109,9 +109,9 @@ def texts_of(value: object) -> Iterator[str]:
         yield from texts_of(item)
 
 
-def closest(name: str, known: Collection[str]) -> str | None:
-    """What was probably meant, None where no known name is close."""
-    return next(iter(difflib.get_close_matches(name[:MAX_COMPARED], sorted(known), n=1)), None)
+def closest(name: str, known: Collection[str], share: float = 0.6) -> str | None:
+    """What was probably meant, None where no known name has this `share` of its letters in common."""
+    return next(iter(difflib.get_close_matches(name[:MAX_COMPARED], sorted(known), n=1, cutoff=share)), None)
 
 
 def nearest(name: str, known: Collection[str]) -> str:

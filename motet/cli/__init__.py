@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve.serve)
+app.command()(operator.init)
 app.command()(operator.models)
 app.command()(demo.demo)
 app.add_typer(operator.config_app, name="config")

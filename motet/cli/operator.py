@@ -1,4 +1,5 @@
-"""What concerns the operator's file without serving it: `motet models`, `motet config …`, `motet vllm export`."""
+"""What concerns the operator's file without serving it: `motet init`, `motet models`, `motet config …`, `motet vllm
+export`."""
 
 from __future__ import annotations
 
@@ -33,6 +34,30 @@ def models(file: File, seed: Seed = 0, cache: Cache = None) -> None:
         refuse(error.problems)
     if unread:
         refuse(unread)
+
+
+def init(
+    places: Annotated[list[Path], typer.Argument(help="Model folders, GGUF files, or folders that hold some.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("models.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write a commented operator's file for the models in PLACES, with the compositions that fit them."""
+    from motet.operator.file import ConfigError
+    from motet.operator.starter import starter
+
+    if out.exists() and not force:
+        refuse([f"{out} exists: name another file with --out, or write over it with --force."])
+    try:
+        found = starter(places, out.absolute().parent)
+        out.write_text(found.text(), encoding="utf-8")
+        load(out, {})  # what was written can be served
+    except ConfigError as error:
+        refuse(error.problems)
+    except OSError as error:
+        refuse([f"{error.filename or out}: {error.strerror}"])
+    for problem in found.left_out:
+        typer.echo(f"left out: {problem}", err=True)
+    typer.echo(f"{out}: {len(found.models)} models and {len(found.compositions)} compositions. Next: motet serve {out}")
 
 
 @vllm_app.command()

@@ -91,6 +91,11 @@ class Prompt:
     template: Literal["chat", "plain"] | None = None
     last_tokens: int | None = None
 
+    @property
+    def is_own(self) -> bool:
+        """Whether nothing of the request's prompt is read."""
+        return self.text is not None or self.messages is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:

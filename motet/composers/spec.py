@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, cast
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -98,6 +99,12 @@ _KINDS: dict[str, type[Strategy]] = {**STRATEGIES, "compose": Compose}
 def strategy_names() -> tuple[str, ...]:
     """All values of `strategy`, `compose` included."""
     return tuple(_KINDS)
+
+
+@cache
+def strategy_fields() -> frozenset[str]:
+    """Names of all fields that a composition of any strategy can have, as clients write them."""
+    return frozenset(name for kind in _KINDS.values() for name in field_names(kind).values())
 
 
 def strategy_kinds() -> Mapping[str, type[Strategy]]:

@@ -89,7 +89,8 @@ class SamplingParams:
     """How one token is drawn from the composed distribution. Validated at the HTTP boundary.
 
     Order: masks (allowed, grammar, banned, min_tokens) → logit bias → repetition penalty → presence, frequency
-    penalties → temperature → top-k → top-p → min-p → sample. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p`
+    penalties → temperature → top-k → top-p → min-p → sample. A grammar that has finished ends the answer before
+    `min_tokens`, too. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p`
     0 mean off. Reported log-probs are those of the composed distribution after masks, before bias and penalties.
     """
 

@@ -20,6 +20,8 @@ from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_non
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
 
+Words = bytes | bytearray | memoryview  # a grammar's mask (see `Matcher.allowed`)
+
 
 class Answer(Protocol):
     """An answer whose next token is drawn or scored."""
@@ -100,7 +102,7 @@ def decode_rows(
     like = logits.like()
     params = [row.answer.sampling for row in rows]
     drawn = [(index, row.answer) for index, row in enumerate(rows) if row.is_drawn]
-    grammar = _grammar_mask([(i, m, answer.generated) for i, answer in drawn if (m := matchers[i]) is not None], like)
+    words = {i: m.allowed(answer.generated) for i, answer in drawn if (m := matchers[i]) is not None}
     bias, repetition, presence = _penalties(drawn, like, logits.vocab)
     return DecodeRows(
         plan=plan,
@@ -112,9 +114,9 @@ def decode_rows(
         ],
         state=state,
         rules=rule_edits(rows, like),
-        banned=edits_or_none([(i, t, 0.0) for i, answer in drawn for t in _banned_tokens(answer)], like),
+        banned=edits_or_none([(i, t, 0.0) for i, answer in drawn for t in _banned_tokens(answer, words.get(i))], like),
         allowed=_allowed_tokens(drawn, like),
-        grammar=grammar,
+        grammar=_grammar_mask(words, like),
         bias=bias,
         repetition=repetition,
         presence=presence,
@@ -168,11 +170,12 @@ def _sample_rows(params: Sequence[SamplingParams]) -> SampleRows:
     )
 
 
-def _banned_tokens(answer: Answer) -> list[int]:
-    """Tokens that may not come next: ends before `min_tokens`, and last tokens of bad words."""
+def _banned_tokens(answer: Answer, grammar: Words | None) -> list[int]:
+    """Tokens that may not come next: ends before `min_tokens`, unless the grammar allows nothing else, and last tokens
+    of bad words."""
     sampling = answer.sampling
     banned: list[int] = []
-    if answer.num_generated < sampling.min_tokens:
+    if answer.num_generated < sampling.min_tokens and not (grammar and _is_finished(grammar, answer.ends)):
         banned += [*answer.eos_token_ids, *sampling.stop_token_ids]
     if sampling.bad_words:
         generated = answer.generated
@@ -203,9 +206,17 @@ def _penalties(drawn: Iterable[tuple[int, Answer]], like: Tensor, vocab: int) ->
     return tuple(edits_or_none(places, like) for places in (bias, multiplied, presence))
 
 
-def _grammar_mask(rows: Iterable[tuple[int, Matcher, Sequence[int]]], like: Tensor) -> BitMask | None:
-    """The bit masks of (row, matcher, tokens generated before it) triples; None where there are none."""
-    words = {index: matcher.allowed(generated) for index, matcher, generated in rows}
+def _is_finished(grammar: Words, ends: Iterable[int]) -> bool:
+    """Whether a grammar's mask allows ends alone."""
+    mask = bytearray(grammar)
+    for token in ends:
+        if token // 8 < len(mask):
+            mask[token // 8] &= ~(1 << token % 8)
+    return not any(mask)
+
+
+def _grammar_mask(words: Mapping[int, Words], like: Tensor) -> BitMask | None:
+    """The bit masks by row; None where there are none."""
     if not words:
         return None
     packed = torch.stack([torch.frombuffer(bytearray(part), dtype=torch.int32) for part in words.values()])

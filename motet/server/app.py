@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.routing import Route
 
 import motet
 from motet.server.errors import HANDLERS
@@ -11,7 +12,7 @@ from motet.server.middleware import middleware
 from motet.server.openapi import describe_api
 from motet.server.routes import chat, compare, completions, models, probes, score, strategies, tokens
 from motet.server.service import Service
-from motet.server.unsupported import router as unsupported
+from motet.server.unsupported import unknown_endpoint
 
 ROUTERS: tuple[APIRouter, ...] = (
     models.router,
@@ -22,7 +23,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     compare.router,
     tokens.router,
     probes.router,
-    unsupported,
 )
 
 
@@ -34,9 +34,10 @@ def create_app(service: Service) -> FastAPI:
         version=motet.__version__,
         description="An OpenAI-compatible server that composes several language models at the logit level.",
         middleware=middleware(service.config),
-        exception_handlers=HANDLERS,
+        exception_handlers={**HANDLERS, 404: unknown_endpoint},
     )
     app.state.service = service
+    app.state.paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
     app.openapi = lambda: describe_api(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -119,7 +119,11 @@ class CompletionForm:
             yield self._choice(index, [piece], job, show)
 
     def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
-        return self._choice(index, pieces, job, show) | prompt_extensions(pieces, job, show)
+        choice = self._choice(index, pieces, job, show)
+        if choice["logprobs"] is not None:  # tokens whose text a stop string has taken stand at the end
+            most = len(choice["text"])
+            choice["logprobs"]["text_offset"] = [min(offset, most) for offset in choice["logprobs"]["text_offset"]]
+        return choice | prompt_extensions(pieces, job, show)
 
     def extras(self, first: dict[str, Any]) -> dict[str, Any]:
         return {}
@@ -134,9 +138,10 @@ class CompletionForm:
         } | extensions(pieces, job, show)
 
     def _logprobs(self, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any] | None:
-        outputs = [o for piece in pieces for o in piece.tokens if show.echo or not o.forced]
+        placed = [pair for piece in pieces for pair in zip(piece.tokens, piece.offsets, strict=True)]
+        placed = [(output, offset) for output, offset in placed if show.echo or not output.forced]
         first = job.prompt_ids[0] if show.echo and any(piece.prompt for piece in pieces) else None
-        return completion_logprobs(outputs, job, show, first=first, offset=pieces[0].offset)
+        return completion_logprobs(placed, job, show, first=first)
 
 
 FORMS: Mapping[Literal["chat", "completion"], Form] = {"chat": ChatForm(), "completion": CompletionForm()}
@@ -216,28 +221,21 @@ def top_by_label(output: TokenOutput, job: Job, show: Display, count: int) -> di
 
 
 def completion_logprobs(
-    outputs: Sequence[TokenOutput], job: Job, show: Display, *, first: int | None, offset: int
+    placed: Sequence[tuple[TokenOutput, int]], job: Job, show: Display, *, first: int | None
 ) -> dict[str, Any] | None:
-    """`choices[].logprobs` of a completion. `first`: the prompt's first token where it is echoed, which nothing
-    predicts; `offset`: characters of the choice's text before these tokens."""
+    """`choices[].logprobs` of a completion, of tokens with the characters of the choice's text before each. `first`:
+    the prompt's first token where it is echoed, which nothing predicts."""
     if show.logprobs is None:
         return None
+    outputs = [output for output, _ in placed]
     tokens = ([] if first is None else [first]) + [output.token for output in outputs]
     unknown: list[Any] = [] if first is None else [None]
     return {
         "tokens": [label(token, job.tokenizer, show) for token in tokens],
         "token_logprobs": unknown + [finite(output.logprob) for output in outputs],
         "top_logprobs": unknown + [top_by_label(output, job, show, show.logprobs) for output in outputs],
-        "text_offset": _offsets(tokens, job.tokenizer, offset),
+        "text_offset": ([] if first is None else [0]) + [offset for _, offset in placed],
     }
-
-
-def _offsets(tokens: Iterable[int], tokenizer: Tokenizer, offset: int) -> list[int]:
-    offsets: list[int] = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += tokenizer.length_of(token)
-    return offsets
 
 
 def prompt_logprobs(forced: Sequence[TokenOutput], job: Job, count: int) -> list[dict[str, Any] | None]:

@@ -52,7 +52,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(engine))
         self.prompt_tokens = Counter(
-            "motet:prompt_tokens", "Prompt tokens of the base streams.", ("strategy",), registry=self.registry
+            "motet:prompt_tokens", "Tokens of the prompts that clients sent.", ("strategy",), registry=self.registry
         )
         self.generation_tokens = Counter(
             "motet:generation_tokens", "Tokens generated.", ("strategy",), registry=self.registry

@@ -21,6 +21,7 @@ from motet.operator.keys import digest_of, digest_written
 from motet.operator.settings import ServerConfig
 from motet.server.connections import CROWDED
 from motet.server.errors import ApiError, busy, error_response
+from motet.server.headers import EXPOSED, added_headers
 from motet.server.logs import REQUEST_ID
 from motet.server.rates import Rates
 
@@ -40,7 +41,7 @@ def middleware(config: ServerConfig) -> list[Middleware]:
         allow_origins=list(config.cors_origins),
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["x-request-id"],
+        expose_headers=EXPOSED,
     )
     return [
         Middleware(Pieces),
@@ -73,7 +74,8 @@ class Pieces:
 
 
 class RequestId:
-    """Takes the client's X-Request-Id or makes one; logs one line per request, without its body or query."""
+    """Takes the client's X-Request-Id or makes one, adds what the request's handler put into the headers; logs one line
+    per request, without its body or query."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -92,7 +94,7 @@ class RequestId:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                MutableHeaders(scope=message).update({"x-request-id": request_id, **added_headers(scope)})
             await send(message)
 
         try:

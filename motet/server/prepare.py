@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from motet.composers.plan import Plan, Stream
+from motet.composers.plan import Plan, Prompt, Stream
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
 from motet.engines.base import (
     Engine,
@@ -59,7 +59,7 @@ class Job:
     request: GenerationRequest
     tokenizer: Tokenizer  # the base's
     prompt_ids: tuple[int, ...]
-    prompt_text: str | None = None  # as the client wrote it, for echo
+    prompt_text: str | None = None  # as the client wrote it, where all of it is read
     dialect: Dialect = field(default_factory=Dialect)
     syntax: Syntax = field(default_factory=Syntax)
     thought: ThoughtPhase | None = None
@@ -72,6 +72,14 @@ class Job:
     @property
     def base(self) -> str:
         return self.plan.streams[0].model
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of the prompt that the client sent, as the first member has it that reads this one, and all of it; the base's
+        own where none does."""
+        prompts = [stream.prompt or Prompt() for stream in self.plan.streams]
+        whose = (k for k, prompt in enumerate(prompts) if not (prompt.is_own or prompt.last_tokens))
+        return len(self.request.contexts[next(whose, 0)]) + len(self.request.forced)
 
     @property
     def computes(self) -> bool:
@@ -138,7 +146,7 @@ def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTo
         n=query.n,
         cache_salt=query.cache_salt,
     )
-    job = Job(request, base.tokenizer, tokens.prompt_ids, prompt.text)
+    job = Job(request, base.tokenizer, tokens.prompt_ids, prompt.text if prompt.truncate is None else None)
     return job if prompt.messages is None else _taken_apart(job, query, prompt, service.registry)
 
 

@@ -127,7 +127,8 @@ def read(
 
 
 def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_budget: int, asked: int | None) -> int:
-    """`asked`, or what fits: into the context of every stream's model, and into `kv_budget` bytes (0: no limit).
+    """`asked`, cut to what the context of every stream's model holds; without it also to `kv_budget` bytes (0: no
+    limit).
 
     Raises:
         ApiError: 400 context_length_exceeded, with the numbers.
@@ -135,11 +136,9 @@ def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_
     models = [members[stream.model].info for stream in tokens.plan.streams]
     left = min(info.max_model_len - size for info, size in zip(models, tokens.sizes(), strict=True))
     if left < min(1 if asked is None else asked, 1):
-        raise _too_long(tokens, members, requested=None)
-    if asked is not None and asked > left:
-        raise _too_long(tokens, members, requested=asked)
+        raise _too_long(tokens, members)
     if asked is not None:
-        return asked
+        return min(asked, left)
     per_token = sum(info.kv_bytes_per_token for info in models)
     if not kv_budget or not per_token:
         return left
@@ -147,25 +146,20 @@ def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_
     return max(1, min(left, held - max(tokens.sizes())))
 
 
-def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel], requested: int | None) -> ApiError:
+def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel]) -> ApiError:
     """OpenAI's refusal, about the stream with the least room."""
     sizes = tokens.sizes()
     limits = [members[stream.model].info.max_model_len for stream in tokens.plan.streams]
     worst = min(range(len(sizes)), key=lambda k: limits[k] - sizes[k])
     stream, size = tokens.plan.streams[worst], sizes[worst]
-    asked = (
-        f"your prompt has {size} tokens"
-        if requested is None
-        else f"you requested {size + requested} tokens ({size} in the prompt, {requested} to generate)"
-    )
     whose = f"model {stream.model!r}" + (f" in role {stream.role!r}" if len(sizes) > 1 else "")
-    message = f"The maximum context length of {whose} is {limits[worst]} tokens. However, {asked}."
-    return invalid(message, "max_tokens" if requested else tokens.param, "context_length_exceeded")
+    message = f"The maximum context length of {whose} is {limits[worst]} tokens. However, "
+    return invalid(f"{message}your prompt has {size} tokens.", tokens.param, "context_length_exceeded")
 
 
 def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings) -> tuple[int, ...]:
     own = stream.prompt or Prompt()
-    if own.text is not None or own.messages is not None:
+    if own.is_own:
         ids = _render(_own(own), own, member, stream.role, encodings)
         ids = ids or _start(member, "composition")
     else:
@@ -188,7 +182,7 @@ def continuation(
     """Token ids of a text behind what the stream reads: tokenized together with it where that leaves the tokens before
     it as they are, so that their scores are those of the whole text; else by itself."""
     own = stream.prompt or Prompt()
-    if own.text is not None or own.messages is not None:
+    if own.is_own:
         prompt = _own(own)
     read = _read(prompt, own, member)
     if read is not None and read.text:

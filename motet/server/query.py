@@ -10,7 +10,7 @@ from starlette.requests import Request
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
 from motet.server.reasoning import Thinking
-from motet.server.schemas import MAX_STOPS, SamplingFields, Target, TraceOptions
+from motet.server.schemas import MAX_STOPS, NO_LIMIT, SamplingFields, Target, TraceOptions
 from motet.server.tools import Offer
 
 
@@ -54,6 +54,11 @@ def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, m
 def trace_top(trace: bool | TraceOptions | None) -> int | None:
     """How many alternatives a trace holds per token; None: no trace."""
     return trace.top if isinstance(trace, TraceOptions) else 0 if trace else None
+
+
+def limit(max_tokens: int | None) -> int | None:
+    """`Query.max_tokens` of what a client sent."""
+    return None if max_tokens == NO_LIMIT else max_tokens
 
 
 def salt_of(request: Request, own: str | None) -> str:

@@ -42,7 +42,7 @@ class Reply:
         self.meters = [Meter(service.metrics, job.plan.strategy) for job in self.owners]
         self.generations = Generations(service.engine, jobs)
         for job in jobs:
-            service.metrics.prompt_tokens.labels(job.plan.strategy).inc(len(job.prompt_ids))
+            service.metrics.prompt_tokens.labels(job.plan.strategy).inc(job.num_prompt_tokens)
 
     def close(self) -> None:
         """Ends what the engine still computes of it."""
@@ -158,13 +158,13 @@ class Reply:
         return self._head() | {"choices": [], "usage": self.usage(), "motet": extension(self.jobs)}
 
     def usage(self) -> dict[str, Any]:
-        """The base stream's prompt once per job, and all generated tokens."""
+        """What the client sent, once per job, and all generated tokens."""
         cached, thought = self.generations.cached_tokens, thought_tokens(self.owners, self.choices)
         return usage(self.prompt_tokens, self.answer_tokens, cached, thought)
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(len(job.prompt_ids) for job in self.jobs)
+        return sum(job.num_prompt_tokens for job in self.jobs)
 
     @property
     def answer_tokens(self) -> int:
@@ -211,6 +211,6 @@ class ComparisonReply(Reply):
         job = self.jobs[index]
         own = self.choices[index * job.request.n : (index + 1) * job.request.n]
         said, thought = sum(choice.num_tokens for choice in own), thought_tokens([job], own)
-        used = usage(len(job.prompt_ids), said, self.generations.cached_of(index), thought)
+        used = usage(job.num_prompt_tokens, said, self.generations.cached_of(index), thought)
         head = {"label": self.labels[index], "model": self.names[index], "choices": choices, "usage": used}
         return head | {"motet": extension([job])}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.server.headers import MAX_TOKENS, add_header
 from motet.server.prepare import prepare
 from motet.server.query import Query, ScoreQuery
 from motet.server.replies import ComparisonReply, Reply
@@ -33,6 +34,9 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         jobs = await unless_disconnected(request, prepare(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
+        fits = min(job.request.sampling.max_tokens for job in jobs)
+        if fits < (query.max_tokens or 0):
+            add_header(request, MAX_TOKENS, str(fits))
         reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
         held.enter_context(closing(reply))
         place.spend(reply.prompt_tokens)

@@ -34,7 +34,7 @@ class CachedTokens(Shape):
 
 class Usage(Shape):
     prompt_tokens: int
-    """Tokens that the base read."""
+    """Tokens of the prompts that were sent."""
     completion_tokens: int
     """Tokens of all answers."""
     total_tokens: int

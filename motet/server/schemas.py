@@ -30,6 +30,7 @@ MAX_BAD_WORDS = 1024
 MAX_WORD = 256  # characters of a stop text or a bad word
 MAX_NAME = 512  # characters of a model's name, an organisation and a revision included
 MAX_VARIABLES = 64  # of a chat template
+NO_LIMIT = -1  # llama.cpp's and Open WebUI's way to set none
 MAX_NUMBERS = 1 << 18  # ids and log-probs of a whole answer: up to 64 MB of JSON
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
@@ -84,6 +85,8 @@ class Message(Body):
     """Who speaks; `developer` is the newer name of `system`, `tool` what a called function answered."""
     content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     """What is said, as a text or in parts."""
+    name: Annotated[str, Field(max_length=MAX_WORD)] | None = None
+    """Who of several speaks in this role, for templates that show it."""
     tool_calls: ToolCalls | None = None
     """The functions that an assistant's turn called."""
     tool_call_id: CallId | None = None
@@ -108,7 +111,7 @@ class Message(Body):
     def turn(self) -> Turn:
         """What templates read; `developer` is the newer name of `system`."""
         turn = {"role": "system" if self.role == "developer" else self.role, "content": self.text}
-        own = {"tool_call_id": self.tool_call_id, "reasoning_content": self.reasoning_content}
+        own = {"name": self.name, "tool_call_id": self.tool_call_id, "reasoning_content": self.reasoning_content}
         calls = {"tool_calls": [call.turn() for call in self.tool_calls]} if self.tool_calls else {}
         return turn | {name: value for name, value in own.items() if value} | calls
 
@@ -136,8 +139,9 @@ def _empty_to_none(value: Any) -> Any:
 class SamplingFields(Target, StructuredFields):
     """What chat completions, completions and comparisons share."""
 
-    max_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
-    """Most tokens to generate. Default: what the context holds in chats, 16 in completions."""
+    max_tokens: Annotated[int, Field(ge=NO_LIMIT, le=INT32)] | None = None
+    """Most tokens to generate, cut to what the context holds. −1: as many as that. Default: as many in chats, 16 in
+    completions."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Divides the log-probs before a token is drawn; 0 takes the most likely token. Default 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -229,7 +233,7 @@ class ChatCompletionRequest(SamplingFields, ChatFields):
     """How much to think before the answer: handed to a template that knows it, else a budget of tokens."""
     thinking_token_budget: Annotated[int, Field(ge=0, le=INT32)] | None = None
     """Most tokens of the thought, which is then closed so that an answer follows."""
-    max_completion_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=NO_LIMIT, le=INT32)] | None = None
     """The newer name of `max_tokens`; goes before it."""
     logprobs: bool | None = None
     """Report the log-probs of the answer's tokens under the composition."""

@@ -23,6 +23,10 @@ TOOLS = "tools"
 INVALID_GRAMMAR = "invalid_grammar"
 PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")  # in Lark that the client has not written
 SPACING = "x-guidance"  # llguidance reads its options inside of the schema
+# On one line, as `json.dumps` writes it: where spaces may follow, llguidance sets no limit to their number, and
+# small models go on with them to the end.
+ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+TIGHT = {"item_separator": ",", "key_separator": ":"}
 
 Schema = dict[str, Any]
 
@@ -81,14 +85,15 @@ class StructuredOutputs(Strict):
     grammar: Text | None = None
     """A grammar in Lark's or GBNF's notation."""
     disable_any_whitespace: bool = False
-    """JSON without free spaces and line breaks: small models may dwell on them."""
+    """JSON without spaces; by default one stands behind each colon and comma."""
     whitespace_pattern: Text | None = None
-    """A regular expression of the spaces allowed in JSON."""
+    """A regular expression of the spaces that may stand, any number of times, wherever JSON has them."""
 
     def options(self) -> dict[str, Any]:
         """How JSON may be spaced, as llguidance names it."""
-        pattern = {} if self.whitespace_pattern is None else {"whitespace_pattern": self.whitespace_pattern}
-        return pattern | ({"whitespace_flexible": False} if self.disable_any_whitespace else {})
+        if self.whitespace_pattern is not None:
+            return {"whitespace_pattern": self.whitespace_pattern, **TIGHT}
+        return {"whitespace_flexible": False, **TIGHT} if self.disable_any_whitespace else {}
 
 
 class StructuredFields(BaseModel):
@@ -204,7 +209,7 @@ def json_rule(schema: Schema, options: Mapping[str, Any] | None = None) -> str:
     if not isinstance(own, dict):
         raise ValueError(f"{SPACING} is an object")
     try:
-        return f"%json {json.dumps({**schema, SPACING: {**own, **(options or {})}})}"
+        return f"%json {json.dumps({**schema, SPACING: {**(own or ONE_LINE), **(options or {})}})}"
     except RecursionError as error:
         raise ValueError("the schema is nested too deeply") from error
 
@@ -227,7 +232,7 @@ def _from_regex(regex: str, _: Mapping[str, Any]) -> str:
 
     if (len(regex) - len(regex.rstrip("\\"))) % 2:
         raise ValueError("the regex ends inside of an escape")
-    return f"start: /{regex_to_lark(regex, use_ascii='')}/"
+    return f"start: /{regex_to_lark(regex, use_ascii='d')}/"  # as in JSON schemas: a digit is one of [0-9]
 
 
 def _from_choice(choices: Sequence[str], _: Mapping[str, Any]) -> str:

@@ -23,13 +23,14 @@ class TextPiece:
     """What one step adds to a choice: text, the tokens it took and, at the end, why it ended.
 
     `prompt`: the tokens are the echoed or scored prompt's (all but its first). `stop_reason` is the stop string or
-    stop token that ended it. `offset`: characters of the choice's tokens before these. `parts`: what of a message
-    became certain; `has_called`: this or an earlier one calls a function.
+    stop token that ended it. `offsets`: where each of the tokens begins in the choice's text, in characters; tokens
+    that are parts of one character share its place. `parts`: what of a message became certain; `has_called`: this or
+    an earlier one calls a function.
     """
 
     text: str
     tokens: tuple[TokenOutput, ...] = ()
-    offset: int = 0
+    offsets: tuple[int, ...] = ()
     prompt: bool = False
     finish: str | None = None
     stop_reason: str | int | None = None
@@ -49,7 +50,8 @@ class ChoiceText:
         )
         self._parts = PartsReader(job.syntax)
         self._stops = StopStrings(show.stops, include=show.include_stop)
-        self._offset = 0
+        self._decoded = 0  # characters, also of what is held back
+        self._shown = 0
         self.num_tokens = 0
         self.finished = False
 
@@ -62,23 +64,34 @@ class ChoiceText:
     def _echo(self) -> str:
         if not self._show.echo:
             return ""
-        return self._job.prompt_text or self._job.tokenizer.decode(self._job.prompt_ids)
+        text = self._job.prompt_text or self._job.tokenizer.decode(self._job.prompt_ids)
+        self._decoded = self._shown = len(text)
+        return text
+
+    def _prompt_offsets(self) -> tuple[int, ...]:
+        """Where the prompt's tokens begin in its echo, behind the first, which begins it."""
+        if not self._show.echo or self._show.logprobs is None:
+            return (0,) * len(self._job.request.forced)
+        offsets = echo_offsets(self._job.prompt_ids, self._job.prompt_text, self._job.tokenizer)
+        return tuple(offsets[1:])
 
     def read(self, output: TokenOutput) -> TextPiece | None:
         """The piece that this output completes, None while it is held back."""
         if output.forced:
             return self._read_forced(output)
         self.num_tokens += 1
-        return self._cut(output, self._decode(output))
+        offset = self._decoded + self._text.num_held
+        text = self._decode(output)
+        self._decoded += len(text)
+        return self._cut(output, text, offset)
 
     def _read_forced(self, output: TokenOutput) -> TextPiece | None:
         self._forced.append(output)
         if len(self._forced) < len(self._job.request.forced):
             return None
         self.finished = output.finish is not None
-        lengths = map(self._job.tokenizer.length_of, self._job.prompt_ids)
-        self._offset = sum(lengths) if self._show.echo else 0
-        return TextPiece(self._echo(), tuple(self._forced), prompt=True, finish=output.finish)
+        offsets = self._prompt_offsets()
+        return TextPiece(self._echo(), tuple(self._forced), offsets, prompt=True, finish=output.finish)
 
     def _decode(self, output: TokenOutput) -> str:
         """The text that became certain; a token that the engine stopped at is not part of the answer."""
@@ -86,7 +99,7 @@ class ChoiceText:
         text = "" if hidden else self._text.push(output.token)
         return text + self._text.flush() if output.finish else text
 
-    def _cut(self, output: TokenOutput, text: str) -> TextPiece:
+    def _cut(self, output: TokenOutput, text: str, offset: int) -> TextPiece:
         stop: str | None = None
         if self.num_tokens > self._show.min_tokens or not self._show.stops:
             text, stop = self._stops.push(text)
@@ -94,10 +107,11 @@ class ChoiceText:
         if finish is not None and stop is None:
             text += self._stops.flush()
         self.finished = finish is not None
-        offset, self._offset = self._offset, self._offset + self._job.tokenizer.length_of(output.token)
+        self._shown += len(text)
+        begins = min(offset, self._shown) if self.finished else offset  # a stop string has taken what it stood in
         parts = tuple(merged(self._parts.read(text, is_last=self.finished)))
         called, reason = self._parts.has_called, self._reason(output, stop)
-        return TextPiece(text, (output,), offset, finish=finish, stop_reason=reason, parts=parts, has_called=called)
+        return TextPiece(text, (output,), (begins,), finish=finish, stop_reason=reason, parts=parts, has_called=called)
 
     @property
     def num_thought(self) -> int:
@@ -142,6 +156,11 @@ class Detokenizer:
         ids = list(context[-CONTEXT:])
         text = self._decode(ids)
         return ids if text and not text.endswith(REPLACEMENT) else []
+
+    @property
+    def num_held(self) -> int:
+        """Whole characters of what is held."""
+        return len(self._text(self._held).rstrip(REPLACEMENT)) if self._held else 0
 
     def _new_stream(self) -> DecodeStream:
         return DecodeStream(ids=self._before, skip_special_tokens=self._skip)
@@ -195,6 +214,29 @@ class Detokenizer:
                 self._stream = self._new_stream()
                 return text + "".join(self.push(token) for token in tail)
         return ""
+
+
+def offsets_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """Where each token begins in what all of them decode to, special tokens included."""
+    text, decoded, offsets = Detokenizer(tokenizer, skip_special_tokens=False), 0, list[int]()
+    for token in ids:
+        offsets.append(decoded + text.num_held)
+        decoded += len(text.push(token))
+    return offsets
+
+
+def echo_offsets(ids: Sequence[int], text: str | None, tokenizer: Tokenizer) -> list[int]:
+    """Where each token of a prompt begins in its echo: the text that it was read from, None for what it decodes to.
+    Tokens that the tokenizer put around the text have no place of their own in it."""
+    if text is None:
+        return offsets_of(ids, tokenizer)
+    plain = tokenizer.encode(text)
+    added = next((n for n in range(len(ids) - len(plain) + 1) if list(ids[n : n + len(plain)]) == plain), None)
+    if added is not None and tokenizer.decode(plain) == text:
+        inner = offsets_of(plain, tokenizer)
+        return [0] * added + inner + [len(text)] * (len(ids) - added - len(inner))
+    offsets = tokenizer.offsets_in(text)  # it reads another spelling than the client's
+    return offsets if len(offsets) == len(ids) else [min(offset, len(text)) for offset in offsets_of(ids, tokenizer)]
 
 
 class StopStrings:

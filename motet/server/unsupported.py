@@ -1,110 +1,156 @@
-"""Endpoints and parameters of OpenAI's and vLLM's APIs that this server does not have.
+"""What a request says that this server does not read: fields of bodies, and endpoints.
 
-A parameter that would change the answer is refused by its name, any other is ignored with a log line; an endpoint
-answers 400 and says what to use, which helps more than a 404.
+A field that would change the answer, or looks like a composition, is refused with its right name or place; any other is
+ignored, and the answer's header says so.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache, lru_cache
+from typing import Any, NamedTuple, cast
 
-from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
-from motet.composers.errors import show
-from motet.server.errors import invalid
-from motet.server.schemas import Body
+from motet.composers.errors import MAX_SHOWN, show
+from motet.composers.spec import strategy_fields
+from motet.server.errors import ApiError, handle, invalid
+from motet.server.foreign import CARRIERS, ENDPOINTS, HARMLESS, MISSING, NOTHING, OF_MESSAGES, SAME
+from motet.server.headers import IGNORED, add_header
+from motet.server.schemas import Body, ChatCompletionRequest, CompareRequest, CompletionRequest, Message
+from motet.settings import children, closest, nearest
 
 log = logging.getLogger(__name__)
-router = APIRouter(include_in_schema=False)
-ENDPOINTS = (
-    "/v1/responses",
-    "/v1/embeddings",
-    "/v1/images/generations",
-    "/v1/audio/speech",
-    "/v1/batches",
-    "/v1/files",
-)
-
-# name → values that ask for nothing; null always does
-REFUSED: Mapping[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),  # of bodies that draw nothing, and of single candidates
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_whitespace_pattern": (),
-    "modalities": (["text"],),
-    "audio": (),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    "echo": (False,),  # of chats: completions have it
-    "use_beam_search": (False,),
-    "length_penalty": (1, 1.0),
-    "suffix": ("",),
-    "prompt_embeds": (),
-    "documents": ([],),
-    "logits_processors": ([],),
-    "mm_processor_kwargs": ({},),
-    "chat_template": (),
-    "thinking_token_budget": (),
-    "typical_p": (1, 1.0),
-    "mirostat": (0,),
-    "dry_multiplier": (0, 0.0),
-    "xtc_probability": (0, 0.0),
-    "lora_request": (),
-}
-HINTS: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
-        "Chat completions and completions take it, and comparisons beside their candidates.",
-    ),
-    "guided_whitespace_pattern": "Write structured_outputs.whitespace_pattern.",
-    "chat_template": "A request carries no code: set the template in the model's folder.",
-}
+NEAR = 0.82  # of two names' letters: `max_token` is near to `max_tokens`, `prompt_id` is not to `prompt`
+MAX_NAMES = 64  # unknown names in one request; each is compared with all that are known
+UNSUPPORTED = "unsupported_parameter"
+ELSEWHERE = "Another endpoint reads it; /docs says which."
 
 
-def check_extras(body: Body) -> None:
-    """Refuses what would change the answer and logs the names (never the values) of what is ignored.
+class Extra(NamedTuple):
+    """A field that `owner`, an object of the body, does not have."""
+
+    path: str
+    name: str
+    value: Any
+    owner: type[Body]
+
+
+def check_extras(body: Body, request: Request) -> None:
+    """Refuses what would change the answer; the names (never the values) of what is ignored stand in the answer's
+    header and in the log.
 
     Raises:
-        ApiError: 400 naming the parameter.
+        ApiError: 400 naming the field, and what to write.
     """
-    extras = body.model_extra or {}
-    for name, value in extras.items():
-        if name in REFUSED and value is not None and not _asks_nothing(value, REFUSED[name]):
-            hint = HINTS.get(name, "Leave it out.")
-            raise invalid(f"{name!r} is not supported by this server. {hint}", name, "unsupported_parameter")
-    _check_best_of(extras, getattr(body, "n", None) or 1)
-    ignored = sorted(name[:64] for name in extras if name not in REFUSED and name != "best_of")
+    ignored: dict[str, None] = {}
+    for extra in _extras(body, ""):
+        if (reason := _refusal(extra, body)) is not None:
+            raise invalid(f"{extra.path[:MAX_SHOWN]!r} is not supported here. {reason}", extra.path, UNSUPPORTED)
+        ignored[extra.name] = None
+        if len(ignored) > MAX_NAMES:
+            raise invalid(f"The body has more than {MAX_NAMES} names that are not known.", extra.path, UNSUPPORTED)
     if ignored:
-        log.info("ignored request fields: %s", ", ".join(repr(name) for name in ignored[:32]))
+        names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1] for name in sorted(ignored))
+        add_header(request, IGNORED, names)
+        log.info("ignored request fields: %s", names)
 
 
-def _asks_nothing(value: Any, harmless: tuple[Any, ...]) -> bool:
+def _extras(body: Body, path: str) -> Iterator[Extra]:
+    """Those of the body and of the objects in it; null asks for nothing."""
+    for name, value in (body.model_extra or {}).items():
+        if value is not None:
+            yield Extra(path + name, name, value, type(body))
+    for name in type(body).model_fields:
+        yield from _inside(getattr(body, name), f"{path}{name}.")
+
+
+def _inside(value: Any, path: str) -> Iterator[Extra]:
+    if isinstance(value, Body):
+        yield from _extras(value, path)
+    elif isinstance(value, list):
+        for i, item in enumerate(cast("list[Any]", value)):
+            if isinstance(item, Body):
+                yield from _extras(item, f"{path}{i}.")
+
+
+def _refusal(extra: Extra, body: Body) -> str | None:
+    """Why the field cannot be ignored, and what to write; None where it can."""
+    name, value = extra.name, extra.value
+    if name in HARMLESS or _is_one_of(value, NOTHING):
+        return None
+    if extra.owner is Message:
+        return OF_MESSAGES.get(name) or _misspelt(name, extra.owner)
+    if name == "best_of":
+        n = getattr(body, "n", None) or 1
+        return None if value == n else f"Only n of n ({n}) are drawn."
+    if name in SAME:
+        ours, harmless = SAME[name]
+        return None if _is_one_of(value, harmless) else f"Write {ours}."
+    if name in MISSING:
+        return None if _is_one_of(value, MISSING[name].harmless) else MISSING[name].instead
+    return None if value is False else _misplaced(name) or _misspelt(name, extra.owner) or _like_a_composition(value)
+
+
+def _is_one_of(value: Any, harmless: Iterable[Any]) -> bool:
     return any(value == one and type(value) is type(one) for one in harmless)
 
 
-def _check_best_of(extras: Mapping[str, Any], n: int) -> None:
-    best_of = extras.get("best_of")
-    if best_of is not None and best_of != n:
-        raise invalid(
-            f"'best_of' {show(best_of)} is not supported: only n of n ({n}).", "best_of", "unsupported_parameter"
-        )
+def _misplaced(name: str) -> str | None:
+    if name in CARRIERS:
+        return CARRIERS[name]
+    if name in _fields_of_all():
+        return ELSEWHERE
+    return "It belongs into 'composition', beside 'strategy'." if name in strategy_fields() else None
 
 
-async def refuse_endpoint() -> None:
-    raise invalid(
-        "This endpoint is not supported. Use /v1/chat/completions or /v1/completions.", code="unsupported_endpoint"
-    )
+def _like_a_composition(value: Any) -> str | None:
+    is_one = any("strategy" in part for part in _objects(value))
+    return "It looks like a composition: that stands under 'composition', beside 'model'." if is_one else None
 
 
-for path in ENDPOINTS:
-    router.add_api_route(path, refuse_endpoint, methods=["GET", "POST"])
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    """All objects in a value."""
+    level = [value]
+    while level:
+        yield from (item for item in level if isinstance(item, dict))
+        level = [child for item in level for child in children(item)]
+
+
+@lru_cache(4096)
+def _misspelt(name: str, owner: type[Body]) -> str | None:
+    own = _by_spelling(owner)
+    if (near := closest(_spelling(name), own, NEAR)) is not None:
+        return f"Did you mean {own[near]!r}?"
+    near = closest(name, strategy_fields(), NEAR) if owner is not Message else None
+    return None if near is None else f"Did you mean {near!r}, inside of 'composition'?"
+
+
+def _spelling(name: str) -> str:
+    """The same for `topP`, `top-p` and `top_p`."""
+    return "".join(char for char in name[:MAX_SHOWN] if char.isalnum()).lower()
+
+
+@cache
+def _by_spelling(kind: type[Body]) -> Mapping[str, str]:
+    """Spelling → the name to write, of an object's own fields and of what others call them."""
+    of_others = {_spelling(name): ours for name, (ours, _) in SAME.items()} if "model" in kind.model_fields else {}
+    return of_others | {_spelling(name): name for name in kind.model_fields}
+
+
+@cache
+def _fields_of_all() -> Collection[str]:
+    return {name for kind in (ChatCompletionRequest, CompletionRequest, CompareRequest) for name in kind.model_fields}
+
+
+async def unknown_endpoint(request: Request, error: HTTPException) -> Response:
+    """404 with the endpoint that was meant; what else is not found says so itself."""
+    if isinstance(error, ApiError):
+        return await handle(request, error)
+    path = request.url.path
+    hint = f" Use {ENDPOINTS[path]}." if path in ENDPOINTS else nearest(path, request.app.state.paths)
+    message = f"There is no endpoint {show(path)}.{hint} GET /docs shows all."
+    return await handle(request, ApiError(404, message, code="unsupported_endpoint"))

@@ -163,7 +163,6 @@ def test_answers_are_parsed_into_the_clients_own_classes(client: OpenAI) -> None
             response_format=Birth,
             temperature=temperature,
             max_tokens=100,
-            extra_body={"structured_outputs": {"disable_any_whitespace": True}},
         )
         assert parsed.choices[0].finish_reason == "stop"
         assert isinstance(parsed.choices[0].message.parsed, Birth)

@@ -369,6 +369,32 @@ async def test_a_grammar_says_what_may_follow(engine: TorchEngine) -> None:
     assert len(outputs) == 8
 
 
+class Two:
+    """Two tokens, and no more; a third may follow where `more`."""
+
+    text = ""
+
+    def __init__(self, *, more: bool = False) -> None:
+        self.more = more
+
+    def start(self, ends: Sequence[int]) -> Two:
+        return self
+
+    def allowed(self, generated: Sequence[int]) -> bytes:
+        any_letter, may_end = (1 << 7) - 1 << 8, 1 << EOS
+        mask = any_letter if len(generated) < 2 else may_end | (any_letter if self.more else 0)
+        return mask.to_bytes((VOCAB + 31) // 32 * 4, "little")
+
+
+async def test_a_finished_grammar_ends_the_answer_before_its_minimum(engine: TorchEngine) -> None:
+    for plan in (single("llama"), PROXY):
+        fixed: dict[str, Any] = {"ignore_eos": False, "min_tokens": 6, "logit_bias": ((EOS, 100.0),)}
+        outputs = (await collect(engine, request(plan, grammar=Two(), **fixed)))[0]
+        assert [(output.token == EOS, output.finish) for output in outputs] == [(False, None)] * 2 + [(True, "stop")]
+        outputs = (await collect(engine, request(plan, grammar=Two(more=True), **fixed)))[0]
+        assert [output.token == EOS for output in outputs] == [False] * 6 + [True]
+
+
 async def test_masks_that_leave_nothing_are_the_requests_fault(engine: TorchEngine) -> None:
     with pytest.raises(NoTokenPossible, match="no token is possible at position 0"):
         await collect(engine, request(allowed_token_ids=(5,), bad_words=((5,),)))

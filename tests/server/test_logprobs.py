@@ -36,7 +36,7 @@ def test_the_chosen_token_is_among_the_alternatives_once() -> None:
 def test_json_has_no_infinity() -> None:
     output = TokenOutput(0, LETTER, -math.inf, top=((BYTE, -math.inf),))
     for shown in (
-        completion_logprobs([output], job(), Display(logprobs=1), first=None, offset=0),
+        completion_logprobs([(output, 0)], job(), Display(logprobs=1), first=None),
         chat_logprobs([output], job(), Display(logprobs=1)),
     ):
         assert str(LOWEST) in str(shown)

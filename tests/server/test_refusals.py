@@ -46,7 +46,7 @@ async def refusal(world: World, path: str, body: dict[str, Any]) -> tuple[int, s
         ({"n": 0}, 400, "n", "greater than or equal to 1"),
         ({"n": True}, 400, "n", "valid integer"),
         ({"seed": 2**70}, 400, "seed", "less than or equal"),
-        ({"max_tokens": 1000}, 400, "max_tokens", "you requested 1002 tokens"),
+        ({"max_tokens": -2}, 400, "max_tokens", "greater than or equal to -1"),
         ({"max_tokens": 2.5}, 400, "max_tokens", "valid integer"),
         ({"min_tokens": 3}, 400, "min_tokens", "more than 'max_tokens'"),
         ({"logit_bias": {"x": 1}}, 400, "logit_bias", "no token id"),
@@ -229,8 +229,18 @@ async def test_prompts_are_never_logged(world: World, caplog: pytest.LogCaptureF
     assert "my secret" not in caplog.text
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/embeddings"])
-async def test_endpoints_that_are_not_served_say_so(world: World, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v1/embeddings", "GET /docs"),
+        ("/chat/completions", "Did you mean '/v1/chat/completions'?"),
+        ("/v1/chat/completion", "Did you mean '/v1/chat/completions'?"),
+        ("/api/generate", "Use /v1/completions."),
+    ],
+)
+async def test_endpoints_that_are_not_served_say_what_is(world: World, path: str, said: str) -> None:
     answer = await world.post(path, model="large", input="Hi")
-    assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "unsupported_endpoint"
+    assert answer.status_code == 404
+    error = ErrorBody.model_validate(answer.json()).error
+    assert error.code == "unsupported_endpoint"
+    assert said in error.message

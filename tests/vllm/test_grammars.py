@@ -123,10 +123,19 @@ async def test_an_ended_grammar_goes_on_with_ends_where_they_are_ignored(
     assert ours[-1].finish == "length"
 
 
+async def test_an_ended_grammar_ends_the_answer_before_its_minimum(engine: VllmEngine, embedded: TorchEngine) -> None:
+    request = request_for(PROXY, random.Random(9), max_tokens=6, min_tokens=5, grammar=of_regex("no"))
+    ours = await answer(engine, request)
+    assert_alike(ours, await answer(embedded, request))
+    assert [(o.token, o.finish) for o in ours][-1] == (EOS, "stop")
+    assert said(ours) == "no"
+
+
 class Failing:
     """A grammar that cannot be followed, neither in the worker nor anywhere else."""
 
     text = "{"
+    thought = None
 
     def start(self, ends: Sequence[int]) -> Failing:
         return self

@@ -203,13 +203,12 @@ class Choice:
         """Why the choice ends after the last reported position, or None."""
         if self.position < self.num_forced or (self.position == self.num_forced and self.sampling.max_tokens > 0):
             return None
-        if self.num_generated and self._stops(self.shared[-1]):
+        if self.num_generated and self._is_end(self.shared[-1]):
             return "stop"
         return "length" if self.num_generated >= self.sampling.max_tokens else None
 
-    def _stops(self, token: int) -> bool:
-        if self.num_generated < self.sampling.min_tokens:
-            return False
+    def _is_end(self, token: int) -> bool:
+        """Before `min_tokens` no end is drawn, unless a grammar has finished."""
         return token in self.eos_token_ids or token in self.sampling.stop_token_ids
 
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
-from motet.server.query import Query, display, salt_of
+from motet.server.query import Query, display, limit, salt_of
 from motet.server.reasoning import Thinking
 from motet.server.respond import respond
 from motet.server.responses import STREAMED, ChatCompletion
@@ -25,7 +25,7 @@ MAX_STOPS = 4
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
 async def chat_completions(body: ChatCompletionRequest, request: Request, service: Served) -> Response:
     """An answer to messages, by a model or a composition of models; each member reads its own template."""
-    check_extras(body)
+    check_extras(body, request)
     query = Query(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
@@ -34,7 +34,7 @@ async def chat_completions(body: ChatCompletionRequest, request: Request, servic
         targets=(body,),
         prompts=(_prompt(body),),
         display=display(body, logprobs=_logprobs(body), max_stops=MAX_STOPS),
-        max_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+        max_tokens=limit(body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens),
         score_prompt=body.prompt_logprobs is not None,
         offer=offered(body.tools, body.tool_choice, body.parallel_tool_calls),
         thinking=Thinking(body.reasoning_effort, body.thinking_token_budget),

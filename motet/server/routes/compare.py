@@ -9,7 +9,7 @@ from starlette.responses import Response
 from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import prompt_of
-from motet.server.query import Query, display, salt_of
+from motet.server.query import Query, display, limit, salt_of
 from motet.server.respond import respond
 from motet.server.responses import STREAMED, Comparison
 from motet.server.schemas import Candidate, CompareRequest
@@ -23,7 +23,7 @@ router = APIRouter(tags=["composition"], route_class=JsonRoute)
 async def compare(body: CompareRequest, request: Request, service: Served) -> Response:
     """Every candidate is a model id, or an object with `model`, `composition` and `label`. Streamed, each chunk
     names its `candidate`."""
-    check_extras(body)
+    check_extras(body, request)
     _check_target(body)
     candidates = tuple(_candidate(entry, body) for entry in body.candidates)
     query = Query(
@@ -34,7 +34,7 @@ async def compare(body: CompareRequest, request: Request, service: Served) -> Re
         targets=candidates,
         prompts=(prompt_of(body.prompt, body.messages),),
         display=display(body, logprobs=body.logprobs),
-        max_tokens=body.max_tokens,
+        max_tokens=limit(body.max_tokens),
         score_prompt=body.prompt_logprobs is not None,
         labels=tuple(candidate.label for candidate in candidates),
     )
@@ -50,5 +50,4 @@ def _check_target(body: CompareRequest) -> None:
 def _candidate(entry: str | Candidate, body: CompareRequest) -> Candidate:
     if isinstance(entry, str):
         return Candidate(model=entry)
-    check_extras(entry)
     return entry if entry.model is not None else entry.model_copy(update={"model": body.model})

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from motet.server.bodies import JsonRoute
 from motet.server.prompts import RequestPrompt
-from motet.server.query import Query, display, salt_of
+from motet.server.query import Query, display, limit, salt_of
 from motet.server.respond import respond
 from motet.server.responses import STREAMED, Completion
 from motet.server.schemas import CompletionRequest
@@ -25,7 +25,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 async def completions(body: CompletionRequest, request: Request, service: Served) -> Response:
     """Continuations of texts or token arrays. With `echo` and `logprobs` the prompt itself is scored, under the
     composed distribution. Choice i of prompt j has index j·n + i."""
-    check_extras(body)
+    check_extras(body, request)
     query = Query(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
@@ -34,7 +34,7 @@ async def completions(body: CompletionRequest, request: Request, service: Served
         targets=(body,),
         prompts=tuple(_prompt(prompt, body) for prompt in _prompts(body)),
         display=display(body, logprobs=body.logprobs, echo=bool(body.echo)),
-        max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens,
+        max_tokens=DEFAULT_MAX_TOKENS if body.max_tokens is None else limit(body.max_tokens),
         score_prompt=body.prompt_logprobs is not None or bool(body.echo and body.logprobs is not None),
     )
     return await respond(request, service, query)

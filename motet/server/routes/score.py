@@ -30,7 +30,7 @@ router = APIRouter(tags=["composition"], route_class=JsonRoute)
 async def score(body: ScoreRequest, request: Request, service: Served) -> Response:
     """Log-probabilities of continuations of one prompt. The continuation's tokens are appended to what every
     stream reads, so the streams' prompts may differ."""
-    check_extras(body)
+    check_extras(body, request)
     query = ScoreQuery(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
@@ -43,13 +43,13 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         jobs = await unless_disconnected(request, prepare(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
-        place.spend(sum(len(job.prompt_ids) + len(job.request.forced) for job in jobs))
+        place.spend(sum(job.num_prompt_tokens for job in jobs))
         return await as_json(await unless_disconnected(request, _scores(service, query, jobs)))
 
 
 async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> dict[str, Any]:
     generations = Generations(service.engine, jobs)
-    prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
+    prompt_tokens = sum(job.num_prompt_tokens for job in jobs)
     service.metrics.prompt_tokens.labels(jobs[0].plan.strategy).inc(prompt_tokens)
     outputs: list[list[TokenOutput]] = [[] for _ in jobs]
     try:

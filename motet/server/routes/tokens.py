@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Query
+from starlette.requests import Request
 
 from motet.composers.plan import Stream
 from motet.operator.registry import LoadedModel
@@ -26,9 +27,9 @@ ModelName = Annotated[
 
 
 @router.post("/tokenize", response_model=Tokenized, responses=INVALID)
-async def tokenize(body: TokenizeRequest, service: Served) -> dict[str, Any]:
+async def tokenize(body: TokenizeRequest, request: Request, service: Served) -> dict[str, Any]:
     """Token ids of a text or of rendered messages, as the named model (a composition: its base) reads them."""
-    check_extras(body)
+    check_extras(body, request)
     member = service.registry.member(body.model)
     ids = await tokenized(lambda encodings: _ids(body, member, encodings))
     names = [member.tokenizer.backend.id_to_token(token) for token in ids] if body.return_token_strs else None
@@ -53,9 +54,9 @@ def _messages(messages: list[Message], body: TokenizeRequest) -> RequestPrompt:
 
 
 @router.post("/detokenize", response_model=Detokenized, responses=INVALID)
-async def detokenize(body: DetokenizeRequest, service: Served) -> dict[str, Any]:
+async def detokenize(body: DetokenizeRequest, request: Request, service: Served) -> dict[str, Any]:
     """The text of token ids, special tokens included."""
-    check_extras(body)
+    check_extras(body, request)
     member = service.registry.member(body.model)
     check_tokens(body.tokens, member, "tokens")
     return {"prompt": await to_thread.run_sync(lambda: member.tokenizer.decode(body.tokens))}

@@ -1,0 +1,23 @@
+"""Headers of an answer that say what a request's fields came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+IGNORED = "x-motet-ignored-fields"  # names of fields that were not read
+MAX_TOKENS = "x-motet-max-tokens"  # what `max_tokens` was cut to
+EXPOSED = ("x-request-id", IGNORED, MAX_TOKENS)  # to scripts of web pages
+
+_STATE = "headers"
+
+
+def add_header(request: Request, name: str, value: str) -> None:
+    """The answer of this request will have the header, also where it is a refusal or a stream."""
+    request.scope["state"].setdefault(_STATE, {})[name] = value
+
+
+def added_headers(scope: Scope) -> Mapping[str, str]:
+    return scope["state"].get(_STATE, {})

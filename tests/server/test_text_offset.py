@@ -1,0 +1,92 @@
+"""`text_offset` indexes the text that is returned: echoed, generated, cut by a stop, in bytes and in pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from motet.models.tokenizer import Tokenizer
+from motet.server.text import echo_offsets
+from tests.fakes import byte_tokenizer
+from tests.server.conftest import World
+
+
+def pieces() -> Tokenizer:
+    """As Llama 2's: a space before every text, unknown characters as bytes, BOS."""
+    letters = "abdeinostwHi<|>user"
+    tokens = [
+        "<unk>",
+        "<s>",
+        "▁",
+        "▁b",
+        "▁t",
+        "wo",
+        *dict.fromkeys(letters),
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+    ]
+    merges = [("▁", "b"), ("▁", "t"), ("w", "o")]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    backend: Any = Backend(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>"))
+
+
+BYTES, PIECES = byte_tokenizer(), pieces()
+
+
+def cut(text: str, offsets: list[int]) -> list[str]:
+    assert offsets == sorted(offsets)
+    assert offsets[-1] <= len(text)
+    return [text[begin:end] for begin, end in zip(offsets, [*offsets[1:], len(text)], strict=True)]
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "pieces"])
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("text", ["two boats", "a 😀 é  b", "<|user|>Hi<|end|>", "  lead", "é", "a\n\n b "])
+def test_prompts(tokenizer: Tokenizer, special: bool, text: str) -> None:
+    """Tokens tile the text; one whose text is whole is that part of it."""
+    ids = tokenizer.encode(text, add_special_tokens=special)
+    for shown, offsets in (
+        (text, echo_offsets(ids, text, tokenizer)),
+        (tokenizer.decode(ids), echo_offsets(ids, None, tokenizer)),
+    ):
+        parts = cut(shown, offsets)
+        assert "".join(parts) == shown
+        for token, part in zip(ids, parts, strict=True):
+            whole = tokenizer.text_of(token)
+            assert part in (whole, whole.lstrip(), "") or "\ufffd" in whole
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ({"prompt": "é😀"}, ["", "é", "", "", "", "😀", "b", "ü"]),
+        ({"prompt": "<|user|>a"}, ["<|user|>", "a", "b", "ü"]),
+        ({"prompt": "xyz", "truncate_prompt_tokens": 2}, ["y", "z", "b", "ü"]),
+        ({"prompt": "a", "echo": False}, ["b", "ü"]),
+        ({"prompt": "a", "stop": "ü"}, ["a", "b", ""]),
+    ],
+)
+async def test_answers(world: World, body: dict[str, Any], parts: list[str]) -> None:
+    world.script("large", "bü")
+    fixed = {"model": "large", "max_tokens": 3, "temperature": 0, "echo": True, "logprobs": 0}
+    choice = (await world.post("/v1/completions", **fixed | body)).json()["choices"][0]
+    got = cut(choice["text"], choice["logprobs"]["text_offset"])
+    assert [part for part in got if part] == [part for part in parts if part]
+    assert got[: len(parts) - 1] == parts[:-1]
+
+
+async def test_special_tokens_that_are_shown(world: World) -> None:
+    fixed = {"model": "large", "prompt": "a", "temperature": 0, "logprobs": 0, "ignore_eos": True, "max_tokens": 3}
+    world.script("large", "")
+    for skip, offsets in ((False, [0, 7, 14]), (True, [0, 0, 0])):
+        answer = await world.post("/v1/completions", **fixed, skip_special_tokens=skip)
+        assert answer.json()["choices"][0]["logprobs"]["text_offset"] == offsets

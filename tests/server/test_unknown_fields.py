@@ -1,0 +1,151 @@
+"""Fields that the server does not have: refused where they would change the answer, else named in a header."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from motet.server.foreign import CARRIERS, HARMLESS, MISSING, SAME
+from motet.server.headers import IGNORED, MAX_TOKENS
+from motet.server.responses import ErrorBody
+from motet.server.schemas import ChatCompletionRequest
+from tests.server.conftest import World
+
+CHAT: dict[str, Any] = {"model": "large", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+PROXY = {"strategy": "proxy_tuning", "expert": "expert", "antiexpert": "small"}
+
+
+async def refused(world: World, path: str = "/v1/chat/completions", **body: Any) -> tuple[str | None, str]:
+    response = await world.post(path, **CHAT | body)
+    assert response.status_code == 400, response.text
+    assert not world.engine.requests
+    error = ErrorBody.model_validate(response.json()).error
+    assert error.code == "unsupported_parameter"
+    return error.param, error.message
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"compositon": PROXY}, "Did you mean 'composition'"),
+        ({"composition_": PROXY}, "Did you mean 'composition'"),
+        ({"steering": {"deep": [PROXY]}}, "looks like a composition"),
+        ({"extra_body": {"composition": PROXY}}, "beside 'model'"),
+        ({"vllm_xargs": {"composition": "{}"}}, "beside 'model'"),
+        ({"strategy": "contrastive"}, "into 'composition'"),
+        ({"amateur": "small"}, "into 'composition'"),
+        ({"amatuer": "small"}, "'amateur', inside of 'composition'"),
+        ({"alpha": 0.5}, "into 'composition'"),
+        ({"temprature": 0}, "Did you mean 'temperature'"),
+        ({"topP": 0.5}, "Did you mean 'top_p'"),
+        ({"maxTokens": 3}, "Did you mean 'max_tokens'"),
+        ({"maxOutputTokens": 3}, "Did you mean 'max_tokens'"),
+        ({"repeat_penalty": 1.1}, "Write repetition_penalty"),
+        ({"repeatPenalty": 1.1}, "Did you mean 'repetition_penalty'"),
+        ({"do_sample": False}, "temperature 0"),
+        ({"max_new_tokens": 2}, "Write max_tokens"),
+        ({"n_predict": 2}, "Write max_tokens"),
+        ({"regex": "[0-9]+"}, "structured_outputs.regex"),
+        ({"ebnf": 'root ::= "a"'}, "structured_outputs.grammar"),
+        ({"grammar": 'root ::= "a"'}, "structured_outputs.grammar"),
+        ({"json_schema": {"type": "object"}}, "response_format"),
+        ({"num_beams": 4}, "Leave it out"),
+        ({"no_repeat_ngram_size": 2}, "repetition_penalty"),
+        ({"cfg_scale": 2.0}, "guidance_scale"),
+        ({"logits_processors": ["x"]}, "no code"),
+        ({"candidates": ["small"]}, "Another endpoint"),
+        ({"prompt": "Hi"}, "Another endpoint"),
+    ],
+)
+async def test_what_would_change_the_answer(world: World, field: dict[str, Any], said: str) -> None:
+    param, message = await refused(world, **field)
+    assert param == next(iter(field))
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "said"),
+    [
+        ({"stream": True, "stream_options": {"include_usge": True}}, "stream_options.include_usge", "include_usage"),
+        ({"messages": [{"role": "user", "contents": "Hi"}]}, "messages.0.contents", "content"),
+        ({"messages": [{"role": "assistant", "content": "a", "refusal": "no"}]}, "messages.0.refusal", "content"),
+    ],
+)
+async def test_objects_in_the_body(world: World, change: dict[str, Any], param: str, said: str) -> None:
+    named, message = await refused(world, **change)
+    assert named == param
+    assert said in message
+
+
+async def test_candidates_have_no_sampling_of_their_own(world: World) -> None:
+    candidates = ["small", {"model": "large", "temperature": 0}]
+    param, _ = await refused(world, "/v1/compare", candidates=candidates)
+    assert param == "candidates.1.temperature"
+
+
+@pytest.mark.parametrize("value", [None, "", [], {}])
+async def test_what_asks_for_nothing(world: World, value: Any) -> None:
+    names = {*SAME, *MISSING, *CARRIERS, "compositon", "alpha"} - set(ChatCompletionRequest.model_fields)
+    response = await world.post("/v1/chat/completions", **CHAT, **dict.fromkeys(list(names)[:60], value))
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"repeat_penalty": 1.0}, {"num_beams": 1}, {"do_sample": True}, {"n_predict": -1}, {"best_of": 1}, {"top_a": 0}],
+)
+async def test_values_that_change_nothing(world: World, field: dict[str, Any]) -> None:
+    assert (await world.post("/v1/chat/completions", **CHAT | field)).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_ignored_stands_in_a_header(world: World, stream: bool) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]}]
+    harmless = {"user": "me", "metadata": {"a": 1}, "vendor\n\u00e9": 1}
+    response = await world.post("/v1/chat/completions", **CHAT | {"messages": messages, "stream": stream} | harmless)
+    assert response.status_code == 200
+    assert response.headers[IGNORED] == "cache_control, metadata, user, vendor\\n\\xe9"
+    plain = await world.post("/v1/chat/completions", **CHAT, user=None)
+    assert IGNORED not in plain.headers
+
+
+async def test_harmless_names_are_ignored(world: World) -> None:
+    for name in HARMLESS - set(ChatCompletionRequest.model_fields):
+        assert (await world.post("/v1/chat/completions", **CHAT | {name: "x"})).status_code == 200, name
+
+
+async def test_many_unknown_names_cost_little(world: World) -> None:
+    began = time.perf_counter()
+    unknown: dict[str, Any] = {f"vendor{i:05}qq": 1 for i in range(20_000)}
+    param, message = await refused(world, **unknown)
+    assert "more than 64" in message
+    assert param
+    assert time.perf_counter() - began < 2
+
+
+async def test_a_limit_beyond_the_context_is_cut(world: World) -> None:
+    """As vLLM does; what it was cut to stands in the header."""
+    world.script("large", "a" * 300)
+    fixed = {"model": "large", "prompt": "Hi", "temperature": 0}
+    response = await world.post("/v1/completions", **fixed, max_tokens=1000)
+    assert response.headers[MAX_TOKENS] == "254"
+    assert response.json()["usage"]["completion_tokens"] == 254
+    for given in ({"max_tokens": -1}, {"max_tokens": 254}):
+        response = await world.post("/v1/completions", **fixed, **given)
+        assert MAX_TOKENS not in response.headers
+        assert response.json()["usage"]["completion_tokens"] == 254
+    chat = await world.post("/v1/chat/completions", **CHAT | {"max_completion_tokens": -1, "temperature": 0})
+    assert chat.json()["usage"]["completion_tokens"] == 254
+
+
+async def test_usage_counts_the_prompt_that_was_sent(world: World) -> None:
+    composition = PROXY | {"base": {"model": "large", "prompt": ""}}
+    body: dict[str, Any] = {"model": "large", "prompt": "Hello", "max_tokens": 2, "composition": composition}
+    answer = (await world.post("/v1/completions", **body)).json()
+    assert answer["usage"]["prompt_tokens"] == 5
+    assert answer["motet"]["streams"][0]["prompt_tokens"] == 1
+    own = {"model": "large", "prompt": "abc"}
+    body["composition"] = {"strategy": "product", "members": [own, own]}
+    assert (await world.post("/v1/completions", **body)).json()["usage"]["prompt_tokens"] == 3
