@@ -150,7 +150,7 @@ def percentile(values: Sequence[float], part: float) -> float:
 
 def measured(scene: str, model: str, checkout: Path) -> dict[str, Any]:
     """A scene in a process that imports Motet from this checkout."""
-    command = [sys.executable, __file__, "--model", model, "--scene", scene]
+    command = [sys.executable, "-P", __file__, "--model", model, "--scene", scene]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
     return json.loads(lines[-1])

@@ -36,6 +36,7 @@ from motet.engines.torch.cache import SlotCache
 from motet.engines.torch.memory import slot_length
 
 LAYERS, HEADS, KV_HEADS, DIM, PAGE = 24, 14, 2, 64, 64
+WARM_UP = 20
 FORM = AttentionForm(DIM**-0.5)
 BATCHES: dict[str, list[int]] = {
     "1 row of 100": [100],
@@ -111,7 +112,7 @@ def measure(lengths: list[int], rounds: int) -> dict[str, float]:
         "pages": over_pages(rows),
     }
     timed: dict[str, Callable[[], float]] = {name: (lambda step=step: seconds(step)) for name, step in steps.items()}
-    figures = interleave(timed, rounds, warm_up=3)
+    figures = interleave(timed, rounds, warm_up=WARM_UP)
     return {f"{name}_ms": 1e3 * statistics.median(values) for name, values in figures.items()}
 
 
