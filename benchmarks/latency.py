@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from motet.openmp import missing
 
@@ -54,7 +54,8 @@ class Scene:
 
     def ask(self, length: int, max_tokens: int) -> Choice:
         """A request of random tokens, of which nothing is cached."""
-        ids: list[int] = torch.randint(1000, self.vocab - 1000, (length,), generator=self._random).tolist()
+        drawn = torch.randint(1000, self.vocab - 1000, (length,), generator=self._random)
+        ids = cast("list[int]", drawn.tolist())
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
         group = self.core.group(GenerationRequest("latency", single("model"), (tuple(ids),), sampling))
         self.core.add(group)
@@ -152,7 +153,7 @@ def measured(scene: str, model: str, checkout: Path) -> dict[str, Any]:
     """A scene in a process that imports Motet from this checkout."""
     command = [sys.executable, "-P", __file__, "--model", model, "--scene", scene]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     return json.loads(lines[-1])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
+import torch
 
 from motet.composers.plan import single
 from motet.engines.base import GenerationRequest, RequestTooLarge, TokenOutput
@@ -98,6 +99,25 @@ def test_preempted_answers_are_those_of_an_engine_with_memory(
     assert_alike(run(tight, jobs, budget), expected)
     assert tight.stats().preemptions >= 5
     assert tight.stats().running == tight.stats().waiting == tight.stats().kv_bytes_used == 0
+
+
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_whenever_a_choice_is_preempted_its_answer_stays(members: Mapping[str, Member], every: int) -> None:
+    """While its prompt is read and judged, while it is scored, while it is written; again and again."""
+    settings = EngineSettings(prefill_chunk=8, idle_prefill_chunk=8)
+    jobs = of_all_kinds()
+    expected = run(EngineCore(members, settings), jobs, ROOMY)
+    core = EngineCore(members, settings)
+    groups = [core.group(job) for job in jobs]
+    for group in groups:
+        core.add(group)
+    outputs: Outputs = {}
+    for count, (group, output) in enumerate(steps(core, ROOMY)):
+        outputs.setdefault((groups.index(group), output.choice), []).append(output)
+        if count % every == 0 and core.scheduler.running and count < 400:
+            with torch.inference_mode():
+                core.scheduler._preempt(core.scheduler.running[count % len(core.scheduler.running)])  # pyright: ignore[reportPrivateUsage]
+    assert_alike(outputs, expected)
 
 
 def test_the_youngest_gives_way(members: Mapping[str, Member], short_slots: None) -> None:
