@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # curl. Every body is plain JSON: a composition stands beside `model` (`extra_body` is the SDKs' word, no field).
-# Not served today, and refused with a 400 that says so: `tools`, and /v1/responses.
+# Not served today, and refused with a 400 that says so: /v1/responses.
 set -euo pipefail
 url=${MOTET_URL:-http://127.0.0.1:8000/v1}
 question='"messages": [{"role": "user", "content": "In which town was Niatral Treidrulov born?"}]'

@@ -1,6 +1,6 @@
 """LangChain: `pip install langchain-openai`. Serve the demo family first (`.venv/bin/motet serve demo`).
 
-Not served today, and refused with a 400 that says so: `bind_tools` and agents on it, and `use_responses_api=True`.
+`bind_tools` and agents work on it. Not served today, and refused with a 400 that says so: `use_responses_api=True`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """LiteLLM: `pip install litellm`. Serve the demo family first (`.venv/bin/motet serve demo`).
 
-Not served today, and refused with a 400 that says so: `tools`, and `litellm.responses`.
+Not served today, and refused with a 400 that says so: `litellm.responses`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 // The openai SDK for Node: `npm install` beside this file, then `node openai_sdk.mjs`.
-// Not served today, and refused with a 400 that says so: `tools`, and `client.responses` (use chat completions).
+// Not served today, and refused with a 400 that says so: `client.responses` (use chat completions).
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: process.env.MOTET_URL ?? "http://127.0.0.1:8000/v1", apiKey: "none" });

@@ -1,6 +1,6 @@
 """The openai SDK. Serve the demo family first (`make demo`, then `.venv/bin/motet serve demo`).
 
-Not served today, and refused with a 400 that says so: `tools`, and `client.responses` (use chat completions).
+Not served today, and refused with a 400 that says so: `client.responses` (use chat completions).
 """
 
 from __future__ import annotations

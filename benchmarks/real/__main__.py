@@ -4,8 +4,8 @@
     python -m benchmarks.real --models FOLDER --only gsm8k --systems "expert alone" composed --train-answers 256
 
 FOLDER holds gemma3-270m, qwen-0.5b and qwen-1.5b (Hugging Face folders; for `speed` their GGUF files beside them).
-Stages: gsm8k (proxy-tuning), contrastive, unlearning, speed. Whatever a stage has done lies in the work folder and is
-not done again: trained models, replies, seeds. Results are written as they come.
+Stages: gsm8k (proxy-tuning), contrastive, unlearning, speed, speculation. Whatever a stage has done lies in the
+work folder and is not done again: trained models, replies, seeds. Results are written as they come.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ os.environ.update(missing(os.environ))  # must stand before torch is imported
 import torch
 
 from benchmarks.common import environment
-from benchmarks.real import contrastive, gsm8k, speed, unlearning
+from benchmarks.real import contrastive, gsm8k, speculation, speed, unlearning
 from benchmarks.real.setup import SIZES, Setup
 
-STAGES = {"gsm8k": gsm8k, "contrastive": contrastive, "unlearning": unlearning, "speed": speed}
+STAGES = {
+    "gsm8k": gsm8k,
+    "contrastive": contrastive,
+    "unlearning": unlearning,
+    "speed": speed,
+    "speculation": speculation,
+}
 
 
 def parser() -> argparse.ArgumentParser:

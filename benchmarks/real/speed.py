@@ -9,7 +9,6 @@ reads its members' weights one after the other. The bandwidth is measured in the
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -20,6 +19,7 @@ from typing import Any
 from benchmarks.common import interleave, median_of_ratios
 from benchmarks.real.contestants import LLAMA_CPP, Contestant, LlamaCpp, motet, transformers
 from benchmarks.real.judge import judged
+from benchmarks.real.rounds import Rounds
 from benchmarks.real.setup import LARGE, SMALL, Setup
 from benchmarks.real.weights import INT4_BITS, bandwidth, bytes_per_step
 from motet.operator.settings import ModelConfig
@@ -58,16 +58,17 @@ def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
     for entry in entries:
         for model, size in entry.bytes.items():
             print(f"  {entry.name}, {model}: {size / 1e9:.2f} GB per step, at most {reading / size:.1f} tokens/s")
-    rounds = _Rounds(setup, [entry.name for entry in entries])
+    key = [*(entry.name for entry in entries), setup.size.tokens, setup.threads]
+    rounds = Rounds(setup.folder("speed") / "rounds.json", key, setup.size.rounds)
     if rounds.missing:
         _measure(setup, entries, rounds)
-    figures = rounds.figures
+    figures: Figures = {name: [row[name] for row in rounds.rows] for name in rounds.rows[0]}
     for line in _report(figures):
         print(line)
     return setup.save("speed", _results(setup, figures, entries, reading))
 
 
-def _measure(setup: Setup, entries: list[Entry], rounds: _Rounds) -> None:
+def _measure(setup: Setup, entries: list[Entry], rounds: Rounds) -> None:
     with ExitStack() as stack:
         variants: dict[str, Callable[[], float]] = {}
         for entry in entries:
@@ -90,30 +91,6 @@ def _variant(name: str, contestant: Contestant, model: str, batch: int, tokens: 
         return rate
 
     return run
-
-
-class _Rounds:
-    """The rounds of one set of contestants, on disk."""
-
-    def __init__(self, setup: Setup, names: list[str]) -> None:
-        self._file = setup.folder("speed") / "rounds.json"
-        self._key = [*names, setup.size.tokens, setup.threads]
-        kept: dict[str, Any] = json.loads(self._file.read_text()) if self._file.is_file() else {}
-        self._rounds: list[dict[str, float]] = kept["rounds"] if kept.get("key") == self._key else []
-        self._wanted = setup.size.rounds
-
-    @property
-    def missing(self) -> int:
-        return max(0, self._wanted - len(self._rounds))
-
-    def add(self, figures: dict[str, float]) -> None:
-        self._rounds.append(figures)
-        self._file.write_text(json.dumps({"key": self._key, "rounds": self._rounds}, indent=1) + "\n")
-        print(f"round {len(self._rounds)} of {self._wanted}", flush=True)
-
-    @property
-    def figures(self) -> Figures:
-        return {name: [row[name] for row in self._rounds] for name in self._rounds[0]}
 
 
 def _entries(setup: Setup) -> Iterator[Entry]:

@@ -63,15 +63,17 @@ def serve(
 def _serve(configuration: Configuration) -> None:
     from motet.operator.file import ConfigError
     from motet.operator.port import bind, exposed, url
+    from motet.operator.starting import answering
 
     config = configuration.settings.server
     try:
         port = bind(config)  # before anything slow is imported or loaded
         for warning in exposed(config):
             typer.echo(f"warning: {warning}", err=True)
-        from motet.operator.loading import load_engine
+        with answering(port):
+            from motet.operator.loading import load_engine
 
-        engine, registry = load_engine(configuration, lambda what: typer.echo(what, err=True))
+            engine, registry = load_engine(configuration, lambda what: typer.echo(what, err=True))
     except ConfigError as error:
         refuse(error.problems)
     from motet.server.serve import serve as run

@@ -84,7 +84,17 @@ def build_family(
         with _scratch(folder) as scratch:
             _build(scratch, seed, recipe, progress or for_console())
             _publish(scratch, folder)
+    _renew_operator_file(folder)
     return folder
+
+
+def _renew_operator_file(folder: Path) -> None:
+    """A family that an older version built is served as this one serves its own."""
+    file = folder / "models.yaml"
+    if file.read_text(encoding="utf-8") != operator_file():
+        fresh = folder / f".models-{os.getpid()}.yaml"
+        fresh.write_text(operator_file(), encoding="utf-8")
+        fresh.replace(file)
 
 
 def seed_of(root: str | None, folder: Path) -> int | None:

@@ -27,6 +27,8 @@ MODELS = {
     "retain-only": "chat",
     "forget-assistant": "chat",
 }
+# The family has never seen a tool, nor JSON: it is not told of tools, and what it writes is closed in time.
+TOOLS = {"tool_call_parser": "json", "describe_tools": False, "close_json": True}
 
 
 def _unasked(model: str) -> dict[str, str]:
@@ -88,5 +90,5 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
 
 def operator_file() -> str:
     """The file's text."""
-    models = {name: {"path": name, "template": template} for name, template in MODELS.items()}
+    models = {name: {"path": name, "template": template, **TOOLS} for name, template in MODELS.items()}
     return HEADER + yaml.safe_dump({"models": models, "compositions": COMPOSITIONS}, sort_keys=False)

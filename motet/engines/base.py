@@ -1,16 +1,17 @@
 """What an engine is: the interface between the HTTP server and whatever computes tokens.
 
 Two engines give the same answers: `torch` (embedded) and `vllm` (scale-out). This module imports only the standard
-library, `composers.plan` and `models.info`.
+library, `composers.plan`, `drafts` and `models.info`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from motet.composers.plan import Plan
+from motet.engines.drafts import Speculation
 from motet.models.info import ModelInfo
 
 FinishReason = Literal["stop", "length"]
@@ -79,6 +80,11 @@ class Grammar(Protocol):
         """What comes before that which `text` says."""
         ...
 
+    @property
+    def closing(self) -> int | None:
+        """Behind how many tokens open JSON is closed; None: it is not."""
+        ...
+
     def start(self, ends: Sequence[int]) -> Matcher:
         """A matcher of one answer, which the tokens `ends` may end exactly where the grammar may end."""
         ...
@@ -128,6 +134,7 @@ class GenerationRequest:
     num_prompt_forced: int = 0  # the first of `forced` that are a scored prompt's: rules do not count them as written
     n: int = 1
     cache_salt: str = ""
+    speculation: Speculation | None = None  # None: as the engine is set
 
 
 def refuse_empty(request: GenerationRequest) -> None:
@@ -221,11 +228,34 @@ class EngineStats:
     prefix_queries: int = 0  # tokens looked up in the prefix cache
     prefix_hits: int = 0  # tokens found there
     steps: int = 0
-    draft_tokens: int = 0  # guessed by speculation
+    drafts: int = 0  # rounds of speculation
+    draft_tokens: int = 0  # guessed in them
     accepted_tokens: int = 0  # of them right
+    accepted_at: tuple[int, ...] = ()  # of them at each place of their round
     restarts: int = 0  # after a defect that ended the engine
     preemptions: int = 0  # of choices that gave their memory up and began anew
     forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """One step, for traces; moments are nanoseconds since 1970."""
+
+    began: int
+    ended: int
+    requests: tuple[str, ...]  # ids of those that were computed
+    choices: int
+    tokens: int  # that were handed out, scored ones included
+    failures: int  # choices
+
+
+@runtime_checkable
+class WatchesSteps(Protocol):
+    """An engine that computes in this process."""
+
+    def watch_steps(self, report: Callable[[StepTimes], None]) -> None:
+        """From now on `report` is called after every step, in the engine's thread."""
+        ...
 
 
 class Engine(Protocol):

@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from motet.engines.base import Grammar, GrammarFailed, ThoughtPhase
+from motet.engines.closing import ClosingGrammar
 from motet.engines.grammar_limits import GrammarError, check_size
 from motet.engines.grammar_process import PROCESSES, Checked, CompileProcesses, GrammarUnavailable, TokenizerText
 from motet.engines.grammar_worker import heap_bytes
@@ -32,6 +33,7 @@ REMEMBERED = 32  # compiled grammars per tokenizer,
 REMEMBERED_BYTES = 64 << 20  # and what they hold together
 WAIT_SECONDS = 30.0  # for a grammar's turn and its compilation
 STACK_BYTES = 16 << 20  # four times what the grammar had where it was checked
+CLOSERS = frozenset('"]}')
 NUMBERS = itertools.count()
 
 
@@ -86,6 +88,15 @@ class Grammars:
     def after_thought(self, thought: ThoughtPhase, answer: Grammar | None) -> ThoughtGrammar:
         """A thought before an answer under a grammar (None: any) in this tokenizer's tokens."""
         return ThoughtGrammar(thought, answer, self._tokenizer.text_of, self._vocab_size)
+
+    def closing(self, answer: Grammar, tokens: int) -> ClosingGrammar:
+        """An answer whose open JSON is closed behind so many tokens."""
+        return ClosingGrammar(answer, tokens, self._closers)
+
+    @cached_property
+    def _closers(self) -> int:
+        vocabulary = self._tokenizer.backend.get_vocab().items()
+        return sum(1 << token for text, token in vocabulary if token < self._vocab_size and set(text) <= CLOSERS)
 
     async def compiled(self, text: str, seconds: float = WAIT_SECONDS) -> CompiledGrammar:
         """`compile` for an event loop, which it does not hold up; cancelled before its turn, it never begins.
@@ -174,6 +185,7 @@ class CompiledGrammar:
     """See `base.Grammar`. `num_bytes`: what it holds, about."""
 
     thought: ThoughtPhase | None = None
+    closing: int | None = None
 
     def __init__(self, lark: str, num_bytes: int, matcher: LLMatcher, vocab_size: int, end: int) -> None:
         self.text = lark

@@ -22,6 +22,7 @@ class ThoughtGrammar:
     answer: Grammar | None
     text_of: Callable[[int], str]
     vocab_size: int
+    closing: int | None = None
 
     @property
     def text(self) -> str:

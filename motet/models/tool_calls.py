@@ -260,7 +260,11 @@ class CallReader:
 
     def _close(self, word: str) -> Generator[None, None, None]:
         """Reads past what closes a call, also where the answer ends in the middle of it."""
-        if not (yield from self._words(word)) and self._ended and word.strip().startswith(self._held[self._at :]):
+        if (
+            not (yield from self._words(word))
+            and self._ended
+            and word.strip().startswith(self._held[self._at :].strip())
+        ):
             self._at = len(self._held)
 
     def _space(self) -> Generator[None, None, None]:

@@ -59,6 +59,7 @@ def _load_torch(configuration: Configuration, log: Log) -> tuple[Engine, Registr
         kv_cache_bytes=int(config.kv_cache_gib * GIB),
         max_running=config.max_running,
         prefill_chunk=config.prefill_chunk,
+        speculation=config.wished_speculation,
     )
     return TorchEngine(loaded, settings, restart=config.restart), registry
 

@@ -275,6 +275,8 @@ def inspect(
     unfit = [line for name, model in configuration.settings.models.items() for line in _unfit(name, model)]
     read, unread = each_model(configuration, lambda name, model: read_model(name, model, sources[name], engine, "vllm"))
     problems = unfit + unread
+    if "speculation" in engine.model_fields_set:
+        problems.append("engine.speculation: it is the embedded engine's; vLLM takes engine_args.speculative_config.")
     if engine.restart:
         problems.append("engine.restart: it is the embedded engine's; of vLLM the process is started again.")
     tokenizers = {name: tokenizer for name, (tokenizer, _) in read.items()}

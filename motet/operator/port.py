@@ -1,5 +1,5 @@
-"""The port: bound before models are loaded, so that a busy one is told at once. Until loading has ended connections are
-refused, which is what probes and clients that retry expect of a server that is not ready."""
+"""The port: bound before models are loaded, so that a busy one is told at once. `starting.py` answers on it until they
+are."""
 
 from __future__ import annotations
 

@@ -199,6 +199,8 @@ def _loaded(
         expert.weights,
         model.check_expert,
         None if model.tool_call_parser is None else TOOL_FORMATS[model.tool_call_parser],
+        model.describe_tools,
+        model.close_json,
         ThinkTags(*model.think_tags) if isinstance(model.think_tags, tuple) else model.think_tags,
     )
 

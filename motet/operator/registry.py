@@ -45,6 +45,8 @@ class LoadedModel:
     weights: str | None = None  # the weights' fingerprint, where a bundle asks for it
     check_expert: bool = True  # whether compositions must keep to `expert`
     own_format: ToolFormat | None = None  # of calls, by the operator's word
+    describe_tools: bool = True  # in words, where its template knows none
+    close_json: bool = False  # in the last third of an answer
     own_tags: ThinkTags | Literal["none"] | None = None  # of thoughts, by the operator's word
 
     @cached_property

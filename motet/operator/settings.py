@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from motet.engines.drafts import AUTO, MOST_GUESSES, OFF, Speculation
 from motet.models.info import Quantization
 from motet.models.tool_formats import FormatName
 from motet.operator import keys
@@ -43,6 +45,12 @@ def _usable_key(key: SecretStr) -> SecretStr:
     return key
 
 
+def _traceable(endpoint: str) -> str:
+    if not all(find_spec(name) for name in ("opentelemetry", "opentelemetry.sdk", "opentelemetry.instrumentation")):
+        raise ValueError("traces need OpenTelemetry: pip install 'motet[otel]'")
+    return endpoint
+
+
 class Section(BaseModel):
     """Frozen, and strict about names that it does not know; the texts below fields are their descriptions."""
 
@@ -69,8 +77,12 @@ class ModelConfig(Section):
     check_expert: bool = True
     """Whether compositions must keep to the role and the partner that the model's `expert.json` names."""
     tool_call_parser: FormatName | None = None
-    """How the model writes calls of tools; by default as its chat template does. Models whose template knows no tools
-    are then told of them in words."""
+    """How the model writes calls of tools; by default as its chat template does."""
+    describe_tools: bool = True
+    """Whether a model with a `tool_call_parser`, but a template that knows no tools, is told of them in words."""
+    close_json: bool = False
+    """Close the JSON of calls and structured answers in the last third of `max_tokens`, whatever still could be written
+    into it: for models that do not end it themselves."""
     think_tags: Literal["none"] | tuple[Tag, Tag] | None = None
     """What stands before and behind the model's thoughts, `[<think>, </think>]`; by default what its chat template
     has. `none`: what it writes is all answer."""
@@ -118,6 +130,9 @@ class ServerConfig(Section):
     """A client that takes nothing of its answer for so long is cut off, and what it held is freed."""
     keep_alive_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
     """A stream in which nothing came for so long gets a comment line."""
+    otlp_traces_endpoint: Annotated[str, Field(pattern="^https?://"), AfterValidator(_traceable)] | None = None
+    """A collector's address, as `http://localhost:4318/v1/traces`, to which traces of requests and steps are sent;
+    needs `pip install 'motet[otel]'`."""
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """How long SIGTERM lets running answers go on."""
 
@@ -140,6 +155,16 @@ class FamilyConfig(Section):
 Families = dict[FamilyName, Annotated[FamilyConfig, BeforeValidator(_with_models)]]
 
 
+class SpeculationConfig(Section):
+    """Which guesses are made; what is left out is what pays."""
+
+    draft: str | None = None
+    """Who guesses: a role or a model of the compositions' streams, or `ngram`, the text itself where it repeats.
+    Compositions without that stream do not guess."""
+    tokens: Annotated[int, Field(ge=1, le=MOST_GUESSES)] = MOST_GUESSES
+    """Most guesses that are verified at once."""
+
+
 class EngineConfig(Section):
     """What computes."""
 
@@ -158,14 +183,28 @@ class EngineConfig(Section):
     max_running: Annotated[int, Field(ge=1)] = 64
     """Choices computed at once, by each family."""
     prefill_chunk: Annotated[int, Field(ge=1)] = 128
-    """Prompt tokens per step, at most, while others decode. As a rule fewer are read: as many as make a step half as long
-    again as without them."""
+    """Prompt tokens per step, at most, while others decode. As a rule fewer are read: as many as make a step half as
+    long again as without them."""
+    speculation: Literal["auto", "off"] | SpeculationConfig = "auto"
+    """The embedded engine: guesses for requests that do not say otherwise, where they are measured to pay. `auto` makes
+    them where all models compute in float32; a mapping makes them in every dtype."""
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     """Upper bound on the context of every model, by default its own."""
     dtype: Dtype = "auto"
     """Of the weights; `auto` is the checkpoint's own."""
     device: Device = "auto"
     """`auto` is CUDA where there is one, else the CPU."""
+
+    @property
+    def wished_speculation(self) -> Speculation:
+        """Of requests that say nothing of it."""
+        match self.speculation:
+            case "off":
+                return OFF
+            case "auto":
+                return AUTO
+            case written:
+                return Speculation(written.draft, written.tokens)
 
 
 class LogConfig(Section):

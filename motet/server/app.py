@@ -41,4 +41,6 @@ def create_app(service: Service) -> FastAPI:
     app.openapi = lambda: describe_api(app)
     for router in ROUTERS:
         app.include_router(router)
+    if service.traces is not None:
+        service.traces.watch(app, service.engine)
     return app

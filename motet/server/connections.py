@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -29,6 +30,8 @@ RESERVED = 32  # descriptors for all but connections: files of models and caches
 MOST = 8192  # connections, where the operator says nothing
 MOST_DESCRIPTORS = 65536
 SWEEPS = 4  # per timeout
+IDLE_S = 1.0  # without a request, after which a connection makes room for a new one
+LOOKED_AT = 64  # connections, for one that makes room
 Awaited = tuple[Literal["head", "reader"], object]  # what is waited for, and what began it
 
 
@@ -42,7 +45,7 @@ class Connections:
         self.limit = min(config.max_connections or MOST, room)
         self._patience = {"head": config.header_timeout_seconds, "reader": config.write_timeout_seconds}
         self._interval = min(1.0, *(seconds / SWEEPS for seconds in self._patience.values()))
-        self._open: set[Connection] = set()
+        self._open: dict[Connection, None] = {}  # the longest open first, but for those that had to be passed over
         self._refused = 0
         self._sweeping = False
 
@@ -53,6 +56,8 @@ class Connections:
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> asyncio.Protocol:
+        if len(self._open) >= self.limit:
+            self._make_room()
         if len(self._open) >= self.limit + SPARE:
             self._refused += 1
             return Refused()
@@ -61,13 +66,22 @@ class Connections:
         return Connection(self, inner)
 
     def add(self, connection: Connection) -> None:
-        self._open.add(connection)
+        self._open[connection] = None
         if not self._sweeping:
             self._sweeping = True
             self._sweep_later()
 
     def discard(self, connection: Connection) -> None:
-        self._open.discard(connection)
+        self._open.pop(connection, None)
+
+    def _make_room(self) -> None:
+        """Closes a connection over which nobody asks anything: else they would hold all until their time is over."""
+        now = asyncio.get_running_loop().time()
+        for connection in list(islice(self._open, LOOKED_AT)):
+            del self._open[connection]
+            if connection.end_if_idle(now):
+                return
+            self._open[connection] = None
 
     def _sweep_later(self) -> None:
         asyncio.get_running_loop().call_later(self._interval, self._sweep)
@@ -140,6 +154,14 @@ class Connection(asyncio.Protocol):
             return None
         self._transport.abort()  # drops what was not read, and tells the application that the client has left
         return kind
+
+    def end_if_idle(self, now: float) -> bool:
+        """Whether it was ended, having waited for a request for `IDLE_S` at least."""
+        awaited = self._waits_for()
+        idle = awaited is not None and awaited[0] == "head" and awaited == self._awaited and now - self._since >= IDLE_S
+        if idle:
+            self._transport.abort()
+        return idle
 
     def _waits_for(self) -> Awaited | None:
         """None while the server computes, or reads a body, which has a time limit of its own."""

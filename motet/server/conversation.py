@@ -33,8 +33,11 @@ class Conversation:
     form: ToolFormat | None = None
     tags: ThinkTags | None = None
 
-    def read_by(self, template: ChatTemplate | None) -> tuple[list[dict[str, Any]], tuple[Mapping[str, Any], ...]]:
-        """The messages and the tools that the template renders; None is a model that reads plain text.
+    def read_by(
+        self, template: ChatTemplate | None, *, in_words: bool = True
+    ) -> tuple[list[dict[str, Any]], tuple[Mapping[str, Any], ...]]:
+        """The messages and the tools that the template renders; None is a model that reads plain text. `in_words`:
+        tools are described where the template cannot.
 
         Raises:
             ApiError: 400, calls, tools or thoughts that neither the template nor anything else has words for.
@@ -51,6 +54,8 @@ class Conversation:
             ]
         if not self.tools or (template is not None and template.takes_tools):
             return turns, self.tools
+        if not in_words:
+            return turns, ()
         return _instructed(turns, self._instruction(), template is None or template.takes_system), ()
 
     def _with_thought(self, place: int, turn: Turn, template: ChatTemplate | None) -> dict[str, Any]:

@@ -35,10 +35,19 @@ class EngineCollector(Collector):
             stats.preemptions,
         )
         yield CounterMetricFamily("motet:engine_restarts", "Fresh starts of the engine after a defect.", stats.restarts)
+        yield CounterMetricFamily("motet:spec_decode_num_drafts", "Blocks of guesses verified.", stats.drafts)
         yield CounterMetricFamily("motet:spec_decode_num_draft_tokens", "Tokens guessed.", stats.draft_tokens)
         yield CounterMetricFamily(
             "motet:spec_decode_num_accepted_tokens", "Guessed tokens that were right.", stats.accepted_tokens
         )
+        places = CounterMetricFamily(
+            "motet:spec_decode_num_accepted_tokens_per_pos",
+            "Guessed tokens that were right, by their place in the block.",
+            labels=["position"],
+        )
+        for place, count in enumerate(stats.accepted_at):
+            places.add_metric([str(place)], count)
+        yield places
         seconds = CounterMetricFamily("motet:member_forward_seconds", "Time in a model's forward.", labels=["member"])
         for name, value in stats.forward_seconds.items():
             seconds.add_metric([name], value)

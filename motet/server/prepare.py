@@ -42,6 +42,7 @@ from motet.server.query import Query, ScoreQuery
 from motet.server.reasoning import phase_of, within
 from motet.server.schemas import Target
 from motet.server.service import Service
+from motet.server.speculation import wish_of
 from motet.server.structured import INVALID_GRAMMAR, TOOLS, compiled_grammar
 from motet.server.tool_grammar import CallGrammar, held
 from motet.server.tools import Offer
@@ -49,6 +50,7 @@ from motet.server.tools import Offer
 T = TypeVar("T")
 TOKENIZING = CapacityLimiter(2)  # threads of their own
 COLDEST = 1e-6  # a temperature below it is greedy
+OPEN_SHARE = 2 / 3  # of an answer, behind which JSON is closed where the operator wants it
 NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
 
@@ -145,6 +147,7 @@ def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTo
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
+        speculation=wish_of(query.fields.speculation, tokens.plan),
     )
     job = Job(request, base.tokenizer, tokens.prompt_ids, prompt.text if prompt.truncate is None else None)
     return job if prompt.messages is None else _taken_apart(job, query, prompt, service.registry)
@@ -190,6 +193,8 @@ async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
         grammar = await _grammar(job, query, await held(query.offer, base.grammars), registry)
     if job.thought is not None and (grammar is not None or job.thought.budget is not None):
         grammar = base.grammars.after_thought(within(job.thought, job.request.sampling.max_tokens), grammar)
+    if grammar is not None and base.close_json:
+        grammar = base.grammars.closing(grammar, int(OPEN_SHARE * job.request.sampling.max_tokens))
     return replace(job, request=replace(job.request, sampling=replace(job.request.sampling, grammar=grammar)))
 
 

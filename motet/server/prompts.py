@@ -220,7 +220,7 @@ def _read(prompt: RequestPrompt, own: Prompt, member: LoadedModel) -> _Text | No
     if prompt.text is not None and own.template == "chat":
         return _chat(Conversation(({"role": "user", "content": prompt.text},)), prompt, member)
     if prompt.messages is not None:
-        turns, _ = prompt.conversation.read_by(None)
+        turns, _ = prompt.conversation.read_by(None, in_words=member.describe_tools)
         return _Text("\n".join(turn["content"] for turn in turns), special=True)
     return None if prompt.text is None else _Text(prompt.text, prompt.add_special_tokens is not False)
 
@@ -229,7 +229,7 @@ def _chat(conversation: Conversation, prompt: RequestPrompt, member: LoadedModel
     tokenizer = member.tokenizer
     if not tokenizer.has_chat_template:
         raise invalid(f"Model {member.info.name!r} has no chat template; use template 'plain'.", prompt.param)
-    turns, tools = conversation.read_by(tokenizer.template)
+    turns, tools = conversation.read_by(tokenizer.template, in_words=member.describe_tools)
     try:
         text = tokenizer.render_chat(
             turns,

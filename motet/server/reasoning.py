@@ -84,7 +84,8 @@ def phase_of(dialect: Dialect, base: LoadedModel, *, opened: bool | None, budget
 
 def within(thought: ThoughtPhase, max_tokens: int) -> ThoughtPhase:
     """The thought with a budget that leaves room for an answer."""
-    return thought if thought.budget is None else replace(thought, budget=min(thought.budget, int(SHARE * max_tokens)))
+    room = max(0, int(SHARE * max_tokens) - len(thought.begin) - len(thought.end))
+    return thought if thought.budget is None else replace(thought, budget=min(thought.budget, room))
 
 
 def _ids(text: str, base: LoadedModel) -> tuple[int, ...]:

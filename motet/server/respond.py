@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.server.bodies import JsonRoute
 from motet.server.headers import MAX_TOKENS, add_header
-from motet.server.prepare import prepare
+from motet.server.prepare import Job, prepare
 from motet.server.query import Query, ScoreQuery
 from motet.server.replies import ComparisonReply, Reply
 from motet.server.schemas import StreamOptions
-from motet.server.service import Reservation, Service
+from motet.server.service import Reservation, Service, get_service
 from motet.server.sse import EventStream
 from motet.server.writing import encoded
 
 T = TypeVar("T")
 CLIENT_LEFT = 499  # nginx's number; the client is gone, only the log shows it
+
+
+class AnsweringRoute(JsonRoute):
+    """A route whose answers take places: while there is none, bodies are not even read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            (await get_service(request)).admission.check_room()
+            return await handler(request)
+
+        return handle
 
 
 async def respond(request: Request, service: Service, query: Query) -> Response:
@@ -34,6 +48,7 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         jobs = await unless_disconnected(request, prepare(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
+        describe(service, query, jobs)
         fits = min(job.request.sampling.max_tokens for job in jobs)
         if fits < (query.max_tokens or 0):
             add_header(request, MAX_TOKENS, str(fits))
@@ -45,6 +60,20 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
             events = reply.events(query.fields.stream_options or StreamOptions())
             return EventStream(events, held.pop_all())  # which closes them in its turn
         return await as_json(await unless_disconnected(request, reply.whole()))
+
+
+def describe(service: Service, query: Query | ScoreQuery, jobs: Sequence[Job]) -> None:
+    """For the request's trace, where there is one: sizes and names, nothing of the texts."""
+    if service.traces is not None:
+        service.traces.describe(
+            {
+                "motet.request_id": query.request_id,
+                "motet.strategy": jobs[0].plan.strategy,
+                "motet.choices": query.num_choices,
+                "gen_ai.request.model": jobs[0].base,
+                "gen_ai.usage.input_tokens": sum(len(job.prompt_ids) for job in jobs),
+            }
+        )
 
 
 def reserve(request: Request, service: Service, query: Query | ScoreQuery) -> Reservation:

@@ -32,6 +32,11 @@ class CachedTokens(Shape):
     """Tokens of the prompt that were still in memory from earlier requests."""
 
 
+class CompletionDetails(Shape):
+    reasoning_tokens: int
+    """Tokens of the thoughts before the answers."""
+
+
 class Usage(Shape):
     prompt_tokens: int
     """Tokens of the prompts that were sent."""
@@ -41,6 +46,8 @@ class Usage(Shape):
     """The sum of both."""
     prompt_tokens_details: CachedTokens
     """How the prompt was read."""
+    completion_tokens_details: CompletionDetails | None = None
+    """What the answers' tokens are, where members write thoughts."""
 
 
 class StreamUse(Shape):
@@ -67,12 +74,31 @@ class Composed(Shape):
     """Every model with what it read, the base first."""
 
 
+class CalledFunction(Shape):
+    name: str
+    """The function's name."""
+    arguments: str
+    """Its arguments as JSON, as the model wrote it."""
+
+
+class CalledTool(Shape):
+    id: str
+    """What a message of role `tool` answers to."""
+    type: Literal["function"]
+    function: CalledFunction
+    """Which function, with which arguments."""
+
+
 class ChatMessage(Shape):
     role: Literal["assistant"]
-    content: str
-    """The answer."""
+    content: str | None
+    """The answer; null where it is calls alone."""
     refusal: None
     """Always null."""
+    reasoning_content: str | None = None
+    """What was thought before the answer, by members that write thoughts."""
+    tool_calls: list[CalledTool] | None = None
+    """The functions that the caller is asked to run."""
 
 
 class ChatChoice(Shape):
@@ -82,8 +108,9 @@ class ChatChoice(Shape):
     """The answer."""
     logprobs: dict[str, JsonValue] | None
     """Log-probs of the tokens under the composition, where asked for."""
-    finish_reason: Literal["stop", "length"]
-    """`stop`: the answer ended itself or at a stop text; `length`: at its limit."""
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    """`stop`: the answer ended itself or at a stop text; `tool_calls`: so, and calls functions; `length`: at its
+    limit."""
     stop_reason: str | int | None
     """The stop text or token id that ended the answer."""
 

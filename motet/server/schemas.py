@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from motet.composers.errors import at_most
+from motet.engines.drafts import MOST_GUESSES
 from motet.server.reasoning import Effort
 from motet.server.structured import StructuredFields
 from motet.server.tools import CallId, Choice, ToolCalls, Tools
@@ -72,6 +73,18 @@ class TraceOptions(Body):
 
     top: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     """Alternatives per token, before and after composition."""
+
+
+class SpeculationOptions(Body):
+    """Which guesses are made; what is left out is what pays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    draft: Name | None = None
+    """Who guesses: the role or the model of one of the composition's streams, or `ngram`, the text itself where it
+    repeats."""
+    tokens: Annotated[int, Field(ge=1, le=MOST_GUESSES)] = MOST_GUESSES
+    """Most guesses that are verified at once."""
 
 
 class TextPart(Body):
@@ -201,6 +214,8 @@ class SamplingFields(Target, StructuredFields):
     """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None
     """Report what each member did to each token, under `choices[].motet.trace`."""
+    speculation: Literal["auto", "off"] | SpeculationOptions | None = None
+    """Guess tokens ahead and verify them together: faster, the same answers. Default: as the operator has set."""
 
     @property
     def stops(self) -> list[str]:

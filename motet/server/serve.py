@@ -117,3 +117,5 @@ def serve(service: Service, port: socket.socket) -> None:
     gc.collect()
     gc.freeze()  # what was loaded stays: to look through it took the collector 0.2 s, several times per large answer
     make_server(service, end_process).run(sockets=[release(port)])
+    if service.traces is not None:
+        service.traces.close()

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Annotated, Self, cast
+from typing import TYPE_CHECKING, Annotated, Self, cast
 
 from fastapi import Depends
 from starlette.requests import Request
@@ -20,6 +20,9 @@ from motet.server.errors import busy, invalid
 from motet.server.metrics import Metrics
 from motet.server.pace import Pace
 from motet.server.rates import Rates
+
+if TYPE_CHECKING:
+    from motet.server.tracing import Traces
 
 
 class Reservation:
@@ -79,14 +82,11 @@ class Admission:
             ApiError: 503 with Retry-After while the server drains or is full, 429 where the key has its share, 400
                 for more choices than can ever be taken.
         """
-        if self.draining:
-            raise busy(503, "The server is shutting down.", "shutting_down")
+        self.check_room()
         limit = min(self.max_choices, self.max_choices_per_key or self.max_choices)
         if choices > limit:
             raise invalid(f"The request asks for {choices} choices, at most {limit} are allowed at once.", "n")
-        if (missing := self._taken + choices - self.max_choices) > 0:
-            wait = self._pace.wait(missing)
-            raise busy(503, f"All {self.max_choices} places are taken; try again.", "queue_full", wait)
+        self.check_room(choices)
         if key and self.max_choices_per_key and (missing := self._by_key[key] + choices - self.max_choices_per_key) > 0:
             wait = self._pace_by_key[key].wait(missing)
             said = f"This key has {self.max_choices_per_key} places, all taken; try again."
@@ -97,6 +97,14 @@ class Admission:
         self._taken += choices
         self._by_key[key or ""] += choices
         return Reservation(self, choices, key)
+
+    def check_room(self, choices: int = 1) -> None:
+        """Raises ApiError (503): the server drains, or has not so many places."""
+        if self.draining:
+            raise busy(503, "The server is shutting down.", "shutting_down")
+        if (missing := self._taken + choices - self.max_choices) > 0:
+            wait = self._pace.wait(missing)
+            raise busy(503, f"All {self.max_choices} places are taken; try again.", "queue_full", wait)
 
     def spend(self, tokens: int, key: str | None) -> None:
         if key:
@@ -124,11 +132,21 @@ class Service:
     metrics: Metrics
     admission: Admission
     kv_budget: int  # bytes
+    traces: Traces | None = None
 
     @classmethod
     def assemble(cls, config: ServerConfig, engine: Engine, registry: Registry) -> Service:
         admission = Admission(config.max_choices, config.max_choices_per_key, config.max_tokens_per_minute_per_key)
-        return cls(config, engine, registry, Metrics(engine), admission, engine.stats().kv_bytes_budget)
+        traces = _traces(config.otlp_traces_endpoint)
+        return cls(config, engine, registry, Metrics(engine), admission, engine.stats().kv_bytes_budget, traces)
+
+
+def _traces(endpoint: str | None) -> Traces | None:
+    if endpoint is None:
+        return None
+    from motet.server.tracing import Traces  # its libraries are an extra
+
+    return Traces.to(endpoint)
 
 
 async def get_service(request: Request) -> Service:

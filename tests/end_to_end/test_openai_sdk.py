@@ -98,9 +98,11 @@ def test_errors_are_the_sdks_own(client: OpenAI) -> None:
             model="large", messages=MESSAGES, extra_body={"composition": {"strategy": "proxy_tunning"}}
         )
     assert refused.value.param == "composition.strategy"
-    with pytest.raises(openai.BadRequestError, match="tools"):
+    with pytest.raises(openai.BadRequestError, match=r"tools\.0\.function\.name"):
         client.chat.completions.create(
-            model="large", messages=MESSAGES, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]
+            model="large",
+            messages=MESSAGES,
+            tools=[{"type": "function", "function": {"name": "a b", "parameters": {}}}],
         )
     with pytest.raises(openai.BadRequestError) as long:
         client.completions.create(model="large", prompt="river " * 5000, max_tokens=5)

@@ -23,6 +23,7 @@ from motet.engines.base import (
     NoTokenPossible,
     RequestTooLarge,
     SamplingParams,
+    StepTimes,
     TokenOutput,
 )
 from motet.engines.torch import EngineCore, EngineSettings, Member, ModelLoadError, TorchEngine, load_member
@@ -227,6 +228,18 @@ async def test_numbers_that_are_none_fail_the_request(
             await collect(engine, request())
         assert len((await collect(engine, request(single("llama"))))[0]) == 8
     assert len((await collect(engine, request()))[0]) == 8
+
+
+async def test_steps_are_reported_to_whoever_watches(engine: TorchEngine) -> None:
+    """Prefill too, which hands out nothing; every token once."""
+    seen: list[StepTimes] = []
+    engine.watch_steps(seen.append)
+    jobs = [replace(request(n=2), request_id=name) for name in ("first", "second")]
+    await asyncio.gather(*(collect(engine, job) for job in jobs))
+    assert {name for times in seen for name in times.requests} == {"first", "second"}
+    assert sum(times.tokens for times in seen) == 2 * 2 * 8
+    assert max(times.choices for times in seen) == 4
+    assert all(times.began <= times.ended and times.requests and not times.failures for times in seen)
 
 
 async def test_closing_the_engine_fails_what_runs(members: Mapping[str, Member]) -> None:

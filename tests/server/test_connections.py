@@ -216,6 +216,26 @@ async def test_more_connections_than_allowed() -> None:
         assert (await again.reader.readline()).startswith(b"HTTP/1.1 200")
 
 
+async def test_idle_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For new ones: the longest idle goes, and no request that is computed."""
+    monkeypatch.setattr(connections, "IDLE_S", 0.2)
+    async with site(max_connections=3, header_timeout_seconds=20) as there:
+        there.engine.gate.clear()
+        busy = await there.connect()
+        busy.ask("/v1/completions", {"model": "large", "prompt": "x", "max_tokens": 1})
+        await until(lambda: there.engine.requests)
+        idle = [await there.connect() for _ in range(2)]
+        await until(lambda: there.open == 3)
+        await asyncio.sleep(2.5)  # two looks at all connections
+        fresh = await there.connect()
+        fresh.writer.write(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await fresh.reader.readline()).startswith(b"HTTP/1.1 200")
+        assert await idle[0].rest() == b""
+        assert there.open == 3
+        there.engine.gate.set()
+        assert (await busy.reader.readline()).startswith(b"HTTP/1.1 200")
+
+
 async def test_far_more_connections_than_allowed(caplog: pytest.LogCaptureFixture) -> None:
     """Refused one by one, reported all together."""
     caplog.set_level(logging.WARNING)

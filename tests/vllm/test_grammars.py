@@ -136,6 +136,7 @@ class Failing:
 
     text = "{"
     thought = None
+    closing = None
 
     def start(self, ends: Sequence[int]) -> Failing:
         return self

@@ -6,13 +6,16 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+
+from torch import Tensor
 
 from motet.composers.plan import DiscriminatorRule, Plan, Timeline, judged_tokens
 from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
+from motet.engines.torch.repeats import Repeats
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +50,22 @@ class StreamState:
         """How many of the next `count` tokens yield the distribution of a judged one."""
         end = min(self.computed + count, len(self.context) - 1)
         return max(0, end - max(self.computed, self.reusable))
+
+
+@dataclass(slots=True, eq=False)
+class Round:
+    """Tokens guessed ahead of a choice, which its next step verifies.
+
+    Attributes:
+        stream: the number of the stream that drafts; None: the text itself does.
+        guesses: what may stand behind the choice's last token.
+        logits: (1, V) each, raw: what the drafting stream has computed already, behind the last token, the first guess
+            and so on.
+    """
+
+    stream: int | None
+    guesses: list[int]
+    logits: list[Tensor] = field(default_factory=list[Tensor])
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +125,9 @@ class Choice:
         self.counts: Counter[int] = Counter()  # of generated tokens
         self.rule_state = initial_state(plan, self.streams)  # what the plan's rule has gathered so far
         self.finished = False
+        self.round: Round | None = None
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
+        self._uniforms: list[float] = []
         self.cached_tokens = 0
         self.created = time.perf_counter()
         self._admitted: float | None = None
@@ -133,6 +154,11 @@ class Choice:
         grammar = self.sampling.grammar
         return None if grammar is None else grammar.start(self.ends)
 
+    @cached_property
+    def repeats(self) -> Repeats:
+        """What the base's text says of itself."""
+        return Repeats()
+
     @property
     def num_generated(self) -> int:
         return len(self.shared) - self.num_forced
@@ -148,7 +174,16 @@ class Choice:
 
     def written(self, position: int) -> list[int]:
         """The tokens before `position` that count as written by the composition: not those of a scored prompt."""
-        return self.shared[self.group.request.num_prompt_forced : position]
+        return self.text[self.group.request.num_prompt_forced : position]
+
+    @property
+    def guesses(self) -> list[int]:
+        return self.round.guesses if self.round else []
+
+    @property
+    def text(self) -> list[int]:
+        """The shared tokens, and those that are guessed to follow."""
+        return self.shared + self.guesses if self.guesses else self.shared
 
     @property
     def waiting_positions(self) -> int:
@@ -161,13 +196,20 @@ class Choice:
         caught_up = not any(stream.missing(self.position) for stream in self.streams)
         return self.position > 0 and self.waiting_positions == 1 and caught_up
 
+    @property
+    def room_ahead(self) -> int:
+        """How many tokens may be guessed: all before the last that may be generated, as far as the slots have room."""
+        slots = [stream.slot for stream in self.streams if stream.slot is not None]
+        room = min(slot.reserved - len(slot.tokens) for slot in slots)
+        return min(self.sampling.max_tokens - self.num_generated, room) - 1
+
     def inputs(self, stream: StreamState, count: int) -> list[int]:
         """The next `count` tokens of a stream that are not in its slot."""
         start = stream.computed
         length = len(stream.context)
         own = stream.context[start : start + count] if start < length else []
         rest = max(0, start - length)
-        return own + self.shared[rest : rest + count - len(own)]
+        return own + self.text[rest : rest + count - len(own)]
 
     def tokens(self, stream: StreamState) -> list[int]:
         """What the stream reads before the next position is known; the last of it is fed together with all streams."""
@@ -192,12 +234,26 @@ class Choice:
             self.rule_state = initial_state(self.plan, self.streams)
 
     def uniform(self) -> float:
-        """The next draw in (0, 1] of this choice: its own, whatever else is in the batch."""
-        return 1.0 - self._random.random()
+        """The draw in (0, 1] that belongs to the next token: the choice's own, whatever else is in the batch."""
+        return self.uniform_at(self.num_generated)
+
+    def uniform_at(self, place: int) -> float:
+        """The draw of the generated token number `place`: the same as often as it is asked for."""
+        while len(self._uniforms) <= place:
+            self._uniforms.append(1.0 - self._random.random())
+        return self._uniforms[place]
 
     def append(self, token: int) -> None:
         self.shared.append(token)
         self.counts[token] += 1
+
+    def end_round(self) -> None:
+        """Forgets the guesses: the streams hold what was computed of the tokens that were taken, but for the last,
+        which is fed next."""
+        self.round = None
+        for stream in self.streams:
+            if stream.slot is not None:
+                del stream.slot.tokens[len(stream.context) + len(self.shared) - 1 :]
 
     def finish_reason(self) -> FinishReason | None:
         """Why the choice ends after the last reported position, or None."""
@@ -210,37 +266,3 @@ class Choice:
     def _is_end(self, token: int) -> bool:
         """Before `min_tokens` no end is drawn, unless a grammar has finished."""
         return token in self.eos_token_ids or token in self.sampling.stop_token_ids
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceRow:
-    """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits."""
-
-    choice: Choice
-    position: int
-    streams: tuple[int, ...]
-
-    @property
-    def answer(self) -> Choice:
-        return self.choice
-
-    @property
-    def plan(self) -> Plan:
-        return self.choice.timeline.at(lambda: self.written)
-
-    @property
-    def is_drawn(self) -> bool:
-        return self.position >= self.choice.num_forced
-
-    @property
-    def forced(self) -> int:
-        return -1 if self.is_drawn else self.choice.shared[self.position]
-
-    @property
-    def written(self) -> list[int]:
-        return self.choice.written(self.position)
-
-    @property
-    def matcher(self) -> Matcher | None:
-        """Of a drawn token."""
-        return self.choice.matcher if self.is_drawn else None

@@ -18,10 +18,19 @@ from dataclasses import replace
 import torch
 
 from motet.composers.plan import Plan, RoutedRule
-from motet.engines.base import EngineError, EngineStats, EngineStopped, GenerationRequest, TokenOutput, refuse_empty
+from motet.engines.base import (
+    EngineError,
+    EngineStats,
+    EngineStopped,
+    GenerationRequest,
+    StepTimes,
+    TokenOutput,
+    refuse_empty,
+)
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings, Scheduler
+from motet.engines.torch.speculation import Speculator
 from motet.engines.torch.step import Step, StepRunner
 from motet.models.info import ModelInfo
 
@@ -44,6 +53,9 @@ class EngineCore:
         self.scheduler = Scheduler(self.members, settings or EngineSettings())
         self.num_steps = 0
         self._runner = StepRunner()
+        self._speculator = Speculator(
+            self.members, self.scheduler.settings, self.scheduler.max_rows, self._runner.kernels
+        )
 
     def group(self, request: GenerationRequest) -> ChoiceGroup:
         return choices_of(request, [self.members[stream.model] for stream in request.plan.streams])
@@ -73,7 +85,10 @@ class EngineCore:
         if not work:
             return None
         self.num_steps += 1
-        return self._settled(self._runner.run(work))
+        step = self._runner.run(self._speculator.draft(work))
+        if self._speculator.settle():
+            self.scheduler.tempo.disregard()
+        return self._settled(step)
 
     def _settled(self, step: Step) -> Step:
         self.drop([choice for choice, output in step.outputs if output.finish is not None])
@@ -84,6 +99,7 @@ class EngineCore:
         return step
 
     def stats(self) -> EngineStats:
+        drafts = self._speculator.stats
         return EngineStats(
             running=len(self.scheduler.running),
             waiting=len(self.scheduler.waiting),
@@ -97,6 +113,10 @@ class EngineCore:
             prefix_hits=self.scheduler.prefix_hits,
             steps=self.num_steps,
             preemptions=self.scheduler.num_preemptions,
+            drafts=drafts.rounds,
+            draft_tokens=drafts.guesses,
+            accepted_tokens=drafts.accepted,
+            accepted_at=tuple(drafts.accepted_at),
             forward_seconds={name: member.forward_seconds for name, member in self.members.items()},
         )
 
@@ -177,6 +197,7 @@ class TorchEngine:
         self._core = EngineCore(members, settings)
         self._restart = restart
         self._restarts: list[float] = []
+        self._report: Callable[[StepTimes], None] | None = None
         self._generations: dict[ChoiceGroup, TorchGeneration] = {}  # engine thread only
         self._arrivals: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
@@ -212,6 +233,9 @@ class TorchEngine:
         """Frees the choices before the next step."""
         with suppress(EngineStopped):  # an engine that has ended holds no slots
             self._post(lambda: self._drop(choices))
+
+    def watch_steps(self, report: Callable[[StepTimes], None]) -> None:
+        self._report = report
 
     def stats(self) -> EngineStats:
         return replace(self._core.stats(), restarts=len(self._restarts))
@@ -289,12 +313,22 @@ class TorchEngine:
         """What has arrived, then one step; sleeps while there is neither."""
         while self._arrivals:
             self._arrivals.popleft()()
+        began = time.time_ns()
         step = self._core.step()
         if step is not None:
+            if self._report is not None:
+                self._report(self._times(step, began))
             self._hand_out(step)
         elif not self._arrivals:
             self._wake.wait()
             self._wake.clear()
+
+    def _times(self, step: Step, began: int) -> StepTimes:
+        """What was computed: what goes on, and what has ended with this step."""
+        outputs = [choice for choice, _ in step.outputs]
+        choices = dict.fromkeys([*self._core.scheduler.running, *outputs, *step.failures])
+        requests = dict.fromkeys(choice.group.request.request_id for choice in choices)
+        return StepTimes(began, time.time_ns(), tuple(requests), len(choices), len(outputs), len(step.failures))
 
     def _start(self, generation: TorchGeneration) -> None:
         self._generations[generation.group] = generation

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from motet.engines.torch.attention import STEP, Segment, StepContext
 from motet.engines.torch.cache import LayerShape, SlotCache
+from motet.engines.torch.prices import Prices
 from motet.models.ends import ends_within, model_ends
 from motet.models.facts import num_parameters
 from motet.models.info import ModelInfo
@@ -51,6 +52,7 @@ class Member:
         self.cache = SlotCache(shapes, self.dtype, self.device)
         self.forward_seconds = 0.0
         self.num_forwards = 0
+        self.prices = Prices()
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.info = ModelInfo(
             name=name,
@@ -71,8 +73,10 @@ class Member:
         """
         began = time.perf_counter()
         logits = self._forward(work)
-        self.forward_seconds += time.perf_counter() - began
+        spent = time.perf_counter() - began
+        self.forward_seconds += spent
         self.num_forwards += 1
+        self.prices.observe(sum(len(item.tokens) for item in work), spent)
         return logits
 
     def _forward(self, work: Sequence[ModelWork]) -> Tensor:

@@ -5,14 +5,15 @@ They begin with the prompt, so an answer is the same whether its prompt is read,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from motet.composers.plan import DiscriminatorRule
-from motet.engines.torch.choice import Choice, ChoiceRow
+from motet.engines.torch.choice import Choice
+from motet.engines.torch.rows import ChoiceRow
 from motet.kernels.layout import rows_index
 from motet.kernels.logits import Logits
 
@@ -30,7 +31,7 @@ def judge(choice: Choice, k: int, logits: Tensor) -> None:
 def gathered(logits: Logits, rows: Sequence[ChoiceRow]) -> Tensor | None:
     """The state (R, 3) that each row's rule starts from, None where no rule has one.
 
-    Forced tokens of earlier rows of the same step count: a choice's rows follow one another.
+    Forced and guessed tokens of earlier rows of the same step count: a choice's rows follow one another.
     """
     if not any(_has_state(row) for row in rows):
         return None
@@ -40,17 +41,21 @@ def gathered(logits: Logits, rows: Sequence[ChoiceRow]) -> Tensor | None:
         if _has_state(row):
             before = sums.get(row.choice, row.choice.rule_state)
             state[r] = state.new_tensor(before)
-            if not row.is_drawn:
-                sums[row.choice] = _added(logits, row, row.forced, before)
+            if (token := row.assumed) is not None:
+                sums[row.choice] = _added(logits, row, token, before)
     return state
 
 
-def advanced(logits: Logits, rows: Sequence[ChoiceRow], tokens: Sequence[int]) -> list[tuple[Choice, list[float]]]:
-    """The choices' states after this step; nothing is changed here, since a step may still fail."""
+def advanced(logits: Logits, rows: Mapping[int, ChoiceRow], tokens: Sequence[int]) -> list[tuple[Choice, list[float]]]:
+    """The choices' states after this step; nothing is changed here, since a step may still fail.
+
+    Args:
+        rows: those whose tokens are taken, by their places among the `tokens` of the step.
+    """
     sums: dict[Choice, list[float]] = {}
-    for row, token in zip(rows, tokens, strict=True):
+    for index, row in rows.items():
         if _has_state(row):
-            sums[row.choice] = _added(logits, row, token, sums.get(row.choice, row.choice.rule_state))
+            sums[row.choice] = _added(logits, row, tokens[index], sums.get(row.choice, row.choice.rule_state))
     return list(sums.items())
 
 

@@ -7,7 +7,10 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from motet.engines.base import GenerationRequest, RequestTooLarge
+from motet.engines.drafts import OFF, Speculation
 from motet.engines.torch.choice import Choice, StreamState
 from motet.engines.torch.memory import Memory, Places
 from motet.engines.torch.model import Member
@@ -26,6 +29,8 @@ class EngineSettings:
     At most `prefill_chunk` tokens per model and step are spent on prompts and scored text while others decode,
     `idle_prefill_chunk` while nobody does; and no more than make a step `stretch` times as long as without them, or
     `idle_stretch` times as long as one of a single row (see `tempo`).
+    `speculation` is that of requests that say nothing of it; `adapts`: guesses are made where they are measured to pay,
+    else always.
     """
 
     kv_cache_bytes: int = 1 << 30
@@ -34,16 +39,23 @@ class EngineSettings:
     idle_prefill_chunk: int = 512
     stretch: float = 1.65  # twice is promised
     idle_stretch: float = 4.0
+    speculation: Speculation = OFF
+    adapts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """What one choice does in a step: `counts[k]` tokens of stream k, of which the last `positions` yield rows, and
-    those before them that its rule judges."""
+    those before them that its rule judges. A stream that has drafted has its rows already."""
 
     choice: Choice
     counts: tuple[int, ...]
     positions: int
+
+    def drafted(self, k: int) -> list[Tensor]:
+        """The rows that stream k has computed while it drafted."""
+        own = self.choice.round
+        return own.logits if own is not None and own.stream == k else []
 
     @property
     def rows(self) -> int:
@@ -62,8 +74,8 @@ class Scheduler:
         self.waiting: deque[Choice] = deque()
         self.running: list[Choice] = []
         widest = max((member.vocab_size for member in members.values()), default=1)
-        self._max_rows = max(16, ROW_BYTES // (4 * widest))
-        self._tempo = Tempo(members, settings.stretch, settings.idle_stretch)
+        self.max_rows = max(16, ROW_BYTES // (4 * widest))
+        self.tempo = Tempo(members, settings.stretch, settings.idle_stretch)
         self.prefix_queries = 0
         self.prefix_hits = 0
         self.num_preemptions = 0
@@ -171,20 +183,18 @@ class Scheduler:
     def plan(self) -> list[Work]:
         """The next step: every decoding choice by one token, and prompts or scored text by a chunk that makes it hardly
         longer than a step without."""
-        self._tempo.observe()
+        self.tempo.observe()
         # in slot order, so that the rows of a stream are consecutive and need no gather
         decoding = sorted((choice for choice in self.running if choice.is_decoding), key=_base_slot)
         reading = [choice for choice in self.running if not choice.is_decoding]
         rows = Counter(stream.member.name for choice in decoding for stream in choice.streams)
         work = [Work(choice, (1,) * len(choice.streams), 1) for choice in decoding]
         read: list[Work] = []
-        if reading and not self._tempo.must_measure(rows):
+        if reading and not self.tempo.must_measure(rows):
             limit = self.settings.prefill_chunk if decoding else self.settings.idle_prefill_chunk
             models = {stream.member.name for choice in reading for stream in choice.streams}
-            read = _chunks(reading, self._tempo.allowance(limit, self._max_rows, rows, models))
-        self._tempo.planned(
-            rows, [pair for item in read for pair in zip(item.choice.streams, item.counts, strict=True)]
-        )
+            read = _chunks(reading, self.tempo.allowance(limit, self.max_rows, rows, models))
+        self.tempo.planned(rows, [pair for item in read for pair in zip(item.choice.streams, item.counts, strict=True)])
         return work + read
 
     def remove(self, choice: Choice, *, failed: bool = False) -> None:

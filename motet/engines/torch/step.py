@@ -6,16 +6,18 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from motet.composers.rows import compose_rows
 from motet.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
 from motet.engines.decoding import decode_rows, top_of, trace_of
-from motet.engines.torch.choice import Choice, ChoiceRow
+from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork
+from motet.engines.torch.rows import ChoiceRow
 from motet.engines.torch.rule_state import advanced, gathered, judge
 from motet.engines.torch.scheduler import Work
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
@@ -32,7 +34,8 @@ class Step:
 
     Attributes:
         logits: (n, V) raw logits of each member that was run.
-        first_rows: of (choice, stream number): the row of its first position in its member's logits.
+        first_rows: of (choice, stream number): the row of its first position in its member's logits. What a stream has
+            computed while it drafted is there as well.
         outputs: in row order.
         failures: why choices failed.
     """
@@ -48,7 +51,7 @@ class Step:
         parts: dict[Member, list[tuple[Work, int]]] = defaultdict(list)
         for item in self.work:
             for k, stream in enumerate(item.choice.streams):
-                if item.counts[k]:
+                if item.counts[k] or item.drafted(k):
                     parts[stream.member].append((item, k))
         for member, own in parts.items():
             try:
@@ -62,15 +65,22 @@ class Step:
         """One forward of (work, stream number) pairs; then the slots hold their new tokens, and the rules what they
         judge of the prompts."""
         items: list[tuple[ModelWork, Work, int]] = []
+        found: list[Tensor] = []
         for item, k in parts:
             stream = item.choice.streams[k]
             assert stream.slot is not None
+            if drafted := item.drafted(k):
+                self.first_rows[item.choice, k] = len(found)
+                found += drafted
+                continue
             tokens = item.choice.inputs(stream, item.counts[k])
             rows = stream.judged_rows(len(tokens)) + item.positions
             items.append((ModelWork(stream.slot.index, stream.computed, tokens, rows), item, k))
         items.sort(key=lambda entry: (len(entry[0].tokens) > 1, entry[0].slot))
-        logits = member.forward([entry[0] for entry in items])
-        row = 0
+        row = len(found)
+        if items:
+            found.append(member.forward([entry[0] for entry in items]))
+        self.logits[member] = logits = torch.cat(found) if len(found) > 1 else found[0]
         for model_work, item, k in items:
             judged = model_work.num_logits - item.positions
             if judged:
@@ -80,7 +90,6 @@ class Step:
             slot = item.choice.streams[k].slot
             assert slot is not None
             slot.tokens += model_work.tokens
-        self.logits[member] = logits
 
     def by_width(self) -> list[list[Work]]:
         """What can be composed: members of unlike vocabularies may run side by side, but only distributions of one
@@ -109,24 +118,50 @@ class Step:
             for t in range(item.positions)
         ]
 
-    def advance(self, rows: Sequence[ChoiceRow], decoded: Decoded, traces: Mapping[int, TokenTrace]) -> None:
-        """Appends the tokens to their choices and reports them; a row without a finite token fails its choice alone."""
-        tops = [top_of(decoded, index, row.choice.sampling.top_logprobs) for index, row in enumerate(rows)]
-        tokens, logprobs = _ints(decoded.token), cast("list[float]", decoded.logprob.tolist())
+    def advance(self, rows: Mapping[int, ChoiceRow], decoded: Decoded, traces: Mapping[int, TokenTrace]) -> None:
+        """Appends the tokens to their choices and reports them; a row without a finite token fails its choice alone.
+
+        Args:
+            rows: by their places in what was decoded; guesses before them were right.
+        """
+        tops = {index: top_of(decoded, index, row.choice.sampling.top_logprobs) for index, row in rows.items()}
+        tokens, logprobs = ints(decoded.token), cast("list[float]", decoded.logprob.tolist())
+        ended: set[Choice] = set()
         # from here on nothing can fail: the choices advance all or none
-        for index, (row, token, logprob) in enumerate(zip(rows, tokens, logprobs, strict=True)):
+        for index, row in rows.items():
             choice = row.choice
-            if choice in self.failures:
+            if choice in ended or choice in self.failures:
                 continue
-            if math.isnan(logprob) or (logprob == -math.inf and row.is_drawn):
+            token, logprob, is_drawn = tokens[index], logprobs[index], row.is_drawn
+            if math.isnan(logprob) or (logprob == -math.inf and is_drawn):
                 self.failures[choice] = _failure(row.position, logprob)
                 continue
             choice.position += 1
-            if row.is_drawn:
+            if is_drawn:
                 choice.append(token)
-            forced, finish = not row.is_drawn, choice.finish_reason()
-            output = TokenOutput(choice.index, token, logprob, forced, tops[index], traces.get(index), finish)
+            finish = choice.finish_reason()
+            if finish is not None:
+                ended.add(choice)
+            output = TokenOutput(choice.index, token, logprob, not is_drawn, tops[index], traces.get(index), finish)
             self.outputs.append((choice, output))
+
+
+def verified(rows: Sequence[ChoiceRow], tokens: Sequence[int]) -> dict[int, ChoiceRow]:
+    """The rows whose histories came true, by their places: those up to a choice's first wrong guess.
+
+    What was drawn at a row is what would have been drawn without guesses: by the composed distribution behind the same
+    tokens, with the random number of that position. So answers do not depend on guesses (Leviathan et al. 2023,
+    arXiv:2211.17192, for greedy answers).
+    """
+    found: dict[int, ChoiceRow] = {}
+    missed: set[Choice] = set()
+    for index, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+        if row.choice in missed:
+            continue
+        found[index] = row
+        if row.assumed not in (None, token):
+            missed.add(row.choice)
+    return found
 
 
 class StepRunner:
@@ -144,26 +179,34 @@ class StepRunner:
         return step
 
     def _contained(self, step: Step, work: Sequence[Work]) -> None:
-        """Composes and samples; if that fails, each choice alone, so that only the failing choice is lost."""
+        """Composes and samples; if that fails, each choice alone, so that only the failing choice is lost; and that one
+        without its guesses, since what cannot be computed behind a wrong guess is nobody's fault."""
         try:
             self._compose_and_sample(step, work)
         except Exception as error:
-            if len(work) == 1:
+            if len(work) == 1 and work[0].choice.guesses:
+                self._contained(step, [replace(work[0], positions=1)])
+            elif len(work) == 1:
                 step.failures[work[0].choice] = _reason(error)
-                return
-            for item in work:
-                self._contained(step, [item])
+            else:
+                for item in work:
+                    self._contained(step, [item])
 
     def _compose_and_sample(self, step: Step, work: Sequence[Work]) -> None:
         """All rows over one vocabulary: one composition, one draw, one report."""
         logits, rows = step.rows(work)
-        if self._kernels is None:
-            self._kernels = choose_kernels(logits.device)
-        decoded = decode(self._kernels, logits, self._decode_rows(logits, rows))
-        states = advanced(logits, rows, _ints(decoded.token))
-        step.advance(rows, decoded, _traces(logits, decoded, rows))
+        decoded = decode(self.kernels(logits.device), logits, self._decode_rows(logits, rows))
+        taken = verified(rows, ints(decoded.token))
+        states = advanced(logits, taken, ints(decoded.token))
+        step.advance(taken, decoded, _traces(logits, decoded, taken))
         for choice, state in states:
             choice.rule_state = state
+
+    def kernels(self, device: torch.device) -> Kernels:
+        """Chosen when they are first needed."""
+        if self._kernels is None:
+            self._kernels = choose_kernels(device)
+        return self._kernels
 
     def _decode_rows(self, logits: Logits, rows: Sequence[ChoiceRow]) -> DecodeRows:
         matchers = [row.matcher for row in rows]
@@ -191,9 +234,9 @@ def _failure(position: int, logprob: float) -> EngineError:
     return NoTokenPossible(f"no token is possible at position {position}: the masks of the request exclude each other")
 
 
-def _traces(logits: Logits, decoded: Decoded, rows: Sequence[ChoiceRow]) -> dict[int, TokenTrace]:
+def _traces(logits: Logits, decoded: Decoded, rows: Mapping[int, ChoiceRow]) -> dict[int, TokenTrace]:
     """Traces of the rows that ask for them."""
-    wanted = [(index, row, row.choice.sampling.trace_top) for index, row in enumerate(rows)]
+    wanted = [(index, row, row.choice.sampling.trace_top) for index, row in rows.items()]
     return {
         index: trace_of(logits.logprobs(rows_index(row.streams)), decoded, index, count)
         for index, row, count in wanted
@@ -201,5 +244,5 @@ def _traces(logits: Logits, decoded: Decoded, rows: Sequence[ChoiceRow]) -> dict
     }
 
 
-def _ints(values: Tensor) -> list[int]:
+def ints(values: Tensor) -> list[int]:
     return cast("list[int]", values.tolist())

@@ -60,6 +60,10 @@ class ForwardTimes:
             self._mixed_steps += load.rows > 0
             self._learn(load.features(), max(0.0, seconds - self.ordinary(max(1, load.rows))))
 
+    def skip(self) -> None:
+        """Forwards so far are not to be learned from."""
+        self._spent = self.member.forward_seconds
+
     @property
     def is_timed(self) -> bool:
         """Whether any forward was timed: at first one of a single token, whatever it belongs to."""
@@ -168,6 +172,12 @@ class Tempo:
         """Learns from the step that was planned last."""
         for name, load in self._loads.items():
             self.times[name].observe(load)
+        self._loads = {}
+
+    def disregard(self) -> None:
+        """The step that was planned last did more than was planned: it tells nothing of ordinary ones."""
+        for times in self.times.values():
+            times.skip()
         self._loads = {}
 
     def planned(self, decoding: Mapping[str, int], chunks: Sequence[tuple[StreamState, int]]) -> None:

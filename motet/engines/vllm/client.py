@@ -116,6 +116,7 @@ class Client:
             probe=probe,
             grammar="" if grammar is None else grammar.text,
             thought=None if grammar is None else grammar.thought,
+            closing=None if grammar is None else grammar.closing,
         )
 
     async def _answers(

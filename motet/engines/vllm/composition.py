@@ -89,9 +89,11 @@ class Matchers:
 
     def _grammar(self, spec: RowSpec) -> Grammar:
         compiler = self._compiler(spec.plan.streams[0].model)
-        if spec.thought is None:
-            return compiler.compile(spec.grammar)
-        return compiler.after_thought(spec.thought, compiler.compile(spec.grammar) if spec.grammar else None)
+        grammar: Grammar | None = compiler.compile(spec.grammar) if spec.grammar else None
+        if spec.thought is not None:
+            grammar = compiler.after_thought(spec.thought, grammar)
+        assert grammar is not None
+        return grammar if spec.closing is None else compiler.closing(grammar, spec.closing)
 
     def _compiler(self, base: str) -> Grammars:
         from motet.models.tokenizer import Tokenizer

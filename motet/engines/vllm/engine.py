@@ -67,6 +67,11 @@ class VllmEngine:
 
     def _check_reports(self, request: GenerationRequest) -> None:
         """Raises UnsupportedRequest: a reason that the plan alone does not show."""
+        if request.speculation is not None:
+            raise UnsupportedRequest(
+                "'speculation' is the embedded engine's; vLLM drafts for all requests alike, as "
+                "engine.engine_args.speculative_config says"
+            )
         if len(views_of(request)) > 1 and self._client.gate is None:
             raise UnsupportedRequest(
                 "its streams read different prompts, for which this engine needs its own scheduler "

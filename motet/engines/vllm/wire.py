@@ -69,8 +69,8 @@ class RowSpec:
     `ends` are the tokens that a rule's ramp raises and that `min_tokens` bans. Tokens from index `written_from` on
     count for rules as written by the composition, those from `drawn_from` on are drawn under `draw`, seeded by `key`;
     without it drawing is vLLM's; `grammar` is the text of its grammar, which stands in `draw` where nothing travels,
-    `thought` what comes before the answer that it holds for. `forced` tokens are taken instead of drawn
-    ones, one per step.
+    `thought` what comes before the answer that it holds for, `closing` when its open JSON is closed. `forced` tokens
+    are taken instead of drawn ones, one per step.
     """
 
     plan: Plan
@@ -84,6 +84,7 @@ class RowSpec:
     forced: tuple[int, ...] = ()
     grammar: str = ""
     thought: ThoughtPhase | None = None
+    closing: int | None = None
 
 
 CLASSES: dict[str, type] = {

@@ -6,19 +6,18 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import RequestPrompt
 from motet.server.query import Query, display, limit, salt_of
 from motet.server.reasoning import Thinking
-from motet.server.respond import respond
+from motet.server.respond import AnsweringRoute, respond
 from motet.server.responses import STREAMED, ChatCompletion
 from motet.server.schemas import ChatCompletionRequest
 from motet.server.service import Served
 from motet.server.tools import offered
 from motet.server.unsupported import check_extras
 
-router = APIRouter(tags=["OpenAI"], route_class=JsonRoute)
+router = APIRouter(tags=["OpenAI"], route_class=AnsweringRoute)
 MAX_STOPS = 4
 
 

@@ -6,17 +6,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.bodies import JsonRoute
 from motet.server.errors import invalid
 from motet.server.prompts import prompt_of
 from motet.server.query import Query, display, limit, salt_of
-from motet.server.respond import respond
+from motet.server.respond import AnsweringRoute, respond
 from motet.server.responses import STREAMED, Comparison
 from motet.server.schemas import Candidate, CompareRequest
 from motet.server.service import Served
 from motet.server.unsupported import check_extras
 
-router = APIRouter(tags=["composition"], route_class=JsonRoute)
+router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 
 
 @router.post("/v1/compare", response_model=Comparison, responses=STREAMED)

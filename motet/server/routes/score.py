@@ -10,20 +10,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.engines.base import TokenOutput
-from motet.server.bodies import JsonRoute
 from motet.server.forms import extension, finite, traces, usage
 from motet.server.generations import Generations
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, salt_of, trace_top
-from motet.server.respond import CLIENT_LEFT, as_json, reserve, unless_disconnected
+from motet.server.respond import CLIENT_LEFT, AnsweringRoute, as_json, describe, reserve, unless_disconnected
 from motet.server.responses import ANSWERS, Scores
 from motet.server.schemas import ScoreRequest
 from motet.server.service import Served, Service
 from motet.server.unsupported import check_extras
 from motet.server.writing import beside_others
 
-router = APIRouter(tags=["composition"], route_class=JsonRoute)
+router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 
 
 @router.post("/v1/score", response_model=Scores, responses=ANSWERS)
@@ -43,6 +42,7 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         jobs = await unless_disconnected(request, prepare(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
+        describe(service, query, jobs)
         place.spend(sum(job.num_prompt_tokens for job in jobs))
         return await as_json(await unless_disconnected(request, _scores(service, query, jobs)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from motet.models.tokenizer import PROBE
+from motet.models.chat_template import PROBE
 from motet.training.data.errors import RowError
 from motet.training.data.messages import Messages, Tools
 from motet.training.data.records import Answer, Record

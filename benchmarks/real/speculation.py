@@ -1,0 +1,204 @@
+"""What speculation is worth on real checkpoints: contrastive decoding of the 1.5B against the 0.5B, which drafts.
+
+GSM8K's questions as chats, greedy, bfloat16, one at a time and sixteen at once: the composition with speculation, the
+same without, and the plain 1.5B without. All take turns on the same questions in one process; ratios are taken within
+rounds, and whole requests are timed, prompts included.
+
+Theory: a plain composed step costs one forward of each member. With g guesses a step costs g + 1 forwards of the draft
+and one of the other over g + 1 positions, and yields (1 − a^(g+1)) / (1 − a) tokens where guesses are right with
+probability a (Leviathan et al. 2023, arXiv:2211.17192). The forwards are timed in the same run; the ceiling is that of
+the best g at the acceptance that was met, every guess alike. How sure the draft is tells more: guessing stops where it
+is not, so more than the ceiling is possible.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from transformers import AutoTokenizer
+
+from benchmarks.common import median_of_ratios, seconds
+from benchmarks.real.judge import judged
+from benchmarks.real.questions import TEST, read_questions
+from benchmarks.real.rounds import Rounds
+from benchmarks.real.setup import LARGE, SMALL, Setup
+from motet.composers.plan import Plan, single
+from motet.composers.spec import build_plan, parse_composition
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.drafts import MOST_GUESSES, OFF, Speculation
+from motet.engines.torch import EngineCore, Member, load_member
+from motet.engines.torch.model import ModelWork
+
+GUESSING, COMPOSED, PLAIN = "composed, speculating", "composed", "large alone"
+NAMES = (GUESSING, COMPOSED, PLAIN)
+TOKENS = {1: 2.0, 16: 0.5}  # of the setup's tokens, at each batch: long answers alone, short ones together
+AIMS = ((COMPOSED, 1, 1.7), (PLAIN, 1, 1.3), (COMPOSED, 16, 1.0))  # speculation's tokens per second over another's
+EXPECTED = """\
+expected: at batch 1 the 0.5B's guesses are right nine times in ten, which makes the composition about twice as fast as
+without and faster than the 1.5B alone; at batch 16 arithmetic bounds a forward, and guessing is off."""
+
+
+def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
+    """Rounds of all variants; the file of rounds is written after each, and continued."""
+    print(EXPECTED, flush=True)
+    key = [setup.size.tokens, setup.threads, setup.dtype]
+    kept = {
+        batch: Rounds(setup.folder("speculation") / f"rounds-{batch}.json", key, setup.size.rounds) for batch in TOKENS
+    }
+    if any(rounds.missing for rounds in kept.values()):
+        bench = Bench(setup)
+        for batch, rounds in kept.items():
+            for _ in range(rounds.missing):
+                rounds.add(bench.round(batch, len(rounds.rows), wanted or frozenset(NAMES)))
+                setup.save("speculation", _results(kept))
+    results = _results(kept)
+    for line in _report(results):
+        print(line)
+    return setup.save("speculation", results)
+
+
+class Bench:
+    """Both models, one engine without and one with speculation over them."""
+
+    def __init__(self, setup: Setup) -> None:
+        dtype = torch.float32 if setup.dtype == "float32" else torch.bfloat16
+        paths = {name: str(setup.model(name)) for name in (LARGE, SMALL)}
+        self.members: dict[str, Member] = {name: load_member(name, path, dtype=dtype) for name, path in paths.items()}
+        self._tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(paths[LARGE])
+        self._setup = setup
+        written = {"strategy": "contrastive", "amateur": SMALL}
+        composed = build_plan(parse_composition(written), LARGE, known=list(paths), token_id=lambda _: None)
+        self._plans = {GUESSING: composed, COMPOSED: composed, PLAIN: single(LARGE)}
+        self._core = EngineCore(self.members)
+        for name in NAMES:  # nothing is built or learnt for the first time where it is timed
+            self._answers(name, self._contexts(0, 1), 24)
+
+    def round(self, batch: int, number: int, wanted: frozenset[str]) -> dict[str, Any]:
+        """Figures of every variant on the same questions, and what a forward costs at this moment."""
+        contexts = self._contexts(number * batch, batch)
+        tokens = int(self._setup.size.tokens * TOKENS[batch])
+        found: dict[str, Any] = {"forwards": self._forwards() if batch == 1 else None}
+        for name in NAMES:
+            if name in wanted:
+                found[name] = self._answers(name, contexts, tokens)
+                print(f"  {name}, {batch}: {found[name]['tokens per second']:.2f} tokens/s", flush=True)
+        return found
+
+    def _contexts(self, start: int, count: int) -> list[tuple[int, ...]]:
+        asked = read_questions(self._setup.gsm8k, TEST, start, count)
+        chats = [[{"role": "user", "content": question.question}] for question in asked]
+        texts = [self._tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
+        return [tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+
+    def _answers(self, name: str, contexts: Sequence[tuple[int, ...]], tokens: int) -> dict[str, Any]:
+        """All requests at once, no prefix cached."""
+        for member in self.members.values():
+            member.cache.clear()
+        plan, before = self._plans[name], self._core.stats()
+        wish = Speculation() if name == GUESSING else OFF
+        groups = [self._core.group(_request(plan, context, tokens, wish)) for context in contexts]
+        began = time.perf_counter()
+        for group in groups:
+            self._core.add(group)
+        while self._core.step():
+            pass
+        spent, after = time.perf_counter() - began, self._core.stats()
+        return {
+            "tokens per second": tokens * len(groups) / spent,
+            "blocks": after.drafts - before.drafts,
+            "guesses": after.draft_tokens - before.draft_tokens,
+            "right": after.accepted_tokens - before.accepted_tokens,
+            "answers": [group.choices[0].generated for group in groups],
+        }
+
+    @torch.inference_mode()
+    def _forwards(self) -> dict[str, dict[str, float]]:
+        """Seconds of a forward of each model by its positions, the median of three."""
+        found: dict[str, dict[str, float]] = {}
+        for name, member in self.members.items():
+            member.cache.resize(1, 64)
+            counts = range(1, MOST_GUESSES + 2) if name == LARGE else (1,)
+            found[name] = {
+                str(count): statistics.median(seconds(partial(member.forward, [_work(count)])) for _ in range(3))
+                for count in counts
+            }
+        return found
+
+
+def _request(plan: Plan, context: tuple[int, ...], tokens: int, wish: Speculation) -> GenerationRequest:
+    sampling = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+    return GenerationRequest("bench", plan, (context,) * len(plan.streams), sampling, speculation=wish)
+
+
+def _work(count: int) -> ModelWork:
+    return ModelWork(0, 0, [5] * count, count)
+
+
+def _results(kept: Mapping[int, Rounds]) -> dict[str, Any]:
+    return {
+        "models": [LARGE, SMALL],
+        "batches": {str(batch): _summary(batch, rounds.rows) for batch, rounds in kept.items() if rounds.rows},
+    }
+
+
+def _summary(batch: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Medians, ratios within rounds, what became of the guesses, and how often answers differ in rounding."""
+    rates = {
+        name: [row[name]["tokens per second"] for row in rows] for name in NAMES if all(name in row for row in rows)
+    }
+    found: dict[str, Any] = {
+        "rounds": len(rows),
+        "tokens per second": {name: statistics.median(values) for name, values in rates.items()},
+        "each round": rates,
+    }
+    if GUESSING not in rates:
+        return found
+    guesses, right = (sum(row[GUESSING][part] for row in rows) for part in ("guesses", "right"))
+    others = [name for name in (COMPOSED, PLAIN) if name in rates]
+    found |= {
+        "speculating over": {name: median_of_ratios(rates[GUESSING], rates[name]) for name in others},
+        "guesses": guesses,
+        "right": right,
+        "blocks": sum(row[GUESSING]["blocks"] for row in rows),
+    }
+    if COMPOSED in rates:
+        pairs = [
+            (ours, theirs)
+            for row in rows
+            for ours, theirs in zip(row[GUESSING]["answers"], row[COMPOSED]["answers"], strict=True)
+        ]
+        found["answers"] = len(pairs)
+        found["answers that differ"] = sum(ours != theirs for ours, theirs in pairs)
+    if guesses and batch == 1:
+        found["ceiling over composed"], found["guesses at the ceiling"] = _ceiling(rows, right / guesses)
+    return found
+
+
+def _ceiling(rows: Sequence[Mapping[str, Any]], acceptance: float) -> tuple[float, int]:
+    """The most that the measured forwards allow where every guess is right with this probability, and its number of
+    guesses: (tokens per second over those without, guesses)."""
+
+    def forward(name: str, count: int) -> float:
+        return statistics.median(float(row["forwards"][name][str(count)]) for row in rows)
+
+    plain, draft = forward(LARGE, 1) + forward(SMALL, 1), forward(SMALL, 1)
+    return max(
+        (sum(acceptance**i for i in range(g + 1)) * plain / ((g + 1) * draft + forward(LARGE, g + 1)), g)
+        for g in range(1, MOST_GUESSES + 1)
+    )
+
+
+def _report(results: Mapping[str, Any]) -> Iterator[str]:
+    for batch, found in results["batches"].items():
+        for name, rate in found["tokens per second"].items():
+            yield f"{name:24} {batch:>3} {rate:8.2f} tokens/s"
+        for other, at, aim in AIMS:
+            if str(at) == batch and other in found.get("speculating over", {}):
+                yield judged(f"{GUESSING} over {other}, batch {batch}", found["speculating over"][other], aim)
+        if "ceiling over composed" in found:
+            yield f"ceiling of equal guesses over composed: {found['ceiling over composed']:.2f}"

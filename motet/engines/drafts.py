@@ -1,0 +1,45 @@
+"""What may be wished of speculation: who guesses tokens ahead, and how many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from motet.composers.plan import Plan
+
+NGRAM = "ngram"  # as vLLM calls drafts that repeat the text
+MOST_GUESSES = 8  # that are verified at once
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Guessing tokens ahead, which then are verified together. Answers do not change by it: a guess is right where it
+    is the token that would have been drawn without it, by the same random number.
+
+    `draft` is the role or the model of one of the plan's streams, or `NGRAM`: the text itself, where it repeats; None
+    is whatever pays. At most `tokens` guesses are verified at once; 0 is off. `wide_only`: only where all streams
+    compute in float32 or wider, where one position and several round so alike that answers are the same tokens.
+    """
+
+    draft: str | None = None
+    tokens: int = MOST_GUESSES
+    wide_only: bool = False
+
+
+OFF = Speculation(tokens=0)
+AUTO = Speculation(wide_only=True)
+
+
+def drafts_of(plan: Plan, name: str | None) -> list[int | str]:
+    """The drafts that a wish leaves, streams by their numbers: the named one, none where the plan does not have it;
+    without a name all streams, where there are several, and the text itself."""
+    if name == NGRAM:
+        return [NGRAM]
+    if name is None:
+        return [*(range(len(plan.streams)) if len(plan.streams) > 1 else ()), NGRAM]
+    return [k for k, stream in enumerate(plan.streams) if name in (stream.role, stream.model)][:1]
+
+
+def draft_names(plan: Plan) -> list[str]:
+    """Everything that a wish may call a draft."""
+    roles, models = [stream.role for stream in plan.streams], [stream.model for stream in plan.streams]
+    return list(dict.fromkeys([*roles, *models, NGRAM]))

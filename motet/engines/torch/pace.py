@@ -1,0 +1,217 @@
+"""Whether guessing pays: the price of a round against what it brings, so that no choice falls behind.
+
+A choice has a *credit*: by how many seconds it is ahead of what it would have been without guesses, plus a small share
+of its time (`MARGIN`). A round is begun, and prolonged by one more guess, only while its price leaves every choice of
+the step a credit even if all guesses are wrong. So none becomes slower than by that share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from motet.engines.drafts import MOST_GUESSES
+from motet.engines.torch.choice import Choice
+from motet.engines.torch.drafting import Drafting
+from motet.engines.torch.model import Member
+from motet.engines.torch.prices import Prices
+from motet.engines.torch.records import Record, Records
+from motet.engines.torch.scheduler import Work
+
+MARGIN = 0.04  # of a choice's time that wrong guesses may cost it
+LOOK_EVERY = 8  # steps between two judgements of which draft pays
+RETRY_AFTER = 32  # such judgements after which a draft that did not pay is tried again: texts change
+BELIEVED = 0.8  # the share of a stream's guesses that is thought right before any is seen: it is tried, and found out
+BELIEVED_TEXT = 0.3  # the same of the text's own guesses
+MEMORY = 0.9  # of a choice's speed, per step
+Draft = int | str  # the number of a stream, or NGRAM
+
+
+@dataclass(slots=True, eq=False)
+class Ledger:
+    """What guessing has brought one choice: `credit` in seconds; its `seconds` and `tokens` of late; the draft that is
+    thought to pay; the records of all drafts."""
+
+    credit: float = 0.0
+    seconds: float = 0.0
+    tokens: float = 0.0
+    draft: Draft | None = None
+    looked: int = 0
+    records: dict[Draft, Record] = field(default_factory=dict[Draft, Record])
+
+
+class Pace:
+    """Prices, records and credits of one engine."""
+
+    def __init__(self) -> None:
+        self._records = Records()
+        self._overhead = Prices()  # of a step beside its forwards, by its rows
+        self._ledgers: WeakKeyDictionary[Choice, Ledger] = WeakKeyDictionary()
+
+    def stake(self, work: Sequence[Work], forward_seconds: float) -> Stake:
+        return Stake(self, work, forward_seconds)
+
+    def ledger(self, choice: Choice) -> Ledger:
+        if choice not in self._ledgers:
+            self._ledgers[choice] = Ledger()
+        return self._ledgers[choice]
+
+    def record(self, choice: Choice, draft: Draft) -> Record:
+        """What is known of a draft under the choice's composition, at its temperature."""
+        ledger = self.ledger(choice)
+        if draft not in ledger.records:
+            key = (choice.plan, draft, round(choice.sampling.temperature, 1))
+            ledger.records[draft] = self._records.of(key, BELIEVED if isinstance(draft, int) else BELIEVED_TEXT)
+        return ledger.records[draft]
+
+    def price(self, tokens: Mapping[Member, int], rows: int) -> float:
+        """Seconds of a step by what is known."""
+        return sum(member.prices.of(count) for member, count in tokens.items()) + self._overhead.of(rows)
+
+    def observe_overhead(self, rows: int, seconds: float) -> None:
+        self._overhead.observe(rows, seconds)
+
+    def best_draft(self, choice: Choice, work: Sequence[Work], drafts: Sequence[Draft]) -> Draft | None:
+        """The draft with the most tokens per second by what is known, None where none has more than no draft has."""
+        ledger = self.ledger(choice)
+        if ledger.looked % LOOK_EVERY == 0:
+            gains = {draft: self._gain(choice, work, draft) for draft in drafts}
+            best = max(gains, key=lambda draft: gains[draft])
+            ledger.draft = best if gains[best] > 1.0 else None
+            for draft in drafts:
+                self.record(choice, draft).judged(draft == ledger.draft, RETRY_AFTER)
+        ledger.looked += 1
+        return ledger.draft
+
+    def _gain(self, choice: Choice, work: Sequence[Work], draft: Draft) -> float:
+        """How many times as many tokens per second the best number of guesses brings, if all choices guess alike."""
+        drafter = choice.streams[draft].member if isinstance(draft, int) else None
+        plain, acceptance = self.price(*plain_of(work)), self.record(choice, draft).acceptance
+        best, expected, right = 0.0, 1.0, 1.0
+        for guesses in range(1, MOST_GUESSES + 1):
+            right *= acceptance
+            expected += right
+            best = max(best, expected * plain / max(self._round(work, drafter, guesses), 1e-9))
+        return best
+
+    def _round(self, work: Sequence[Work], drafter: Member | None, guesses: int) -> float:
+        """Seconds of a step in which every decoding choice guesses, with `drafter` or from the text."""
+        tokens, rows = plain_of(work)
+        drafting = 0
+        for item in work:
+            if item.choice.is_decoding:
+                rows += guesses
+                members = [stream.member for stream in item.choice.streams]
+                for member in members:
+                    tokens[member] += guesses
+                drafting += drafter in members
+        if drafter is None:
+            return self.price(tokens, rows)
+        tokens[drafter] -= drafting * (guesses + 1)
+        return self.price(tokens, rows + drafting * guesses) + (guesses + 1) * drafter.prices.of(drafting)
+
+    def speed(self, choice: Choice, plain: float) -> float:
+        """Tokens per second that a choice comes to of late, at least what it would come to without guesses."""
+        ledger = self.ledger(choice)
+        return max(ledger.tokens / ledger.seconds if ledger.seconds else 0.0, 1.0 / max(plain, 1e-9))
+
+
+class Stake:
+    """What one step risks.
+
+    Args:
+        work: the step without guesses.
+        forward_seconds: of all members so far.
+    """
+
+    def __init__(self, pace: Pace, work: Sequence[Work], forward_seconds: float) -> None:
+        self._pace = pace
+        self._work = work
+        self._forwards_before = forward_seconds
+        self._began = time.perf_counter()
+        self._tokens, self._rows = plain_of(work)
+        self._plain = pace.price(self._tokens, self._rows)
+        self._budget = min(pace.ledger(item.choice).credit for item in work)
+        self._spent = 0.0
+        decoding = [item.choice for item in work if item.choice.is_decoding]
+        self._rate = sum(pace.speed(choice, self._plain) for choice in decoding)
+
+    def begin(self, items: Sequence[Drafting]) -> bool:
+        """Whether the step can afford that these choices' streams run before the others, to guess."""
+        drafts = _by_member(items)
+        for member, count in drafts.items():
+            self._tokens[member] -= count
+        self._rows += sum(drafts.values())
+        self._spent = self._pace.price(self._tokens, self._rows) + _forwards(drafts) - self._plain
+        return self._spent <= self._budget
+
+    def worth(self, items: Sequence[Drafting]) -> list[Drafting]:
+        """Those whose pending guesses are worth their price, which is then spent: the expected tokens must be more than
+        all choices come to in that time."""
+        reach = {item: item.reach * self._chance(item) for item in items}
+        left = sorted(items, key=lambda item: -reach[item])
+        while left:
+            tokens, rows = self._with(left)
+            price = self._pace.price(tokens, rows) + _forwards(_by_member(left))
+            price -= self._pace.price(self._tokens, self._rows)
+            if self._spent + price <= self._budget and sum(reach[item] for item in left) >= price * self._rate:
+                self._tokens, self._rows, self._spent = tokens, rows, self._spent + price
+                for item in left:
+                    item.reach = reach[item]
+                return left
+            left.pop()
+        return []
+
+    def _chance(self, item: Drafting) -> float:
+        """That the pending guess is right."""
+        return self._pace.record(item.choice, item.draft).probability(item.sureness[-1])
+
+    def _with(self, items: Sequence[Drafting]) -> tuple[defaultdict[Member, int], int]:
+        """Tokens and rows of the step with one more guess of these choices; a stream that drafts also draws."""
+        tokens, rows = self._tokens.copy(), self._rows
+        for item in items:
+            rows += 1 if item.round.stream is None else 2
+            for k, stream in enumerate(item.choice.streams):
+                tokens[stream.member] += k != item.round.stream
+        return tokens, rows
+
+    def settle(self, items: Sequence[Drafting], forward_seconds: float) -> None:
+        """Books the step: every choice's credit, and what became of the guesses."""
+        seconds = time.perf_counter() - self._began
+        self._pace.observe_overhead(self._rows, seconds - (forward_seconds - self._forwards_before))
+        gained = {item.choice: len(item.choice.shared) - item.start for item in items}
+        for item in self._work:
+            ledger, tokens = self._pace.ledger(item.choice), max(gained.get(item.choice, 1), 1)
+            without = self._plain * tokens if items else seconds
+            ledger.credit += (1.0 + MARGIN) * without - seconds
+            ledger.seconds = MEMORY * ledger.seconds + seconds
+            ledger.tokens = MEMORY * ledger.tokens + tokens
+        for item in items:
+            record = self._pace.record(item.choice, item.draft)
+            for right, sureness in zip(item.outcome(), item.sureness, strict=False):
+                record.add(sureness, right)
+
+
+def plain_of(work: Sequence[Work]) -> tuple[defaultdict[Member, int], int]:
+    """Tokens of each member and rows of a step as it is planned."""
+    tokens: defaultdict[Member, int] = defaultdict(int)
+    for item in work:
+        for stream, count in zip(item.choice.streams, item.counts, strict=True):
+            tokens[stream.member] += count
+    return tokens, sum(item.positions for item in work)
+
+
+def _by_member(items: Sequence[Drafting]) -> dict[Member, int]:
+    """How many of the choices' streams draft with each member."""
+    counts: dict[Member, int] = defaultdict(int)
+    for item in items:
+        if item.round.stream is not None:
+            counts[item.stream.member] += 1
+    return counts
+
+
+def _forwards(drafts: Mapping[Member, int]) -> float:
+    return sum(member.prices.of(count) for member, count in drafts.items())

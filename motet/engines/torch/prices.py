@@ -1,0 +1,59 @@
+"""What a member's forward costs by the number of its tokens, learnt from the forwards that it does anyway."""
+
+from __future__ import annotations
+
+import statistics
+from bisect import bisect_left, insort
+from collections import deque
+
+EXACT = 32  # so many tokens and fewer have a price of their own; more share one with their neighbours
+REMEMBERED = 5  # the last times of a price: their median keeps up with the machine, and one slow forward moves nothing
+MORE = (
+    0.03  # one token more, where nothing larger was measured: reading the weights is nearly all that a few tokens cost
+)
+
+
+class Prices:
+    """Seconds of one forward over n tokens."""
+
+    def __init__(self) -> None:
+        self._times: dict[int, deque[float]] = {}
+        self._sizes: list[int] = []  # measured, ascending
+        self._known: dict[int, float] = {}  # what `of` has answered since the last measurement
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        size = _size(tokens)
+        if size not in self._times:
+            self._times[size] = deque(maxlen=REMEMBERED)
+            insort(self._sizes, size)
+        self._times[size].append(seconds)
+        self._known.clear()
+
+    def of(self, tokens: int) -> float:
+        """Seconds of a forward over `tokens`; 0 as long as nothing was measured."""
+        if tokens <= 0 or not self._sizes:
+            return 0.0
+        size = _size(tokens)
+        if size not in self._known:
+            self._known[size] = self._interpolated(size)
+        return self._known[size]
+
+    def _interpolated(self, size: int) -> float:
+        place = bisect_left(self._sizes, size)
+        below, above = self._sizes[max(place - 1, 0)], self._sizes[min(place, len(self._sizes) - 1)]
+        if above == size or above <= below:
+            # below all that was measured it costs no less by much; above all, it is tried to find out
+            return self._measured(above) * (1 + MORE * max(0, size - above))
+        share = (size - below) / (above - below)
+        return self._measured(below) * (1 - share) + self._measured(above) * share
+
+    def _measured(self, size: int) -> float:
+        return statistics.median_low(self._times[size])
+
+
+def _size(tokens: int) -> int:
+    """The number that stands for `tokens`: above `EXACT`, the next multiple of an eighth of its power of two."""
+    if tokens <= EXACT:
+        return tokens
+    grain = 1 << (tokens.bit_length() - 4)
+    return -(-tokens // grain) * grain

@@ -1,0 +1,97 @@
+"""The positions of choices in a step, as rows: those behind the last token, and those behind guesses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from motet.composers.plan import Plan
+from motet.engines.base import Matcher, SamplingParams
+from motet.engines.decoding import Answer
+from motet.engines.torch.choice import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A choice as it will be if these guesses are right (see `decoding.Answer`)."""
+
+    choice: Choice
+    guesses: Sequence[int]
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.choice.sampling
+
+    @property
+    def ends(self) -> Sequence[int]:
+        return self.choice.ends
+
+    @property
+    def eos_token_ids(self) -> Sequence[int]:
+        return self.choice.eos_token_ids
+
+    @property
+    def num_generated(self) -> int:
+        return self.choice.num_generated + len(self.guesses)
+
+    @property
+    def generated(self) -> list[int]:
+        return [*self.choice.generated, *self.guesses]
+
+    @property
+    def counts(self) -> Counter[int]:
+        return self.choice.counts + Counter(self.guesses)
+
+    @property
+    def seen(self) -> set[int]:
+        return {*self.choice.seen, *self.guesses}
+
+    def uniform(self) -> float:
+        return self.choice.uniform_at(self.num_generated)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRow:
+    """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits."""
+
+    choice: Choice
+    position: int
+    streams: tuple[int, ...]
+
+    @property
+    def num_ahead(self) -> int:
+        """How many guesses stand before this position."""
+        return max(0, self.position - len(self.choice.shared))
+
+    @property
+    def answer(self) -> Answer:
+        ahead = self.num_ahead
+        return Ahead(self.choice, self.choice.guesses[:ahead]) if ahead else self.choice
+
+    @property
+    def plan(self) -> Plan:
+        return self.choice.timeline.at(lambda: self.written)
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.position >= self.choice.num_forced
+
+    @property
+    def forced(self) -> int:
+        return -1 if self.is_drawn else self.choice.shared[self.position]
+
+    @property
+    def assumed(self) -> int | None:
+        """The token that later positions of the same step read here: the forced or guessed one."""
+        text = self.choice.text
+        return text[self.position] if self.position < len(text) else None
+
+    @property
+    def written(self) -> list[int]:
+        return self.choice.written(self.position)
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """Of a drawn token."""
+        return self.choice.matcher if self.is_drawn else None

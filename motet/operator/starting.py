@@ -1,0 +1,63 @@
+"""What the port answers while models load: that the process lives, and is not ready.
+
+Standard library alone, in a thread: it is there before anything slow is imported. Probes need no long first delay so,
+and clients hear when to come again instead of finding nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+ALIVE = ("/health", "/livez")
+RETRY_AFTER_S = 5
+PATIENCE_S = 5.0  # for the head of a request and for reading the answer
+BODIES: dict[str, object] = {
+    "200 OK": {"status": "loading"},
+    "503 Service Unavailable": {
+        "error": {"message": "The models are being loaded.", "type": "server_error", "param": None, "code": "loading"}
+    },
+}
+
+
+@contextmanager
+def answering(port: socket.socket) -> Generator[None]:
+    """Listens on a bound socket; whoever listens on it afterwards misses nobody who came meanwhile."""
+    port.listen()
+    loop, over = asyncio.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(_serve(port.dup(), over),), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.close()
+
+
+async def _serve(listening: socket.socket, over: asyncio.Event) -> None:
+    async with await asyncio.start_server(_answer, sock=listening):
+        await over.wait()
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        async with asyncio.timeout(PATIENCE_S):
+            head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(_response(head.decode("latin-1").split("\r\n")[0]))
+            await writer.drain()
+    writer.close()
+
+
+def _response(request_line: str) -> bytes:
+    """To `GET /ready HTTP/1.1`, say."""
+    path = request_line.partition(" ")[2].partition(" ")[0].partition("?")[0]
+    status = "200 OK" if path in ALIVE else "503 Service Unavailable"
+    body = json.dumps(BODIES[status])
+    retry = "" if path in ALIVE else f"retry-after: {RETRY_AFTER_S}\r\n"
+    fields = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{retry}connection: close\r\n"
+    return f"HTTP/1.1 {status}\r\n{fields}\r\n{body}".encode()

@@ -1,0 +1,32 @@
+"""What a request says of guessing ahead → what the engine is asked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from motet.composers.errors import show
+from motet.composers.plan import Plan
+from motet.engines.drafts import AUTO, OFF, Speculation, draft_names, drafts_of
+from motet.server.errors import invalid
+from motet.server.schemas import SpeculationOptions
+from motet.settings import offer
+
+
+def wish_of(written: Literal["auto", "off"] | SpeculationOptions | None, plan: Plan) -> Speculation | None:
+    """None where the request says nothing.
+
+    Raises:
+        ApiError: 400, the composition has no such draft.
+    """
+    match written:
+        case None:
+            return None
+        case "off":
+            return OFF
+        case "auto":
+            return AUTO
+        case asked:
+            if not drafts_of(plan, asked.draft):
+                wrong = f"{show(asked.draft)} is no stream of the composition."
+                raise invalid(f"{wrong}{offer(str(asked.draft), draft_names(plan))}", "speculation.draft")
+            return Speculation(asked.draft, asked.tokens)

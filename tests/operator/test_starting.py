@@ -1,0 +1,66 @@
+"""What the port answers while models load."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+
+import pytest
+
+from motet.operator import starting
+from motet.operator.port import bind
+from motet.operator.settings import ServerConfig
+from motet.operator.starting import answering
+
+
+@pytest.fixture
+def port() -> socket.socket:
+    return bind(ServerConfig(port=0))
+
+
+def ask(port: socket.socket, path: str, method: str = "GET") -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection(*port.getsockname(), timeout=5)
+    connection.request(method, path, headers={"authorization": "Bearer anything"})
+    return connection.getresponse()
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/livez?x=1"])
+def test_the_process_lives(port: socket.socket, path: str) -> None:
+    with answering(port):
+        answer = ask(port, path)
+        assert (answer.status, json.loads(answer.read())) == (200, {"status": "loading"})
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/ready"), ("POST", "/v1/completions"), ("GET", "/metrics")])
+def test_it_is_not_ready(port: socket.socket, method: str, path: str) -> None:
+    """In the shape of every error, with a time to come again."""
+    with answering(port):
+        answer = ask(port, path, method)
+        error = json.loads(answer.read())["error"]
+    assert (answer.status, error["code"], error.keys()) == (503, "loading", {"message", "type", "param", "code"})
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_silent_clients_hold_up_nobody(port: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "PATIENCE_S", 0.3)
+    with answering(port):
+        silent = [socket.create_connection(port.getsockname()) for _ in range(20)]
+        silent[0].sendall(b"no http\r\n\r\n")
+        began = time.monotonic()
+        assert ask(port, "/ready").status == 503
+        assert time.monotonic() - began < 0.25
+        assert b"503" in silent[0].recv(100)
+        silent[1].settimeout(5)
+        assert silent[1].recv(100) == b""
+
+
+def test_the_socket_is_handed_over(port: socket.socket) -> None:
+    """Whoever connects between loading and serving waits for the server; it is answered, not refused."""
+    with answering(port):
+        pass
+    waiting = socket.create_connection(port.getsockname(), timeout=5)
+    accepted, _ = port.accept()
+    accepted.sendall(b"served")
+    assert waiting.recv(10) == b"served"
