@@ -57,6 +57,7 @@ class StepContext:
     """
 
     def __init__(self, store: KeyValueStore, decode: Sequence[Segment], longer: Sequence[Segment]) -> None:
+        self.decode = decode
         self._blocks = [
             DecodeBlock(arena, list(rows)) for arena, rows in groupby(decode, lambda s: store.arena_of(s.slot))
         ]

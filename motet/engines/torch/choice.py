@@ -13,6 +13,7 @@ from torch import Tensor
 
 from motet.composers.plan import DiscriminatorRule, Plan, Timeline, judged_tokens
 from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
+from motet.engines.decoding import AllowedTokens
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
 from motet.engines.torch.repeats import Repeats
@@ -74,6 +75,7 @@ class ChoiceGroup:
 
     request: GenerationRequest
     choices: list[Choice]
+    allowed: AllowedTokens | None = None
 
     @property
     def finished(self) -> bool:
@@ -92,7 +94,7 @@ def initial_state(plan: Plan, streams: Sequence[StreamState]) -> list[float]:
 
 def choices_of(request: GenerationRequest, members: Sequence[Member]) -> ChoiceGroup:
     """The `n` choices of a request; `members[k]` runs stream k."""
-    group = ChoiceGroup(request, [])
+    group = ChoiceGroup(request, [], AllowedTokens.of(request.sampling))
     group.choices += [Choice(group, index, members) for index in range(request.n)]
     return group
 
@@ -111,6 +113,7 @@ class Choice:
         self.plan = request.plan
         self.timeline = Timeline(request.plan)
         self.sampling = request.sampling
+        self.allowed = group.allowed
         self.streams = [
             StreamState(member, list(context)) for member, context in zip(members, request.contexts, strict=True)
         ]
