@@ -57,7 +57,7 @@ def machine(members: dict[str, Member], monkeypatch: pytest.MonkeyPatch) -> Mach
 
 
 def core_of(members: dict[str, Member], **settings: Any) -> EngineCore:
-    return EngineCore(members, EngineSettings(**{"kv_cache_bytes": CACHE, **settings}))
+    return EngineCore(members, EngineSettings(kv_cache_bytes=CACHE, **settings))
 
 
 def start(core: EngineCore, context: tuple[int, ...], max_tokens: int, plan: Plan | None = None) -> Choice:
