@@ -35,7 +35,7 @@ from motet.operator.settings import ServerConfig
 from motet.server.app import create_app
 from motet.server.service import Service
 
-MAX_TOKENS = 160
+MAX_TOKENS = 128
 TEMPERATURE = 0.7
 AT_ONCE = 16
 GUIDANCE: dict[str, Any] = {"guidance_scale": 1.5}
@@ -114,7 +114,8 @@ def tool_body(number: int) -> dict[str, Any]:
     ]
     by_name = {"type": "function", "function": {"name": subject.name}}
     choice = ("auto", "required", by_name)[number % 3]
-    return {"messages": messages, "tools": tools, "tool_choice": choice, "stream": number % 2 == 1}
+    several = {"parallel_tool_calls": number % 15 == 0}  # small models go on with calls to the limit
+    return {"messages": messages, "tools": tools, "tool_choice": choice, "stream": number % 2 == 1, **several}
 
 
 def json_body(number: int) -> dict[str, Any]:

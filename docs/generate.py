@@ -6,7 +6,8 @@ A part stands between two comments,
     <!-- end -->
 
 and holds the class's docstring and a table of its fields, from its JSON schema. A mapping of names to classes gives
-one such part, under a heading, for each of them. Where people write more into the sections, each has its own part, and
+one such part, under a heading, for each of them; a mapping of names to sentences gives a table. Where people write more
+into the sections, each has its own part, and
 
     <!-- a section for each of motet.composers.strategies:STRATEGIES -->
 
@@ -60,6 +61,9 @@ def _missing(text: str, module: str, name: str) -> Iterator[str]:
 def _made(source: str) -> str:
     module, _, name = source.partition(":")
     value = getattr(import_module(module), name)
+    if isinstance(value, Mapping) and all(isinstance(text, str) for text in cast("Mapping[str, Any]", value).values()):
+        sentences = cast("Mapping[str, str]", value)
+        return "\n".join(["| | |", "| --- | --- |", *(f"| `{name}` | {text} |" for name, text in sentences.items())])
     if isinstance(value, Mapping):
         classes = cast("Mapping[str, type[BaseModel]]", value)
         return "\n\n".join(f"### `{name}`\n\n{section(kind)}" for name, kind in classes.items())

@@ -179,7 +179,9 @@ class FakeChoice:
         self._new.append(token)
         finish = self._finish(token)
         self.finished = finish is not None
-        top = _top(composed, self._request.sampling.top_logprobs)
+        sampling = self._request.sampling
+        named = [(token, float(composed[token])) for token in sampling.logprob_token_ids]
+        top = tuple(sorted(named, key=lambda pair: -pair[1])) or _top(composed, sampling.top_logprobs)
         trace = self._trace(members, composed, token)
         is_forced = position < len(forced)
         return TokenOutput(self.index, token, float(composed[token]), is_forced, top, trace, finish)

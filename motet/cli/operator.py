@@ -81,6 +81,7 @@ def export(
 @config_app.command()
 def validate(file: File, seed: Seed = 0, cache: Cache = None) -> None:
     """Report everything that is wrong with FILE, its models and the environment; reads no weights."""
+    from motet.operator.access import policy_warnings
     from motet.operator.file import ConfigError
     from motet.operator.port import exposed
 
@@ -90,7 +91,8 @@ def validate(file: File, seed: Seed = 0, cache: Cache = None) -> None:
         warnings = _preflight(configuration)
     except ConfigError as error:
         refuse(error.problems)
-    for warning in (*exposed(settings.server), *warnings):
+    of_policies = policy_warnings(settings, configuration.compositions)
+    for warning in (*exposed(settings.server), *of_policies, *warnings):
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{file}: {len(settings.models)} models and {len(settings.compositions)} compositions, no problems.")
 

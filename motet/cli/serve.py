@@ -61,14 +61,15 @@ def serve(
 
 
 def _serve(configuration: Configuration) -> None:
+    from motet.operator.access import Access, policy_warnings
     from motet.operator.file import ConfigError
     from motet.operator.port import bind, exposed, url
     from motet.operator.starting import answering
 
-    config = configuration.settings.server
+    config, policies = configuration.settings.server, configuration.settings.policies
     try:
         port = bind(config)  # before anything slow is imported or loaded
-        for warning in exposed(config):
+        for warning in (*exposed(config), *policy_warnings(configuration.settings, configuration.compositions)):
             typer.echo(f"warning: {warning}", err=True)
         with answering(port):
             from motet.operator.loading import load_engine
@@ -80,7 +81,7 @@ def _serve(configuration: Configuration) -> None:
     from motet.server.service import Service
 
     typer.echo(f"serving {', '.join(registry.names)} at {url(config, port)}/v1", err=True)
-    run(Service.assemble(config, engine, registry), port)
+    run(Service.assemble(config, engine, registry, Access.of(config, policies), configuration), port)
 
 
 def _flags(**sections: dict[str, Any]) -> dict[str, Any]:

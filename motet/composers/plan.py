@@ -202,7 +202,8 @@ class Plan:
 
     `rule` says how streams become one score; where it is not `LinearRule` its streams stand in the order that the rule
     names, without gates. Masks and the rule vector apply to every score. A row whose masks leave no token keeps the
-    base's arg-max. Of what is scheduled, weights, strengths and masks are those at full scale; `Timeline` has those
+    base's arg-max. Where a request allows nothing that the masks keep they give way to it; with `masks_hold` its answer
+    ends there instead. Of what is scheduled, weights, strengths and masks are those at full scale; `Timeline` has those
     of a token.
 
     Raises:
@@ -214,6 +215,7 @@ class Plan:
     rules: RuleVector | None = None
     strategy: str = "plain"  # for metrics and messages only
     rule: Rule = LinearRule()
+    masks_hold: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.rule, LinearRule):

@@ -117,6 +117,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     top_logprobs: int = 0  # how many alternatives to report per token
+    logprob_token_ids: tuple[int, ...] = ()  # those to report instead; `top_logprobs` is their number
     trace_top: int | None = None  # None: no trace; else alternatives before and after composition
 
 

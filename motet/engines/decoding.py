@@ -15,7 +15,7 @@ from torch import Tensor
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, rule_places
 from motet.engines.base import Matcher, SamplingParams, TokenTrace
-from motet.kernels.decode import Decoded, DecodeRows
+from motet.kernels.decode import NO_END, Decoded, DecodeRows
 from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_none
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
@@ -142,8 +142,14 @@ def decode_rows(
         bias=bias,
         repetition=repetition,
         presence=presence,
-        top=[max(own.top_logprobs, _traced_top(own.trace_top)) for own in params],
+        top=[max(0 if own.logprob_token_ids else own.top_logprobs, _traced_top(own.trace_top)) for own in params],
+        named=[
+            (i, torch.tensor(own.logprob_token_ids, dtype=torch.int64, device=like.device))
+            for i, own in enumerate(params)
+            if own.logprob_token_ids
+        ],
         trace=[i for i, own in enumerate(params) if own.trace_top is not None],
+        held={i: answer.ends[0] if answer.ends else NO_END for i, answer in drawn if rows[i].plan.masks_hold},
     )
 
 
@@ -174,6 +180,14 @@ def trace_of(members: Tensor, decoded: Decoded, row: int, count: int) -> TokenTr
         composed_top=composed_top[:count],
         alpha=tuple(alpha for alpha in _floats(decoded.alpha[row]) if not math.isnan(alpha)),
     )
+
+
+def reported(decoded: Decoded, row: int, sampling: SamplingParams) -> tuple[tuple[int, float], ...]:
+    """The alternatives of a row that its request asks for, best first."""
+    if not sampling.logprob_token_ids or decoded.named is None:
+        return top_of(decoded, row, sampling.top_logprobs)
+    pairs = zip(sampling.logprob_token_ids, _floats(decoded.named[row]), strict=True)
+    return tuple(sorted(pairs, key=lambda pair: -pair[1]))
 
 
 def top_of(decoded: Decoded, row: int, count: int) -> tuple[tuple[int, float], ...]:

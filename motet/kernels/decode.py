@@ -6,8 +6,8 @@ Two implementations of the heavy parts satisfy `Kernels`; which one runs is deci
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -18,6 +18,8 @@ from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed, kl_divergence, penalise, restrict, shift_rank
 from motet.kernels.sampling import SampleRows
 
+NO_END = -1
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeRows:
@@ -26,7 +28,9 @@ class DecodeRows:
     `forced[r]` is the token that row r scores, −1 where one is drawn. `rules` belong to the composition; `banned`,
     `allowed` and `grammar` restrict what is drawn and reported; `bias`, `repetition` and `presence` only what is drawn
     (see `reference.penalise` for the order). `top[r]` alternatives of row r are reported (empty: none of any row), and
-    for the rows in `trace` how far the composition has moved the base.
+    of tokens that `named` gives for a row their log-probs, and for the rows in `trace` how far the composition has
+    moved the base. `held`: rows whose composition's masks never give way to what the request allows, and the token that
+    ends their answers (`NO_END`: there is none, and the row stays empty).
     """
 
     plan: ComposeRows
@@ -42,13 +46,20 @@ class DecodeRows:
     repetition: SparseEdits | None = None
     presence: SparseEdits | None = None
     top: Sequence[int] = ()
+    named: Sequence[tuple[int, Tensor]] = ()
     trace: Sequence[int] = ()
+    held: Mapping[int, int] = field(default_factory=dict[int, int])
 
     @property
     def is_edited(self) -> bool:
         """Whether single tokens are changed by anything but masks that a kernel reads."""
         edits = (self.rules, self.banned, self.bias, self.repetition, self.presence)
         return bool(self.allowed) or any(edit is not None for edit in edits)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a row may turn out to end its answer because nothing is left of it."""
+        return bool(self.held) and self.is_restricted
 
     @property
     def is_restricted(self) -> bool:
@@ -67,8 +78,9 @@ class Decoded:
     none).
 
     `top_values` and `top_tokens` (R, most alternatives of any row), best first; only the rows that asked are written.
-    `kl` (R,) is KL(composed ‖ base) in nats, `base_rank` (R,) int64 the place of the token in the base's order (see
-    `reference.shift_rank`); NaN and −1 in rows without a trace, None where there is no trace at all.
+    `named` are the log-probs of the tokens that rows name, by row. `kl` (R,) is KL(composed ‖ base) in nats,
+    `base_rank` (R,) int64 the place of the token in the base's order (see `reference.shift_rank`); NaN and −1 in rows
+    without a trace, None where there is no trace at all.
     """
 
     token: Tensor
@@ -78,6 +90,7 @@ class Decoded:
     top_tokens: Tensor | None = None
     kl: Tensor | None = None
     base_rank: Tensor | None = None
+    named: Mapping[int, Tensor] | None = None
 
 
 class Kernels(Protocol):
@@ -110,15 +123,14 @@ def decode(kernels: Kernels, logits: Logits, rows: DecodeRows) -> Decoded:
     """
     if rows.grammar is not None:
         rows.grammar.check(logits.vocab)
-    fused = kernels.fused(logits, rows)
+    fused = None if rows.named else kernels.fused(logits, rows)
     if fused is not None:
         return fused
     composed, alpha = compose_restricted(kernels, logits, rows)
     token = _tokens(kernels, composed, rows)
     logprob = composed.gather(-1, token[:, None]).squeeze(-1)
-    return Decoded(
-        token, logprob, alpha, *_top(kernels, composed, rows, logits.vocab), *_moved(logits, composed, token, rows)
-    )
+    top, moved = _top(kernels, composed, rows, logits.vocab), _moved(logits, composed, token, rows)
+    return Decoded(token, logprob, alpha, *top, *moved, named={row: composed[row, ids] for row, ids in rows.named})
 
 
 def compose_restricted(kernels: Kernels, logits: Logits, rows: DecodeRows) -> Composed:
@@ -161,9 +173,15 @@ def _chosen(index: Index, places: Sequence[int]) -> Index:
 
 
 def _restricted(kernels: Kernels, logits: Logits, rows: DecodeRows, composed: Tensor) -> Tensor:
-    """Plausibility gives way to what the request allows: a row that has lost everything is composed without masks."""
+    """Plausibility gives way to what the request allows: a row that has lost everything is composed without masks.
+    Where the masks hold only the end of the answer is left."""
     composed = restrict(composed, rows.banned, rows.allowed, rows.grammar)
     empty = (composed == -math.inf).all(-1)
+    for row, end in rows.held.items():
+        if bool(empty[row]):
+            empty[row] = False
+            if end != NO_END:
+                composed[row, end] = 0.0
     if bool(empty.any()):
         bare = kernels.compose(logits, replace(rows.plan, masks=()), rows.rules, rows.state).logprobs
         composed[empty] = restrict(bare, rows.banned, rows.allowed, rows.grammar)[empty]

@@ -168,6 +168,24 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder()
         return frozenset(token for token, content in added.items() if content.special)
 
+    def parts_turns(self, text: str) -> bool:
+        """Whether a text, inside of a message, would part the turns of a conversation: it holds special tokens, or what
+        the chat template opens an answer with."""
+        opens = self._answer_mark is not None and self._answer_mark in text
+        return opens or not self.special_ids.isdisjoint(self.encode(text))
+
+    @cached_property
+    def _answer_mark(self) -> str | None:
+        """What the chat template opens an answer with; None where that is nothing that can be seen."""
+        if not self.has_chat_template:
+            return None
+        asked = [{"role": "user", "content": "a"}]
+        try:
+            closed, opened = self.render_chat(asked, add_generation_prompt=False), self.render_chat(asked)
+        except ChatTemplateError:
+            return None
+        return (opened.removeprefix(closed).strip() or None) if opened.startswith(closed) else None
+
     def bytes_of(self, token: int) -> bytes:
         """The token's own bytes, also where they are no whole characters."""
         text = self.text_of(token)

@@ -17,6 +17,7 @@ from motet.composers.spec import Composition, CompositionError, build_plan, pars
 from motet.models.files import ADAPTER_CONFIG, CONFIG
 from motet.models.gguf import SUFFIX, is_gguf
 from motet.models.hub import is_hub_id
+from motet.operator.access import policy_problems
 from motet.operator.families import naming_problems
 from motet.operator.keys import read_keys
 from motet.operator.settings import Families, Settings
@@ -31,12 +32,17 @@ class ConfigError(SettingsError):
 
 @dataclass(frozen=True)
 class Configuration:
-    """`layers`: where values come from, strongest first: flag, environment, file."""
+    """`file`: the operator's file; `layers`: where values come from, strongest first: flag, environment, file."""
 
     settings: Settings
     compositions: Mapping[str, Composition]
-    folder: Path
+    file: Path
     layers: Mapping[str, Tree]
+
+    @property
+    def folder(self) -> Path:
+        """What relative paths are relative to."""
+        return self.file.parent
 
     def origins(self) -> Iterator[tuple[str, Any, str]]:
         """(dotted name, value, origin) of every effective setting; secrets masked."""
@@ -54,17 +60,21 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
     merged: Tree = {}
     for tree in reversed(layers.values()):
         merged = _merge(merged, tree)
-    folder = path.resolve().parent
+    file = path.resolve()
+    folder = file.parent
     settings, problems = _validated(merged)
     if settings is not None:
         settings, unread = _with_keys_of_file(settings, folder)
+        settings = _with_audit_log_in(settings, folder)
         problems += unread
     compositions, composition_problems = _compositions(merged)
+    if settings is not None and not problems and not composition_problems:
+        problems += policy_problems(settings, compositions)
     problems += _unknown_variables() + composition_problems + _collisions(merged) + _families(merged)
     problems += _missing_paths(merged, folder) if check_paths else []
     if settings is None or problems:
         raise ConfigError(problems)
-    return Configuration(settings, compositions, folder, layers)
+    return Configuration(settings, compositions, file, layers)
 
 
 def _read(path: Path) -> Tree:
@@ -126,6 +136,14 @@ def _with_keys_of_file(settings: Settings, folder: Path) -> tuple[Settings, list
         return settings, [f"server.api_keys_file: {error}."]
     together = tuple(dict.fromkeys((*server.api_keys, *map(SecretStr, found))))
     return settings.model_copy(update={"server": server.model_copy(update={"api_keys": together})}), []
+
+
+def _with_audit_log_in(settings: Settings, folder: Path) -> Settings:
+    """`server.audit_log` as an absolute path."""
+    if settings.server.audit_log is None:
+        return settings
+    file = folder / Path(settings.server.audit_log).expanduser()
+    return settings.model_copy(update={"server": settings.server.model_copy(update={"audit_log": str(file)})})
 
 
 def _entries(merged: Tree, section: str) -> Tree:

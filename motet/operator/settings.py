@@ -8,13 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from motet.engines.drafts import AUTO, MOST_GUESSES, OFF, Speculation
 from motet.models.info import Quantization
 from motet.models.tool_formats import FormatName
 from motet.operator import keys
+from motet.operator.policies import PolicyConfig
+from motet.operator.section import Section
 
 Log = Callable[[str], None]  # is called with each line that the start-up has to say
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -36,7 +38,19 @@ def _keys_listed(value: Any) -> Any:
         raise ValueError("it is empty, which would let everybody in: leave it out, or name keys")
     if isinstance(value, str) and not value.startswith("["):
         return [part.strip() for part in value.split(",")]
-    return _listed(value)
+    listed = _listed(value)
+    match listed:
+        case list() | tuple():
+            return [text for entry in cast("list[Any]", listed) for text in _keys_in(entry)]
+        case _:
+            return _keys_in(cast("object", listed)) if isinstance(listed, dict) else listed
+
+
+def _keys_in(entry: object) -> list[object]:
+    """`alice: KEY` in YAML is a mapping: written as the other sources write it."""
+    if not isinstance(entry, dict):
+        return [entry]
+    return [f"{name}: {'' if key is None else key}" for name, key in cast("dict[object, object]", entry).items()]
 
 
 def _usable_key(key: SecretStr) -> SecretStr:
@@ -49,12 +63,6 @@ def _traceable(endpoint: str) -> str:
     if not all(find_spec(name) for name in ("opentelemetry", "opentelemetry.sdk", "opentelemetry.instrumentation")):
         raise ValueError("traces need OpenTelemetry: pip install 'motet[otel]'")
     return endpoint
-
-
-class Section(BaseModel):
-    """Frozen, and strict about names that it does not know; the texts below fields are their descriptions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
@@ -101,9 +109,12 @@ class ServerConfig(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 takes a free one."""
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_keys_listed)] = ()
-    """Clients must send one of them, written as it is or as `sha256:` and its digest; none: everybody is let in."""
+    """Clients must send one of them, written as it is or as `sha256:` and its digest, with or without a name before it
+    (`alice: KEY`); none: everybody is let in."""
     api_keys_file: str | None = None
     """More of them, one per line (relative to the operator's file); lines that begin with `#` are none."""
+    audit_log: str | None = None
+    """A file that gets one JSON object per request (relative to the operator's file): key, policy, model, decision."""
     open_docs: bool = False
     """`/docs` and `/openapi.json` want no key."""
     open_metrics: bool = False
@@ -170,9 +181,9 @@ class EngineConfig(Section):
 
     kind: Literal["torch", "vllm"] = "torch"
     """The embedded engine, or vLLM."""
-    engine_args: dict[str, Any] = {}
+    engine_args: dict[str, Any] = Field(default={})
     """vLLM's own options, by their names there."""
-    families: Families = {}
+    families: Families = Field(default={})
     """vLLM: which models share an engine, by default those that can be composed."""
     restart: bool = False
     """The embedded engine begins anew after a defect that ended it: requests in flight fail, cached prefixes are lost,
@@ -232,6 +243,8 @@ class Settings(BaseSettings):
     """The models by name."""
     compositions: dict[str, dict[str, Any]] = {}
     """Named compositions: model ids that stand for a composition object, as requests send it."""
+    policies: dict[str, PolicyConfig] = {}
+    """Which keys reach which models, and what they may set; without any, every key may ask for everything."""
     server: ServerConfig = ServerConfig()
     engine: EngineConfig = EngineConfig()
     log: LogConfig = LogConfig()

@@ -10,7 +10,7 @@ import motet
 from motet.server.errors import HANDLERS
 from motet.server.middleware import middleware
 from motet.server.openapi import describe_api
-from motet.server.routes import chat, compare, completions, models, probes, score, strategies, tokens
+from motet.server.routes import admin, chat, compare, completions, models, probes, score, strategies, tokens
 from motet.server.service import Service
 from motet.server.unsupported import unknown_endpoint
 
@@ -23,6 +23,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     compare.router,
     tokens.router,
     probes.router,
+    admin.router,
 )
 
 

@@ -15,7 +15,11 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
-from motet.server.errors import ApiError, invalid
+from motet.operator.access import Grant
+from motet.operator.policies import Allow
+from motet.operator.visible import NotAllowed
+from motet.server.errors import ApiError, as_api_error, invalid
+from motet.server.guard import check_fields
 from motet.settings import children
 
 MAX_VALUES = 1 << 20  # token ids above all: eight prompts of 131,072 ids
@@ -36,8 +40,23 @@ class JsonRequest(Request):
     """Reads its JSON within bounds."""
 
     async def json(self) -> Any:
-        """Raises ApiError (400): too many values, nested too deeply, no JSON."""
-        return parse(await self.body())
+        """Raises ApiError: 400, too many values, nested too deeply, no JSON; 403, the policy of the request's key
+        closes a field."""
+        body = parse(await self.body())
+        state: dict[str, Any] = self.scope["state"]
+        state["sent"] = body
+        grant: Grant | None = state.get("grant")
+        if grant is not None and grant.rules is not None:
+            _check_fields(body, grant.rules.allow, state)
+        return body
+
+
+def _check_fields(body: Any, allow: Allow, state: dict[str, Any]) -> None:
+    try:
+        check_fields(body, allow)
+    except NotAllowed as refusal:
+        state["closed"] = refusal.opening
+        raise as_api_error(refusal) from refusal
 
 
 class JsonRoute(APIRoute):

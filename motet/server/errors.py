@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, cast
@@ -15,18 +16,28 @@ from starlette.responses import JSONResponse, Response
 from motet.composers.errors import MAX_PROBLEMS, MAX_SHOWN, CompositionError, sentences
 from motet.engines.base import EngineError, EngineStopped, GrammarFailed, NoTokenPossible, RequestTooLarge
 from motet.operator.registry import UnknownModel
+from motet.operator.visible import NotAllowed
+from motet.settings import texts_of
 
 log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
+NO_MODEL = "model_not_found"
 MAX_MESSAGE = 2000  # characters
 MAX_READ = 5 * MAX_PROBLEMS  # of pydantic's problems: a field of several types has one for each
-TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# what an engine or a composition says of its parts: keys that may not know them read that something is wrong, not what
+OF_PARTS = (EngineError, RequestTooLarge)
+CODES_OF_PARTS = frozenset({
+    "request_too_large", "unsupported_composition", "unlike_contexts", "vocabulary_mismatch", "expert_mismatch",
+})  # fmt: skip
+UNSAID = {500: "The server failed on this request.", 503: "The server cannot serve this request now."}
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
 
 class ApiError(HTTPException):
-    """An answer other than 2xx. `param` is the dotted path of the request's field that is wrong."""
+    """An answer other than 2xx. `param` is the dotted path of the request's field that is wrong, `public` what keys
+    read that may not know what is composed, where the message says more than that."""
 
     def __init__(
         self,
@@ -36,10 +47,12 @@ class ApiError(HTTPException):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        public: str | None = None,
     ) -> None:
         super().__init__(status, message, headers)
         self.param = param
         self.code = code
+        self.public = public
 
     def __str__(self) -> str:
         return self.detail
@@ -78,10 +91,12 @@ def as_api_error(error: Exception) -> ApiError:
             return _from_http(error)
         case RequestValidationError():
             return _from_validation(error)
+        case NotAllowed():
+            return ApiError(403, str(error), param=error.param, code="policy_denied")
         case CompositionError():
             return invalid(error.message, error.param, error.code)
         case UnknownModel():
-            return ApiError(404, str(error), param="model", code="model_not_found")
+            return ApiError(404, str(error), param="model", code=NO_MODEL)
         case RequestTooLarge():
             return invalid(str(error), code="request_too_large")
         case NoTokenPossible():
@@ -94,6 +109,31 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(500, str(error), code="engine_error")
         case _:
             return ApiError(500, "The server failed on this request; its log says why.", code="internal_error")
+
+
+def for_reader(error: Exception, hidden: Collection[str] | None, sent: object = None) -> ApiError:
+    """`as_api_error` for a client that may not read the names in `hidden`; None: it may read everything.
+
+    Args:
+        sent: the request's JSON. A name that stands in it is no news: it is treated as one that nobody has.
+    """
+    said = as_api_error(error)
+    if hidden is None or said.code == NO_MODEL:  # made of the names that the client may read, and of its own
+        return said
+    if said.public is not None:
+        return _unsaid(said, said.public)
+    if isinstance(error, OF_PARTS) or said.code in CODES_OF_PARTS or _names(said.detail, hidden, sent):
+        return _unsaid(said, UNSAID.get(said.status_code, "The request cannot be served."))
+    return said
+
+
+def _unsaid(said: ApiError, message: str) -> ApiError:
+    return ApiError(said.status_code, message, param=said.param, code=said.code, headers=said.headers)
+
+
+def _names(message: str, hidden: Collection[str], sent: object) -> bool:
+    found = [name for name in hidden if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message)]
+    return any(not any(name in text for text in texts_of(sent)) for name in found)
 
 
 def _from_http(error: HTTPException) -> ApiError:
@@ -134,7 +174,8 @@ def _inside(field: str, others: Collection[str]) -> bool:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    answer = as_api_error(error)
+    state = request.scope["state"]
+    answer = for_reader(error, request.app.state.service.under(state.get("grant")).hidden, state.get("sent"))
     if answer.status_code >= 500 and answer.status_code != 503:
         log.error("request failed", exc_info=error)
     response = error_response(answer)
@@ -148,6 +189,7 @@ HANDLERS: dict[int | type[Exception], Handler] = {
     RequestValidationError: handle,
     CompositionError: handle,
     UnknownModel: handle,
+    NotAllowed: handle,
     RequestTooLarge: handle,
     EngineError: handle,
     Exception: handle,

@@ -154,8 +154,11 @@ def is_wanted(piece: TextPiece, show: Display) -> bool:
 
 
 def extension(jobs: Sequence[Job]) -> dict[str, Any]:
-    """What was composed, and what it took: KV bytes reserved, prompt tokens that each stream read."""
-    plan = jobs[0].plan
+    """What was composed, and what it took: KV bytes reserved, prompt tokens that each stream read. Nothing for keys
+    whose policy hides it."""
+    plan, allow = jobs[0].plan, jobs[0].allow
+    if allow is not None and not allow.members:
+        return {}
     forced = sum(len(job.request.forced) for job in jobs)
     read = [sum(len(job.request.contexts[k]) for job in jobs) + forced for k in range(len(plan.streams))]
     return {

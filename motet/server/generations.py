@@ -35,6 +35,7 @@ class Generations:
 
     def __init__(self, engine: Engine, jobs: Sequence[Job]) -> None:
         self._engine = engine
+        self._jobs = jobs
         self._generations: dict[int, Generation] = {}
         self._queue: asyncio.Queue[JobOutput | Exception | None] = asyncio.Queue()
         self._behind = ApiError(408, "The client did not read its answer; it was ended.", code="client_too_slow")
@@ -44,7 +45,7 @@ class Generations:
 
     @property
     def cached_tokens(self) -> int:
-        return sum(generation.cached_tokens for generation in self._generations.values())
+        return sum(map(self.cached_of, self._generations))
 
     def queued_of(self, job: int) -> float:
         """Seconds that the job waited for memory, or has waited so far."""
@@ -52,15 +53,16 @@ class Generations:
         return 0.0 if generation is None else generation.queued_seconds
 
     def cached_of(self, job: int) -> int:
-        generation = self._generations.get(job)
-        return 0 if generation is None else generation.cached_tokens
+        generation, allow = self._generations.get(job), self._jobs[job].allow
+        is_hidden = allow is not None and not allow.cached_tokens
+        return 0 if generation is None or is_hidden else generation.cached_tokens
 
     async def _read(self, index: int, job: Job) -> None:
         try:
             generation = self._generations[index] = self._engine.generate(job.request)
             try:
                 async for output in generation:
-                    self._keep(index, output)
+                    self._keep(index, job.reported(output))
             finally:
                 await generation.aclose()
             self._queue.put_nowait(None)

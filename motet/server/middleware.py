@@ -7,27 +7,30 @@ All of it is plain ASGI: Starlette's BaseHTTPMiddleware hides from the applicati
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 import uuid
+from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from motet.operator.keys import digest_of, digest_written
+from motet.operator.access import Access, Grant
+from motet.operator.keys import digest_of
 from motet.operator.settings import ServerConfig
+from motet.operator.visible import NotAllowed
+from motet.server.audit import Audited, AuditLog
 from motet.server.connections import CROWDED
-from motet.server.errors import ApiError, busy, error_response
+from motet.server.errors import ApiError, as_api_error, busy, error_response
+from motet.server.guard import PROBES, check_endpoint
 from motet.server.headers import EXPOSED, added_headers
 from motet.server.logs import REQUEST_ID
 from motet.server.rates import Rates
 
 MAX_ID = 128  # characters of a client's X-Request-Id
 PIECE = 1 << 16  # bytes: what a connection's buffer holds before it makes its writer wait
-PROBES = frozenset({"/health", "/livez", "/ready"})
 DOCS_FILES = "/static-offline-docs"
 DOCS = ("/docs", "/openapi.json", DOCS_FILES)
 
@@ -47,8 +50,10 @@ def middleware(config: ServerConfig) -> list[Middleware]:
         Middleware(Pieces),
         Middleware(RequestId),
         *([cors] if config.cors_origins else []),
+        *([Middleware(Audited, log=AuditLog(Path(config.audit_log)))] if config.audit_log else []),
         Middleware(Crowd),
         Middleware(Auth, config=config),
+        Middleware(Guard),
         Middleware(BodyLimit, max_bytes=config.max_body_bytes, seconds=config.body_timeout_seconds),
     ]
 
@@ -130,29 +135,34 @@ def _crowded() -> ApiError:
 
 
 class Auth:
-    """Without keys every request passes. The digest of a request's key is put into the scope's state, for quotas."""
+    """Without keys every request passes. What a request's key may do is put into the scope's state, and the key's
+    digest, for quotas. Keys and policies are those that the service has when the request comes."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self.app = app
-        self._digests = [digest_written(key.get_secret_value()) for key in config.api_keys]
         self._open = (*PROBES, *(DOCS if config.open_docs else ()), *(["/metrics"] if config.open_metrics else []))
         self._rates = Rates(config.max_requests_per_minute_per_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._digests and not self._is_open(scope["path"]):
+        if scope["type"] == "http" and not self._is_open(scope["path"]):
+            access: Access = scope["app"].state.service.access
             given = digest_of(_bearer(Headers(scope=scope)))
-            refusal = self._refused(given)
+            grant = access.grant(given)
+            refusal = self._refused(given, grant) if access.needs_key else None
             if refusal is not None:
                 await error_response(refusal)(scope, receive, send)
                 return
-            scope.setdefault("state", {})["key"] = given.hex()
+            state = scope.setdefault("state", {})
+            state["grant"] = grant
+            if access.needs_key:
+                state["key"] = given.hex()
         await self.app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
         return path in self._open or (path.startswith(f"{DOCS_FILES}/") and DOCS_FILES in self._open)
 
-    def _refused(self, given: bytes) -> ApiError | None:
-        if not self._is_known(given):
+    def _refused(self, given: bytes, grant: Grant | None) -> ApiError | None:
+        if grant is None:
             return _unknown_key()
         wait = self._rates.wait(given.hex())
         if wait:
@@ -160,10 +170,31 @@ class Auth:
         self._rates.spend(given.hex(), 1)
         return None
 
-    def _is_known(self, given: bytes) -> bool:
-        """Compares with every key, so that the time says nothing about which one is near."""
-        matches = [hmac.compare_digest(given, known) for known in self._digests]
-        return any(matches)
+
+class Guard:
+    """Keys under a policy reach the endpoints that it opens."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        grant: Grant | None = scope["state"].get("grant") if scope["type"] == "http" else None
+        refusal = None if grant is None else _closed_endpoint(scope["path"], grant)
+        if refusal is not None:
+            await error_response(refusal)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def _closed_endpoint(path: str, grant: Grant) -> ApiError | None:
+    """An endpoint that is not there for this key looks as one that nobody has."""
+    try:
+        check_endpoint(path, grant)
+    except LookupError:
+        return ApiError(404, "Not Found.")
+    except NotAllowed as refusal:
+        return as_api_error(refusal)
+    return None
 
 
 def _bearer(headers: Headers) -> str:

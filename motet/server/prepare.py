@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,15 +21,19 @@ from motet.engines.base import (
     RequestTooLarge,
     SamplingParams,
     ThoughtPhase,
+    TokenOutput,
     UnsupportedRequest,
 )
+from motet.engines.drafts import OFF
 from motet.models.tokenizer import Tokenizer
+from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
 from motet.server.answer_size import check_scores, fit_answer
 from motet.server.conversation import no_tools
 from motet.server.dialect import Dialect, dialect_of
 from motet.server.encodings import Encodings
 from motet.server.errors import ApiError, as_api_error, invalid
+from motet.server.guard import check_drawn, check_messages, check_shown
 from motet.server.parts import Syntax
 from motet.server.prompts import (
     PromptTokens,
@@ -50,6 +56,8 @@ from motet.server.tools import Offer
 T = TypeVar("T")
 TOKENIZING = CapacityLimiter(2)  # threads of their own
 COLDEST = 1e-6  # a temperature below it is greedy
+DIGITS = 1  # of log-probs under a policy
+SECRET = secrets.token_bytes(32)  # what is drawn under a policy cannot be computed elsewhere
 OPEN_SHARE = 2 / 3  # of an answer, behind which JSON is closed where the operator wants it
 NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 
@@ -66,6 +74,7 @@ class Job:
     syntax: Syntax = field(default_factory=Syntax)
     thought: ThoughtPhase | None = None
     kv_bytes: int = 0  # of one choice
+    allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
 
     @property
     def plan(self) -> Plan:
@@ -88,6 +97,13 @@ class Job:
         """Whether the engine has anything to do: an echo of one token with no answer needs nothing."""
         return self.request.sampling.max_tokens > 0 or bool(self.request.forced)
 
+    def reported(self, output: TokenOutput) -> TokenOutput:
+        """What its readers may know of a token: under a policy log-probs are rounded."""
+        if self.allow is None or self.allow.exact_logprobs:
+            return output
+        top = tuple((token, round(logprob, DIGITS)) for token, logprob in output.top)
+        return replace(output, logprob=round(output.logprob, DIGITS), top=top)
+
 
 async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     """The jobs of a query. Tokenizing takes a while and has threads of its own, as compiling has;
@@ -95,10 +111,16 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
 
     Raises:
         ApiError, CompositionError, UnknownModel: whatever can be known before anything is computed.
+        NotAllowed: the policy of the request's key closes it.
     """
+    if service.allow is not None and isinstance(query, Query):
+        check_shown(query.display, query.n, service.allow)
     jobs = await tokenized(partial(_jobs, service, query))
     if isinstance(query, Query):
         jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
+    for job in jobs:
+        if job.allow is not None:
+            check_drawn(job.request.sampling, query.display if isinstance(query, Query) else None, job.allow)
     return [checked(job, service.engine) for job in jobs]
 
 
@@ -136,21 +158,41 @@ def _answering(service: Service, query: Query, encodings: Encodings) -> Iterator
 
 def _job(service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTokens, request_id: str) -> Job:
     members, base = service.registry.members, service.registry.base_of(tokens.plan)
+    _check_prompt(service, tokens.plan, prompt)
+    is_paced = service.allow is not None and not service.allow.speculation
     check_tokens(tokens.forced, base, prompt.param)
     max_tokens = max_new_tokens(tokens, members, service.kv_budget, query.max_tokens)
     request = GenerationRequest(
         request_id,
         tokens.plan,
         tokens.contexts,
-        sampling(query, base, max_tokens),
+        _permitted(sampling(query, base, max_tokens), tokens.prompt_ids, service.allow),
         tokens.forced,
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
-        speculation=wish_of(query.fields.speculation, tokens.plan),
+        speculation=OFF if is_paced else wish_of(query.fields.speculation, tokens.plan),
     )
-    job = Job(request, base.tokenizer, tokens.prompt_ids, prompt.text if prompt.truncate is None else None)
+    text = prompt.text if prompt.truncate is None else None
+    job = Job(request, base.tokenizer, tokens.prompt_ids, text, allow=service.allow)
     return job if prompt.messages is None else _taken_apart(job, query, prompt, service.registry)
+
+
+def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt) -> None:
+    """Raises NotAllowed: messages that the policy of the request's key closes. Of a prompt that was read: they are no
+    longer than a context."""
+    if service.allow is not None:
+        check_messages(prompt, plan, service.registry.members, service.allow)
+
+
+def _permitted(asked: SamplingParams, prompt_ids: tuple[int, ...], allow: Allow | None) -> SamplingParams:
+    """What was asked within a policy: no hotter than it allows, and where clients choose no seeds the same prompt draws
+    the same answers."""
+    if allow is None:
+        return asked
+    digest = hmac.digest(SECRET, repr(prompt_ids).encode(), "sha256")
+    seed = asked.seed if allow.seeds else int.from_bytes(digest[:7], "big")
+    return replace(asked, temperature=min(asked.temperature, allow.max_temperature), seed=seed)
 
 
 def _led(prompt: RequestPrompt, plan: Plan, query: Query, members: Mapping[str, LoadedModel]) -> RequestPrompt:
@@ -209,14 +251,17 @@ def _scoring(service: Service, query: ScoreQuery, encodings: Encodings) -> Itera
     plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
     members, base = service.registry.members, service.registry.base_of(plan)
     prompt = read(plan, query.prompt, members, encodings)
-    params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=query.trace or 0)
+    _check_prompt(service, plan, query.prompt)
+    shows_members = service.allow is None or service.allow.traces
+    trace_top = query.trace or 0 if shows_members else query.trace
+    params = SamplingParams(max_tokens=0, temperature=0.0, top_logprobs=1, trace_top=trace_top)
     for i, text in enumerate(query.continuations):
         tokens = replace(prompt, forced=_continuation(text, plan.streams[0], query.prompt, base, encodings))
         max_new_tokens(tokens, members, service.kv_budget, asked=0)
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
         )
-        yield Job(request, base.tokenizer, tokens.prompt_ids)
+        yield Job(request, base.tokenizer, tokens.prompt_ids, allow=service.allow)
 
 
 def _target_plan(query: Query, index: int, target: Target, registry: Registry) -> Plan:
@@ -268,7 +313,7 @@ def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingPara
     body, shown = query.fields, query.display
     if (body.min_tokens or 0) > max_tokens:
         raise invalid(f"'min_tokens' {body.min_tokens} is more than 'max_tokens' {max_tokens}.", "min_tokens")
-    for name in ("stop_token_ids", "allowed_token_ids"):
+    for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
         check_tokens(getattr(body, name) or (), member, name)
     allowed = None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids))
     return SamplingParams(
@@ -288,6 +333,7 @@ def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingPara
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         top_logprobs=max(shown.logprobs or 0, shown.prompt_logprobs or 0),
+        logprob_token_ids=tuple(dict.fromkeys(body.logprob_token_ids or ())),
         trace_top=shown.trace,
     )
 

@@ -153,8 +153,14 @@ def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel]) -> ApiEr
     worst = min(range(len(sizes)), key=lambda k: limits[k] - sizes[k])
     stream, size = tokens.plan.streams[worst], sizes[worst]
     whose = f"model {stream.model!r}" + (f" in role {stream.role!r}" if len(sizes) > 1 else "")
-    message = f"The maximum context length of {whose} is {limits[worst]} tokens. However, "
-    return invalid(f"{message}your prompt has {size} tokens.", tokens.param, "context_length_exceeded")
+    read = f"is {limits[worst]} tokens. However, your prompt has {size} tokens."
+    return ApiError(
+        400,
+        f"The maximum context length of {whose} {read}",
+        param=tokens.param,
+        code="context_length_exceeded",
+        public=f"The maximum context length {read}",
+    )
 
 
 def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings) -> tuple[int, ...]:

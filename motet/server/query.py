@@ -37,6 +37,8 @@ def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, m
         raise invalid(f"'stop' has {len(body.stops)} strings, at most {max_stops} are allowed.", "stop")
     if body.stream and body.prompt_logprobs is not None:
         raise invalid("'prompt_logprobs' cannot be streamed.", "prompt_logprobs", "unsupported_parameter")
+    if body.logprob_token_ids:
+        logprobs = _named(body, logprobs)
     return Display(
         stops=tuple(body.stops),
         include_stop=bool(body.include_stop_str_in_output),
@@ -49,6 +51,17 @@ def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, m
         token_ids=bool(body.return_token_ids),
         tokens_as_ids=bool(body.return_tokens_as_token_ids),
     )
+
+
+def _named(body: SamplingFields, logprobs: int | None) -> int:
+    """How many log-probs the named tokens are. Raises ApiError (400) where others are asked for, too, or none."""
+    own = "logprob_token_ids"
+    if logprobs is None:
+        raise invalid(f"{own!r} needs 'logprobs'.", own)
+    other = "prompt_logprobs" if body.prompt_logprobs is not None else "top_logprobs" if logprobs else None
+    if other is not None or getattr(body, "echo", None):
+        raise invalid(f"{own!r} excludes {other or 'echo'!r}.", own)
+    return len(set(body.logprob_token_ids or ()))
 
 
 def trace_top(trace: bool | TraceOptions | None) -> int | None:

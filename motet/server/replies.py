@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from motet.engines.base import TokenOutput
-from motet.server.errors import as_api_error, error_body
+from motet.server.errors import error_body, for_reader
 from motet.server.forms import FORMS, extension, usage
 from motet.server.generations import Generations
 from motet.server.metrics import Meter
@@ -34,6 +34,7 @@ class Reply:
         self.model = query.targets[0].model or jobs[0].base
         self.jobs = jobs
         self.show = query.display
+        self.hidden = service.hidden
         self.keep_alive = service.config.keep_alive_seconds
         self.id = self.form.id_prefix + uuid.uuid4().hex
         self.created = int(time.time())
@@ -118,7 +119,7 @@ class Reply:
             async for chunk in self._chunks(options):
                 yield KEEP_ALIVE if chunk is None else encode(chunk)
         except Exception as error:
-            refusal = as_api_error(error)
+            refusal = for_reader(error, self.hidden)
             if refusal.status_code >= 500:
                 log.error("stream failed", exc_info=error)
             yield encode(error_body(refusal.status_code, refusal.detail, refusal.param, refusal.code))

@@ -263,6 +263,22 @@ class Detokenized(Shape):
     """The text."""
 
 
+class Upkept(Shape):
+    object: Literal["upkeep"]
+    models: list[str]
+    """Models that are loaded."""
+    compositions: list[str]
+    """Named compositions."""
+    policies: list[str]
+    """Names of the policies."""
+    loaded: list[str]
+    """Models that came."""
+    unloaded: list[str]
+    """Models that go, once no running answer needs them."""
+    needs_restart: list[str]
+    """Settings that have changed in the file and that only a start reads."""
+
+
 class Status(Shape):
     status: str
     """`ok` or `ready`."""

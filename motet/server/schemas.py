@@ -19,6 +19,7 @@ MAX_CHOICES = 128
 MAX_CANDIDATES = 32
 MAX_STOPS = 16  # OpenAI and the chat endpoint: 4; evaluation harnesses send more to completions
 MAX_TOP_LOGPROBS = 20
+MAX_NAMED_LOGPROBS = 128
 MAX_MESSAGES = 4096  # a conversation of months; each is rendered by every member's template
 MAX_PARTS = 1024  # of one message
 MAX_PROMPTS = 4096  # beyond any `server.max_choices`, which decides
@@ -202,6 +203,10 @@ class SamplingFields(Target, StructuredFields):
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """Also report the log-probs of the prompt's tokens, each with this many alternatives, at most 262,144 in all. Not
     in streams."""
+    logprob_token_ids: (
+        Annotated[list[TokenId], Field(min_length=1, max_length=MAX_NAMED_LOGPROBS, fail_fast=True)] | None
+    ) = None
+    """With `logprobs`: report the log-probs of these token ids instead of the most likely ones."""
     skip_special_tokens: bool | None = None
     """Leave special tokens out of the text. Default true."""
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
@@ -311,6 +316,13 @@ class ScoreRequest(Target):
     """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None
     """Report what each member did to each token, under `data[].motet.trace`."""
+
+
+class ModelRequest(Body):
+    """A model of the operator's file."""
+
+    model: Name
+    """Its name there."""
 
 
 class Candidate(Target):

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Self, cast
 
@@ -14,8 +14,12 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from motet.engines.base import Engine
+from motet.operator.access import NOTHING, Access, Grant
+from motet.operator.file import Configuration
+from motet.operator.policies import Allow
 from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
+from motet.operator.visible import VisibleRegistry
 from motet.server.errors import busy, invalid
 from motet.server.metrics import Metrics
 from motet.server.pace import Pace
@@ -124,6 +128,15 @@ class Admission:
             del self._by_key[key or ""]
 
 
+@dataclass
+class Upkeep:
+    """What the server runs by, while it is kept up: the file as it was last read, and models that are not loaded."""
+
+    configuration: Configuration
+    without: frozenset[str] = frozenset()
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 @dataclass(frozen=True)
 class Service:
     config: ServerConfig
@@ -132,13 +145,48 @@ class Service:
     metrics: Metrics
     admission: Admission
     kv_budget: int  # bytes
+    access: Access = field(default_factory=Access)
+    upkeep: Upkeep | None = None  # None: no operator's file
+    allow: Allow | None = None  # what a policy's keys may set and see; None: no policy
     traces: Traces | None = None
+    _views: dict[str | None, Service] = field(default_factory=dict["str | None", "Service"], repr=False)
 
     @classmethod
-    def assemble(cls, config: ServerConfig, engine: Engine, registry: Registry) -> Service:
+    def assemble(
+        cls,
+        config: ServerConfig,
+        engine: Engine,
+        registry: Registry,
+        access: Access | None = None,
+        configuration: Configuration | None = None,
+    ) -> Service:
+        """`access`: by default the configuration's keys, without policies. `configuration`: what may be read anew."""
         admission = Admission(config.max_choices, config.max_choices_per_key, config.max_tokens_per_minute_per_key)
+        known = access or Access.of(config)
+        upkeep = None if configuration is None else Upkeep(configuration)
         traces = _traces(config.otlp_traces_endpoint)
-        return cls(config, engine, registry, Metrics(engine), admission, engine.stats().kv_bytes_budget, traces)
+        budget = engine.stats().kv_bytes_budget
+        return cls(config, engine, registry, Metrics(engine), admission, budget, known, upkeep, traces=traces)
+
+    def renewed(self, registry: Registry, access: Access) -> Service:
+        """The same server with other names, keys and policies."""
+        return replace(self, registry=registry, access=access, _views={})
+
+    def under(self, grant: Grant | None) -> Service:
+        """The service as the key of a grant has it: what handlers see of models is what its policy shows."""
+        if grant is None or grant.rules is None:
+            return self
+        if grant.policy not in self._views:
+            rules = NOTHING if grant.policy is None else grant.rules
+            view = replace(self, registry=VisibleRegistry(self.registry, rules), allow=rules.allow, _views={})
+            self._views[grant.policy] = view
+        return self._views[grant.policy]
+
+    @property
+    def hidden(self) -> frozenset[str] | None:
+        """Names that no answer may hold; None: it may say everything."""
+        may_know = self.allow is None or self.allow.members
+        return None if may_know or not isinstance(self.registry, VisibleRegistry) else self.registry.hidden
 
 
 def _traces(endpoint: str | None) -> Traces | None:
@@ -150,8 +198,9 @@ def _traces(endpoint: str | None) -> Traces | None:
 
 
 async def get_service(request: Request) -> Service:
-    """Asynchronous, as FastAPI runs a synchronous dependency of every request in a thread."""
-    return cast(Service, request.app.state.service)
+    """What the request's key may see of the server. Asynchronous, as FastAPI runs a synchronous dependency of every
+    request in a thread."""
+    return cast(Service, request.app.state.service).under(request.scope["state"].get("grant"))
 
 
 Served = Annotated[Service, Depends(get_service)]

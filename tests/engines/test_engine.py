@@ -503,3 +503,23 @@ def test_rows_beyond_the_shared_width_are_never_produced(paths: Mapping[str, Pat
     narrow = load_member("narrow", str(paths["qwen"]), dtype=torch.float32, vocab_size=100)
     core = EngineCore({"narrow": narrow})
     assert max(run(core, request(single("narrow"), max_tokens=60, temperature=2.0, seed=0))) < 100
+
+
+@pytest.mark.parametrize("plan", [PROXY, single("llama")])
+async def test_named_tokens_are_reported_as_the_best_would_be(engine: TorchEngine, plan: Plan) -> None:
+    """With and without a trace, beside a request that reports its best."""
+    both = await asyncio.gather(
+        collect(engine, request(plan, top_logprobs=VOCAB)),
+        collect(engine, request(plan, logprob_token_ids=(9, 4, 40), top_logprobs=3)),
+        collect(engine, request(plan, logprob_token_ids=(4,), top_logprobs=1, trace_top=2)),
+    )
+    best, named, traced = (outputs[0] for outputs in both)
+    for one, other, third in zip(best, named, traced, strict=True):
+        known = dict(one.top)
+        assert one.token == other.token == third.token
+        assert {token for token, _ in other.top} == {4, 9, 40}
+        assert [value for _, value in other.top] == sorted((value for _, value in other.top), reverse=True)
+        for token, value in (*other.top, *third.top):
+            assert value == pytest.approx(known[token], abs=1e-4)
+        assert third.trace is not None
+        assert [token for token, _ in third.trace.composed_top] == [token for token, _ in one.top[:2]]

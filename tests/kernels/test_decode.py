@@ -12,13 +12,16 @@ from torch import Tensor
 
 from motet.composers.plan import Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
-from motet.kernels.decode import DecodeRows, decode
+from motet.kernels.decode import NO_END, DecodeRows, Kernels, decode
 from motet.kernels.dispatch import EagerKernels
 from motet.kernels.layout import BitMask, edits
 from motet.kernels.logits import Logits
 from motet.kernels.reference import kl_divergence
 from motet.kernels.sampling import SampleRows
+from motet.kernels.triton.backend import TritonKernels
 from tests.kernels.cases import logits_of, packed
+
+KERNELS: tuple[Kernels, ...] = (EagerKernels(), TritonKernels())
 
 PLANS = [
     Plan((Stream("base", "m"), Stream("expert", "m", 0.8))),
@@ -65,6 +68,32 @@ def test_plausibility_gives_way_to_a_grammar() -> None:
         expected = bare.masked_fill(~may, -math.inf).log_softmax(-1)
         assert out.token[1] == expected.argmax()
         assert float(out.logprob[1]) == pytest.approx(float(expected.max()))
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the interpreter's numpy on −inf − −inf
+@pytest.mark.parametrize("kernels", KERNELS, ids=lambda kernels: kernels.name)
+def test_where_masks_hold_an_answer_of_which_nothing_is_left_ends(kernels: Kernels) -> None:
+    """And no other: a row whose list leaves something goes on, one whose masks do not hold is composed without them."""
+    end = 3
+    step = Logits(logits_of(3, 97, torch.float32)[:2])
+    implausible = composed(step)[1] == -math.inf
+    likeliest = composed(step)[1].argmax()
+    choices: list[dict[str, Any]] = [
+        {"grammar": BitMask((1,), packed([implausible]))},
+        {"allowed": [(1, implausible.nonzero()[:, 0])]},
+    ]
+    for masks in choices:
+        held = decode(kernels, step, rows_of(step, held={1: end}, **masks))
+        assert (int(held.token[1]), float(held.logprob[1])) == (end, 0.0)
+        lifted = decode(kernels, step, rows_of(step, held={0: end}, **masks))
+        assert implausible[lifted.token[1]]
+        assert torch.equal(held.token[[0, 2]], lifted.token[[0, 2]])
+    endless = decode(EagerKernels(), step, rows_of(step, held={1: NO_END}, allowed=choices[1]["allowed"]))
+    assert float(endless.logprob[1]) == -math.inf
+    some = implausible.clone()
+    some[likeliest] = True
+    out = decode(kernels, step, rows_of(step, held={1: end}, allowed=[(1, some.nonzero()[:, 0])]))
+    assert out.token[1] == likeliest
 
 
 def test_masks_of_the_request_intersect() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
 from motet.server.forms import LOWEST, chat_logprobs, completion_logprobs, shift_class, top_by_label
 from motet.server.prepare import Job
 from motet.server.query import Display
+from tests.server.conftest import World
 from tests.server.test_detokenizer import WORDS, byte_fallback
 
 LETTER, BYTE = WORDS.index("e"), len(WORDS) + ord("e")  # two tokens that read "e"
@@ -46,3 +48,29 @@ def test_json_has_no_infinity() -> None:
 @pytest.mark.parametrize(("rank", "name"), [(0, "unshifted"), (1, "marginal"), (2, "marginal"), (3, "shifted")])
 def test_shift_classes(rank: int, name: str) -> None:
     assert shift_class(rank) == name
+
+
+@pytest.mark.parametrize(("path", "asked"), [("/v1/chat/completions", True), ("/v1/completions", 0)])
+async def test_named_tokens(world: World, path: str, asked: Any) -> None:
+    """`logprob_token_ids`: the log-probs of these tokens, and of no other."""
+    fixed: dict[str, Any] = {"model": "large", "max_tokens": 3, "temperature": 0, "return_tokens_as_token_ids": True}
+    text = {"messages": [{"role": "user", "content": "hi"}]} if "chat" in path else {"prompt": "hi"}
+    ids = [70, 5, 70]
+    body = (await world.post(path, **fixed, **text, logprobs=asked, logprob_token_ids=ids)).json()
+    found = body["choices"][0]["logprobs"]
+    for place in range(3):
+        if "chat" in path:
+            assert {entry["token"] for entry in found["content"][place]["top_logprobs"]} == {
+                "token_id:70",
+                "token_id:5",
+            }
+        else:
+            assert set(found["top_logprobs"][place]) == {"token_id:70", "token_id:5", found["tokens"][place]}
+    for wrong, said in (
+        ({"logprob_token_ids": ids}, "needs 'logprobs'"),
+        ({"logprob_token_ids": [99999], "logprobs": asked}, "not in the vocabulary"),
+        ({"logprob_token_ids": ids, "logprobs": asked, "prompt_logprobs": 1}, "excludes 'prompt_logprobs'"),
+    ):
+        refused = await world.post(path, **fixed, **text, **wrong)
+        assert refused.status_code == 400
+        assert said in refused.json()["error"]["message"]

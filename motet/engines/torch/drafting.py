@@ -148,7 +148,7 @@ def draw(items: Sequence[Drafting], kernels: Kernels) -> None:
     rows = [GuessRow(item.choice, _alone(item)) for item in items]
     plan = compose_rows([row.plan for row in rows], [[row] for row in range(len(rows))], logits.like())
     wanted = decode_rows(plan, logits, rows, [item.choice.matcher for item in items])
-    drawn = decode(kernels, logits, replace(wanted, top=(), trace=()))
+    drawn = decode(kernels, logits, replace(wanted, top=(), named=(), trace=()))
     for item, token, logprob in zip(items, ints(drawn.token), cast("list[float]", drawn.logprob.tolist()), strict=True):
         item.propose(token if math.isfinite(logprob) else None, math.exp(logprob))
 

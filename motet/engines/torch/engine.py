@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 MAX_RESTARTS = 5  # within RESTART_SECONDS: what ends the engine again and again needs another process
 RESTART_SECONDS = 60.0
 CLOSE_POLL_SECONDS = 0.005
+LEAVING_SECONDS = 60.0  # a request that was prepared over a model's name before it left finds the model for so long
 
 
 class EngineCore:
@@ -52,10 +53,26 @@ class EngineCore:
         self.members = dict(members)
         self.scheduler = Scheduler(self.members, settings or EngineSettings())
         self.num_steps = 0
+        self.leaving: dict[str, float] = {}  # name → when it may go, by the monotonic clock
         self._runner = StepRunner()
         self._speculator = Speculator(
             self.members, self.scheduler.settings, self.scheduler.max_rows, self._runner.kernels
         )
+
+    def use(self, members: Mapping[str, Member]) -> None:
+        """Other members from now on; other threads may go on reading the old mapping, which does not change."""
+        self.members = dict(members)
+        self.scheduler.use(self.members)
+        self._speculator.use(self.members)
+
+    def let_go(self) -> None:
+        """Members that are leaving go once nothing that runs or waits reads them."""
+        now = time.monotonic()
+        used = {stream.member.name for choice in self.scheduler.choices for stream in choice.streams}
+        gone = {name for name, when in self.leaving.items() if when <= now and name not in used}
+        if gone:
+            self.leaving = {name: when for name, when in self.leaving.items() if name not in gone}
+            self.use({name: member for name, member in self.members.items() if name not in gone})
 
     def group(self, request: GenerationRequest) -> ChoiceGroup:
         return choices_of(request, [self.members[stream.model] for stream in request.plan.streams])
@@ -220,6 +237,28 @@ class TorchEngine:
         absent = next((stream.model for stream in plan.streams if stream.model not in self._core.members), None)
         return None if absent is None else f"model {absent!r} is not loaded"
 
+    def attach(self, member: Member) -> None:
+        """One more model, under a name that no other has; for requests after the return. Blocks for a step: not to be
+        called from the event loop.
+
+        Raises:
+            EngineStopped: the engine has ended.
+        """
+        taken = threading.Event()
+
+        def take() -> None:
+            self._core.use({**self._core.members, member.name: member})
+            taken.set()
+
+        self._post(take)
+        while not taken.wait(1.0):
+            if not self._thread.is_alive():
+                raise EngineStopped("the engine is closed")
+
+    def detach(self, name: str, after: float = LEAVING_SECONDS) -> None:
+        """The model goes when nothing that runs reads it any more, `after` seconds from now at the earliest."""
+        self._post(lambda: self._core.leaving.update({name: time.monotonic() + after}))
+
     def check(self, request: GenerationRequest) -> int:
         refuse_empty(request)
         return self._core.scheduler.check(request)
@@ -313,6 +352,8 @@ class TorchEngine:
         """What has arrived, then one step; sleeps while there is neither."""
         while self._arrivals:
             self._arrivals.popleft()()
+        if self._core.leaving:
+            self._core.let_go()
         began = time.time_ns()
         step = self._core.step()
         if step is not None:
@@ -320,7 +361,7 @@ class TorchEngine:
                 self._report(self._times(step, began))
             self._hand_out(step)
         elif not self._arrivals:
-            self._wake.wait()
+            self._wake.wait(1.0 if self._core.leaving else None)
             self._wake.clear()
 
     def _times(self, step: Step, began: int) -> StepTimes:

@@ -105,6 +105,16 @@ class Scheduler:
             )
         return nbytes
 
+    def use(self, members: Mapping[str, Member]) -> None:
+        """Other members from now on; what runs or waits reads none that is missing."""
+        self.members = members
+        self.tempo.use(members)
+
+    @property
+    def choices(self) -> list[Choice]:
+        """All that run or wait."""
+        return [*self.running, *self.waiting]
+
     def add(self, choice: Choice) -> None:
         self.waiting.append(choice)
 

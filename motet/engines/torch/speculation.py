@@ -71,6 +71,10 @@ class Speculator:
         self._drafting: list[Drafting] = []
         self._stake: Stake | None = None
 
+    def use(self, members: Mapping[str, Member]) -> None:
+        """Other members from the next step on."""
+        self._members = members
+
     def draft(self, work: Sequence[Work]) -> Sequence[Work]:
         """The step's work, with guesses to be verified where they pay."""
         self._drafting, self._stake = [], None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from motet.composers.rows import compose_rows
 from motet.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
-from motet.engines.decoding import decode_rows, top_of, trace_of
+from motet.engines.decoding import decode_rows, reported, trace_of
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork
 from motet.engines.torch.rows import ChoiceRow
@@ -124,7 +124,7 @@ class Step:
         Args:
             rows: by their places in what was decoded; guesses before them were right.
         """
-        tops = {index: top_of(decoded, index, row.choice.sampling.top_logprobs) for index, row in rows.items()}
+        tops = {index: reported(decoded, index, row.choice.sampling) for index, row in rows.items()}
         tokens, logprobs = ints(decoded.token), cast("list[float]", decoded.logprob.tolist())
         ended: set[Choice] = set()
         # from here on nothing can fail: the choices advance all or none

@@ -172,6 +172,11 @@ class Tempo:
         self._loads: dict[str, StepLoad] = {}
         self._measured_last = False
 
+    def use(self, members: Mapping[str, Member]) -> None:
+        """Other members from the next step on; what is known of those that stay is kept."""
+        self.times = {name: self.times.get(name) or ForwardTimes(member) for name, member in members.items()}
+        self._loads = {name: load for name, load in self._loads.items() if name in members}
+
     def observe(self) -> None:
         """Learns from the step that was planned last."""
         for name, load in self._loads.items():

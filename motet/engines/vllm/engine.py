@@ -72,6 +72,8 @@ class VllmEngine:
                 "'speculation' is the embedded engine's; vLLM drafts for all requests alike, as "
                 "engine.engine_args.speculative_config says"
             )
+        if request.sampling.logprob_token_ids:
+            raise UnsupportedRequest("'logprob_token_ids' is the embedded engine's; 'top_logprobs' is both engines'")
         if len(views_of(request)) > 1 and self._client.gate is None:
             raise UnsupportedRequest(
                 "its streams read different prompts, for which this engine needs its own scheduler "

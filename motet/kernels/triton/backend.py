@@ -46,8 +46,9 @@ class TritonKernels:
 
     def fused(self, logits: Logits, rows: DecodeRows) -> Decoded | None:
         """Two launches for weighted sums: no composed row is written but those that are filtered or report
-        alternatives. None where single tokens are edited: their places differ from step to step."""
-        if rows.is_edited:
+        alternatives. None where single tokens are edited: their places differ from step to step; and where a row that
+        has lost everything must not be composed without its masks, as these kernels would."""
+        if rows.is_edited or rows.may_end:
             return None
         step = self.stage(logits, rows)
         self.launch(step)

@@ -88,5 +88,7 @@ def _entry(index: int, job: Job, outputs: Sequence[TokenOutput], query: ScoreQue
 def _member_sums(job: Job, outputs: Sequence[TokenOutput]) -> dict[str, float]:
     """Each stream's own log-probability of the whole continuation, by role."""
     rows = [output.trace.member_logprobs for output in outputs if output.trace is not None]
+    if not rows:  # for keys whose policy hides them
+        return {}
     roles = [stream.role for stream in job.plan.streams]
     return {role: finite(sum(column)) for role, column in zip(roles, zip(*rows, strict=True), strict=True)}

@@ -1,0 +1,106 @@
+"""The operator's file read anew while its models answer: compositions, keys and policies, and models as far as the
+engine takes them in and lets them go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from motet.composers.vocabulary import VocabularyMismatch
+from motet.engines.base import Engine
+from motet.operator.file import ConfigError, Configuration, load
+from motet.operator.loading import load_model
+from motet.operator.preflight import Prepared, prepare
+from motet.operator.registry import Registry
+
+if TYPE_CHECKING:
+    from motet.engines.torch import Member
+
+AT_ONCE = ("server.api_keys", "server.api_keys_file")  # of the sections that else only a start reads
+AT_START = ("server.", "engine.", "log.")
+
+
+@runtime_checkable
+class Changeable(Protocol):
+    """An engine whose models may come and go."""
+
+    def attach(self, member: Member) -> None: ...
+    def detach(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """`loaded` is attached already; `unloaded` is to be detached once nobody is given `registry`'s predecessor any
+    more. `needs_restart`: settings that have changed without effect."""
+
+    configuration: Configuration
+    registry: Registry
+    loaded: tuple[str, ...]
+    unloaded: tuple[str, ...]
+    needs_restart: tuple[str, ...]
+
+
+def reloaded(now: Configuration, registry: Registry, engine: Engine, without: Collection[str] = ()) -> Reloaded:
+    """What the file says now, with its new models loaded.
+
+    Args:
+        now: what runs, with the flags it was started with.
+        without: models of the file that shall not be loaded.
+
+    Raises:
+        ConfigError: everything that is wrong with the file; then with its new models; nothing has changed then.
+    """
+    read = load(now.file, now.layers["flag"])
+    wanted = _without(read, without)
+    old, new = now.settings.models, wanted.settings.models
+    changed = [name for name in new if name in registry.members and name in old and new[name] != old[name]]
+    if changed:
+        raise ConfigError([f"models.{name}: it is loaded otherwise; name it anew, or restart." for name in changed])
+    coming = [name for name in new if name not in registry.members]
+    going = tuple(name for name in registry.members if name not in new)
+    if (coming or going) and not isinstance(engine, Changeable):
+        both = (*coming, *going)
+        raise ConfigError([f"models.{name}: this engine loads models at its start alone." for name in both])
+    leaving = [name for name in coming if name in engine.models]
+    if leaving:
+        raise ConfigError([f"models.{name}: it is still leaving; try again in a minute." for name in leaving])
+    prepared = prepare(wanted)
+    kept = {name: registry.members.get(name, known) for name, known in prepared.registry.members.items()}
+    infos = _attached(wanted, prepared, coming, engine) if isinstance(engine, Changeable) and coming else {}
+    members = {name: replace(known, info=infos[name]) if name in infos else known for name, known in kept.items()}
+    return Reloaded(read, replace(prepared.registry, members=members), tuple(coming), going, _needs_restart(now, read))
+
+
+def _without(configuration: Configuration, names: Collection[str]) -> Configuration:
+    models = {name: model for name, model in configuration.settings.models.items() if name not in names}
+    return replace(configuration, settings=configuration.settings.model_copy(update={"models": models}))
+
+
+def _attached(wanted: Configuration, prepared: Prepared, coming: Collection[str], engine: Changeable) -> dict[str, Any]:
+    """Loads the new models, all or none; name → what is known of it."""
+    from motet.engines.torch import ModelLoadError
+
+    loaded: dict[str, Member] = {}
+    problems: list[str] = []
+    for name in coming:
+        model, source = wanted.settings.models[name], prepared.sources[name]
+        try:
+            loaded[name] = load_model(name, source, model, wanted.settings.engine, prepared.tokenizers[name])
+        except (ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
+            problems.append(f"models.{name}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    for member in loaded.values():
+        engine.attach(member)
+    return {name: member.info for name, member in loaded.items()}
+
+
+def _needs_restart(now: Configuration, read: Configuration) -> tuple[str, ...]:
+    before, after = _values(now), _values(read)
+    names = [name for name in {**before, **after} if name.startswith(AT_START) and name not in AT_ONCE]
+    return tuple(name for name in names if before.get(name) != after.get(name))
+
+
+def _values(configuration: Configuration) -> Mapping[str, Any]:
+    return {name: value for name, value, _ in configuration.origins()}

@@ -1,0 +1,95 @@
+"""What a policy lets a key see of the registry: the names it lists, each with what answers in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from motet.composers.errors import CompositionError
+from motet.composers.plan import Plan
+from motet.composers.spec import Composition
+from motet.operator.policies import PolicyConfig
+from motet.operator.registry import LoadedModel, Registry
+
+
+class NotAllowed(Exception):
+    """A policy closes what a request asks for. `param` is the request's field, `opening` what would open it."""
+
+    def __init__(self, message: str, param: str | None = None, opening: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.opening = opening
+
+
+class VisibleRegistry(Registry):
+    """The registry as the keys of a policy see it. `members` are still all of them, for what computes; names, plans and
+    cards are those of the policy, and its plans keep their masks.
+
+    Args:
+        whole: everything that is loaded.
+        policy: what may be named, and what answers.
+    """
+
+    def __init__(self, whole: Registry, policy: PolicyConfig) -> None:
+        super().__init__(whole.members, created=whole.created)
+        self.policy = policy
+        self._whole = whole
+        self._targets: Mapping[str, str] = policy.targets()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._targets)
+
+    @cached_property
+    def hidden(self) -> frozenset[str]:
+        """Names that no answer to these keys may hold."""
+        return frozenset() if self.policy.allow.members else frozenset(self._whole.names) - frozenset(self.names)
+
+    def plan(self, name: str | None, written: Composition | None = None, *, chat: bool = False) -> Plan:
+        """As `Registry.plan`, of the names of the policy alone.
+
+        Raises:
+            NotAllowed: a composition where the policy has none.
+        """
+        if written is not None:
+            return self._holding(self._composed(name, written, chat))
+        if name is None:
+            raise CompositionError(self._missing(), "model", "missing_model")
+        if name not in self._targets:
+            raise self.unknown(name)
+        if (name, chat) not in self._named:
+            self._named[name, chat] = self._holding(self._whole.plan(self._targets[name], chat=chat))
+        return self._named[name, chat]
+
+    def _holding(self, plan: Plan) -> Plan:
+        return plan if self.policy.allow.lifted_masks else replace(plan, masks_hold=True)
+
+    def _composed(self, name: str | None, written: Composition, chat: bool) -> Plan:
+        if not self.policy.allow.compositions:
+            raise NotAllowed("The policy of this key does not allow compositions.", "composition", "compositions")
+        if name is not None and name not in self._targets:
+            raise self.unknown(name)
+        return self._open.plan(name, written, chat=chat)
+
+    @cached_property
+    def _open(self) -> Registry:
+        """Over what an allowed composition may name: the policy's models as they are in the file."""
+        return Registry({name: self.members[name] for name in self.names if name in self.members})
+
+    def named(self, name: str, *, chat: bool = False) -> Plan:
+        return self.plan(name, chat=chat)
+
+    def member(self, name: str | None) -> LoadedModel:
+        if name is None and len(self.names) != 1:
+            raise CompositionError(self._missing(), "model", "missing_model")
+        return self.base_of(self.plan(name or self.names[0]))
+
+    def card(self, name: str) -> dict[str, Any]:
+        if name not in self._targets:
+            raise self.unknown(name)
+        card = self._whole.card(self._targets[name])
+        if self.policy.allow.members:
+            return card | {"id": name}
+        return card | {"id": name, "root": name, "parent": None, "composition": None, "expert": None}

@@ -1,0 +1,80 @@
+"""The audit log: one JSON object per request, who asked what and what was decided. Prompts and answers are never in it,
+nor anything else that a client wrote but the request's id and names of models that there are."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from motet.operator.access import Grant
+from motet.server.guard import PROBES
+
+REFUSED = frozenset({401, 403, 404, 429})
+
+
+class AuditLog:
+    """Appends lines to a file. Opened for each of them, so that whoever rotates logs may move it away."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Raises OSError: the file cannot be written."""
+        with self._file.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+class Audited:
+    """Writes a request's line when its answer is over."""
+
+    def __init__(self, app: ASGIApp, log: AuditLog) -> None:
+        self.app = app
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self.app(scope, receive, send)
+            return
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        finally:
+            self._log.write(_line(scope, status))
+
+
+def _line(scope: Scope, status: int) -> dict[str, Any]:
+    state: dict[str, Any] = scope["state"]
+    grant: Grant | None = state.get("grant")
+    now = time.time()
+    route = scope.get("route")  # its pattern: a path may hold what a client wrote
+    sent = state.get("sent")
+    asked = cast("dict[str, object]", sent).get("model") if isinstance(sent, dict) else None
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z",
+        "request_id": state.get("request_id"),
+        "key": None if grant is None else grant.key,
+        "policy": None if grant is None else grant.policy,
+        "endpoint": None if route is None else route.path,
+        "model": _known_model(scope, grant, asked),
+        "decision": "refused" if status in REFUSED else "allowed",
+        "closed": state.get("closed"),
+        "status": status,
+    }
+
+
+def _known_model(scope: Scope, grant: Grant | None, asked: object) -> str | None:
+    """What a client sends as a model's name may be anything: only names that there are, or that its policy gives."""
+    service = scope["app"].state.service
+    known = {*service.registry.names, *service.under(grant).registry.names}
+    return asked if isinstance(asked, str) and asked in known else None

@@ -1,0 +1,278 @@
+"""What a policy lets a request ask for: two lists, and whatever is on neither of them is closed.
+
+`check_fields` reads a body as it came, before anything is built from it: each endpoint and each field has a line in
+`ENDPOINTS` and `FIELDS`. `check_query` and `check_sampling` read what an endpoint has made of it: whatever the endpoint
+is, and however it calls its fields, what is shown and what is drawn has a line in `SHOWN` and `DRAWN`. The tests hold
+the lists against the schemas, so that a field that somebody adds is closed until somebody decides about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+from motet.composers.plan import Plan
+from motet.engines.base import SamplingParams
+from motet.operator.access import Grant
+from motet.operator.policies import Allow
+from motet.operator.registry import LoadedModel
+from motet.operator.visible import NotAllowed
+from motet.server.foreign import HARMLESS
+from motet.server.prompts import RequestPrompt
+from motet.server.query import Display
+from motet.settings import texts_of
+
+ADMIN = "/v1/admin/"
+PROBES = frozenset({"/health", "/livez", "/ready"})
+Value = Any
+Within = Callable[[Value, Allow], bool]
+IDLE: tuple[Value, ...] = (False, {}, [])  # what clients send that ask for nothing; null always does
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a field of a request may be. `opening`: the field of `Allow` that opens it, None: open to everybody;
+    `within`: whether a value stays within what was opened; `idle`: values that ask for nothing."""
+
+    opening: str | None = None
+    within: Within | None = None
+    idle: tuple[Value, ...] = IDLE
+
+    def permits(self, value: Value, allow: Allow) -> bool:
+        if self.opening is None or value is None or _is_one_of(value, self.idle):
+            return True
+        return bool(getattr(allow, self.opening)) if self.within is None else self.within(value, allow)
+
+
+def _is_one_of(value: Value, idle: Sequence[Value]) -> bool:
+    return any(value == one and type(value) is type(one) for one in idle)
+
+
+def _up_to(opening: str) -> Within:
+    """Numbers up to what was opened; what is no number is refused by its schema."""
+
+    def within(value: Value, allow: Allow) -> bool:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return not is_number or value <= getattr(allow, opening)
+
+    return within
+
+
+def _biases(value: Value, allow: Allow) -> bool:
+    values: list[Value] = list(cast("dict[Any, Any]", value).values()) if isinstance(value, dict) else []
+    return bool(allow.logit_bias) and all(
+        abs(bias) <= allow.logit_bias for bias in values if isinstance(bias, int | float)
+    )
+
+
+OPEN = Line()
+OFF = (0, 0.0)
+# path → the opening, None: open to everybody. What is not here is not there for keys under a policy
+ENDPOINTS: Mapping[str, str | None] = {
+    "/v1/chat/completions": None,
+    "/v1/completions": "completions",
+    "/v1/score": "scoring",
+    "/v1/compare": "compare",
+    "/v1/models": None,
+    "/v1/strategies": "compositions",
+    "/tokenize": "tokenizer",
+    "/detokenize": "tokenizer",
+    "/tokenizer_info": "tokenizer",
+    "/version": None,
+    "/metrics": "metrics",
+    "/docs": None,
+    "/openapi.json": None,
+}
+BELOW = ("/v1/models/", "/static-offline-docs/")  # whose paths go on, and are open to everybody
+# a field has one meaning on all endpoints
+FIELDS: Mapping[str, Line] = {
+    **dict.fromkeys(
+        (
+            "model", "messages", "prompt", "continuations", "candidates", "label", "tokens", "max_tokens",
+            "max_completion_tokens", "top_p", "top_k", "min_p", "stop", "stream", "stream_options",
+            "include_stop_str_in_output", "cache_salt", "return_token_strs",
+            "parallel_tool_calls",  # nothing without tools
+        ),
+        OPEN,
+    ),
+    "temperature": Line("max_temperature", _up_to("max_temperature"), OFF),
+    "n": Line("max_n", _up_to("max_n"), (1,)),
+    "best_of": Line("max_n", _up_to("max_n"), (1,)),
+    "seed": Line("seeds", idle=(-1,)),
+    "logprobs": Line("logprobs", lambda value, allow: bool(allow.logprobs) and _up_to("logprobs")(value, allow)),
+    "top_logprobs": Line("logprobs", _up_to("logprobs"), OFF),
+    "prompt_logprobs": Line("scoring"),
+    "echo": Line("scoring"),
+    "trace": Line("traces"),
+    "logprob_token_ids": Line("steered_logprobs"),
+    "allowed_token_ids": Line("token_lists"),
+    "bad_words": Line("token_lists"),
+    "logit_bias": Line("logit_bias", _biases),
+    "response_format": Line("structured_outputs", idle=({"type": "text"},)),
+    **dict.fromkeys(
+        ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+        Line("structured_outputs"),
+    ),
+    "tools": Line("tools"),
+    "tool_choice": Line("tools", idle=("none", "auto")),
+    "reasoning_effort": Line("thinking"),
+    "thinking_token_budget": Line("thinking", idle=()),
+    "speculation": Line("speculation", idle=("off",)),
+    "presence_penalty": Line("penalties", idle=OFF),
+    "frequency_penalty": Line("penalties", idle=OFF),
+    "repetition_penalty": Line("penalties", idle=(1, 1.0)),
+    "min_tokens": Line("endings", idle=OFF),
+    "ignore_eos": Line("endings"),
+    "stop_token_ids": Line("endings"),
+    "continue_final_message": Line("prefill"),
+    "add_generation_prompt": Line("prefill", idle=(True,)),
+    "add_special_tokens": Line("prefill", idle=()),
+    "chat_template_kwargs": Line("template_variables"),
+    "truncate_prompt_tokens": Line("truncation", idle=()),
+    "composition": Line("compositions", idle=()),
+    "guidance_scale": Line("compositions", idle=()),
+    "negative_prompt": Line("compositions", idle=()),
+    "return_token_ids": Line("token_ids"),
+    "return_tokens_as_token_ids": Line("token_ids"),
+    "skip_special_tokens": Line("token_ids", idle=(True,)),
+}  # fmt: skip
+MESSAGE: Mapping[str, Line] = {
+    **dict.fromkeys(("role", "content", "name", "refusal"), OPEN),
+    "tool_calls": Line("tools"),
+    "tool_call_id": Line("tools", idle=("",)),
+    "reasoning_content": Line("thinking", idle=("",)),
+}
+PART: Mapping[str, Line] = {"type": OPEN, "text": OPEN}
+
+
+def check_endpoint(path: str, grant: Grant) -> None:
+    """Raises LookupError: the path is not there for this key; NotAllowed: its policy closes it."""
+    if path.startswith(ADMIN):
+        if not grant.admin:
+            raise LookupError(path)
+        return
+    if grant.rules is None or path in PROBES or path.startswith(BELOW):
+        return
+    opening = ENDPOINTS[path]
+    if opening is not None and not getattr(grant.rules.allow, opening):
+        raise NotAllowed("The policy of this key does not allow this endpoint.")
+
+
+def check_fields(body: Value, allow: Allow) -> None:
+    """A request's decoded JSON. Raises NotAllowed: the first field that the policy closes."""
+    if not isinstance(body, dict):
+        return
+    request = cast("dict[str, Any]", body)
+    _check(request, FIELDS, allow, "")
+    for i, candidate in _objects(request.get("candidates")):
+        _check(candidate, FIELDS, allow, f"candidates.{i}.")
+    messages = _objects(request.get("messages"))
+    for i, message in messages:
+        _check(message, MESSAGE, allow, f"messages.{i}.")
+        for k, part in _objects(message.get("content")):
+            _check(part, PART, allow, f"messages.{i}.content.{k}.")
+    if messages and messages[-1][1].get("role") == "assistant" and not allow.prefill:
+        raise _closed(f"messages.{messages[-1][0]}", "an answer that the request begins", "prefill")
+
+
+def _objects(value: Value) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a list, with their places."""
+    items: list[Any] = cast("list[Any]", value) if isinstance(value, list) else []
+    return [(i, cast("dict[str, Any]", item)) for i, item in enumerate(items) if isinstance(item, dict)]
+
+
+def _check(given: Mapping[str, Any], lines: Mapping[str, Line], allow: Allow, where: str) -> None:
+    for name, value in given.items():
+        line = lines.get(name)
+        if line is None and value is not None and name not in HARMLESS:
+            raise _closed(f"{where}{name[:64]}", opening="no such field")
+        if line is not None and not line.permits(value, allow):
+            limit = getattr(allow, line.opening or "", False)
+            most = f" beyond {limit:g}" if limit and not isinstance(limit, bool) else ""
+            raise _closed(f"{where}{name}", f"{name!r}{most}", line.opening)
+
+
+def _closed(param: str, what: str | None = None, opening: str | None = None) -> NotAllowed:
+    return NotAllowed(f"The policy of this key does not allow {what or repr(param)}.", param, opening)
+
+
+def _always(value: Value, allow: Allow) -> bool:
+    return True
+
+
+def _nothing_or(opening: str, *nothing: Value) -> Within:
+    return lambda value, allow: value in nothing or bool(getattr(allow, opening))
+
+
+def _num_logprobs(value: Value, allow: Allow) -> bool:
+    return value is None or bool(allow.logprobs and value <= allow.logprobs)
+
+
+SHOWN: Mapping[str, Within] = {
+    **dict.fromkeys(("stops", "include_stop", "min_tokens"), _always),
+    "skip_special_tokens": _nothing_or("token_ids", True),
+    "logprobs": _num_logprobs,
+    "prompt_logprobs": _nothing_or("scoring", None),
+    "echo": _nothing_or("scoring", False),
+    "trace": _nothing_or("traces", None),
+    "token_ids": _nothing_or("token_ids", False),
+    "tokens_as_ids": _nothing_or("token_ids", False),
+}
+DRAWN: Mapping[str, Within] = {
+    **dict.fromkeys(("max_tokens", "top_k", "top_p", "min_p", "seed", "top_logprobs"), _always),  # see SHOWN
+    "temperature": lambda value, allow: value <= allow.max_temperature,
+    "min_tokens": _nothing_or("endings", 0),
+    "presence_penalty": _nothing_or("penalties", 0.0),
+    "frequency_penalty": _nothing_or("penalties", 0.0),
+    "repetition_penalty": _nothing_or("penalties", 1.0),
+    "logit_bias": lambda value, allow: all(abs(bias) <= allow.logit_bias for _, bias in value),
+    "logprob_token_ids": _nothing_or("steered_logprobs", ()),
+    "allowed_token_ids": _nothing_or("token_lists", None),
+    "grammar": lambda value, allow: value is None or allow.structured_outputs or allow.tools or allow.thinking,
+    "bad_words": _nothing_or("token_lists", ()),
+    "stop_token_ids": _nothing_or("endings", ()),
+    "ignore_eos": _nothing_or("endings", False),
+    "trace_top": _nothing_or("traces", None),
+}
+STEERS = (
+    "logit_bias", "allowed_token_ids", "grammar", "bad_words", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "min_tokens",
+)  # fmt: skip
+UNSTEERED = SamplingParams(max_tokens=1)
+
+
+def check_shown(shown: Display, n: int, allow: Allow) -> None:
+    """Raises NotAllowed: more answers than the policy allows, or something of them is to be shown that it closes."""
+    if n > allow.max_n:
+        raise _closed("n", f"more than {allow.max_n} answers")
+    _check_lines(shown, SHOWN, allow)
+
+
+def check_drawn(sampling: SamplingParams, shown: Display | None, allow: Allow) -> None:
+    """Raises NotAllowed: something about a draw is set that the policy closes, or log-probs are to be shown of draws
+    that the client steers: by them it would read those of any token."""
+    _check_lines(sampling, DRAWN, allow)
+    steered = next((name for name in STEERS if getattr(sampling, name) != getattr(UNSTEERED, name)), None)
+    reads = shown is not None and (shown.logprobs is not None or shown.prompt_logprobs is not None)
+    if steered and reads and not allow.steered_logprobs:
+        raise _closed(steered, f"log-probs beside {steered!r}")
+
+
+def _check_lines(value: Display | SamplingParams, lines: Mapping[str, Within], allow: Allow) -> None:
+    for field in fields(value):
+        line = lines.get(field.name)
+        if line is None or not line(getattr(value, field.name), allow):
+            raise _closed(field.name)
+
+
+def check_messages(prompt: RequestPrompt, plan: Plan, members: Mapping[str, LoadedModel], allow: Allow) -> None:
+    """Raises NotAllowed: a message holds what parts the turns of a member's chats. Within a message it would end the
+    client's turn, and begin the answer."""
+    if allow.prefill:
+        return
+    known = (members[stream.model].tokenizer for stream in plan.streams)
+    tokenizers = {id(tokenizer): tokenizer for tokenizer in known}
+    for i, part in enumerate((*(prompt.messages or ()), *prompt.tools)):
+        if any(tokenizer.parts_turns(text) for text in texts_of(part) for tokenizer in tokenizers.values()):
+            raise _closed(f"messages.{i}", "marks of a chat template inside of a message", "prefill")

@@ -1,0 +1,79 @@
+"""POST /v1/admin/reload, /v1/admin/load and /v1/admin/unload: for keys whose policy says `admin`."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from anyio import to_thread
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from motet.operator.access import Access
+from motet.operator.file import ConfigError
+from motet.operator.reload import Changeable, Reloaded, reloaded
+from motet.server.bodies import JsonRoute
+from motet.server.errors import ApiError, invalid
+from motet.server.responses import INVALID, Upkept
+from motet.server.schemas import ModelRequest
+from motet.server.service import Service
+
+# not in the description: for all keys but an admin's they are not there
+router = APIRouter(prefix="/v1/admin", include_in_schema=False, route_class=JsonRoute)
+
+
+@router.post("/reload", response_model=Upkept, responses=INVALID)
+async def reload(request: Request) -> dict[str, Any]:
+    """Reads the operator's file anew. Requests that run go on as they began; what comes later sees the new keys,
+    policies, compositions and models."""
+    return await _renewed(request, frozenset())
+
+
+@router.post("/load", response_model=Upkept, responses=INVALID)
+async def load(body: ModelRequest, request: Request) -> dict[str, Any]:
+    """Loads a model of the file that was unloaded."""
+    upkeep = _service(request).upkeep
+    return await _renewed(request, frozenset() if upkeep is None else upkeep.without - {body.model})
+
+
+@router.post("/unload", response_model=Upkept, responses=INVALID)
+async def unload(body: ModelRequest, request: Request) -> dict[str, Any]:
+    """Lets a model of the file go until it is loaded again. A named composition that needs it has to leave the file
+    first."""
+    service = _service(request)
+    if body.model not in service.registry.members:
+        raise service.registry.unknown(body.model)
+    return await _renewed(request, frozenset({body.model} | (service.upkeep.without if service.upkeep else set())))
+
+
+def _service(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+async def _renewed(request: Request, without: frozenset[str]) -> dict[str, Any]:
+    upkeep = _service(request).upkeep
+    if upkeep is None:
+        raise invalid("This server was not started from an operator's file.", code="no_file")
+    async with upkeep.lock:
+        service = _service(request)
+        try:
+            found = await to_thread.run_sync(reloaded, upkeep.configuration, service.registry, service.engine, without)
+        except ConfigError as error:
+            raise ApiError(400, " ".join(error.problems), code="invalid_file") from error
+        settings = found.configuration.settings
+        upkeep.configuration, upkeep.without = found.configuration, without
+        request.app.state.service = service.renewed(found.registry, Access.of(settings.server, settings.policies))
+        _let_go(service, found)
+    return {
+        "object": "upkeep",
+        "models": list(found.registry.members),
+        "compositions": list(found.registry.compositions),
+        "policies": list(settings.policies),
+        "loaded": list(found.loaded),
+        "unloaded": list(found.unloaded),
+        "needs_restart": list(found.needs_restart),
+    }
+
+
+def _let_go(service: Service, found: Reloaded) -> None:
+    for name in found.unloaded:
+        cast(Changeable, service.engine).detach(name)

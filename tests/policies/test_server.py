@@ -1,0 +1,275 @@
+"""Policies over HTTP: what a key sees, what it is refused, what is logged, and what an operator may do meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from motet.operator.access import Access, policy_warnings
+from motet.operator.file import ConfigError, load
+from motet.operator.keys import Key, digest_of, problem
+from motet.operator.policies import GIVES_AWAY, Allow, PolicyConfig
+from motet.operator.settings import ServerConfig, Settings
+from motet.server.app import create_app
+from motet.server.service import Service
+from tests.fakes import FakeEngine
+from tests.policies.asking import of
+from tests.server.conftest import make_service
+
+KEYS = ["client: c", "root: r", "stranger: s"]
+POLICIES: dict[str, dict[str, Any]] = {
+    "public": {"keys": ["client"], "models": {"writer": "large-proxy", "parrot": None}},
+    "operator": {"keys": ["root"], "unrestricted": True, "admin": True},
+}
+CHAT: dict[str, Any] = {"model": "writer", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+HIDDEN = ("large", "small", "expert", "stranger", "bare", "large-proxy", "one-prompt")
+
+
+def guarded(allow: Mapping[str, Any] | None = None, **server: Any) -> Service:
+    public = POLICIES["public"] | {"allow": dict(allow or {})}
+    service = make_service(api_keys=KEYS, **server)
+    policies = {"public": public, "operator": POLICIES["operator"]}
+    access = Access.of(service.config, {name: PolicyConfig.model_validate(value) for name, value in policies.items()})
+    return service.renewed(service.registry, access)
+
+
+def client_of(service: Service) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=create_app(service), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://motet")
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(guarded()) as client:
+        yield client
+
+
+async def ask(client: httpx.AsyncClient, key: str = "c", **fields: Any) -> httpx.Response:
+    return await client.post("/v1/chat/completions", json=CHAT | fields, headers=of(key))
+
+
+def named(text: str) -> list[str]:
+    """Hidden names in an answer."""
+    return [name for name in HIDDEN if f'"{name}"' in text or f"'{name}'" in text]
+
+
+async def test_a_stand_in_answers_under_the_name_that_was_asked(client: httpx.AsyncClient) -> None:
+    answer = (await ask(client, temperature=0)).json()
+    assert answer["model"] == "writer"
+    assert answer["motet"] == {}
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    whole = (await ask(client, "r", model="large-proxy", temperature=0)).json()
+    assert answer["choices"] == whole["choices"]
+    assert len(whole["motet"]["streams"]) == 3
+
+
+async def test_a_key_knows_the_models_of_its_policy(client: httpx.AsyncClient) -> None:
+    seen = await client.get("/v1/models", headers=of("c"))
+    assert [card["id"] for card in seen.json()["data"]] == ["writer", "parrot"]
+    assert {card["composition"] for card in seen.json()["data"]} == {None}
+    for name in ("large", "large-proxy", "nobody"):
+        missing = await ask(client, model=name)
+        card = await client.get(f"/v1/models/{name}", headers=of("c"))
+        assert (missing.status_code, card.status_code) == (404, 404)
+        assert missing.json()["error"]["message"] == f"The model '{name}' does not exist."
+        assert [other for other in named(missing.text + card.text) if other != name] == []
+    assert len((await client.get("/v1/models", headers=of("r"))).json()["data"]) == 8
+
+
+async def test_a_key_under_no_policy_reaches_nothing(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/v1/models", headers=of("s"))).json()["data"] == []
+    assert (await ask(client, "s", model="parrot")).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/compare", "/v1/completions", "/tokenize", "/metrics"])
+async def test_closed_endpoints_are_403_and_unknown_ones_404(client: httpx.AsyncClient, path: str) -> None:
+    refused = await client.post(path, json={"model": "writer", "prompt": "a"}, headers=of("c"))
+    assert refused.status_code == 403
+    assert refused.json()["error"]["type"] == "permission_error"
+    assert refused.json()["error"]["code"] == "policy_denied"
+    for other in ("/v1/admin/reload", "/v1/responses", "/nothing"):
+        assert (await client.post(other, json={}, headers=of("c"))).status_code == 404
+
+
+async def test_what_is_wrong_with_members_is_not_told(client: httpx.AsyncClient) -> None:
+    long = await ask(client, messages=[{"role": "user", "content": "a" * 300}])
+    assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert long.json()["error"]["message"].startswith("The maximum context length is 256 tokens.")
+    large = await ask(client, "r", model="large-proxy", messages=[{"role": "user", "content": "a" * 300}])
+    assert named(large.text) != []
+    for answer in (long, await ask(client, composition={"strategy": "nothing"}), await ask(client, max_tokens="x")):
+        assert named(answer.text) == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_failures_name_no_member(stream: bool) -> None:
+    service = guarded()
+    assert isinstance(service.engine, FakeEngine)
+    service.engine.fail_after = 1
+    async with client_of(service) as client:
+        failed = await ask(client, stream=stream)
+        assert "failed on this request" in failed.text
+        assert named(failed.text) == []
+        assert "member 'large' failed" in (await ask(client, "r", model="large-proxy", stream=stream)).text
+
+
+async def test_openapi_and_version_name_nobody(client: httpx.AsyncClient) -> None:
+    for path in ("/openapi.json", "/version", "/docs"):
+        answer = await client.get(path, headers=of("c"))
+        assert answer.status_code == 200
+        assert "large-proxy" not in answer.text
+        assert "one-prompt" not in answer.text
+
+
+async def test_logprobs_are_rounded() -> None:
+    async with client_of(guarded({"logprobs": 2})) as client:
+        entry = (await ask(client, logprobs=True, top_logprobs=2)).json()["choices"][0]["logprobs"]["content"][0]
+        values = [entry["logprob"], *(other["logprob"] for other in entry["top_logprobs"])]
+        assert values == [round(value, 1) for value in values]
+        exact = await ask(client, "r", model="large-proxy", temperature=0, logprobs=True)
+        assert exact.json()["choices"][0]["logprobs"]["content"][0]["logprob"] not in values
+        assert (await ask(client, logprobs=True, top_logprobs=3)).status_code == 403
+
+
+async def test_draws_depend_on_the_prompt_alone_where_seeds_are_closed() -> None:
+    async with client_of(guarded({"max_temperature": 1, "max_n": 3})) as client:
+        first, second = [(await ask(client, n=3, temperature=1)).json()["choices"] for _ in range(2)]
+        assert first == second
+        other = await ask(client, n=3, temperature=1, messages=[{"role": "user", "content": "Ho"}])
+        assert other.json()["choices"] != first
+        assert (await ask(client, seed=4)).status_code == 403
+
+
+async def test_answers_are_greedy_unless_a_temperature_is_allowed(client: httpx.AsyncClient) -> None:
+    plain, cold = await ask(client), await ask(client, temperature=0)
+    assert plain.json()["choices"] == cold.json()["choices"]
+    assert (await ask(client, temperature=0.01)).status_code == 403
+
+
+async def test_a_policy_for_everybody_where_there_are_no_keys() -> None:
+    service = make_service()
+    policies = {"all": PolicyConfig(default=True, models={"parrot": None})}
+    async with client_of(service.renewed(service.registry, Access.of(service.config, policies))) as client:
+        assert [card["id"] for card in (await client.get("/v1/models")).json()["data"]] == ["parrot"]
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 404
+        assert (await client.get("/metrics")).status_code == 403
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_the_audit_log(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    async with client_of(guarded(audit_log=str(file))) as client:
+        await ask(client)
+        await ask(client, trace=True)
+        await ask(client, model="my secret prompt")
+        await ask(client, "r", model="large")
+        await ask(client, "wrong")
+        await client.get("/health")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    told = [(each["key"], each["policy"], each["model"], each["decision"], each["closed"]) for each in lines]
+    assert told == [
+        ("client", "public", "writer", "allowed", None),
+        ("client", "public", "writer", "refused", "traces"),
+        ("client", "public", None, "refused", None),
+        ("root", "operator", "large", "allowed", None),
+        (None, None, None, "refused", None),
+    ]
+    assert {each["endpoint"] for each in lines[:4]} == {"/v1/chat/completions"}
+    assert "secret" not in file.read_text()
+    assert "Hi" not in file.read_text()
+
+
+def test_keys_have_names() -> None:
+    assert Key.read("alice: abc") == Key("alice", digest_of("abc"))
+    assert Key.read(f"bob:  sha256:{digest_of('abc').hex()}") == Key("bob", digest_of("abc"))
+    assert Key.read("abc").id == f"sha256:{digest_of('abc').hex()[:12]}"
+    assert Key.read("a:b").digest == digest_of("a:b")
+    assert problem("alice: ") == problem("")
+    assert problem("alice: two words") is not None
+
+
+def test_keys_of_a_file_may_be_mappings(tmp_path: Path) -> None:
+    server = ServerConfig.model_validate({"api_keys": [{"alice": "abc"}, "def"]})
+    assert [key.get_secret_value() for key in server.api_keys] == ["alice: abc", "def"]
+    assert ServerConfig.model_validate({"api_keys": {"a": "1", "b": "2"}}).api_keys[1].get_secret_value() == "b: 2"
+    with pytest.raises(ValueError, match="a key is empty"):
+        ServerConfig.model_validate({"api_keys": {"alice": None}})
+
+
+FILE: dict[str, Any] = {
+    "models": {"large": {"path": "large"}, "small": {"path": "small", "template": "plain"}},
+    "compositions": {"diff": {"strategy": "contrastive", "base": "large", "amateur": "small"}},
+    "server": {"api_keys": ["alice: abc", "bob: def"]},
+}
+
+
+def written(folder: Path, policies: Mapping[str, Any]) -> Path:
+    for name in ("large", "small"):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "config.json").write_text("{}")
+    file = folder / "models.yaml"
+    file.write_text(json.dumps(FILE | {"policies": policies}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("policies", "said"),
+    [
+        ({"p": {"keys": ["alise"]}}, "policies.p.keys.0: no key is named 'alise'. Did you mean 'alice'?"),
+        ({"p": {"models": {"m": "dif"}}}, "policies.p.models.m: nothing is named 'dif'. Did you mean 'diff'?"),
+        ({"p": {"models": ["m"]}}, "policies.p.models.m: nothing is named 'm'."),
+        ({"p": {"keys": ["bob"]}, "q": {"keys": ["bob"]}}, "policies: p and q are both for key 'bob'."),
+        ({"p": {"default": True}, "q": {"default": True}}, "policies: p and q are both the default."),
+        ({"p": {"unrestricted": True, "models": ["large"]}}, "policies.p.unrestricted: everything may be asked for"),
+        ({"p": {"allow": {"logprob": 1}}}, "policies.p.allow.logprob: unknown field. Did you mean 'logprobs'?"),
+        ({"p": {"allow": {"logprobs": 6}}}, "policies.p.allow.logprobs: "),
+    ],
+)
+def test_what_is_wrong_with_a_policy(tmp_path: Path, policies: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(written(tmp_path, policies))
+    assert any(problem.startswith(said) for problem in refused.value.problems), refused.value.problems
+
+
+@pytest.mark.parametrize("opening", Allow.model_fields)
+def test_each_opening_is_told(opening: str) -> None:
+    value: Any = {"max_n": 2}.get(opening, 1 if Allow.model_fields[opening].annotation is not bool else True)
+    settings = Settings.model_validate(
+        FILE | {"policies": {"p": {"default": True, "models": ["large"], "allow": {opening: value}}}}
+    )
+    assert policy_warnings(settings, {}) == [f"policies.p.allow.{opening}: {GIVES_AWAY[opening]}."]
+
+
+def test_what_an_operator_may_not_have_meant(tmp_path: Path) -> None:
+    models = {"large": "diff", "also": "small", "other": "large"}
+    found = load(written(tmp_path, {"p": {"keys": ["alice"], "models": models}, "q": {}}))
+    said = policy_warnings(found.settings, found.compositions)
+    assert said == [
+        "policies.p.models: large has members in common with also, other: together they tell more than either.",
+        "policies.p.models: also reads messages as plain text: every message is an answer that the client has begun.",
+        "policies.q: its keys reach no model.",
+        "policies: keys bob are under none of them and reach nothing.",
+    ]
+
+
+async def test_running_requests_go_on_through_a_change_of_policy() -> None:
+    service = guarded()
+    assert isinstance(service.engine, FakeEngine)
+    app = create_app(service)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://motet") as client:
+        service.engine.gate.clear()
+        running = asyncio.create_task(ask(client))
+        while not service.admission.taken:  # noqa: ASYNC110  (no event says so)
+            await asyncio.sleep(0)
+        app.state.service = service.renewed(service.registry, Access.of(service.config, {"none": PolicyConfig()}))
+        service.engine.gate.set()
+        assert (await running).status_code == 200
+        assert (await ask(client)).status_code == 404
+    assert service.admission.taken == 0
