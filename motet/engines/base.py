@@ -257,6 +257,7 @@ class EngineStats:
     accepted_tokens: int = 0  # of them right
     accepted_at: tuple[int, ...] = ()  # of them at each place of their round
     restarts: int = 0  # after a defect that ended the engine
+    preemptions: int = 0  # of choices that gave their memory up and began anew
     forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
 
 

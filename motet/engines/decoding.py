@@ -24,11 +24,33 @@ from motet.kernels.sampling import SampleRows
 Words = bytes | bytearray | memoryview  # a grammar's mask (see `Matcher.allowed`)
 
 
+class AllowedTokens:
+    """The only tokens of an answer, as a tensor that is made once: they may be as many as the vocabulary has."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._ids: Sequence[int] | Tensor = ids
+
+    def on(self, device: torch.device) -> Tensor:
+        if not isinstance(self._ids, Tensor) or self._ids.device != device:
+            self._ids = torch.as_tensor(self._ids, dtype=torch.int64, device=device)
+        return self._ids
+
+    @classmethod
+    def of(cls, sampling: SamplingParams) -> AllowedTokens | None:
+        """None where all tokens are allowed."""
+        return None if sampling.allowed_token_ids is None else cls(sampling.allowed_token_ids)
+
+
 class Answer(Protocol):
     """An answer whose next token is drawn or scored."""
 
     @property
     def sampling(self) -> SamplingParams: ...
+    @property
+    def allowed(self) -> AllowedTokens | None:
+        """The only tokens that may be drawn, where the request names them."""
+        ...
+
     @property
     def ends(self) -> Sequence[int]:
         """Tokens that end an answer under its plan."""
@@ -213,8 +235,7 @@ def _banned_tokens(answer: Answer, grammar: Words | None) -> list[int]:
 
 def _allowed_tokens(drawn: Iterable[tuple[int, Answer]], like: Tensor) -> list[tuple[int, Tensor]]:
     """The only tokens that may come next, of the (row, answer) pairs whose requests name them."""
-    allowed = ((index, answer.sampling.allowed_token_ids) for index, answer in drawn)
-    return [(i, torch.tensor(ids, dtype=torch.int64, device=like.device)) for i, ids in allowed if ids is not None]
+    return [(index, allowed.on(like.device)) for index, answer in drawn if (allowed := answer.allowed) is not None]
 
 
 def _penalties(drawn: Iterable[tuple[int, Answer]], like: Tensor, vocab: int) -> tuple[SparseEdits | None, ...]:

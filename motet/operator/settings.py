@@ -223,7 +223,8 @@ class EngineConfig(Section):
     """The embedded engine begins anew after a defect that ended it: requests in flight fail, cached prefixes are lost,
     the models stay. Else `/health` says 503 until the process is started again."""
     kv_cache_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Memory for keys and values of all models."""
+    """Memory for keys and values of all models. The embedded engine's answers take it as they grow; where it runs out,
+    the youngest give theirs up and are computed anew when there is some."""
     max_running: Annotated[int, Field(ge=1)] = 64
     """Choices computed at once, by each family."""
     prefill_chunk: Annotated[int, Field(ge=1)] = 128

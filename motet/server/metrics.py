@@ -29,6 +29,11 @@ class EngineCollector(Collector):
         yield CounterMetricFamily("motet:prefix_cache_queries", "Prompt tokens looked up.", stats.prefix_queries)
         yield CounterMetricFamily("motet:prefix_cache_hits", "Prompt tokens found.", stats.prefix_hits)
         yield CounterMetricFamily("motet:engine_steps", "Steps of the engine.", stats.steps)
+        yield CounterMetricFamily(
+            "motet:num_preemptions",
+            "Choices that gave their memory up to older ones and began anew.",
+            stats.preemptions,
+        )
         yield CounterMetricFamily("motet:engine_restarts", "Fresh starts of the engine after a defect.", stats.restarts)
         yield CounterMetricFamily("motet:spec_decode_num_drafts", "Blocks of guesses verified.", stats.drafts)
         yield CounterMetricFamily("motet:spec_decode_num_draft_tokens", "Tokens guessed.", stats.draft_tokens)

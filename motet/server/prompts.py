@@ -17,7 +17,7 @@ from motet.server.encodings import Encodings
 from motet.server.errors import ApiError, invalid
 from motet.server.schemas import Message
 
-DEFAULT_SHARE = 0.75  # of the KV memory that a choice may reserve when the request sets no limit
+DEFAULT_SHARE = 0.75  # of the KV memory that a choice may come to fill when the request sets no limit
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
 RESERVED_VARIABLES = frozenset({
     "conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",

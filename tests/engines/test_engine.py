@@ -430,6 +430,13 @@ async def test_allowed_tokens_and_bad_words(engine: TorchEngine) -> None:
     assert out[1] != greedy[1]
 
 
+def test_allowed_tokens_become_a_tensor_once(members: Mapping[str, Member]) -> None:
+    """They may be as many as the vocabulary has, and were made into one in every step of every choice."""
+    group = EngineCore(members).group(request(allowed_token_ids=(5, 7), n=2))
+    tensors = {id(choice.allowed.on(torch.device("cpu"))) for choice in group.choices * 2 if choice.allowed is not None}
+    assert len(tensors) == 1
+
+
 async def test_penalties_change_what_they_should(engine: TorchEngine, plain_loop: PlainLoop) -> None:
     plan = single("llama")
     job = request(plan, presence_penalty=1.5, frequency_penalty=0.5, repetition_penalty=1.3, max_tokens=12)

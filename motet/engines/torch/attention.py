@@ -8,9 +8,10 @@ folded into the query length, so keys and values are never repeated.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -21,13 +22,22 @@ from transformers.modeling_utils import AttentionInterface
 ATTENTION_NAME = "motet"
 
 
-class KeyValueStore(Protocol):
-    """Where a layer's keys and values live: `(slots, kv_heads, length, head_dim)` each."""
+class KeyValues(Protocol):
+    """Where a layer's keys and values lie: `(slots, kv_heads, length, head_dim)` each. The first slot has the number
+    `first`."""
 
+    @property
+    def first(self) -> int: ...
     @property
     def keys(self) -> Sequence[Tensor]: ...
     @property
     def values(self) -> Sequence[Tensor]: ...
+
+
+class KeyValueStore(Protocol):
+    """All slots of a model."""
+
+    def arena_of(self, index: int) -> KeyValues: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,56 +57,25 @@ class StepContext:
     """
 
     def __init__(self, store: KeyValueStore, decode: Sequence[Segment], longer: Sequence[Segment]) -> None:
-        self.store = store
         self.decode = decode
-        self.longer = longer
+        self._blocks = [
+            DecodeBlock(arena, list(rows)) for arena, rows in groupby(decode, lambda s: store.arena_of(s.slot))
+        ]
+        self._longer = [(store.arena_of(segment.slot), segment) for segment in longer]
         self._masks: dict[object, Tensor | None] = {}
-        device = store.keys[0].device
-        slots = [segment.slot for segment in decode]
-        self._rows = slots[-1] + 1 if slots else 0  # arena rows read; gaps carry unused queries
-        self._dense = self._rows == len(slots)
-        self._key_length = max((segment.start + 1 for segment in decode), default=0)
-        self._slots = torch.tensor(slots, dtype=torch.int64, device=device)
-        self._positions = torch.tensor([s.start for s in decode], dtype=torch.int64, device=device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, form: AttentionForm) -> Tensor:
         """Attention of the flat batch: query (1, H, N, D), key and value (1, KH, N, D) → (1, N, H, D_v)."""
-        keys, values = self.store.keys[layer], self.store.values[layer]
-        parts: list[Tensor] = []
-        if self.decode:
-            count = len(self.decode)
-            parts.append(self._decode(keys, values, query[0, :, :count], key[0, :, :count], value[0, :, :count], form))
-        for segment in self.longer:
+        parts = [
+            block.attend(layer, query[0, :, block.span], key[0, :, block.span], value[0, :, block.span], form)
+            for block in self._blocks
+        ]
+        for arena, segment in self._longer:
             span = slice(segment.offset, segment.offset + segment.length)
-            parts.append(
-                self._segment(keys, values, query[:, :, span], key[0, :, span], value[0, :, span], segment, form)
-            )
+            keys, values = arena.keys[layer], arena.values[layer]
+            part = query[:, :, span], key[0, :, span], value[0, :, span]
+            parts.append(self._segment(keys, values, *part, segment.slot - arena.first, segment, form))
         return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
-
-    def _decode(
-        self, keys: Tensor, values: Tensor, query: Tensor, key: Tensor, value: Tensor, form: AttentionForm
-    ) -> Tensor:
-        """One token per slot: query (H, n, D) → (n, H, D_v)."""
-        heads, count, dim = query.shape
-        rows, length = self._rows, self._key_length
-        if count == 1:
-            segment = self.decode[0]
-            keys[segment.slot, :, segment.start] = key[:, 0]
-            values[segment.slot, :, segment.start] = value[:, 0]
-            keys, values = keys[segment.slot : rows, :, :length], values[segment.slot : rows, :, :length]
-            mask = self._mask(("single", form.window), lambda: self._single_mask(segment.start, form.window, query))
-            folded = query.reshape(1, keys.shape[1], -1, dim)
-            return attention(folded, keys, values, mask, form).reshape(1, heads, -1)
-        keys[self._slots, :, self._positions] = key.transpose(0, 1)
-        values[self._slots, :, self._positions] = value.transpose(0, 1)
-        mask = self._mask(("decode", form.window), lambda: self._decode_mask(form.window, query))
-        stacked = query.transpose(0, 1)
-        if not self._dense:
-            stacked = query.new_zeros(rows, heads, dim).index_copy_(0, self._slots, stacked)
-        folded = stacked.reshape(rows, keys.shape[1], -1, dim)
-        mixed = attention(folded, keys[:rows, :, :length], values[:rows, :, :length], mask, form)
-        mixed = mixed.reshape(rows, heads, -1)
-        return mixed if self._dense else mixed[self._slots]
 
     def _segment(
         self,
@@ -105,35 +84,82 @@ class StepContext:
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        slot: int,
         segment: Segment,
         form: AttentionForm,
     ) -> Tensor:
         """Several tokens of one slot: query (1, H, T, D) → (T, H, D_v)."""
         _, heads, length, dim = query.shape
         end = segment.start + segment.length
-        keys[segment.slot, :, segment.start : end] = key
-        values[segment.slot, :, segment.start : end] = value
+        keys[slot, :, segment.start : end] = key
+        values[slot, :, segment.start : end] = value
         groups = heads // keys.shape[1]
         mask = self._mask(
             (segment.start, length, form.window, groups),
             lambda: causal_mask(segment.start, length, form.window, query).repeat(groups, 1),
         )
-        past = slice(segment.slot, segment.slot + 1)
+        past = slice(slot, slot + 1)
         folded = query.reshape(1, keys.shape[1], groups * length, dim)
         mixed = attention(folded, keys[past, :, :end], values[past, :, :end], mask, form)
         return mixed.reshape(heads, length, -1).transpose(0, 1)
 
-    def _mask(self, key: object, make: Any) -> Tensor | None:
+    def _mask(self, key: object, make: Callable[[], Tensor | None]) -> Tensor | None:
         """Masks are the same in every layer of a kind: made once per step."""
         if key not in self._masks:
             self._masks[key] = make()
         return self._masks[key]
 
-    def _single_mask(self, position: int, window: int | None, like: Tensor) -> Tensor | None:
-        return None if window is None or position < window else causal_mask(position, 1, window, like)
 
-    def _decode_mask(self, window: int | None, like: Tensor) -> Tensor:
-        """(rows, 1, 1, key_length): additive; unused rows see position 0 only, so that they stay finite."""
+class DecodeBlock:
+    """Single tokens of slots of one arena, which are attended to together: consecutive tokens of the batch.
+
+    Rows of like lengths lie in one arena, so little is read in vain where some streams are long.
+    """
+
+    def __init__(self, arena: KeyValues, decode: Sequence[Segment]) -> None:
+        self.span = slice(decode[0].offset, decode[-1].offset + 1)
+        self._arena = arena
+        self._masks: dict[int | None, Tensor | None] = {}
+        device = arena.keys[0].device
+        slots = [segment.slot - arena.first for segment in decode]
+        self._rows = slots[-1] + 1  # arena rows read; gaps carry unused queries
+        self._dense = self._rows == len(slots)
+        self._single = (slots[0], decode[0].start) if len(slots) == 1 else None
+        self._key_length = max(segment.start + 1 for segment in decode)
+        self._slots = torch.tensor(slots, dtype=torch.int64, device=device)
+        self._positions = torch.tensor([s.start for s in decode], dtype=torch.int64, device=device)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, form: AttentionForm) -> Tensor:
+        """One token per slot: query (H, n, D) → (n, H, D_v)."""
+        heads, _, dim = query.shape
+        rows, length = self._rows, self._key_length
+        keys, values = self._arena.keys[layer], self._arena.values[layer]
+        if form.window not in self._masks:
+            self._masks[form.window] = self._mask(form.window, query)
+        mask = self._masks[form.window]
+        if self._single is not None:
+            slot, position = self._single
+            keys[slot, :, position] = key[:, 0]
+            values[slot, :, position] = value[:, 0]
+            keys, values = keys[slot:rows, :, :length], values[slot:rows, :, :length]
+            folded = query.reshape(1, keys.shape[1], -1, dim)
+            return attention(folded, keys, values, mask, form).reshape(1, heads, -1)
+        keys[self._slots, :, self._positions] = key.transpose(0, 1)
+        values[self._slots, :, self._positions] = value.transpose(0, 1)
+        stacked = query.transpose(0, 1)
+        if not self._dense:
+            stacked = query.new_zeros(rows, heads, dim).index_copy_(0, self._slots, stacked)
+        folded = stacked.reshape(rows, keys.shape[1], -1, dim)
+        mixed = attention(folded, keys[:rows, :, :length], values[:rows, :, :length], mask, form)
+        mixed = mixed.reshape(rows, heads, -1)
+        return mixed if self._dense else mixed[self._slots]
+
+    def _mask(self, window: int | None, like: Tensor) -> Tensor | None:
+        """(rows, 1, 1, key_length): additive; unused rows see position 0 only, so that they stay finite. None where a
+        single row sees all."""
+        if self._single is not None:
+            _, position = self._single
+            return None if window is None or position < window else causal_mask(position, 1, window, like)
         positions = torch.zeros(self._rows, dtype=torch.int64, device=like.device)
         positions[self._slots] = self._positions
         visible = _visible(positions[:, None], torch.arange(self._key_length, device=like.device), window)

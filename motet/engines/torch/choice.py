@@ -13,6 +13,7 @@ from torch import Tensor
 
 from motet.composers.plan import DiscriminatorRule, Plan, Timeline, judged_tokens
 from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
+from motet.engines.decoding import AllowedTokens
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
 from motet.engines.torch.repeats import Repeats
@@ -35,10 +36,10 @@ class StreamState:
         """Tokens whose keys and values are in the slot."""
         return len(self.slot.tokens) if self.slot else 0
 
-    @property
-    def missing(self) -> int:
-        """Context tokens still to be computed before the last one, which is fed together with all streams."""
-        return max(0, len(self.context) - 1 - self.computed)
+    def missing(self, position: int) -> int:
+        """Tokens still to be computed before the one that the distribution of this position stands behind, which is fed
+        together with all streams: those of the context, and shared ones that a preempted stream has lost."""
+        return max(0, len(self.context) + position - 1 - self.computed)
 
     @property
     def reusable(self) -> int:
@@ -76,6 +77,7 @@ class ChoiceGroup:
 
     request: GenerationRequest
     choices: list[Choice]
+    allowed: AllowedTokens | None = None
 
     @property
     def finished(self) -> bool:
@@ -94,7 +96,7 @@ def initial_state(plan: Plan, streams: Sequence[StreamState]) -> list[float]:
 
 def choices_of(request: GenerationRequest, members: Sequence[Member]) -> ChoiceGroup:
     """The `n` choices of a request; `members[k]` runs stream k."""
-    group = ChoiceGroup(request, [])
+    group = ChoiceGroup(request, [], AllowedTokens.of(request.sampling))
     group.choices += [Choice(group, index, members) for index in range(request.n)]
     return group
 
@@ -113,6 +115,7 @@ class Choice:
         self.plan = request.plan
         self.timeline = Timeline(request.plan)
         self.sampling = request.sampling
+        self.allowed = group.allowed
         self.streams = [
             StreamState(member, list(context)) for member, context in zip(members, request.contexts, strict=True)
         ]
@@ -131,16 +134,24 @@ class Choice:
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
         self._uniforms: list[float] = []
         self.cached_tokens = 0
-        self._created = time.perf_counter()
+        self.created = time.perf_counter()
         self._admitted: float | None = None
 
     def admitted(self) -> None:
-        self._admitted = time.perf_counter()
+        """It has its slots; the first time counts."""
+        if self._admitted is None:
+            self._admitted = time.perf_counter()
+            self.cached_tokens = self.streams[0].computed
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether it has had slots once."""
+        return self._admitted is not None
 
     @property
     def queued_seconds(self) -> float:
         """Between arrival and admission; up to now while it waits."""
-        return (self._admitted or time.perf_counter()) - self._created
+        return (self._admitted or time.perf_counter()) - self.created
 
     @cached_property
     def matcher(self) -> Matcher | None:
@@ -187,7 +198,8 @@ class Choice:
     @property
     def is_decoding(self) -> bool:
         """Whether the next step only appends one token to each stream."""
-        return self.position > 0 and self.waiting_positions == 1
+        caught_up = not any(stream.missing(self.position) for stream in self.streams)
+        return self.position > 0 and self.waiting_positions == 1 and caught_up
 
     @property
     def room_ahead(self) -> int:
@@ -204,9 +216,27 @@ class Choice:
         rest = max(0, start - length)
         return own + self.text[rest : rest + count - len(own)]
 
-    def reserved(self, stream: StreamState) -> int:
-        """The most tokens that the stream's slot can come to hold."""
-        return len(stream.context) + self.num_forced + self.sampling.max_tokens
+    def tokens(self, stream: StreamState) -> list[int]:
+        """What the stream reads before the next position is known; the last of it is fed together with all streams."""
+        return stream.context + self.shared[: self.position]
+
+    @property
+    def num_needed(self) -> int:
+        """Tokens behind every context that slots must have room for: those that are there, and the next."""
+        return len(self.shared) + 1
+
+    @property
+    def num_most(self) -> int:
+        """Tokens that can come to stand behind every context."""
+        return self.num_forced + self.sampling.max_tokens
+
+    def preempted(self) -> None:
+        """Its slots are gone: what it has read and written is computed again, but neither reported nor judged twice."""
+        for stream in self.streams:
+            stream.slot = None
+            stream.judged = 0
+        if self.position == 0:
+            self.rule_state = initial_state(self.plan, self.streams)
 
     def uniform(self) -> float:
         """The draw in (0, 1] that belongs to the next token: the choice's own, whatever else is in the batch."""

@@ -129,6 +129,7 @@ class EngineCore:
             prefix_queries=self.scheduler.prefix_queries,
             prefix_hits=self.scheduler.prefix_hits,
             steps=self.num_steps,
+            preemptions=self.scheduler.num_preemptions,
             drafts=drafts.rounds,
             draft_tokens=drafts.guesses,
             accepted_tokens=drafts.accepted,

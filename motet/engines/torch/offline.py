@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from motet.composers.plan import Plan
 from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.torch.engine import TorchEngine
+from motet.engines.torch.memory import slot_length
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings
-
-SPARE_TOKENS = 64  # of memory per row, beyond what it reads and writes: the cache grows in steps of this
 
 
 def generate(
@@ -53,9 +52,9 @@ def generate(
         )
         for number, (streams, seed) in enumerate(zip(contexts, drawn, strict=True))
     ]
-    longest = max((len(ids) for streams in contexts for ids in streams), default=0) + max_tokens + SPARE_TOKENS
+    longest = max((len(ids) for streams in contexts for ids in streams), default=0) + max_tokens
     per_token = sum(members[stream.model].info.kv_bytes_per_token for stream in plan.streams)
-    settings = EngineSettings(kv_cache_bytes=rows * longest * per_token, max_running=rows)
+    settings = EngineSettings(kv_cache_bytes=rows * slot_length(longest, longest) * per_token, max_running=rows)
     return asyncio.run(_answers(TorchEngine(members, settings), requests))
 
 

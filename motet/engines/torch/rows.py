@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from motet.composers.plan import Plan
 from motet.engines.base import Matcher, SamplingParams
-from motet.engines.decoding import Answer
+from motet.engines.decoding import AllowedTokens, Answer
 from motet.engines.torch.choice import Choice
 from motet.kernels.proposals import Proposal
 
@@ -23,6 +23,10 @@ class Ahead:
     @property
     def sampling(self) -> SamplingParams:
         return self.choice.sampling
+
+    @property
+    def allowed(self) -> AllowedTokens | None:
+        return self.choice.allowed
 
     @property
     def ends(self) -> Sequence[int]:

@@ -11,17 +11,15 @@ from torch import Tensor
 
 from motet.engines.base import GenerationRequest, RequestTooLarge
 from motet.engines.drafts import OFF, Speculation
-from motet.engines.torch.cache import SlotCache
-from motet.engines.torch.choice import Choice
+from motet.engines.torch.choice import Choice, StreamState
+from motet.engines.torch.memory import Memory, Places
 from motet.engines.torch.model import Member
 from motet.engines.torch.tempo import LEAST_CHUNK, Allowance, Tempo
 
 log = logging.getLogger(__name__)
 
-LENGTH_QUANTUM = 64  # arena lengths are multiples of this
 ROW_BYTES = 64 << 20  # float32 distributions that scored text may take in one step, for each of its streams
 FIRST_COME = 0.25  # of what a step may read of prompts: for the oldest, while shorter ones go before it
-MIN_CAPACITY = 4  # slots that an arena has where the budget allows: idle ones keep prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +64,13 @@ class Work:
         return self.positions + max(judged)
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """Slots and tokens per slot that an arena must have."""
-
-    slots: int = 0
-    length: int = 0
-
-    def nbytes(self, member: Member) -> int:
-        return self.slots * self.length * member.cache.bytes_per_token
-
-
-def _growth(pair: tuple[SlotCache, Need]) -> int:
-    cache, need = pair
-    return (need.slots * need.length - cache.capacity * cache.length) * cache.bytes_per_token
-
-
-def rounded(length: int) -> int:
-    return -(-length // LENGTH_QUANTUM) * LENGTH_QUANTUM
-
-
 class Scheduler:
     """First come, first served, by memory."""
 
     def __init__(self, members: Mapping[str, Member], settings: EngineSettings) -> None:
         self.members = members
         self.settings = settings
+        self._memory = Memory(members, settings.kv_cache_bytes, settings.max_running)
         self.waiting: deque[Choice] = deque()
         self.running: list[Choice] = []
         widest = max((member.vocab_size for member in members.values()), default=1)
@@ -99,14 +78,14 @@ class Scheduler:
         self.tempo = Tempo(members, settings.stretch, settings.idle_stretch)
         self.prefix_queries = 0
         self.prefix_hits = 0
+        self.num_preemptions = 0
 
     def check(self, request: GenerationRequest) -> int:
-        """KV bytes of one choice over all its streams, alone in the engine.
+        """KV bytes that one choice may come to need over all its streams.
 
         Raises:
             RequestTooLarge: a stream is longer than its model reads, or the choice alone exceeds the budget.
         """
-        needs: dict[str, Need] = {}
         total = len(request.forced) + request.sampling.max_tokens
         for stream, context in zip(request.plan.streams, request.contexts, strict=True):
             member = self.members[stream.model]
@@ -117,8 +96,8 @@ class Scheduler:
                     f"prompt, {len(request.forced)} to score and {request.sampling.max_tokens} to generate; "
                     f"its context holds {member.info.max_model_len}"
                 )
-            needs[member.name] = _joined(needs.get(member.name, Need()), 1, length)
-        nbytes = self._nbytes(needs)
+        contexts = [(s.model, len(c)) for s, c in zip(request.plan.streams, request.contexts, strict=True)]
+        nbytes = self._memory.nbytes(Places(self._memory.places(contexts, total, total)))
         if nbytes > self.settings.kv_cache_bytes:
             raise RequestTooLarge(
                 f"{nbytes:,} bytes of key / value cache are needed by one choice of {len(request.contexts)} streams; "
@@ -140,78 +119,76 @@ class Scheduler:
         self.waiting.append(choice)
 
     def admit(self) -> list[Choice]:
-        """Moves waiting choices to running while they fit, in order; a sibling waits until it can copy the first's
-        prompt, and lets others pass.
+        """Gives longer slots to the running choices that need them, then moves waiting ones to running while they fit,
+        in order; a sibling waits until it can copy the first's prompt, and lets others pass.
 
         Returns:
-            The choices that are lost because an arena could not be allocated: the one that asked for it, and those
-            whose slots went with the old arena. So is one that was not checked and does not fit into an empty engine.
+            A choice that is lost, since the machine has no memory for its slots; or since it was not checked and does
+            not fit into an empty engine.
         """
+        for choice in list(self.running):
+            try:
+                self._grow(choice)
+            except (RuntimeError, MemoryError):
+                return [_without_memory(choice)]
         for choice in list(self.waiting):
             if len(self.running) >= self.settings.max_running:
                 break
             if self._shares_unfinished_prompt(choice):
                 continue
             try:
-                if not self._make_room(choice):
+                if not self._memory.make_room(Places(self._places(choice))):
                     return [] if self.running else [choice]
             except (RuntimeError, MemoryError):
-                log.exception("no memory for the key / value cache of a request")
-                return [choice, *(other for other in self.running if not _holds_its_slots(other))]
+                return [_without_memory(choice)]
             self.waiting.remove(choice)
             self._start(choice)
         return []
 
+    def _places(self, choice: Choice) -> list[tuple[str, int]]:
+        contexts = [(stream.member.name, len(stream.context)) for stream in choice.streams]
+        return self._memory.places(contexts, choice.num_needed, choice.num_most)
+
     def _start(self, choice: Choice) -> None:
-        for k, stream in enumerate(choice.streams):
-            stream.slot = stream.member.cache.acquire(
-                stream.context, choice.reserved(stream), stream.reusable, choice.group.request.cache_salt
-            )
-            self.prefix_queries += stream.reusable
-            self.prefix_hits += stream.computed
-            if k == 0:
-                choice.cached_tokens = stream.computed
+        again = choice.is_admitted
+        for stream, (_, length) in zip(choice.streams, self._places(choice), strict=True):
+            tokens = choice.tokens(stream)
+            reuse = len(tokens) - 1 - stream.judged
+            stream.slot = stream.member.cache.acquire(tokens, length, reuse, choice.group.request.cache_salt)
+            if not again:
+                self.prefix_queries += reuse
+                self.prefix_hits += stream.computed
         choice.admitted()
         self.running.append(choice)
+        self.running.sort(key=_age)
+
+    def _grow(self, choice: Choice) -> None:
+        """Longer slots for the streams of a running choice that have filled theirs; the youngest choices give up their
+        own where memory is short, to begin anew when there is some."""
+        if choice not in self.running or not any(_is_full(stream) for stream in choice.streams):
+            return
+        longer = [
+            (stream.slot, place)
+            for stream, place in zip(choice.streams, self._places(choice), strict=True)
+            if stream.slot is not None and place[1] > stream.slot.reserved
+        ]
+        while not self._memory.make_room(Places(place for _, place in longer)):
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is choice:
+                return
+        for slot, (name, length) in longer:
+            self.members[name].cache.move(slot, length)
+
+    def _preempt(self, choice: Choice) -> None:
+        """Back to the head of the queue, without slots."""
+        self._release(choice)
+        choice.preempted()
+        self.waiting.appendleft(choice)
+        self.num_preemptions += 1
 
     def _shares_unfinished_prompt(self, choice: Choice) -> bool:
         return choice.index > 0 and any(other.position == 0 for other in self.running if other.group is choice.group)
-
-    def _make_room(self, choice: Choice) -> bool:
-        """Grows or reshapes the arenas for the choice if the budget allows it."""
-        exact = self._needs(choice)
-        roomy = {
-            name: Need(
-                max(self.members[name].cache.capacity, _power_of_two(need.slots), MIN_CAPACITY),
-                max(self.members[name].cache.length, need.length),
-            )
-            for name, need in exact.items()
-        }
-        for needs in (roomy, exact):
-            if self._nbytes(needs) <= self.settings.kv_cache_bytes:
-                self._resize(needs)
-                return True
-        return False
-
-    def _nbytes(self, needs: Mapping[str, Need]) -> int:
-        return sum(need.nbytes(self.members[name]) for name, need in needs.items())
-
-    def _needs(self, choice: Choice) -> dict[str, Need]:
-        needs = {
-            name: Need(member.cache.num_active, max((rounded(s.reserved) for s in member.cache.active), default=0))
-            for name, member in self.members.items()
-        }
-        for stream in choice.streams:
-            name = stream.member.name
-            needs[name] = _joined(needs[name], 1, choice.reserved(stream))
-        return needs
-
-    def _resize(self, needs: Mapping[str, Need]) -> None:
-        caches = [(self.members[name].cache, need) for name, need in needs.items()]
-        # shrink first: the budget holds at every moment
-        for cache, need in sorted(caches, key=_growth):
-            if (need.slots, need.length) != (cache.capacity, cache.length):
-                cache.resize(need.slots, need.length)
 
     def plan(self) -> list[Work]:
         """The next step: every decoding choice by one token, and prompts or scored text by a chunk that makes it hardly
@@ -235,17 +212,30 @@ class Scheduler:
         yet: what they hold is not known to be sound."""
         choice.finished = True
         if choice in self.running:
-            self.running.remove(choice)
-            for stream in choice.streams:
-                if stream.slot is not None and stream.member.cache.holds(stream.slot):
-                    stream.member.cache.release(stream.slot, keep=not failed and choice.position > 0)
-                stream.slot = None
+            self._release(choice, failed=failed)
         elif choice in self.waiting:
             self.waiting.remove(choice)
 
+    def _release(self, choice: Choice, *, failed: bool = False) -> None:
+        self.running.remove(choice)
+        for stream in choice.streams:
+            if stream.slot is not None and stream.member.cache.holds(stream.slot):
+                stream.member.cache.release(stream.slot, keep=not failed and choice.position > 0)
+            stream.slot = None
 
-def _holds_its_slots(choice: Choice) -> bool:
-    return all(stream.slot is not None and stream.member.cache.holds(stream.slot) for stream in choice.streams)
+
+def _without_memory(choice: Choice) -> Choice:
+    log.exception("no memory for the key / value cache of a request")
+    return choice
+
+
+def _age(choice: Choice) -> float:
+    return choice.created
+
+
+def _is_full(stream: StreamState) -> bool:
+    """Whether the next step's token is the last that the slot has room for."""
+    return stream.slot is not None and stream.slot.reserved - len(stream.slot.tokens) < 2
 
 
 def _base_slot(choice: Choice) -> int:
@@ -274,27 +264,21 @@ def _chunks(reading: Sequence[Choice], allowance: Allowance) -> list[Work]:
 
 def _rest(choice: Choice) -> int:
     """Tokens that the choice still has to read over all its streams."""
-    return sum(stream.missing + choice.waiting_positions for stream in choice.streams)
+    return sum(stream.missing(choice.position) + choice.waiting_positions for stream in choice.streams)
 
 
 def _chunk(choice: Choice, allowance: Allowance, least: int) -> Work | None:
     """As much of a choice's prompt and scored text as the allowance of this step has for it, or `least` tokens."""
     streams = choice.streams
-    wanted = max(stream.missing for stream in streams) + choice.waiting_positions
+    wanted = max(stream.missing(choice.position) for stream in streams) + choice.waiting_positions
     shares = [allowance.share(stream, streams, wanted, least) for stream in streams]
-    room = min(share - stream.missing for share, stream in zip(shares, streams, strict=True))
+    room = min(share - stream.missing(choice.position) for share, stream in zip(shares, streams, strict=True))
     positions = min(choice.waiting_positions, room, allowance.rows)
     if positions >= 1:
-        counts = tuple(stream.missing + positions for stream in streams)
+        counts = tuple(stream.missing(choice.position) + positions for stream in streams)
     else:
         positions = 0
-        counts = tuple(min(stream.missing, share) for share, stream in zip(shares, streams, strict=True))
+        counts = tuple(
+            min(stream.missing(choice.position), share) for share, stream in zip(shares, streams, strict=True)
+        )
     return Work(choice, counts, positions) if any(counts) else None
-
-
-def _joined(need: Need, slots: int, length: int) -> Need:
-    return Need(need.slots + slots, max(need.length, rounded(length)))
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << max(0, count - 1).bit_length()

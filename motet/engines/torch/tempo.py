@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,8 +18,9 @@ UNKNOWN_CHUNK = 32  # prompt tokens that are read of a member whose prompts have
 MEASURE_EVERY = 32  # steps with prompts after which one without is taken again
 SCALE = 64.0  # tokens; both features of a price are then of the order of one
 FAR = 250.0  # tokens before a token, at which reading it costs one `reach` more
-FASTER, SLOWER = 0.5, 0.1  # weight of a new time of ordinary steps: hiccups of the machine only ever add to it
+REMEMBERED = 5  # the last times of ordinary steps: their median counts, which a hiccup of the machine does not move
 LEARNING = 0.3  # of the difference between a forecast and what was measured
+BELIEVED = 2.0  # times the forecast: what took longer is taken for so long, since it may be a hiccup
 
 
 @dataclass(slots=True)
@@ -40,7 +43,7 @@ class ForwardTimes:
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        self._ordinary: dict[int, float] = {}
+        self._ordinary: dict[int, deque[float]] = {}
         self._token = 0.0
         self._reach = 0.0
         self._is_priced = False
@@ -78,20 +81,21 @@ class ForwardTimes:
         if not self._ordinary:
             return 0.0
         wanted = _bucket(rows)
-        return self._ordinary[min(self._ordinary, key=lambda known: (abs(known - wanted), known))]
+        nearest = min(self._ordinary, key=lambda known: (abs(known - wanted), known))
+        return statistics.median_low(self._ordinary[nearest])
 
     def price(self, start: int) -> float | None:
         """Seconds that one token of a prompt adds at this position; None before any was timed."""
         return (self._token + self._reach * start / FAR) / SCALE if self._is_priced else None
 
     def _time(self, bucket: int, seconds: float) -> None:
-        old = self._ordinary.get(bucket) or seconds
-        self._ordinary[bucket] = old + (FASTER if seconds < old else SLOWER) * (seconds - old)
+        self._ordinary.setdefault(bucket, deque(maxlen=REMEMBERED)).append(seconds)
 
     def _learn(self, features: tuple[float, float], seconds: float) -> None:
         """Normalised least mean squares (Widrow and Hoff): the smallest change that explains part of the error."""
         tokens, reach = features
-        error = seconds - self._token * tokens - self._reach * reach
+        forecast = self._token * tokens + self._reach * reach
+        error = (min(seconds, BELIEVED * forecast) if forecast else seconds) - forecast
         rate = (LEARNING if self._is_priced else 1.0) * error / (tokens * tokens + reach * reach)
         self._token = max(0.0, self._token + rate * tokens)
         self._reach = max(0.0, self._reach + rate * reach)

@@ -47,6 +47,7 @@ class Tally:
             prefix_queries=self.prefix_queries,
             prefix_hits=self.prefix_hits,
             steps=self.steps,
+            preemptions=self.preemptions,
             draft_tokens=self.draft_tokens,
             accepted_tokens=self.accepted_tokens,
         )

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from motet.composers.plan import Plan, Timeline, single
 from motet.engines.base import SamplingParams
+from motet.engines.decoding import AllowedTokens
 from motet.engines.vllm.wire import Probe, RowSpec, probe_of
 
 
@@ -47,6 +48,10 @@ class Row:
     @cached_property
     def timeline(self) -> Timeline:
         return Timeline(self.spec.plan)
+
+    @cached_property
+    def allowed(self) -> AllowedTokens | None:
+        return None if self.spec.draw is None else AllowedTokens.of(self.spec.draw)
 
     @cached_property
     def uniforms(self) -> Uniforms:
@@ -133,6 +138,10 @@ class Point:
     def sampling(self) -> SamplingParams:
         assert self.row.spec.draw is not None
         return self.row.spec.draw
+
+    @property
+    def allowed(self) -> AllowedTokens | None:
+        return self.row.allowed
 
     @property
     def ends(self) -> tuple[int, ...]:
