@@ -4,7 +4,7 @@ room that leaves."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from motet.composers.plan import Plan, Prompt, Stream
@@ -156,10 +156,10 @@ def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel], requeste
 def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings) -> tuple[int, ...]:
     own = stream.prompt or Prompt()
     if own.text is not None or own.messages is not None:
-        ids = _render(RequestPrompt(text=own.text, messages=own.messages), own, member, stream.role, encodings)
+        ids = _render(_own(own), own, member, stream.role, encodings)
         ids = ids or _start(member, "composition")
     else:
-        ids = _render(prompt, own, member, stream.role, encodings) or _start(member, prompt.param)
+        ids = _render(_with_swaps(prompt, own), own, member, stream.role, encodings) or _start(member, prompt.param)
         ids = _truncated(ids, prompt, member)
         if not ids:
             raise invalid("'truncate_prompt_tokens' leaves nothing of the prompt.", prompt.param, "empty_prompt")
@@ -172,8 +172,8 @@ def continuation(
     """Token ids of a text behind what the stream reads: tokenized together with it where that leaves the tokens before
     it as they are, so that their scores are those of the whole text; else by itself."""
     own = stream.prompt or Prompt()
-    if own.text is not None or own.messages is not None:
-        prompt = RequestPrompt(text=own.text, messages=own.messages)
+    has_own = own.text is not None or own.messages is not None
+    prompt = _own(own) if has_own else _with_swaps(prompt, own)
     read = _read(prompt, own, member)
     if read is not None and read.text:
         encodings.check_length(read.text + text, member, "continuations")
@@ -182,6 +182,21 @@ def continuation(
             return tuple(whole[len(before) :])
     encodings.check_length(text, member, "continuations")
     return tuple(encodings.ids(text, member))
+
+
+def _own(own: Prompt) -> RequestPrompt:
+    """A stream's own prompt in the form of a request's."""
+    return _with_swaps(RequestPrompt(text=own.text, messages=own.messages), own)
+
+
+def _with_swaps(prompt: RequestPrompt, own: Prompt) -> RequestPrompt:
+    """The prompt with the names changed that a stream reads otherwise."""
+    if not own.swaps:
+        return prompt
+    if prompt.tokens is not None:
+        raise invalid("The composition changes names in the prompt: send text, not tokens.", "prompt")
+    messages = prompt.messages and tuple((role, own.swapped(content)) for role, content in prompt.messages)
+    return replace(prompt, text=None if prompt.text is None else own.swapped(prompt.text), messages=messages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from motet.composers.plan import DiscriminatorRule, Plan, Timeline, judged_tokens
+from motet.composers.plan import DiscriminatorRule, Plan, judged_tokens
+from motet.composers.timeline import Timeline
 from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member

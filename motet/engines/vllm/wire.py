@@ -17,6 +17,7 @@ from typing import Any, cast
 from motet.composers.plan import (
     BudgetRule,
     DiscriminatorRule,
+    DivergenceRule,
     DynamicRule,
     LinearRule,
     MixtureRule,
@@ -25,11 +26,10 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     RuleVector,
-    Schedule,
-    SchedulePoint,
     Stream,
     TokenSet,
 )
+from motet.composers.schedule import Schedule, SchedulePoint
 from motet.engines.base import SamplingParams, TokenTrace
 
 KEY = "motet"  # in `extra_args`
@@ -89,6 +89,7 @@ CLASSES: dict[str, type] = {
     for cls in (
         BudgetRule,
         DiscriminatorRule,
+        DivergenceRule,
         DynamicRule,
         LinearRule,
         Link,
