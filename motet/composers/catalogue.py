@@ -139,6 +139,7 @@ def _typed(written: Mapping[str, Any]) -> Json:
     options = [option for option in _options(written) if option.get("type") != "null"]
     nullable = len(options) < len(_options(written))
     said: Mapping[str, Any] = options[0] if len(options) == 1 else {"anyOf": options}
+    said = dict(said) | {key: written[key] for key in ("examples",) if key in written}
     return {"nullable": nullable} | {key: said[key] for key in said if key not in ("title", "description", "default")}
 
 
@@ -159,6 +160,7 @@ def example(kind: type[Strategy], **more: Any) -> Json | None:
 
 def _required(told: Json) -> Json:
     filled = {role["name"]: _player(role) for role in told["roles"] if role["required"]}
+    filled |= {own["name"]: own["examples"][0] for own in told["parameters"] if own["required"] and "examples" in own}
     return filled | {group["name"]: [_item(group, 1)] for group in told["groups"] if group["required"]}
 
 

@@ -7,55 +7,21 @@ distribution of stream k over the shared vocabulary, a plan's composed score of 
     z[v] = Σ_k weight_k · L_k[v] · [v ∈ inside_k]  +  rules[v]        for v in every mask,  −inf elsewhere
 
 and the composed distribution is `softmax(z)`. Other rules than this weighted sum are `Rule`s. This module imports
-nothing but the standard library, so that engines and kernels can be used without the server.
+nothing but the standard library and schedules, so that engines and kernels can be used without the server.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
+
+from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulePoint:
-    """What holds from `token` on, counted in the tokens that the composition has written. `masks` None: the masks hold
-    where the scale is not 0."""
-
-    token: int
-    scale: float
-    masks: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """How often a shift counts for one token, and whether its masks hold."""
-
-    scale: float
-    masks: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """When a shift counts, and how often. `points` ascend from token 0; a scale holds up to the next point, or is drawn
-    in a straight line towards it (`is_linear`)."""
-
-    points: tuple[SchedulePoint, ...]
-    is_linear: bool = False
-
-    def at(self, written: Sequence[int]) -> Moment:
-        """For the token behind those that the composition has written."""
-        token = len(written)
-        last = max(i for i, point in enumerate(self.points) if point.token <= token)
-        point, scale = self.points[last], self.points[last].scale
-        if self.is_linear and last + 1 < len(self.points):
-            following = self.points[last + 1]
-            scale += (following.scale - scale) * (token - point.token) / (following.token - point.token)
-        return Moment(scale, scale != 0 if point.masks is None else point.masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +49,23 @@ class Prompt:
     """What a stream reads instead of the request's own prompt; at most one of `text` and `messages` is set.
 
     `template` names how messages are rendered ("chat" or "plain"), None means the model's own default.
-    `last_tokens` keeps only the last tokens of the rendered prompt (contrastive decoding's blind amateur).
+    `last_tokens` keeps only the last tokens of the rendered prompt (contrastive decoding's blind amateur). `swaps` are
+    (word, other) texts that change places in it, whichever prompt that is.
     """
 
     text: str | None = None
     messages: tuple[tuple[str, str], ...] | None = None  # (role, content)
     template: Literal["chat", "plain"] | None = None
     last_tokens: int | None = None
+    swaps: tuple[tuple[str, str], ...] = ()
+
+    def swapped(self, text: str) -> str:
+        """The text with every whole word of `swaps` replaced, all at once, longer ones first."""
+        if not self.swaps:
+            return text
+        other = dict(self.swaps)
+        words = "|".join(re.escape(word) for word in sorted(other, key=len, reverse=True))
+        return re.sub(rf"(?<!\w)(?:{words})(?!\w)", lambda found: other[found[0]], text)
 
     @property
     def is_own(self) -> bool:
@@ -192,8 +168,18 @@ class RoutedRule:
     threshold: float | None = 0.5
 
 
-Rule = LinearRule | ReluRule | MixtureRule | DiscriminatorRule | DynamicRule | BudgetRule | RoutedRule
-MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, RoutedRule: 2}
+@dataclass(frozen=True, slots=True)
+class DivergenceRule:
+    """`z = L_0`, but the `count` tokens of which `L_1 − L_2` is lowest and below 0 are impossible, with those that tie
+    with the last of them (Divergence Decoding's rank form, Merchant and Levy 2026)."""
+
+    count: int
+    schedule: Schedule | None = None
+
+
+Rule = LinearRule | ReluRule | MixtureRule | DiscriminatorRule | DynamicRule | BudgetRule | RoutedRule | DivergenceRule
+Scalable = ReluRule | DiscriminatorRule | DivergenceRule  # what a schedule scales is a parameter, not a weight
+MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, RoutedRule: 2, DivergenceRule: 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,66 +232,8 @@ class Plan:
         parts: list[Schedule | None] = [schedule for stream in self.streams for schedule, _ in stream.scheduled]
         parts += [mask.schedule for mask in self.masks]
         parts += [self.rules.schedule] if self.rules is not None else []
-        parts += [self.rule.schedule] if isinstance(self.rule, ReluRule | DiscriminatorRule) else []
+        parts += [self.rule.schedule] if isinstance(self.rule, Scalable) else []
         return tuple(dict.fromkeys(schedule for schedule in parts if schedule is not None))
-
-    def at(self, moments: Mapping[Schedule, Moment]) -> Plan:
-        """The plan of one token: the same streams, nothing scheduled; `moments` has each of `schedules`."""
-        return replace(
-            self,
-            streams=tuple(_stream_at(stream, moments) for stream in self.streams),
-            masks=tuple(
-                replace(mask, schedule=None)
-                for mask in self.masks
-                if mask.schedule is None or moments[mask.schedule].masks
-            ),
-            rules=None if self.rules is None else _rules_at(self.rules, moments),
-            rule=_rule_at(self.rule, moments),
-        )
-
-
-def _stream_at(stream: Stream, moments: Mapping[Schedule, Moment]) -> Stream:
-    if not stream.scheduled:
-        return stream
-    weight = math.fsum([stream.weight, *((moments[schedule].scale - 1) * part for schedule, part in stream.scheduled)])
-    return replace(stream, weight=weight if abs(weight) > ZERO else 0.0, scheduled=())
-
-
-def _rules_at(rules: RuleVector, moments: Mapping[Schedule, Moment]) -> RuleVector:
-    if rules.schedule is None:
-        return rules
-    scale = moments[rules.schedule].scale
-    offsets = tuple((token, scale * offset) for token, offset in rules.offsets)
-    return RuleVector(rules.eos_ramp_tokens, scale * rules.eos_ramp_weight, scale * rules.repetition, offsets)
-
-
-def _rule_at(rule: Rule, moments: Mapping[Schedule, Moment]) -> Rule:
-    """Of rules whose strength is not in the weights."""
-    if not isinstance(rule, ReluRule | DiscriminatorRule) or rule.schedule is None:
-        return rule
-    moment = moments[rule.schedule]
-    if isinstance(rule, ReluRule):
-        return ReluRule(moment.scale * rule.alpha)
-    return DiscriminatorRule(moment.scale * rule.omega, rule.mass if moment.masks else 1.0, rule.posterior)
-
-
-class Timeline:
-    """The plan of each token of an answer. It keeps the last one: of scales in steps it holds for many tokens."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._schedules = plan.schedules
-        self._last: tuple[dict[Schedule, Moment], Plan] | None = None
-
-    def at(self, written: Callable[[], Sequence[int]]) -> Plan:
-        """For the token behind those that the composition has written; they are asked for where a schedule is."""
-        if not self._schedules:
-            return self.plan
-        tokens = written()
-        moments = {schedule: schedule.at(tokens) for schedule in self._schedules}
-        if self._last is None or self._last[0] != moments:
-            self._last = moments, self.plan.at(moments)
-        return self._last[1]
 
 
 def judged_tokens(wanted: Sequence[int], unwanted: Sequence[int]) -> int:

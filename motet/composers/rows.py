@@ -9,6 +9,7 @@ from torch import Tensor
 from motet.composers.plan import (
     BudgetRule,
     DiscriminatorRule,
+    DivergenceRule,
     DynamicRule,
     LinearRule,
     MixtureRule,
@@ -85,6 +86,7 @@ _KINDS: dict[type[Rule], Kind] = {
     DynamicRule: Kind.DYNAMIC,
     BudgetRule: Kind.BUDGET,
     RoutedRule: Kind.ROUTED,
+    DivergenceRule: Kind.DIVERGENCE,
 }
 
 
@@ -129,6 +131,8 @@ def _params(rule: Rule) -> tuple[float, float, float]:
             return rule.alpha_max, rule.epsilon, 0.0
         case RoutedRule():
             return -1.0 if rule.threshold is None else rule.threshold, 0.0, 0.0
+        case DivergenceRule():
+            return float(rule.count), 0.0, 0.0
         case LinearRule() | MixtureRule():
             return 0.0, 0.0, 0.0
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import ZERO, Plan, RuleVector, Schedule, SetKind, Stream, TokenSet
+from motet.composers.plan import ZERO, Plan, RuleVector, SetKind, Stream, TokenSet
 from motet.composers.roles import Voice
+from motet.composers.schedule import Schedule
 
 MAX_STREAMS = 32
 

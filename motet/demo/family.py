@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -91,10 +91,17 @@ def build_family(
 def _renew_operator_file(folder: Path) -> None:
     """A family that an older version built is served as this one serves its own."""
     file = folder / "models.yaml"
-    if file.read_text(encoding="utf-8") != operator_file():
+    written = _operator_file(json.loads((folder / "world.json").read_text(encoding="utf-8")))
+    if file.read_text(encoding="utf-8") != written:
         fresh = folder / f".models-{os.getpid()}.yaml"
-        fresh.write_text(operator_file(), encoding="utf-8")
+        fresh.write_text(written, encoding="utf-8")
         fresh.replace(file)
+
+
+def _operator_file(described: Mapping[str, Any]) -> str:
+    """With the world's first questions as examples."""
+    held_out, forgotten = (described["questions"][split][0]["question"] for split in ("held_out", "forget"))
+    return operator_file(held_out, forgotten)
 
 
 def seed_of(root: str | None, folder: Path) -> int | None:
@@ -140,8 +147,7 @@ def _build(folder: Path, seed: int, recipe: FamilyRecipe, progress: TrainingProg
     finally:
         progress.stop()
     described = describe_world(world, seed)
-    first = (described["questions"][split][0]["question"] for split in ("held_out", "forget"))
-    (folder / "models.yaml").write_text(operator_file(*first), encoding="utf-8")
+    (folder / "models.yaml").write_text(_operator_file(described), encoding="utf-8")
     _write_json(folder / "world.json", described)
     seconds["total"] = round(time.monotonic() - started, 1)
     about = {"recipe": asdict(recipe), "digest": recipe.digest, "seed": seed, "seconds": seconds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,7 +41,7 @@ OFF = Speculation(tokens=0)
 AUTO = Speculation(wide_only=True)
 
 
-def drafts_of(plan: Plan, name: str | None) -> list[int | str]:
+def drafts_of(plan: Plan, name: str | None) -> Sequence[int | str]:
     """The drafts that a wish leaves, streams by their numbers: the named one, none where the plan does not have it;
     without a name all streams, where there are several, and the text itself."""
     if name == NGRAM:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from motet.kernels.layout import Kind, RuleRows
+from motet.kernels.layout import TIE, Kind, RuleRows
 from motet.kernels.strength import centred, divergences, match_both, match_divergence
 
 STATE_WIDTH = 3  # columns of a rule's state, see `rule_scores`
@@ -45,6 +45,8 @@ def rule_scores(rule: RuleRows, streams: Sequence[Tensor], state: Tensor | None)
             return dynamic(streams, rule.weight, p[:, 0], p[:, 1] > 0)
         case Kind.BUDGET:
             return budget(streams, rule.weight, p[:, 0], p[:, 1])
+        case Kind.DIVERGENCE:
+            return divergence(streams[0], streams[1], streams[2], p[:, 0]), None
         case Kind.LINEAR:
             raise ValueError("linear rows are terms")
 
@@ -79,6 +81,20 @@ def routed_weights(gate: Tensor, threshold: Tensor) -> Tensor:
     """(n, 2) weights of base and assistant: 1 − d and d, or one of them alone where there is a threshold ≥ 0."""
     share = torch.where(threshold >= 0, (gate > threshold).to(gate.dtype), gate)
     return torch.stack([1 - share, share], -1)
+
+
+def divergence(base: Tensor, without: Tensor, full: Tensor, count: Tensor) -> Tensor:
+    """`L_0` without the `count` (n,) tokens of which `L_1 − L_2` is lowest and below 0, and without their ties.
+
+    Differences within `TIE` are equal: what ties in the members' logits does not tie behind another normalisation."""
+    most = min(int(count.max()), base.shape[-1])
+    difference = (without - full).masked_fill(full == -math.inf, math.inf)
+    if not most:
+        return torch.where(difference.isnan(), math.nan, base)
+    lowest = difference.topk(most, largest=False).values
+    last = lowest.gather(-1, (count[:, None].long() - 1).clamp(0, most - 1))
+    disfavoured = (difference <= last + TIE) & (difference < -TIE) & (count[:, None] > 0)
+    return torch.where(difference.isnan(), math.nan, base.masked_fill(disfavoured, -math.inf))
 
 
 def discriminator(

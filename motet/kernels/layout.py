@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
+TIE = 1e-4  # nats by which differences of log-probs must differ to be told apart, see `cores.divergence`
 Index = slice | Tensor  # rows of a matrix: a slice (no copy) where they are consecutive, else (n,) int64
 
 
@@ -28,6 +29,7 @@ class Kind(IntEnum):
     DYNAMIC = 4
     BUDGET = 5
     ROUTED = 6
+    DIVERGENCE = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class RuleRows:
       whose weights are the pair's and its negative.
     - BUDGET: largest α, ε in nats.
     - ROUTED: threshold, negative to mix.
+    - DIVERGENCE: how many tokens are impossible.
     """
 
     kind: Kind

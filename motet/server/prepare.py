@@ -83,7 +83,7 @@ class Job:
         """Of the prompt that the client sent, as the first member has it that reads this one, and all of it; the base's
         own where none does."""
         prompts = [stream.prompt or Prompt() for stream in self.plan.streams]
-        whose = (k for k, prompt in enumerate(prompts) if not (prompt.is_own or prompt.last_tokens))
+        whose = (k for k, prompt in enumerate(prompts) if not (prompt.is_own or prompt.last_tokens or prompt.swaps))
         return len(self.request.contexts[next(whose, 0)]) + self.num_scored
 
     @property

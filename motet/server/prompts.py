@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.chat_template import behind
@@ -24,6 +24,8 @@ RESERVED_VARIABLES = frozenset({
     "continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length",
     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "self",
 })  # fmt: skip
+
+NO_TEXT = frozenset({"role", "type", "id", "tool_call_id", "name"})  # of a turn: what its template goes by
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt, encoding
         ids = _render(_own(own), own, member, stream.role, encodings)
         ids = ids or _start(member, "composition")
     else:
-        ids = _render(prompt, own, member, stream.role, encodings) or _start(member, prompt.param)
+        ids = _render(_with_swaps(prompt, own), own, member, stream.role, encodings) or _start(member, prompt.param)
         ids = _truncated(ids, prompt, member)
         if not ids:
             raise invalid("'truncate_prompt_tokens' leaves nothing of the prompt.", prompt.param, "empty_prompt")
@@ -179,7 +181,8 @@ def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt, encoding
 def _own(own: Prompt) -> RequestPrompt:
     """A role's own prompt as a request would send it."""
     turns = [{"role": role, "content": content} for role, content in own.messages or ()]
-    return RequestPrompt(text=own.text, messages=None if own.messages is None else tuple(turns))
+    prompt = RequestPrompt(text=own.text, messages=None if own.messages is None else tuple(turns))
+    return _with_swaps(prompt, own)
 
 
 def continuation(
@@ -188,8 +191,7 @@ def continuation(
     """Token ids of a text behind what the stream reads: tokenized together with it where that leaves the tokens before
     it as they are, so that their scores are those of the whole text; else by itself."""
     own = stream.prompt or Prompt()
-    if own.is_own:
-        prompt = _own(own)
+    prompt = _own(own) if own.is_own else _with_swaps(prompt, own)
     read = _read(prompt, own, member)
     if read is not None and read.text:
         encodings.check_length(read.text + text, member, "continuations")
@@ -198,6 +200,30 @@ def continuation(
             return tuple(whole[len(before) :])
     encodings.check_length(text, member, "continuations")
     return tuple(encodings.ids(text, member))
+
+
+def _with_swaps(prompt: RequestPrompt, own: Prompt) -> RequestPrompt:
+    """The prompt with the names changed that a stream reads otherwise."""
+    if not own.swaps:
+        return prompt
+    if prompt.tokens is not None:
+        raise invalid("The composition changes names in the prompt: send text, not tokens.", "prompt")
+    messages = prompt.messages and tuple(_swapped(turn, own) for turn in prompt.messages)
+    return replace(prompt, text=None if prompt.text is None else own.swapped(prompt.text), messages=messages)
+
+
+def _swapped(value: Any, own: Prompt) -> Any:
+    """A turn with the names changed in whatever the model reads as text: content, thoughts, arguments of calls."""
+    match value:
+        case str():
+            return own.swapped(value)
+        case Mapping():
+            turn = cast("Mapping[str, Any]", value)
+            return {key: part if key in NO_TEXT else _swapped(part, own) for key, part in turn.items()}
+        case list() | tuple():
+            return [_swapped(part, own) for part in cast("Sequence[Any]", value)]
+        case _:
+            return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from motet.composers.plan import Plan, Prompt, Timeline
+from motet.composers.plan import Plan, Prompt
 from motet.composers.rows import reference_logprobs
 from motet.composers.spec import build_plan, parse_composition
 from motet.composers.strategies import STRATEGIES
 from motet.composers.strategies.rule_strategy import RuleStrategy
+from motet.composers.timeline import Timeline
 
 Array = NDArray[np.float64]
 KNOWN = ("base", "expert", "anti", "other")
@@ -161,6 +162,11 @@ CASES = [
         "unlearn",
         lambda w, s: {"strategy": "unlearn", "assistant": "anti", "weight": w, "filter": s},
         lambda m, w, s: masked(m.L("base") - w * m.L("anti"), rank_or_ratio(m.L("base"), s)),
+    ),
+    Case(
+        "divergence",
+        lambda w, s: {"strategy": "divergence", "without": "anti", "with": "expert", "alpha": w},
+        lambda m, w, s: m.L("base") + w * (m.L("anti") - m.L("expert")),
     ),
     Case(
         "context_aware",
@@ -331,6 +337,13 @@ IDENTITIES: list[tuple[str, dict[str, Any], str]] = [
     ("novelty λ = 0", {"strategy": "novelty", "untuned": "anti", "lambda": 0, "alpha": None}, "base"),
     ("unlearn w = 0", {"strategy": "unlearn", "assistant": "anti", "weight": 0, "filter": None}, "base"),
     ("unlearn f = 1", {"strategy": "unlearn", "assistant": "anti", "weight": 0, "filter": 1}, "base"),
+    ("divergence α = 0", {"strategy": "divergence", "without": "anti", "with": "expert", "alpha": 0}, "base"),
+    ("divergence with = without", {"strategy": "divergence", "without": "anti", "with": "anti"}, "base"),
+    (
+        "divergence with = without, by rank",
+        {"strategy": "divergence", "without": "anti", "with": "anti", "form": "rank"},
+        "base",
+    ),
     ("context_aware α = 0", {"strategy": "context_aware", "without": {"prompt": "Q"}, "alpha": 0}, "base"),
     ("guidance γ = 1", {"strategy": "guidance", "scale": 1}, "base"),
     ("experts α = 0", {"strategy": "experts", "expert": "expert", "alpha": 0, "top_p": None}, "base"),

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from motet.composers.plan import DiscriminatorRule, Plan, Timeline
+from motet.composers.plan import DiscriminatorRule, Plan
 from motet.composers.rows import reference_logprobs
+from motet.composers.timeline import Timeline
 from motet.engines.torch import EngineSettings, Member, TorchEngine, load_member
 from tests.tiny import EOS, save_all
 

@@ -240,7 +240,11 @@ async def test_guesses_judged_by_ratio_leave_the_distribution(
     """Chi-square over the second of 3,000 answers' tokens, which is the first that is guessed; false-alarm rate 1e-6
     (seeds fixed). Many tokens end the answer: those are guessed differently."""
     counter = itertools.count()
-    monkeypatch.setattr(choice, "random", SimpleNamespace(Random=lambda _: random.Random(next(counter))))
+
+    def numbered(_: str) -> random.Random:
+        return random.Random(next(counter))
+
+    monkeypatch.setattr(choice, "random", SimpleNamespace(Random=numbered))
     context, stops = tuple(range(3, 40)), tuple(range(3, VOCAB, 3))
     options: dict[str, Any] = {"temperature": 1.0, "top_logprobs": 0, **sampling}
     params = SamplingParams(max_tokens=4, ignore_eos=True, stop_token_ids=stops, **options)

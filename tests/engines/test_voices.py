@@ -9,8 +9,9 @@ from typing import cast
 import pytest
 import torch
 
-from motet.composers.plan import DiscriminatorRule, MixtureRule, Plan, RoutedRule, Timeline, single
+from motet.composers.plan import DiscriminatorRule, MixtureRule, Plan, RoutedRule, single
 from motet.composers.rows import compose_rows, rule_places
+from motet.composers.timeline import Timeline
 from motet.engines.torch import TorchEngine
 from motet.engines.voices import pushes
 from motet.kernels.layout import edits_or_none

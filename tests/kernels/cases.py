@@ -11,6 +11,7 @@ from torch import Tensor
 from motet.composers.plan import (
     BudgetRule,
     DiscriminatorRule,
+    DivergenceRule,
     DynamicRule,
     LinearRule,
     MixtureRule,
@@ -66,6 +67,9 @@ def plans(vocab: int) -> list[Plan]:
         _tempered(ReluRule(1.5), 1.0, 0.0),
         _tempered(MixtureRule(), 0.2, 0.5, 0.3),
         _tempered(DiscriminatorRule(omega=3.0), 1.0, 0.0, 0.0),
+        _plan(DivergenceRule(5), 1.0, 0.0, 0.0),
+        _plan(DivergenceRule(vocab), 1.0, 0.0, 0.0, masks=(TokenSet(0, "ratio", 1e-3),)),
+        _tempered(DivergenceRule(1), 1.0, 0.0, 0.0),
         _plan(RoutedRule(None), 1.0, 0.0),
         _plan(RoutedRule(0.5), 1.0, 0.0),
     ]

@@ -21,7 +21,7 @@ VOCAB = 12
 
 
 def rows_of(count: int, **changed: Any) -> SampleRows:
-    plain = {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | changed
+    plain: dict[str, Any] = {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | changed
     return SampleRows(**{name: [value] * count for name, value in plain.items()})
 
 
@@ -32,7 +32,8 @@ def tokens_of(
     one, many = rows_of(1, **params), rows_of(DRAWS, **params)
     probs = warped(draft[None], one)[0]
     uniforms = 1.0 - torch.rand(DRAWS, 3, generator=generator)
-    guesses = inverse_cdf(probs.expand(DRAWS, -1), uniforms[:, 0]).tolist()
+    drawn = inverse_cdf(probs.expand(DRAWS, -1), uniforms[:, 0])
+    guesses = [int(token) for token in drawn]
     made = [
         Proposal(row, guess, probs, float(coin), float(uniform))
         for row, (guess, (_, coin, uniform)) in enumerate(zip(guesses, uniforms, strict=True))

@@ -73,6 +73,15 @@ def read(model: str, own: Prompt | None = None, **request: Any) -> str:
     return MEMBERS[model].tokenizer.decode(contexts(plan, RequestPrompt(**request), MEMBERS, Encodings())[0])
 
 
+def test_names_are_changed_for_one_stream() -> None:
+    swaps = (("kind", "brief"), ("Hi", "Bye"))
+    assert read("chat", Prompt(swaps=swaps), messages=MESSAGES) == "<|system|>Be brief<|user|>Bye<|assistant|>"
+    assert read("plain", Prompt(swaps=swaps), text="Hi, Hilda") == "Bye, Hilda"
+    assert read("plain", Prompt(text="Hi", swaps=swaps), text="You") == "Bye"
+    with pytest.raises(ApiError, match="send text, not tokens"):
+        read("plain", Prompt(swaps=swaps), tokens=(3, 4))
+
+
 @pytest.mark.parametrize(
     ("model", "own", "expected"),
     [

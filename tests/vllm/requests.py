@@ -54,6 +54,8 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("llama", {"strategy": "mixture", "members": ["llama", {"model": "qwen", "weight": 0.5}]}),
     ("qwen", {"strategy": "generic", "reinforced": "gpt2"}),
+    ("llama", {"strategy": "divergence", "without": "llama-b", "with": "llama-c", "form": "rank"}),
+    ("qwen", {"strategy": "divergence", "without": "llama-b", "with": "gpt2"}),
     ("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"}),
     ("llama", {"strategy": "budget", "expert": "llama-b", "antiexpert": "llama-c", "epsilon": 0.2}),
     (
@@ -98,6 +100,7 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
 SPLIT: list[tuple[str, dict[str, Any]]] = [
     ("mistral", {"strategy": "context_aware", "without": {"prompt": ""}, "alpha": 0.5}),
     ("llama", {"strategy": "guidance", "scale": 1.7}),
+    ("llama", {"strategy": "causal", "names": "x", "others": ["y", "z"]}),
     (
         "llama",
         {

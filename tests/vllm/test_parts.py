@@ -371,10 +371,11 @@ def test_the_composite_runs_no_other_member() -> None:
     nn.Module.__init__(composite)
     members = [CountingMember(float(number + 1)) for number in range(3)]
     table = skipping({0: Row(RowSpec(single("mistral"), draw=SamplingParams(1, 0.0)), [1], [])})
+    composer = Composer(table, EagerKernels())
     vars(composite).update(_dtype=torch.float32, _columns=3, _widths=[8, 8, 8], _table=table, _vocab_size=8)
     composite.members = nn.ModuleDict({f"m{number}": member for number, member in enumerate(members)})
-    composite._handover = Handover(dict(composite.members.items()), torch.float32)
-    composite._composer = Composer(table, EagerKernels())
+    handover = Handover(dict(composite.members.items()), torch.float32)
+    vars(composite).update(_handover=handover, _composer=composer)
     places = torch.zeros(1, dtype=torch.int64)
     composite.compute_logits(composite(places, places, rows=places.to(torch.int32)))
     assert [member.forwards for member in members] == [0, 0, 1]

@@ -1,9 +1,11 @@
 """The strategies by name. One file each; a new one is a file and an entry here."""
 
 from motet.composers.strategies.budget import Budget
+from motet.composers.strategies.causal import Causal
 from motet.composers.strategies.context_aware import ContextAware
 from motet.composers.strategies.contrastive import Contrastive
 from motet.composers.strategies.discriminator import Discriminator
+from motet.composers.strategies.divergence import Divergence
 from motet.composers.strategies.dynamic import Dynamic
 from motet.composers.strategies.eft import Eft
 from motet.composers.strategies.experts import Experts
@@ -23,6 +25,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "contrastive": Contrastive,
     "novelty": Novelty,
     "unlearn": Unlearn,
+    "divergence": Divergence,
     "context_aware": ContextAware,
     "guidance": Guidance,
     "experts": Experts,
@@ -30,6 +33,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "rules": RuleAdapter,
     "mixture": Mixture,
     "generic": Generic,
+    "causal": Causal,
     "discriminator": Discriminator,
     "dynamic": Dynamic,
     "budget": Budget,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import DiscriminatorRule, Plan, ReluRule, Rule, Schedule, Stream
+from motet.composers.plan import Plan, Rule, Scalable, Stream
 from motet.composers.roles import Voice
+from motet.composers.schedule import Schedule
 from motet.composers.shift import Shift
 from motet.composers.strategies.strategy import Request, Strategy
 
@@ -30,18 +32,23 @@ class RuleStrategy(Strategy, frozen=True):
         """All streams in the order that the rule names, the base first."""
 
     def plan(self, request: Request) -> Plan:
-        schedule = None if self.schedule is None else self.schedule.as_schedule()
-        base, *others = self.parts(request)
-        streams = (_stream(*base, None), *(_stream(*part, schedule) for part in others))
-        rule = self.rule()
-        if isinstance(rule, ReluRule | DiscriminatorRule):
-            rule = replace(rule, schedule=schedule)
-        return Plan(streams, strategy=self.strategy, rule=rule)
+        return rule_plan(self, self.parts(request), self.rule())
 
     def shift(self, request: Request) -> Shift:
         raise CompositionError(
             f"{request.path}: strategy {self.strategy!r} cannot be stacked: its score is no sum of shifts", request.path
         )
+
+
+def rule_plan(strategy: Strategy, parts: Sequence[Part], rule: Rule) -> Plan:
+    """A rule over its streams, the base first. The strategy's schedule scales the other streams' weights, or the rule's
+    own strength."""
+    schedule = None if strategy.schedule is None else strategy.schedule.as_schedule()
+    base, *others = parts
+    streams = (_stream(*base, None), *(_stream(*part, schedule) for part in others))
+    if isinstance(rule, Scalable):
+        rule = replace(rule, schedule=schedule)
+    return Plan(streams, strategy=strategy.strategy, rule=rule)
 
 
 def _stream(role: str, voice: Voice, weight: float, schedule: Schedule | None) -> Stream:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from motet.composers.plan import Plan
-from motet.composers.roles import Base, Spec, Voice
+from motet.composers.roles import Base, Spec, Timing, Voice
 from motet.composers.shift import Shift, shifted_plan
-from motet.composers.timing import Timing
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from motet.composers.plan import DiscriminatorRule, Plan, Timeline, judged_tokens
+from motet.composers.plan import DiscriminatorRule, Plan, judged_tokens
+from motet.composers.timeline import Timeline
 from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
 from motet.engines.decoding import AllowedTokens
 from motet.engines.torch.cache import Slot

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from motet.composers.plan import Plan, Timeline, single
+from motet.composers.plan import Plan, single
+from motet.composers.timeline import Timeline
 from motet.engines.base import SamplingParams
 from motet.engines.decoding import AllowedTokens
 from motet.engines.vllm.wire import Probe, RowSpec, probe_of

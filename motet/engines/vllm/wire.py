@@ -17,6 +17,7 @@ from typing import Any, cast
 from motet.composers.plan import (
     BudgetRule,
     DiscriminatorRule,
+    DivergenceRule,
     DynamicRule,
     LinearRule,
     MixtureRule,
@@ -25,11 +26,10 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     RuleVector,
-    Schedule,
-    SchedulePoint,
     Stream,
     TokenSet,
 )
+from motet.composers.schedule import Schedule, SchedulePoint
 from motet.engines.base import Alternative, SamplingParams, ThoughtPhase, TokenTrace, Voices
 
 KEY = "motet"  # in `extra_args`
@@ -99,6 +99,7 @@ CLASSES: dict[str, type] = {
     for cls in (
         BudgetRule,
         DiscriminatorRule,
+        DivergenceRule,
         DynamicRule,
         LinearRule,
         Link,

@@ -16,7 +16,8 @@ R rows of a step, K slots (streams) and S plausible sets per row, B buffers, G r
                                      gates a term); RANK
     value    (R, S) float32          ratio or mass of the set
     tau      (R, S) float32          threshold of the set, on raw logits
-    solved   (R, PAIRS) float32      α of each pair of experts, or first the discriminator's threshold of s
+    solved   (R, PAIRS) float32      α of each pair of experts, or first the threshold of the discriminator's s, of the
+                                     divergence's difference
     info     (R, INFO) int32         what the row asks for in this step: TRACED, STORED, …
     words    (G, W) int32            bit masks of grammars, W = ⌈V/32⌉: bit v mod 32 of word ⌊v/32⌋ is token v
     params   (R, PARAMS) float32     TEMPERATURE (0 is greedy), TOP_K, TOP_P, MIN_P
@@ -26,6 +27,7 @@ R rows of a step, K slots (streams) and S plausible sets per row, B buffers, G r
 
 import triton.language as tl
 
+from motet.kernels import layout
 from motet.kernels.layout import Kind
 
 
@@ -44,13 +46,15 @@ ALPHA = tl.constexpr(1)  # of RELU
 OMEGA, MASS, POSTERIOR = map(tl.constexpr, (1, 2, 3))  # of DISCRIMINATOR
 ALPHA_MAX, SYMMETRIC_FORM, EPSILON = map(tl.constexpr, (1, 2, 2))  # of DYNAMIC and BUDGET: the second is either's own
 CUTOFF = tl.constexpr(1)  # of ROUTED
+COUNT = tl.constexpr(1)  # of DIVERGENCE
+TIE = tl.constexpr(layout.TIE)
 STATE = tl.constexpr(4)  # the first of three
 WANTED_SUM, UNWANTED_SUM, JUDGED = map(tl.constexpr, (4, 5, 6))  # of DISCRIMINATOR
 SHARE = tl.constexpr(4)  # of ROUTED
 
 LINEAR, RELU, MIXTURE = map(tl.constexpr, map(int, (Kind.LINEAR, Kind.RELU, Kind.MIXTURE)))
 DISCRIMINATOR, DYNAMIC = map(tl.constexpr, map(int, (Kind.DISCRIMINATOR, Kind.DYNAMIC)))
-BUDGET, ROUTED = map(tl.constexpr, map(int, (Kind.BUDGET, Kind.ROUTED)))
+BUDGET, ROUTED, DIVERGENCE = map(tl.constexpr, map(int, (Kind.BUDGET, Kind.ROUTED, Kind.DIVERGENCE)))
 
 SETS, SLOT, SET_KIND, MASKS, RANK = map(tl.constexpr, (4, 0, 1, 2, 3))
 RATIO, RANK_OR_RATIO, NUCLEUS = map(tl.constexpr, (0, 1, 2))  # kinds of sets

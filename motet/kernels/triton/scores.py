@@ -7,8 +7,10 @@ import triton.language as tl
 from motet.kernels.triton.columns import (
     ALPHA,
     BUDGET,
+    COUNT,
     CUTOFF,
     DISCRIMINATOR,
+    DIVERGENCE,
     DYNAMIC,
     FACTOR,
     GATE,
@@ -29,6 +31,7 @@ from motet.kernels.triton.columns import (
     SHARE,
     SLOT,
     STREAM,
+    TIE,
     TOTAL,
     UNWANTED_SUM,
     WANTED_SUM,
@@ -166,6 +169,24 @@ def _discriminator(buffers, stream, weight, rule, lse, solved, r, offsets, keep,
 
 
 @triton.jit
+def difference(buffers, stream, weight, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
+    """L_1 − L_2, +inf where stream 2 finds the token impossible."""
+    without = _logprob(buffers, stream, weight, lse, r * K + 1, offsets, keep, DTYPE)
+    full = _logprob(buffers, stream, weight, lse, r * K + 2, offsets, keep, DTYPE)
+    return tl.where(full == -float("inf"), float("inf"), without - full)
+
+
+@triton.jit
+def _divergence(buffers, stream, weight, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE: tl.constexpr):
+    """L_0, −inf where the difference is below 0 and not above the row's threshold (see `cores.divergence`)."""
+    base = _logprob(buffers, stream, weight, lse, r * K, offsets, keep, DTYPE)
+    d = difference(buffers, stream, weight, lse, r, offsets, keep, K, DTYPE)
+    disfavoured = (d < -TIE) & (d <= tl.load(solved + r * PAIRS) + TIE)
+    disfavoured = only_if(tl.load(rule + r * RULE + COUNT) > 0, disfavoured)
+    return tl.where(d != d, d, tl.where(disfavoured, -float("inf"), base))
+
+
+@triton.jit
 def _relu(buffers, stream, weight, rule, lse, r, offsets, keep, K, DTYPE: tl.constexpr):
     """L_0 − α · relu(L_1 − L_0)."""
     base = _logprob(buffers, stream, weight, lse, r * K, offsets, keep, DTYPE)
@@ -204,6 +225,8 @@ def tile_scores(
             z = _relu(buffers, stream, weight, rule, lse, r, offsets, keep, K, DTYPE)
         elif kind == DISCRIMINATOR:
             z = _discriminator(buffers, stream, weight, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE)
+        elif kind == DIVERGENCE:
+            z = _divergence(buffers, stream, weight, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE)
         else:
             z = _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K, DTYPE)
         z = tl.where(keep, z, -float("inf"))

@@ -46,6 +46,7 @@ class RowTable:
     has_solver: bool
     has_symmetric: bool
     has_discriminator: bool
+    has_divergence: bool
     has_state: bool
     needs_stats: bool
     pairs: int = 1
@@ -184,6 +185,7 @@ def _arrays(rows: Sequence[_Row], plan: ComposeRows, logits: Logits) -> RowTable
         has_solver=bool(kinds & {Kind.DYNAMIC, Kind.BUDGET}),
         has_symmetric=any(bool((part.param[:, 1] > 0).any()) for part in plan.rules if part.kind is Kind.DYNAMIC),
         has_discriminator=Kind.DISCRIMINATOR in kinds,
+        has_divergence=Kind.DIVERGENCE in kinds,
         has_state=bool(kinds & {Kind.DISCRIMINATOR, Kind.ROUTED}),
         needs_stats=any(any(row.needs) for row in rows),
         pairs=plan.pairs,
@@ -208,6 +210,7 @@ def score_table(rows: int) -> RowTable:
         has_solver=False,
         has_symmetric=False,
         has_discriminator=False,
+        has_divergence=False,
         has_state=False,
         needs_stats=False,
     )

@@ -7,7 +7,16 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import BudgetRule, DiscriminatorRule, DynamicRule, LinearRule, MixtureRule, Plan, Stream
+from motet.composers.plan import (
+    BudgetRule,
+    DiscriminatorRule,
+    DivergenceRule,
+    DynamicRule,
+    LinearRule,
+    MixtureRule,
+    Plan,
+    Stream,
+)
 from motet.composers.spec import build_plan, parse_composition
 from motet.training.batch import PromptForm
 from motet.training.policies.composed import prompt_form
@@ -41,6 +50,8 @@ def through_plan(through: Mapping[str, Any], members: Collection[str], token_id:
 
 def _counts(stream: Stream, plan: Plan) -> bool:
     """Whether the score depends on the stream by more than its masks."""
+    if isinstance(plan.rule, DivergenceRule):
+        return stream is plan.streams[0]
     return stream.weight != 0 or not isinstance(plan.rule, LinearRule | MixtureRule)
 
 

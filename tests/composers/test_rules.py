@@ -1,0 +1,86 @@
+"""Strategies that are no sums of shifts, against formulas written out in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from motet.composers.plan import DivergenceRule, Plan, Prompt, Stream
+from motet.composers.rows import reference_logprobs
+from motet.composers.timeline import Timeline
+from tests.composers.test_laws import Array, World, assert_same, composed, masked, normalised, plan_of, worlds
+
+RANK: dict[str, Any] = {"strategy": "divergence", "without": "anti", "with": "expert", "form": "rank"}
+
+
+def kept(difference: Array, count: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """All but the `count` most disfavoured of those that are disfavoured at all."""
+    keep = np.ones(difference.size, dtype=np.bool_)
+    keep[[token for token in np.argsort(difference)[:count] if difference[token] < 0]] = False
+    return keep
+
+
+@settings(deadline=None, max_examples=60)
+@given(world=worlds, count=st.integers(1, 70), constant=st.floats(-50, 50), model=st.sampled_from(["anti", "expert"]))
+def test_divergence_by_rank(world: World, count: int, constant: float, model: str) -> None:
+    """Also where all disfavoured tokens go, and whatever constants the members' logits have."""
+    moved = World(world.seed, world.vocab, world.scale, shift=(model, constant))
+    keep = kept(world.L("anti") - world.L("expert"), count)
+    assert keep.any()
+    expected = normalised(masked(world.L("base"), keep))
+    assert_same(composed({**RANK, "count": count}, world), expected)
+    assert_same(composed({**RANK, "count": count}, moved), expected)
+
+
+def test_ties_with_the_last_disfavoured_token_go_too() -> None:
+    streams = (Stream("base", "m"), Stream("without", "m", 0.0), Stream("with", "m", 0.0))
+    logits = torch.tensor([[0.0] * 8, [0.0] * 8, [3.0, 2, 2, 0, 0, 0, 0, 0]], dtype=torch.float64)
+    actual = reference_logprobs(Plan(streams, rule=DivergenceRule(2)), logits[:, None])[0]
+    assert actual.isfinite().tolist() == [False] * 3 + [True] * 5
+
+
+def test_a_token_that_only_the_forgetting_model_finds_impossible_stays() -> None:
+    world = World(3, ban=(("expert", 4), ("anti", 4), ("expert", 5), ("anti", 6)))
+    actual = composed({**RANK, "count": 1}, world)
+    assert np.isfinite(actual[[4, 5]]).all()
+    assert np.isneginf(actual[6])
+
+
+def test_rank_form_begins_when_its_schedule_says() -> None:
+    value = {**RANK, "schedule": {"warmup": 2}}
+    world = World(4)
+    assert_same(composed(value, world, past=(1,)), world.L("base"))
+    keep = kept(world.L("anti") - world.L("expert"), 20)
+    assert_same(composed(value, world, past=(1, 1)), normalised(masked(world.L("base"), keep)))
+
+
+def logits_by_prompt(plan: Plan, seed: int) -> dict[Prompt | None, Array]:
+    rng = np.random.default_rng(seed)
+    return {stream.prompt: rng.normal(size=23) * 3 for stream in plan.streams}
+
+
+@pytest.mark.parametrize(("scale", "others"), [(1.0, 3), (0.0, 3), (0.25, 2), (3.0, 1)])
+def test_causal(scale: float, others: int) -> None:
+    """The mean of the distributions under other names; a scale below 1 leaves the base its share."""
+    value: dict[str, Any] = {"strategy": "causal", "names": "Ada", "others": ["Bob", "Cy", "Di"][:others]}
+    if scale != 1.0:
+        value["schedule"] = {"points": [{"token": 0, "scale": scale}]}
+    plan = plan_of(value)
+    logits = logits_by_prompt(plan, 5)
+    p = [np.exp(normalised(logits[stream.prompt])) for stream in plan.streams]
+    share = min(1.0, scale)
+    expected = np.log((1 - share) * p[0] + share * np.mean(p[1:], axis=0))
+    rows = np.stack([logits[stream.prompt] for stream in plan.streams])
+    resolved = Timeline(plan).at(tuple)
+    assert_same(reference_logprobs(resolved, torch.from_numpy(rows[:, None]))[0].numpy(), expected)
+
+
+def test_names_change_all_at_once_and_as_whole_words() -> None:
+    prompt = Prompt(swaps=(("Ada", "Bob"), ("Bob", "Ada"), ("Ada Byron", "Bob Moog")))
+    assert prompt.swapped("Ada Byron met Bob, not Adam; Ada's friend.") == "Bob Moog met Ada, not Adam; Bob's friend."
+    assert Prompt().swapped("Ada") == "Ada"
