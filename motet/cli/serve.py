@@ -53,7 +53,7 @@ def serve(
         log={"level": log_level, "format": log_format},
     )
     configuration = load(operator_file(file, seed, cache), flags)
-    from motet.server.logs import configure
+    from motet.server.http.logs import configure
 
     settings = configuration.settings
     configure(settings.log.level, as_json=settings.log.format == "json")

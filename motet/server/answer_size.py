@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from motet.engines.base import GenerationRequest
-from motet.server.errors import ApiError, invalid
+from motet.server.http.errors import ApiError, invalid
 from motet.server.query import Display, Query, ScoreQuery
-from motet.server.schemas import MAX_NUMBERS
+from motet.server.shapes.requests import MAX_NUMBERS
 
 CODE = "answer_too_large"
 

@@ -7,9 +7,10 @@ from fastapi_offline import FastAPIOffline
 from starlette.routing import Route
 
 import motet
-from motet.server.errors import HANDLERS
-from motet.server.middleware import middleware
-from motet.server.openapi import describe_api
+from motet.server.http.errors import HANDLERS
+from motet.server.http.middleware import middleware
+from motet.server.http.openapi import describe_api
+from motet.server.http.unsupported import unknown_endpoint
 from motet.server.routes import (
     admin,
     chat,
@@ -25,7 +26,6 @@ from motet.server.routes import (
     tokens,
 )
 from motet.server.service import Service
-from motet.server.unsupported import unknown_endpoint
 
 ROUTERS: tuple[APIRouter, ...] = (
     models.router,

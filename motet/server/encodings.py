@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from motet.operator.registry import LoadedModel
-from motet.server.errors import ApiError, invalid
+from motet.server.http.errors import ApiError, invalid
 
 PIECE = 1 << 16  # characters whose tokens are counted at once
 LIKELY = 8  # characters of a token at most, in a text that is not made to be cheap: it is not counted beforehand

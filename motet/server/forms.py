@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from motet.engines.base import TokenOutput, TokenTrace, Voices
 from motet.models.tokenizer import Tokenizer
-from motet.server.parts import delta, message
+from motet.server.dialogue.parts import delta, message
 from motet.server.prepare import Job
 from motet.server.query import Display
 from motet.server.text import TextPiece

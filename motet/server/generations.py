@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from motet.engines.base import Engine, Generation, TokenOutput
-from motet.server.errors import ApiError
+from motet.server.http.errors import ApiError
 from motet.server.prepare import Job
 
 MAX_UNREAD = 1 << 16  # numbers: about 8 MiB

@@ -18,7 +18,7 @@ from motet.operator.access import Grant
 from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel
 from motet.operator.visible import NotAllowed
-from motet.server.foreign import HARMLESS
+from motet.server.http.foreign import HARMLESS
 from motet.server.prompts import RequestPrompt
 from motet.server.query import Display
 from motet.settings import texts_of

@@ -26,12 +26,12 @@ from motet.engines.drafts import OFF
 from motet.models.tokenizer import Tokenizer
 from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
-from motet.server.answer_form import AnswerForm, form_of, grammar_of, in_dialect
 from motet.server.answer_size import check_scores, fit_answer
+from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, in_dialect
+from motet.server.dialogue.parts import Syntax
 from motet.server.encodings import Encodings
-from motet.server.errors import ApiError, as_api_error, invalid
 from motet.server.guard import check_drawn, check_messages, check_shown
-from motet.server.parts import Syntax
+from motet.server.http.errors import ApiError, as_api_error, invalid
 from motet.server.prompts import (
     PromptTokens,
     RequestPrompt,
@@ -41,8 +41,8 @@ from motet.server.prompts import (
     read,
 )
 from motet.server.query import Query, ScoreQuery
-from motet.server.schemas import Target
 from motet.server.service import Service
+from motet.server.shapes.requests import Target
 from motet.server.speculation import wish_of
 
 T = TypeVar("T")

@@ -11,11 +11,11 @@ from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.chat_template import behind
 from motet.models.tokenizer import ChatTemplateError
 from motet.operator.registry import LoadedModel
-from motet.server.conversation import Conversation, Turn
-from motet.server.dialect import Dialect
+from motet.server.dialogue.conversation import Conversation, Turn
+from motet.server.dialogue.dialect import Dialect
 from motet.server.encodings import Encodings
-from motet.server.errors import ApiError, invalid
-from motet.server.schemas import Message
+from motet.server.http.errors import ApiError, invalid
+from motet.server.shapes.requests import Message
 
 DEFAULT_SHARE = 0.75  # of the KV memory that a choice may come to fill when the request sets no limit
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.

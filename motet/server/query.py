@@ -8,11 +8,11 @@ from typing import Literal
 from starlette.requests import Request
 
 from motet.server.adapters.adapter import AS_IS, Adapter
-from motet.server.errors import invalid
+from motet.server.dialogue.reasoning import Thinking
+from motet.server.dialogue.tools import Offer
+from motet.server.http.errors import invalid
 from motet.server.prompts import RequestPrompt
-from motet.server.reasoning import Thinking
-from motet.server.schemas import MAX_STOPS, NO_LIMIT, SamplingFields, Target, TraceOptions
-from motet.server.tools import Offer
+from motet.server.shapes.requests import MAX_STOPS, NO_LIMIT, SamplingFields, Target, TraceOptions
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from motet.engines.base import TokenOutput
-from motet.server.errors import for_reader
 from motet.server.forms import FORMS, extension, usage
 from motet.server.generations import Generations
-from motet.server.metrics import Meter
+from motet.server.http.errors import for_reader
+from motet.server.http.metrics import Meter
+from motet.server.http.sse import KEEP_ALIVE
+from motet.server.http.writing import beside_others
 from motet.server.prepare import Job
 from motet.server.query import Query
-from motet.server.schemas import StreamOptions
 from motet.server.service import Service
-from motet.server.sse import KEEP_ALIVE
+from motet.server.shapes.requests import StreamOptions
 from motet.server.text import ChoiceText, TextPiece
-from motet.server.writing import beside_others
 
 log = logging.getLogger(__name__)
 

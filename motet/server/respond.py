@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.bodies import JsonRoute
-from motet.server.headers import MAX_TOKENS, add_header
+from motet.server.http.bodies import JsonRoute
+from motet.server.http.headers import MAX_TOKENS, add_header
+from motet.server.http.sse import EventStream
+from motet.server.http.writing import encoded
 from motet.server.prepare import Job, prepare
 from motet.server.query import Query, ScoreQuery
 from motet.server.replies import ComparisonReply, Reply
-from motet.server.schemas import StreamOptions
 from motet.server.service import Reservation, Service, get_service
-from motet.server.sse import EventStream
-from motet.server.writing import encoded
+from motet.server.shapes.requests import StreamOptions
 
 T = TypeVar("T")
 CLIENT_LEFT = 499  # nginx's number; the client is gone, only the log shows it

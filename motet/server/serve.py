@@ -20,7 +20,7 @@ from motet.engines.grammar_process import GrammarUnavailable
 from motet.engines.grammars import ROOM
 from motet.operator.port import release
 from motet.server.app import create_app
-from motet.server.connections import AcceptWarnings, Connections
+from motet.server.http.connections import AcceptWarnings, Connections
 from motet.server.service import Service
 
 log = logging.getLogger(__name__)

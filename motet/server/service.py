@@ -20,13 +20,13 @@ from motet.operator.policies import Allow
 from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
 from motet.operator.visible import VisibleRegistry
-from motet.server.errors import busy, invalid
-from motet.server.metrics import Metrics
-from motet.server.pace import Pace
-from motet.server.rates import Rates
+from motet.server.http.errors import busy, invalid
+from motet.server.http.metrics import Metrics
+from motet.server.http.pace import Pace
+from motet.server.http.rates import Rates
 
 if TYPE_CHECKING:
-    from motet.server.tracing import Traces
+    from motet.server.http.tracing import Traces
 
 
 class Reservation:
@@ -192,7 +192,7 @@ class Service:
 def _traces(endpoint: str | None) -> Traces | None:
     if endpoint is None:
         return None
-    from motet.server.tracing import Traces  # its libraries are an extra
+    from motet.server.http.tracing import Traces  # its libraries are an extra
 
     return Traces.to(endpoint)
 

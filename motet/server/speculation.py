@@ -7,8 +7,8 @@ from typing import Literal
 from motet.composers.errors import show
 from motet.composers.plan import Plan
 from motet.engines.drafts import AUTO, OFF, Speculation, draft_names, drafts_of
-from motet.server.errors import invalid
-from motet.server.schemas import SpeculationOptions
+from motet.server.http.errors import invalid
+from motet.server.shapes.requests import SpeculationOptions
 from motet.settings import offer
 
 

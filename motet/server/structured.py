@@ -16,7 +16,7 @@ from motet.engines.base import Grammar, ends_of
 from motet.engines.grammar_limits import MAX_ALTERNATIVES, MAX_CHARACTERS, GrammarError
 from motet.engines.grammar_process import GrammarUnavailable
 from motet.operator.registry import LoadedModel, Registry
-from motet.server.errors import ApiError, busy, invalid
+from motet.server.http.errors import ApiError, busy, invalid
 
 OWN = "structured_outputs"
 TOOLS = "tools"

@@ -10,7 +10,7 @@ from tokenizers.decoders import DecodeStream
 from motet.engines.base import TokenOutput
 from motet.models.tokenizer import REPLACEMENT, Tokenizer
 from motet.models.tool_calls import Part
-from motet.server.parts import PartsReader, merged
+from motet.server.dialogue.parts import PartsReader, merged
 from motet.server.prepare import Job
 from motet.server.query import Display
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from motet.server.middleware import PAGE_FILES
+from motet.server.http.middleware import PAGE_FILES
 from tests.end_to_end.conftest import serving
 
 ROOT = Path(__file__).parents[2]

@@ -225,7 +225,7 @@ def reader(family: Path, server: str, tmp_path: Path, monkeypatch: pytest.Monkey
     family_folder(0, tmp_path / "cache").parent.mkdir()
     family_folder(0, tmp_path / "cache").symlink_to(family)
     monkeypatch.setenv("MOTET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("motet.server.logs.configure", nothing)
+    monkeypatch.setattr("motet.server.http.logs.configure", nothing)
     monkeypatch.setattr("motet.cli.serve._serve", nothing)
     folder = tmp_path / "page"
     folder.mkdir()

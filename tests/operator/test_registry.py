@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from motet.composers.plan import single
 from motet.composers.spec import CompositionError, composition_schema, parse_composition, strategy_names
 from motet.operator.registry import Registry, UnknownModel
-from motet.server.errors import ApiError
+from motet.server.http.errors import ApiError
 from motet.server.prepare import plan_of
-from motet.server.schemas import Target
+from motet.server.shapes.requests import Target
 from tests.server.conftest import make_service
 
 REGISTRY: Registry = make_service().registry

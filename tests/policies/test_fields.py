@@ -15,7 +15,6 @@ from motet.operator.access import Access, Grant
 from motet.operator.policies import GIVES_AWAY, Allow, PolicyConfig
 from motet.operator.visible import NotAllowed
 from motet.server.app import ROUTERS
-from motet.server.bodies import JsonRoute
 from motet.server.guard import (
     BELOW,
     DRAWN,
@@ -32,10 +31,11 @@ from motet.server.guard import (
     check_fields,
     check_shown,
 )
+from motet.server.http.bodies import JsonRoute
 from motet.server.prepare import prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import Display, Query, display
-from motet.server.schemas import Body, Candidate, ChatCompletionRequest, Message, StreamOptions, TextPart
+from motet.server.shapes.requests import Body, Candidate, ChatCompletionRequest, Message, StreamOptions, TextPart
 from motet.settings import models_in
 from tests.server.conftest import make_service
 

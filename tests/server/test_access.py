@@ -11,8 +11,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from motet.server.app import ROUTERS
-from motet.server.errors import ApiError
-from motet.server.logs import JsonLines
+from motet.server.http.errors import ApiError
+from motet.server.http.logs import JsonLines
 from motet.server.service import Admission, get_service
 from tests.server.conftest import MakeWorld, World
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
-from motet.server import answer_size, replies, writing
+from motet.server import answer_size, replies
 from motet.server.answer_size import CODE
 from motet.server.app import create_app
 from motet.server.forms import CompletionForm
-from motet.server.schemas import MAX_NUMBERS
-from motet.server.writing import encoded
+from motet.server.http import writing
+from motet.server.http.writing import encoded
+from motet.server.shapes.requests import MAX_NUMBERS
 from tests.server.conftest import World
 
 TEXT: dict[str, Any] = {"model": "large", "prompt": "abcd", "ignore_eos": True}

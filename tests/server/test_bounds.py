@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from motet.server import bodies
-from motet.server.bodies import MAX_CONTAINERS, MAX_NAMES, MAX_TEXTS, MAX_VALUES, parse
-from motet.server.errors import MAX_MESSAGE, ApiError, error_body
-from motet.server.responses import ErrorBody
+from motet.server.http import bodies
+from motet.server.http.bodies import MAX_CONTAINERS, MAX_NAMES, MAX_TEXTS, MAX_VALUES, parse
+from motet.server.http.errors import MAX_MESSAGE, ApiError, error_body
+from motet.server.shapes.answers import ErrorBody
 from tests.server.conftest import World
 
 TEXT: dict[str, Any] = {"model": "large", "prompt": "Hi", "max_tokens": 2}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from motet.server.responses import ChatCompletion
+from motet.server.shapes.answers import ChatCompletion
 from tests.server.conftest import World
 
 HELLO = [{"role": "user", "content": "Hello"}]

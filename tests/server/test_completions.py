@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from motet.engines.base import EngineError
-from motet.server.responses import Completion
+from motet.server.shapes.answers import Completion
 from tests.server.conftest import World
 from tests.server.test_chat import events
 

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from motet.server.responses import Comparison, ErrorBody, Scores, Tokenized
+from motet.server.shapes.answers import Comparison, ErrorBody, Scores, Tokenized
 from tests.server.conftest import World
 from tests.server.test_chat import HELLO, events
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from motet.operator.keys import digest_of
-from motet.server.logs import JsonLines, PlainLines, WithRequestId
-from motet.server.rates import Rates
+from motet.server.http.logs import JsonLines, PlainLines, WithRequestId
+from motet.server.http.rates import Rates
 from tests.server.conftest import MakeWorld, World
 
 TEXT: dict[str, Any] = {"model": "large", "prompt": "Hi", "max_tokens": 2, "ignore_eos": True}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from motet.server.errors import ApiError
-from motet.server.pace import Pace
+from motet.server.http.errors import ApiError
+from motet.server.http.pace import Pace
 from motet.server.service import Admission
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from motet.operator.settings import ServerConfig
-from motet.server.middleware import PAGE
+from motet.server.http.middleware import PAGE
 from tests.server.conftest import MakeWorld, World
 
 

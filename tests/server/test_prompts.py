@@ -16,7 +16,7 @@ from motet.models.tokenizer import Tokenizer
 from motet.operator.registry import LoadedModel
 from motet.server import encodings as encodings_module
 from motet.server.encodings import PIECE, Encodings
-from motet.server.errors import ApiError
+from motet.server.http.errors import ApiError
 from motet.server.prepare import TOKENIZING, tokenized
 from motet.server.prompts import RequestPrompt, contexts, continuation
 from tests.fakes import byte_tokenizer, fake_member

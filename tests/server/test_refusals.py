@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from motet.server.responses import ErrorBody
+from motet.server.shapes.answers import ErrorBody
 from tests.server.conftest import MakeWorld, World
 
 CHAT: dict[str, Any] = {"model": "large", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from motet.experts.bundle import ExpertBundle
-from motet.server.descriptions import StrategyList
+from motet.server.shapes.descriptions import StrategyList
 from tests.server.conftest import MakeWorld, World
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from motet.engines.grammar_process import GrammarUnavailable
 from motet.engines.grammars import ROOM
-from motet.server.responses import ErrorBody
+from motet.server.shapes.answers import ErrorBody
 from tests.server.conftest import World
 
 CHAT: dict[str, Any] = {"model": "large", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 200}

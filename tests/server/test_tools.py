@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 
 from motet.models.tool_formats import TOOL_FORMATS
-from motet.server.responses import ChatCompletion
+from motet.server.shapes.answers import ChatCompletion
 from tests.fakes import byte_tokenizer, fake_member
 from tests.models.test_chat_template import HERMES, LLAMA, MISTRAL, UNKNOWN
 from tests.server.conftest import MakeWorld, World

@@ -18,8 +18,8 @@ from motet.engines.torch import TorchEngine
 from motet.operator import settings
 from motet.operator.settings import ServerConfig
 from motet.server.app import create_app
+from motet.server.http.tracing import MAX_NAMED, Traces
 from motet.server.service import Service
-from motet.server.tracing import MAX_NAMED, Traces
 from tests.server.conftest import make_service
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

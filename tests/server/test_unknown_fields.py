@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from motet.server.foreign import CARRIERS, HARMLESS, MISSING, SAME
-from motet.server.headers import IGNORED, MAX_TOKENS
-from motet.server.responses import ErrorBody
-from motet.server.schemas import ChatCompletionRequest
+from motet.server.http.foreign import CARRIERS, HARMLESS, MISSING, SAME
+from motet.server.http.headers import IGNORED, MAX_TOKENS
+from motet.server.shapes.answers import ErrorBody
+from motet.server.shapes.requests import ChatCompletionRequest
 from tests.server.conftest import World, listening, make_service
 
 CHAT: dict[str, Any] = {"model": "large", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}

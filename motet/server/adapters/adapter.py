@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, cast
 
-from motet.server.errors import ApiError, error_body
-from motet.server.sse import DONE, encode
+from motet.server.http.errors import ApiError, error_body
+from motet.server.http.sse import DONE, encode
 
 Json = dict[str, Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from motet.server.errors import invalid
-from motet.server.schemas import ChatCompletionRequest, SamplingFields
+from motet.server.http.errors import invalid
+from motet.server.shapes.requests import ChatCompletionRequest, SamplingFields
 
 Turn = dict[str, Any]  # a message of a chat request
 ONE_ANSWER = ("prompt_logprobs", "return_token_ids")  # which chat completions report beside the answer

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 
 from motet.server.adapters.adapter import EventWriter, Json, fields, objects
-from motet.server.errors import ApiError, messages_error
-from motet.server.sse import encode_event
+from motet.server.http.errors import ApiError, messages_error
+from motet.server.http.sse import encode_event
 
 REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field
 
 from motet.server.adapters.chat import Turn, as_chat, merged
-from motet.server.schemas import (
+from motet.server.http.sse import json_text
+from motet.server.shapes.requests import (
     INT32,
     MAX_MESSAGES,
     MAX_PARTS,
@@ -19,7 +20,6 @@ from motet.server.schemas import (
     SamplingFields,
     Word,
 )
-from motet.server.sse import json_text
 
 MAX_TOOLS = 128
 

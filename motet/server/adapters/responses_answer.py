@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from motet.server.adapters.adapter import EventWriter, Json, fields, objects
 from motet.server.adapters.responses_request import ResponsesRequest
-from motet.server.errors import ApiError, error_body
-from motet.server.sse import encode_event
+from motet.server.http.errors import ApiError, error_body
+from motet.server.http.sse import encode_event
 
 
 @dataclass

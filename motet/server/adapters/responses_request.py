@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Discriminator, Field, Tag
 
 from motet.server.adapters.chat import Turn, as_chat, merged
-from motet.server.errors import invalid
-from motet.server.schemas import (
+from motet.server.http.errors import invalid
+from motet.server.shapes.requests import (
     INT32,
     MAX_MESSAGES,
     MAX_PARTS,

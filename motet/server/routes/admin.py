@@ -11,11 +11,11 @@ from starlette.requests import Request
 from motet.operator.access import Access
 from motet.operator.file import ConfigError
 from motet.operator.reload import Changeable, Reloaded, reloaded
-from motet.server.bodies import JsonRoute
-from motet.server.errors import ApiError, invalid
-from motet.server.responses import INVALID, Upkept
-from motet.server.schemas import ModelRequest
+from motet.server.http.bodies import JsonRoute
+from motet.server.http.errors import ApiError, invalid
 from motet.server.service import Service
+from motet.server.shapes.answers import INVALID, Upkept
+from motet.server.shapes.requests import ModelRequest
 
 # not in the description: for all keys but an admin's they are not there
 router = APIRouter(prefix="/v1/admin", include_in_schema=False, route_class=JsonRoute)

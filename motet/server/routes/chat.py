@@ -6,16 +6,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.errors import invalid
+from motet.server.dialogue.reasoning import Thinking
+from motet.server.dialogue.tools import offered
+from motet.server.http.errors import invalid
+from motet.server.http.unsupported import check_extras
 from motet.server.prompts import RequestPrompt
 from motet.server.query import Query, display, limit, salt_of
-from motet.server.reasoning import Thinking
 from motet.server.respond import AnsweringRoute, respond
-from motet.server.responses import STREAMED, ChatCompletion
-from motet.server.schemas import ChatCompletionRequest
 from motet.server.service import Served
-from motet.server.tools import offered
-from motet.server.unsupported import check_extras
+from motet.server.shapes.answers import STREAMED, ChatCompletion
+from motet.server.shapes.requests import ChatCompletionRequest
 
 router = APIRouter(tags=["OpenAI"], route_class=AnsweringRoute)
 MAX_STOPS = 4

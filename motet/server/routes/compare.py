@@ -6,14 +6,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.errors import invalid
+from motet.server.http.errors import invalid
+from motet.server.http.unsupported import check_extras
 from motet.server.prompts import prompt_of
 from motet.server.query import Query, display, limit, salt_of
 from motet.server.respond import AnsweringRoute, respond
-from motet.server.responses import STREAMED, Comparison
-from motet.server.schemas import Candidate, CompareRequest
 from motet.server.service import Served
-from motet.server.unsupported import check_extras
+from motet.server.shapes.answers import STREAMED, Comparison
+from motet.server.shapes.requests import Candidate, CompareRequest
 
 router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 

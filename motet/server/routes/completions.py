@@ -8,13 +8,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.server.http.unsupported import check_extras
 from motet.server.prompts import RequestPrompt
 from motet.server.query import Query, display, limit, salt_of
 from motet.server.respond import AnsweringRoute, respond
-from motet.server.responses import STREAMED, Completion
-from motet.server.schemas import CompletionRequest
 from motet.server.service import Served
-from motet.server.unsupported import check_extras
+from motet.server.shapes.answers import STREAMED, Completion
+from motet.server.shapes.requests import CompletionRequest
 
 router = APIRouter(tags=["OpenAI"], route_class=AnsweringRoute)
 DEFAULT_MAX_TOKENS = 16  # OpenAI's

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
-from motet.server.responses import NOT_FOUND, UNAUTHORIZED, ModelCard, ModelList
 from motet.server.service import Served
+from motet.server.shapes.answers import NOT_FOUND, UNAUTHORIZED, ModelCard, ModelList
 
 router = APIRouter(tags=["OpenAI"])
 ModelId = Annotated[str, Path(description="The model's or composition's id, slashes included.")]

@@ -10,10 +10,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.errors import ApiError
-from motet.server.middleware import PAGE_FILES as FILES
-from motet.server.responses import NOT_FOUND, UNAUTHORIZED
+from motet.server.http.errors import ApiError
+from motet.server.http.middleware import PAGE_FILES as FILES
 from motet.server.service import Served
+from motet.server.shapes.answers import NOT_FOUND, UNAUTHORIZED
 
 router = APIRouter(include_in_schema=False)
 FOLDER = Path(__file__).parent.parent / "static"

@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 import motet
-from motet.server.errors import ApiError
-from motet.server.metrics import CONTENT_TYPE
-from motet.server.responses import UNAUTHORIZED, UNAVAILABLE, Status, Version
+from motet.server.http.errors import ApiError
+from motet.server.http.metrics import CONTENT_TYPE
 from motet.server.service import Served
+from motet.server.shapes.answers import UNAUTHORIZED, UNAVAILABLE, Status, Version
 
 router = APIRouter(tags=["operation"])
 

@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from motet.server.adapters.responses_answer import ResponsesAdapter
 from motet.server.adapters.responses_request import ResponsesRequest
-from motet.server.adapters.shapes import ResponseObject
+from motet.server.http.unsupported import check_extras
 from motet.server.respond import AnsweringRoute, respond
-from motet.server.responses import STREAMED
 from motet.server.routes.chat import chat_query
 from motet.server.service import Served
-from motet.server.unsupported import check_extras
+from motet.server.shapes.adapters import ResponseObject
+from motet.server.shapes.answers import STREAMED
 
 router = APIRouter(tags=["OpenAI"], route_class=AnsweringRoute)
 

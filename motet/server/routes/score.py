@@ -12,15 +12,15 @@ from starlette.responses import Response
 from motet.engines.base import TokenOutput
 from motet.server.forms import extension, finite, traces, usage
 from motet.server.generations import Generations
+from motet.server.http.unsupported import check_extras
+from motet.server.http.writing import beside_others
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
 from motet.server.respond import CLIENT_LEFT, AnsweringRoute, as_json, describe, reserve, unless_disconnected
-from motet.server.responses import ANSWERS, Scores
-from motet.server.schemas import ScoreRequest
 from motet.server.service import Served, Service
-from motet.server.unsupported import check_extras
-from motet.server.writing import beside_others
+from motet.server.shapes.answers import ANSWERS, Scores
+from motet.server.shapes.requests import ScoreRequest
 
 router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 

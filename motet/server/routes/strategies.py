@@ -9,9 +9,9 @@ from fastapi import APIRouter
 
 from motet.composers.catalogue import catalogue
 from motet.operator.casting import casting, sample_plan
-from motet.server.descriptions import StrategyList
-from motet.server.responses import UNAUTHORIZED
 from motet.server.service import Served, Service
+from motet.server.shapes.answers import UNAUTHORIZED
+from motet.server.shapes.descriptions import StrategyList
 
 router = APIRouter(tags=["composition"])
 

@@ -10,15 +10,15 @@ from starlette.requests import Request
 
 from motet.composers.plan import Stream
 from motet.operator.registry import LoadedModel
-from motet.server.bodies import JsonRoute
 from motet.server.encodings import Encodings
-from motet.server.errors import invalid
+from motet.server.http.bodies import JsonRoute
+from motet.server.http.errors import invalid
+from motet.server.http.unsupported import check_extras
 from motet.server.prepare import tokenized
 from motet.server.prompts import RequestPrompt, check_tokens, context
-from motet.server.responses import INVALID, Detokenized, Tokenized
-from motet.server.schemas import DetokenizeRequest, Message, TokenizeRequest
 from motet.server.service import Served
-from motet.server.unsupported import check_extras
+from motet.server.shapes.answers import INVALID, Detokenized, Tokenized
+from motet.server.shapes.requests import DetokenizeRequest, Message, TokenizeRequest
 
 router = APIRouter(tags=["tokens"], route_class=JsonRoute)
 ModelName = Annotated[

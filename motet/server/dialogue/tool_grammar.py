@@ -11,8 +11,8 @@ from dataclasses import replace
 from motet.engines.grammars import Grammars
 from motet.models.tool_formats import ToolFormat
 from motet.operator.registry import LoadedModel
+from motet.server.dialogue.tools import Function, Offer, Tool
 from motet.server.structured import json_rule
-from motet.server.tools import Function, Offer, Tool
 
 MOST_CALLS = 16  # in one answer: a small model may not come to an end by itself
 SPACE = "SPACE"

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from motet.composers.plan import Plan
 from motet.engines.base import ThoughtPhase
 from motet.operator.registry import LoadedModel
-from motet.server.dialect import Dialect
-from motet.server.errors import invalid
+from motet.server.dialogue.dialect import Dialect
+from motet.server.http.errors import invalid
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 # tokens of thought, as the OpenAI-compatible endpoint of Gemini has them

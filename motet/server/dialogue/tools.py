@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from motet.engines.grammar_limits import MAX_CHARACTERS
-from motet.server.errors import invalid
+from motet.server.http.errors import invalid
 from motet.server.structured import Schema
 from motet.settings import nearest
 

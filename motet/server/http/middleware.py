@@ -21,13 +21,13 @@ from motet.operator.access import Access, Grant
 from motet.operator.keys import digest_of
 from motet.operator.settings import ServerConfig
 from motet.operator.visible import NotAllowed
-from motet.server.audit import Audited, AuditLog
-from motet.server.connections import CROWDED
-from motet.server.errors import ApiError, as_api_error, busy, error_response
 from motet.server.guard import PROBES, check_endpoint
-from motet.server.headers import EXPOSED, added_headers
-from motet.server.logs import REQUEST_ID
-from motet.server.rates import Rates
+from motet.server.http.audit import Audited, AuditLog
+from motet.server.http.connections import CROWDED
+from motet.server.http.errors import ApiError, as_api_error, busy, error_response
+from motet.server.http.headers import EXPOSED, added_headers
+from motet.server.http.logs import REQUEST_ID
+from motet.server.http.rates import Rates
 
 MAX_ID = 128  # characters of a client's X-Request-Id
 PIECE = 1 << 16  # bytes: what a connection's buffer holds before it makes its writer wait

@@ -13,7 +13,7 @@ from motet.models.chat_template import ChatTemplate
 from motet.models.thoughts import ThinkTags
 from motet.models.tool_calls import SHORT_ID
 from motet.models.tool_formats import ToolFormat
-from motet.server.errors import ApiError, invalid
+from motet.server.http.errors import ApiError, invalid
 
 Turn = Mapping[str, Any]
 ON_TOOLS = (

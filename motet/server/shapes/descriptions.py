@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from motet.server.responses import Shape
+from motet.server.shapes.answers import Shape
 
 
 class CitedPaper(Shape):

@@ -18,8 +18,8 @@ from pydantic_core import from_json
 from motet.operator.access import Grant
 from motet.operator.policies import Allow
 from motet.operator.visible import NotAllowed
-from motet.server.errors import ApiError, as_api_error, invalid
 from motet.server.guard import check_fields
+from motet.server.http.errors import ApiError, as_api_error, invalid
 from motet.settings import children
 
 MAX_VALUES = 1 << 20  # token ids above all: eight prompts of 131,072 ids

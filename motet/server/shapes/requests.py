@@ -11,9 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from motet.composers.errors import at_most
 from motet.engines.drafts import MOST_GUESSES, Acceptance
-from motet.server.reasoning import Effort
+from motet.server.dialogue.reasoning import Effort
+from motet.server.dialogue.tools import CallId, Choice, ToolCalls, Tools
 from motet.server.structured import StructuredFields
-from motet.server.tools import CallId, Choice, ToolCalls, Tools
 
 MAX_CHOICES = 128
 MAX_CANDIDATES = 32

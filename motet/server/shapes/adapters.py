@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from motet.server.responses import EVENTS, Composed, Responses, Shape
+from motet.server.shapes.answers import EVENTS, Composed, Responses, Shape
 
 
 class ResponseUsage(Shape):

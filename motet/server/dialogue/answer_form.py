@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from motet.composers.plan import Plan
 from motet.engines.base import Grammar, ThoughtPhase
 from motet.operator.registry import LoadedModel, Registry
-from motet.server.conversation import no_tools
-from motet.server.dialect import dialect_of
-from motet.server.errors import ApiError
-from motet.server.parts import Syntax
+from motet.server.dialogue.conversation import no_tools
+from motet.server.dialogue.dialect import dialect_of
+from motet.server.dialogue.parts import Syntax
+from motet.server.dialogue.reasoning import Thinking, phase_of, within
+from motet.server.dialogue.tool_grammar import CallGrammar, held
+from motet.server.dialogue.tools import Offer
+from motet.server.http.errors import ApiError
 from motet.server.prompts import RequestPrompt, opens_thought
 from motet.server.query import Query
-from motet.server.reasoning import Thinking, phase_of, within
 from motet.server.structured import INVALID_GRAMMAR, TOOLS, compiled_grammar
-from motet.server.tool_grammar import CallGrammar, held
-from motet.server.tools import Offer
 
 OPEN_SHARE = 2 / 3  # of an answer, behind which JSON is closed where the operator wants it
 

@@ -17,10 +17,10 @@ from starlette.responses import Response
 
 from motet.composers.errors import MAX_SHOWN, show
 from motet.composers.spec import strategy_fields
-from motet.server.errors import ApiError, handle, invalid
-from motet.server.foreign import CARRIERS, ENDPOINTS, HARMLESS, MISSING, NOTHING, OF_MESSAGES, SAME
-from motet.server.headers import IGNORED, add_header
-from motet.server.schemas import Body, ChatCompletionRequest, CompareRequest, CompletionRequest, Message
+from motet.server.http.errors import ApiError, handle, invalid
+from motet.server.http.foreign import CARRIERS, ENDPOINTS, HARMLESS, MISSING, NOTHING, OF_MESSAGES, SAME
+from motet.server.http.headers import IGNORED, add_header
+from motet.server.shapes.requests import Body, ChatCompletionRequest, CompareRequest, CompletionRequest, Message
 from motet.settings import children, closest, nearest
 
 log = logging.getLogger(__name__)

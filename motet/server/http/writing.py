@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 
-from motet.server.sse import json_text
+from motet.server.http.sse import json_text
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from motet.operator.settings import ServerConfig
-from motet.server.errors import error_body
+from motet.server.http.errors import error_body
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What stands around every request, whichever endpoint answers it: connections, bodies, keys, errors, logs."""
