@@ -93,10 +93,9 @@ def weather_by_langchain(url: str, model: str) -> list[Any]:
 
 def city_by_pydantic_ai(url: str, model: str) -> Any:
     ai: Any = pytest.importorskip("pydantic_ai")
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai import OpenAIProvider
-
-    asked = OpenAIChatModel(model, provider=OpenAIProvider(base_url=url, api_key="none"))
+    models: Any = pytest.importorskip("pydantic_ai.models.openai")
+    providers: Any = pytest.importorskip("pydantic_ai.providers.openai")
+    asked = models.OpenAIChatModel(model, provider=providers.OpenAIProvider(base_url=url, api_key="none"))
     return ai.Agent(asked, output_type=CityLocation).run_sync("Where were the olympics held in 2012?").output
 
 

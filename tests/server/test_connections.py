@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from motet.server.http import connections, generations
+from motet.server import generations
+from motet.server.http import connections
 from motet.server.http.connections import SPARE, AcceptWarnings, room_for_connections
 from motet.server.serve import DrainingServer
 from motet.server.service import Service
