@@ -221,6 +221,7 @@ SHOWN: Mapping[str, Within] = {
     "prompt_logprobs": _nothing_or("scoring", None),
     "echo": _nothing_or("scoring", False),
     "trace": _nothing_or("traces", None),
+    "trace_members": _nothing_or("traces", False),
     "token_ids": _nothing_or("token_ids", False),
     "tokens_as_ids": _nothing_or("token_ids", False),
 }
@@ -239,6 +240,7 @@ DRAWN: Mapping[str, Within] = {
     "stop_token_ids": _nothing_or("endings", ()),
     "ignore_eos": _nothing_or("endings", False),
     "trace_top": _nothing_or("traces", None),
+    "trace_members": _nothing_or("traces", False),
 }
 STEERS = (
     "logit_bias", "allowed_token_ids", "grammar", "bad_words", "presence_penalty", "frequency_penalty",

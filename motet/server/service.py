@@ -86,7 +86,7 @@ class Admission:
             ApiError: 503 with Retry-After while the server drains or is full, 429 where the key has its share, 400
                 for more choices than can ever be taken.
         """
-        self.check_room()
+        self.check_running()
         limit = min(self.max_choices, self.max_choices_per_key or self.max_choices)
         if choices > limit:
             raise invalid(f"The request asks for {choices} choices, at most {limit} are allowed at once.", "n")
@@ -102,10 +102,14 @@ class Admission:
         self._by_key[key or ""] += choices
         return Reservation(self, choices, key)
 
-    def check_room(self, choices: int = 1) -> None:
-        """Raises ApiError (503): the server drains, or has not so many places."""
+    def check_running(self) -> None:
+        """Raises ApiError (503): the server drains."""
         if self.draining:
             raise busy(503, "The server is shutting down.", "shutting_down")
+
+    def check_room(self, choices: int = 1) -> None:
+        """Raises ApiError (503): the server drains, or has not so many places."""
+        self.check_running()
         if (missing := self._taken + choices - self.max_choices) > 0:
             wait = self._pace.wait(missing)
             raise busy(503, f"All {self.max_choices} places are taken; try again.", "queue_full", wait)
