@@ -110,7 +110,7 @@ ASKS: dict[str, Any] = {
     "chat_template_kwargs": {"a": 1}, "truncate_prompt_tokens": 3, "composition": {}, "guidance_scale": 1.0,
     "negative_prompt": "", "return_token_ids": True, "return_tokens_as_token_ids": True, "skip_special_tokens": False,
     "tools": [{"type": "function"}], "tool_choice": "required", "reasoning_effort": "low", "thinking_token_budget": 0,
-    "speculation": "auto", "logprob_token_ids": [1],
+    "speculation": "auto", "logprob_token_ids": [1], "answer_prefix": "a",
 }  # fmt: skip
 
 
