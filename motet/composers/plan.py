@@ -21,6 +21,7 @@ from typing import Literal
 from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
+HeadKind = Literal["gate"]  # as `models.info.HeadKind`
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
 
@@ -163,9 +164,16 @@ class BudgetRule:
 @dataclass(frozen=True, slots=True)
 class RoutedRule:
     """A gate's share d per token: stream 1 where `d > threshold`, else stream 0 (Co-LLM, Shen et al. 2024);
-    `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`."""
+    `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`. The gate is a head of stream 0's model; d is its reading
+    times `scale`, at most 1."""
 
     threshold: float | None = 0.5
+    scale: float = 1.0
+    schedule: Schedule | None = None
+
+    def share(self, reading: float) -> float:
+        """d of what the gate says."""
+        return min(1.0, self.scale * reading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +186,8 @@ class DivergenceRule:
 
 
 Rule = LinearRule | ReluRule | MixtureRule | DiscriminatorRule | DynamicRule | BudgetRule | RoutedRule | DivergenceRule
-Scalable = ReluRule | DiscriminatorRule | DivergenceRule  # what a schedule scales is a parameter, not a weight
+# what a schedule scales of these is a parameter, not a weight
+Scalable = ReluRule | DiscriminatorRule | DivergenceRule | RoutedRule
 MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, RoutedRule: 2, DivergenceRule: 3}
 
 
@@ -225,6 +234,11 @@ class Plan:
     def weight_sum(self) -> float:
         """Sum of the weights: acts as an inverse temperature on what the streams agree on."""
         return math.fsum(stream.weight for stream in self.streams)
+
+    @property
+    def head(self) -> HeadKind | None:
+        """The head that the base's model must have: what it reads for a token is part of the composition."""
+        return "gate" if isinstance(self.rule, RoutedRule) else None
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:

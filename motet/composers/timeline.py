@@ -13,6 +13,7 @@ from motet.composers.plan import (
     MixtureRule,
     Plan,
     ReluRule,
+    RoutedRule,
     Rule,
     RuleVector,
     Scalable,
@@ -78,6 +79,8 @@ def _rule_at(rule: Rule, moments: Mapping[Schedule, Moment]) -> Rule:
     moment = moments[rule.schedule]
     if isinstance(rule, DivergenceRule):
         return DivergenceRule(rule.count if moment.masks else 0)
+    if isinstance(rule, RoutedRule):
+        return RoutedRule(rule.threshold, moment.scale * rule.scale)
     if isinstance(rule, ReluRule):
         return ReluRule(moment.scale * rule.alpha)
     return DiscriminatorRule(moment.scale * rule.omega, rule.mass if moment.masks else 1.0, rule.posterior)

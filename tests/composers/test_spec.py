@@ -46,6 +46,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "discriminator": {"wanted": {"model": "small", "prompt": "kind"}, "unwanted": "small"},
     "dynamic": {"expert": "small-chat", "antiexpert": "small"},
     "budget": {"expert": "small-chat", "antiexpert": "small"},
+    "routed": {"assistant": "small"},
     "compose": {"compose": [{"strategy": "unlearn", "assistant": "small"}, {"strategy": "guidance"}]},
 }
 ROLES = {"base": "large", "expert": "small-chat", "anti": "small", "other": "small"}
@@ -75,6 +76,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "dynamic": {"expert": "small-chat", "antiexpert": "small", "alpha_max": 2.0, "symmetric": False},
     "budget": {"expert": "small-chat", "antiexpert": "small", "epsilon": 0.5, "alpha_max": 1.0},
+    "routed": {"assistant": "small", "threshold": 0.5},
     "compose": {
         "compose": [
             {"strategy": "unlearn", "assistant": "small", "weight": 0.8, "filter": 1e-2},

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from motet.training.run.recipe_file import read_recipe
@@ -22,13 +23,14 @@ PROMPT, ANSWER = "Visitor: Where? Guide:", " Nobody knows."
 
 @pytest.fixture(scope="module")
 def trained(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter, and an expert trained through the composition that it serves in."""
+    """An adapter, an expert trained through the composition that it serves in, and a gate."""
     folder = tmp_path_factory.mktemp("trained")
-    for name in ("sft-lora", "through-expert"):
+    for name in ("sft-lora", "through-expert", "gate"):
         recipe, origin = read_recipe(name, [f"root={family}", f"output={folder / name}", *SHORT])
         train(recipe, origin)
     models = {name: {"path": str(family / name), "template": "plain"} for name in ("large", "small", "large-chat")}
     models |= {name: {"path": str(folder / name), "template": "chat"} for name in ("sft-lora", "through-expert")}
+    models["gate"] = {"path": str(folder / "gate"), "template": "plain"}
     models["sft-lora"]["base"] = str(family / "small")
     (folder / "models.yaml").write_text(yaml.safe_dump({"models": models}))
     return folder
@@ -71,3 +73,35 @@ def test_trained_experts_are_served_and_composed(family: Path, trained: Path) ->
         refused = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
         assert refused.status_code == 400
         assert "large-chat" in refused.json()["error"]["message"]
+
+
+@torch.no_grad()
+def test_a_trained_gate_routes(family: Path, trained: Path) -> None:
+    """The folder's weights and head, in transformers and safetensors alone, say which model wrote each token."""
+    tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(trained / "gate"))
+    base, large = (AutoModelForCausalLM.from_pretrained(path) for path in (trained / "gate", family / "large"))
+    head = {name: value.double() for name, value in load_file(trained / "gate" / "head.safetensors").items()}
+    composition = {"strategy": "routed", "assistant": "large", "threshold": None}
+    body: dict[str, Any] = {"prompt": PROMPT, "temperature": 0, "max_tokens": 8, "trace": True}
+    with serving(trained / "models.yaml", "--dtype", "float32") as url:
+        answer = httpx.post(
+            f"{url}/v1/completions", json=body | {"model": "gate", "composition": composition}, timeout=60
+        ).json()
+        refused = httpx.post(
+            f"{url}/v1/completions", json=body | {"model": "small", "composition": composition}, timeout=60
+        )
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "composition.base"
+    assert "Models with a gate: gate." in refused.json()["error"]["message"]
+    ids = cast("list[int]", tokenizer(PROMPT)["input_ids"])
+    tokens = answer["choices"][0]["motet"]["trace"]
+    assert tokens
+    for token in tokens:
+        told = base(torch.tensor([ids]), output_hidden_states=True)
+        hidden = told.hidden_states[-1][0, -1].double()
+        share = float((head["linear.weight"][0] @ hidden + head["linear.bias"]).sigmoid())
+        own, other = (logits[0, -1].double().softmax(-1) for logits in (told.logits, large(torch.tensor([ids])).logits))
+        mixed = ((1 - share) * own + share * other).log()
+        assert token["head"] == pytest.approx(share, abs=1e-4)
+        assert token["logprob"] == pytest.approx(float(mixed[token["token_id"]]), abs=1e-4)
+        ids.append(token["token_id"])

@@ -66,6 +66,9 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ("qwen", {"strategy": "divergence", "without": "llama-b", "with": "gpt2", "schedule": {"warmup": 2}}),
     ("gemma", {"strategy": "causal", "names": "x", "others": ["y", "z"]}),
     ("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"}),
+    ("llama", {"strategy": "routed", "assistant": "qwen"}),
+    ("gemma", {"strategy": "routed", "assistant": {"model": "gpt2", "temperature": 0.7}, "threshold": None}),
+    ("llama", {"strategy": "routed", "assistant": "llama-b", "threshold": 0.3, "schedule": {"warmup": 3}}),
     ("llama", {"strategy": "budget", "expert": "llama-b", "antiexpert": "llama-c", "epsilon": 0.2}),
     ("gemma", {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c", "omega": 3, "mass": 1}),
     (

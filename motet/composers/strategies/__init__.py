@@ -15,6 +15,7 @@ from motet.composers.strategies.mixture import Mixture
 from motet.composers.strategies.novelty import Novelty
 from motet.composers.strategies.product import Product
 from motet.composers.strategies.proxy_tuning import ProxyTuning
+from motet.composers.strategies.routed import Routed
 from motet.composers.strategies.rules import RuleAdapter
 from motet.composers.strategies.strategy import Strategy
 from motet.composers.strategies.unlearn import Unlearn
@@ -37,4 +38,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "discriminator": Discriminator,
     "dynamic": Dynamic,
     "budget": Budget,
+    "routed": Routed,
 }

@@ -154,10 +154,13 @@ def compute(items: Sequence[Drafting]) -> None:
     """One forward of the streams that draft, all of one member: the rows behind their last tokens."""
     placed = sorted(((item.slot.index, item) for item in items), key=lambda pair: pair[0])
     work = [ModelWork(index, item.stream.computed, item.choice.inputs(item.stream, 1), 1) for index, item in placed]
-    logits = items[0].stream.member.forward(work)
+    member = items[0].stream.member
+    logits = member.forward(work)
     for row, ((_, item), done) in enumerate(zip(placed, work, strict=True)):
         item.slot.tokens += done.tokens
         item.round.logits.append(logits[row : row + 1])
+        if member.readings is not None:
+            item.round.readings.append(member.readings[row : row + 1])
 
 
 def draw(items: Sequence[Drafting], kernels: Kernels) -> None:

@@ -58,11 +58,13 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRow:
-    """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits."""
+    """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits,
+    `reading` what the base's head says there, where the plan has a head."""
 
     choice: Choice
     position: int
     streams: tuple[int, ...]
+    reading: float | None = None
 
     @property
     def num_ahead(self) -> int:

@@ -10,25 +10,11 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
+from motet.models.heads import ScaleHead
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import weighted_mean
 from motet.training.objectives.objective import Loss, NonNegative, ObjectiveSetting, RecordKind
 from motet.training.policy import HiddenPolicy, Policies
-
-
-class TemperatureHead(nn.Module):
-    """(N, H) hidden states → (N,) τ = least + (most − least)·σ(linear). It begins at τ = 1."""
-
-    def __init__(self, hidden_size: int, least: float, most: float) -> None:
-        super().__init__()
-        self.least, self.most = least, most
-        self.linear = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.constant_(self.linear.bias, math.log((1 - least) / (most - 1)))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        share = self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1).sigmoid()
-        return self.least + (self.most - self.least) * share
 
 
 def robust_losses(logits: Tensor, targets: Tensor, temperature: Tensor, rho: float, least: float) -> Tensor:
@@ -70,7 +56,7 @@ class Temperature(ObjectiveSetting):
         return self
 
     def head(self, hidden_size: int) -> nn.Module:
-        return TemperatureHead(hidden_size, self.least, self.most)
+        return ScaleHead(hidden_size, self.least, self.most)
 
     def loss(self, policies: Policies, data: StepData) -> Loss:
         batch = data["train"]

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
+from motet.models.heads import GateHead, ScaleHead
 from motet.training.batch import Batch
 from motet.training.objectives.completion import Completion
 from motet.training.objectives.discriminator import ClassHead, GenerativeDiscriminator
-from motet.training.objectives.gate import Gate, GateHead, gate_losses
+from motet.training.objectives.gate import Gate, gate_losses
 from motet.training.objectives.objective import Objective
-from motet.training.objectives.temperature import Temperature, TemperatureHead, robust_losses
+from motet.training.objectives.temperature import Temperature, robust_losses
 from motet.training.policy import ClassPrompts, Policies
 from tests.training.batches import Document, make_batch
 from tests.training.tables import Tabled, Whole, distributions, random_logits
@@ -122,7 +123,7 @@ def test_other_objectives_have_nothing_to_initialise() -> None:
 def test_heads_begin_neutral_and_objectives_have_their_own() -> None:
     states = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(0))
     assert GateHead(HIDDEN)(states).tolist() == [0.0] * 3
-    torch.testing.assert_close(TemperatureHead(HIDDEN, 0.3, 2.5)(states), torch.ones(3))
+    torch.testing.assert_close(ScaleHead(HIDDEN, 0.3, 2.5)(states), torch.ones(3))
     means = torch.randn(3, 2)
     torch.testing.assert_close(ClassHead(2)(means), means)
     assert Completion().head(HIDDEN) is None
