@@ -21,7 +21,7 @@ from typing import Literal
 from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
-HeadKind = Literal["gate"]  # as `models.info.HeadKind`
+HeadKind = Literal["gate", "temperature", "strength"]  # as `models.info.HeadKind`
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
 
@@ -177,6 +177,17 @@ class RoutedRule:
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptiveRule:
+    """A weighted sum in which a head of stream 0's model says one number t per token. `temperature`:
+    `z = (Σ_k w_k L_k) / t`; `strength`: `z = L_0 + t ((w_0 − 1) L_0 + Σ_{k≥1} w_k L_k)`. A schedule's scale s makes
+    `t^s` of a temperature; that of a strength is in the weights."""
+
+    of: Literal["temperature", "strength"]
+    scale: float = 1.0
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DivergenceRule:
     """`z = L_0`, but the `count` tokens of which `L_1 − L_2` is lowest and below 0 are impossible, with those that tie
     with the last of them (Divergence Decoding's rank form, Merchant and Levy 2026)."""
@@ -185,9 +196,19 @@ class DivergenceRule:
     schedule: Schedule | None = None
 
 
-Rule = LinearRule | ReluRule | MixtureRule | DiscriminatorRule | DynamicRule | BudgetRule | RoutedRule | DivergenceRule
+Rule = (
+    LinearRule
+    | ReluRule
+    | MixtureRule
+    | DiscriminatorRule
+    | DynamicRule
+    | BudgetRule
+    | RoutedRule
+    | AdaptiveRule
+    | DivergenceRule
+)
 # what a schedule scales of these is a parameter, not a weight
-Scalable = ReluRule | DiscriminatorRule | DivergenceRule | RoutedRule
+Scalable = ReluRule | DiscriminatorRule | DivergenceRule | RoutedRule | AdaptiveRule
 MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, RoutedRule: 2, DivergenceRule: 3}
 
 
@@ -238,6 +259,8 @@ class Plan:
     @property
     def head(self) -> HeadKind | None:
         """The head that the base's model must have: what it reads for a token is part of the composition."""
+        if isinstance(self.rule, AdaptiveRule):
+            return self.rule.of
         return "gate" if isinstance(self.rule, RoutedRule) else None
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from motet.composers.plan import (
+    AdaptiveRule,
     BudgetRule,
     DiscriminatorRule,
     DivergenceRule,
@@ -80,6 +81,7 @@ def rule_kind(rule: Rule) -> Kind:
 
 _KINDS: dict[type[Rule], Kind] = {
     LinearRule: Kind.LINEAR,
+    AdaptiveRule: Kind.LINEAR,  # once a head has said its number, see `timeline.adapted`
     ReluRule: Kind.RELU,
     MixtureRule: Kind.MIXTURE,
     DiscriminatorRule: Kind.DISCRIMINATOR,
@@ -133,7 +135,7 @@ def _params(rule: Rule) -> tuple[float, float, float]:
             return -1.0 if rule.threshold is None else rule.threshold, 0.0, 0.0
         case DivergenceRule():
             return float(rule.count), 0.0, 0.0
-        case LinearRule() | MixtureRule():
+        case LinearRule() | AdaptiveRule() | MixtureRule():
             return 0.0, 0.0, 0.0
 
 

@@ -72,15 +72,31 @@ def installed_versions() -> dict[str, str]:
 
 
 class HeadSpec(_Frozen):
-    """A head in `models.files.HEAD` beside the weights, which some strategies ask of their base."""
+    """A head in `models.files.HEAD` beside the weights, which some strategies ask of their base. A gate says a share;
+    the others say a number between `least` and `most`, which enclose 1."""
 
     kind: HeadKind
+    least: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    most: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.kind == "gate":
+            if self.least is not None or self.most is not None:
+                raise ValueError("a gate has no least and most: its shares lie between 0 and 1")
+        elif self.least is None or self.most is None or not self.least < 1 < self.most:
+            raise ValueError(f"least and most of a {self.kind} must enclose 1, got {self.least} and {self.most}")
+        elif self.kind == "temperature" and self.least == 0:
+            raise ValueError("least of a temperature must be above 0")
+        return self
 
     def made(self, hidden_size: int) -> ReadingHead:
         """The head before its weights are read, for hidden states of this width."""
-        from motet.models.heads import GateHead  # torch
+        from motet.models.heads import GateHead, ScaleHead  # torch
 
-        return GateHead(hidden_size)
+        if self.least is None or self.most is None:
+            return GateHead(hidden_size)
+        return ScaleHead(hidden_size, self.least, self.most)
 
 
 class ExpertBundle(_Frozen):

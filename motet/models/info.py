@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Quantization = Literal["int8", "int4"]  # of weights
-HeadKind = Literal["gate"]  # of a head beside the model, see `models.heads`
+HeadKind = Literal["gate", "temperature", "strength"]  # of a head beside the model, see `models.heads`
 
 
 @dataclass(frozen=True, slots=True)

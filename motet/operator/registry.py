@@ -161,7 +161,7 @@ class Registry:
         others = [name for name, info in self.infos.items() if info.head == plan.head]
         raise CompositionError(
             f"composition.base: strategy {composition.strategy!r} needs a {plan.head} that was trained on its base, "
-            f"and {base!r} has none. Models with a {plan.head}: {', '.join(others) or 'none'}.",
+            f"and {base!r} has {_a_head(self.infos[base])}. Models with a {plan.head}: {', '.join(others) or 'none'}.",
             "composition.base",
         )
 
@@ -242,6 +242,10 @@ class Registry:
         plan = self.named(name)
         length = min(self.members[stream.model].info.max_model_len for stream in plan.streams)
         return card | _card(name, plan.streams[0].model, length, describe(composition)) | {"expert": None}
+
+
+def _a_head(info: ModelInfo) -> str:
+    return "none" if info.head is None else f"a {info.head}"
 
 
 def _card(root: str, parent: str | None, max_model_len: int, composition: dict[str, Any] | None) -> dict[str, Any]:

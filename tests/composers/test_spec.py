@@ -47,6 +47,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "dynamic": {"expert": "small-chat", "antiexpert": "small"},
     "budget": {"expert": "small-chat", "antiexpert": "small"},
     "routed": {"assistant": "small"},
+    "adaptive_temperature": {},
     "compose": {"compose": [{"strategy": "unlearn", "assistant": "small"}, {"strategy": "guidance"}]},
 }
 ROLES = {"base": "large", "expert": "small-chat", "anti": "small", "other": "small"}
@@ -77,6 +78,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dynamic": {"expert": "small-chat", "antiexpert": "small", "alpha_max": 2.0, "symmetric": False},
     "budget": {"expert": "small-chat", "antiexpert": "small", "epsilon": 0.5, "alpha_max": 1.0},
     "routed": {"assistant": "small", "threshold": 0.5},
+    "adaptive_temperature": {},
     "compose": {
         "compose": [
             {"strategy": "unlearn", "assistant": "small", "weight": 0.8, "filter": 1e-2},

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule
 from motet.composers.rows import reference_logprobs
-from motet.composers.timeline import Timeline
+from motet.composers.timeline import Timeline, adapted
 from motet.engines.torch import EngineSettings, Member, TorchEngine, load_member
-from motet.models.heads import GateHead, ReadingHead
+from motet.models.heads import GateHead, ReadingHead, ScaleHead
 from motet.models.info import HeadKind
 from tests.tiny import EOS, save_all
 
@@ -24,14 +24,18 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return save_all(tmp_path_factory.mktemp("tiny"))
 
 
-def gate(hidden_size: int) -> ReadingHead:
-    """A gate whose shares lie all over (0, 1)."""
-    head = GateHead(hidden_size)
+def varied(head: ReadingHead) -> ReadingHead:
+    """With random weights, so that what it says lies all over its range."""
     torch.nn.init.normal_(head.linear.weight, std=0.5, generator=torch.Generator().manual_seed(7))
     return head.requires_grad_(False)
 
 
-HEADS: dict[str, tuple[HeadKind, Callable[[int], ReadingHead]]] = {"llama": ("gate", gate), "gemma": ("gate", gate)}
+HEADS: dict[str, tuple[HeadKind, Callable[[int], ReadingHead]]] = {
+    "llama": ("gate", lambda hidden_size: varied(GateHead(hidden_size))),
+    "gemma": ("gate", lambda hidden_size: varied(GateHead(hidden_size))),
+    "mistral": ("temperature", lambda hidden_size: varied(ScaleHead(hidden_size, 0.4, 2.5))),
+    "qwen": ("strength", lambda hidden_size: varied(ScaleHead(hidden_size, 0.1, 2.0))),
+}
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +66,9 @@ class PlainLoop:
             for stream, context in zip(plan.streams, contexts, strict=True)
         ]
         state = self.state(plan, contexts, shared)
+        reading = None if plan.head is None else self.reading(plan, contexts, shared)
         plan = Timeline(plan).at(lambda: shared)
+        plan = plan if reading is None else adapted(plan, reading)
         return reference_logprobs(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
 
     @torch.no_grad()

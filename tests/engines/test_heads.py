@@ -23,6 +23,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"strategy": "routed", "assistant": "qwen"}),
     ("llama", {"strategy": "routed", "assistant": "gpt2", "threshold": 0.8}),
     ("gemma", {"strategy": "routed", "assistant": "llama-b", "threshold": None}),
+    ("mistral", {"strategy": "adaptive_temperature"}),
+    ("qwen", {"strategy": "adaptive_temperature", "expert": "llama-b", "antiexpert": "gpt2"}),
 ]
 
 
@@ -48,18 +50,23 @@ def sigmoid_of(model: str, hidden: np.ndarray) -> float:
     return float(1 / (1 + np.exp(-(weight @ hidden + bias))))
 
 
-def routed(
+def formula(
     plain: PlainLoop, request: GenerationRequest, fields: dict[str, Any], past: list[int]
 ) -> tuple[np.ndarray, float]:
-    """(log-probs of the next token, the gate's share): Co-LLM's choice of a model, or its mixture."""
-    base, assistant = (stream.model for stream in request.plan.streams)
-    hidden, own = states(plain, base, [*request.contexts[0], *past])
-    _, other = states(plain, assistant, [*request.contexts[1], *past])
-    share = sigmoid_of(base, hidden)
-    threshold = fields.get("threshold", 0.5)
-    if threshold is None:
-        return np.log((1 - share) * np.exp(own) + share * np.exp(other)), share
-    return (other if share > threshold else own), share
+    """(log-probs of the next token, what the head says): Co-LLM's choice of a model or its mixture; softmax(l / τ);
+    the base shifted by so much."""
+    members = zip(request.plan.streams, request.contexts, strict=True)
+    (hidden, own), *others = [states(plain, stream.model, [*context, *past]) for stream, context in members]
+    share = sigmoid_of(request.plan.streams[0].model, hidden)
+    if fields["strategy"] == "routed":
+        threshold, other = fields.get("threshold", 0.5), others[0][1]
+        if threshold is None:
+            return np.log((1 - share) * np.exp(own) + share * np.exp(other)), share
+        return (other if share > threshold else own), share
+    low, high = (0.1, 2.0) if others else (0.4, 2.5)
+    told = low + (high - low) * share
+    z = own + told * (others[0][1] - others[1][1]) if others else own / told
+    return z - np.logaddexp.reduce(z), told
 
 
 def check(
@@ -69,7 +76,7 @@ def check(
     readings: list[float] = []
     past: list[int] = []
     for output in outputs:
-        wanted, reading = routed(plain, request, fields, past)
+        wanted, reading = formula(plain, request, fields, past)
         assert output.trace is not None
         assert output.trace.head == pytest.approx(reading, abs=TOLERANCE)
         assert output.logprob == pytest.approx(wanted[output.token], abs=TOLERANCE)
@@ -84,7 +91,8 @@ async def test_it_is_its_formula(engine: TorchEngine, plain_loop: PlainLoop, cas
     base, fields = CASES[case]
     request = request_for(plan_of(base, fields), case)
     readings = check(plain_loop, request, fields, await run(engine, request))
-    assert min(readings) < 0.5 < max(readings)
+    middle = 0.5 if fields["strategy"] == "routed" else 1.0
+    assert min(readings) < middle < max(readings)
 
 
 async def test_beside_all_others_it_is_its_formula(engine: TorchEngine, plain_loop: PlainLoop) -> None:
@@ -111,6 +119,15 @@ async def test_shut_and_open_gates_are_one_model(
     """And so is a base that is its own assistant."""
     plan = plan_of("llama", {"strategy": "routed", "assistant": assistant, "threshold": threshold})
     assert await tokens_of(engine, plan) == await tokens_of(engine, single(alike))
+
+
+@pytest.mark.parametrize("base", ["qwen", "mistral"])
+async def test_what_a_head_scales_by_nothing_is_the_base(engine: TorchEngine, base: str) -> None:
+    """An expert that is its own antiexpert; a schedule of scale 0."""
+    pair = {"expert": "llama-b", "antiexpert": "llama-b"} if base == "qwen" else {}
+    schedule = {"points": [{"token": 0, "scale": float(base == "qwen")}]}
+    plan = plan_of(base, {"strategy": "adaptive_temperature", "schedule": schedule, **pair})
+    assert await tokens_of(engine, plan) == await tokens_of(engine, single(base))
 
 
 @pytest.mark.parametrize("draft", ["base", "assistant", "ngram"])

@@ -1,5 +1,6 @@
 """The strategies by name. One file each; a new one is a file and an entry here."""
 
+from motet.composers.strategies.adaptive_temperature import AdaptiveTemperature
 from motet.composers.strategies.budget import Budget
 from motet.composers.strategies.causal import Causal
 from motet.composers.strategies.context_aware import ContextAware
@@ -39,4 +40,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "dynamic": Dynamic,
     "budget": Budget,
     "routed": Routed,
+    "adaptive_temperature": AdaptiveTemperature,
 }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motet.composers.plan import Plan
+from motet.composers.timeline import adapted
 from motet.engines.base import Matcher, SamplingParams
 from motet.engines.decoding import AllowedTokens, Answer
 from motet.engines.torch.choice import Choice
@@ -78,7 +79,8 @@ class ChoiceRow:
 
     @property
     def plan(self) -> Plan:
-        return self.choice.timeline.at(lambda: self.written)
+        plan = self.choice.timeline.at(lambda: self.written)
+        return plan if self.reading is None else adapted(plan, self.reading)
 
     @property
     def is_drawn(self) -> bool:

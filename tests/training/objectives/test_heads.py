@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -151,6 +152,26 @@ def test_temperature_by_hand(form: Any) -> None:
     loss.total.backward()
     assert model.logits.grad is None  # the model is left as it is
     assert all(parameter.grad is not None for parameter in policies.head.parameters())
+
+
+def test_a_strength_by_hand() -> None:
+    objective, model = Temperature(expert="helper", antiexpert="other", least=0.2, most=3.0), Model()
+    policies = policies_of(objective, model)
+    other = random_logits(2, VOCAB, 11).detach()
+    policies = replace(policies, members={**policies.members, "other": Tabled((BATCH, other))})
+    assert policies.head is not None
+    strength = policies.head(model.states)
+    shifted = model.logits + strength[:, None] * (policies.members["helper"](BATCH) - other)
+    chosen = probs_of(shifted).log()
+    loss = objective.loss(policies, {"train": BATCH})
+    torch.testing.assert_close(loss.total, -(chosen[0] + 3 * chosen[1]) / 4)
+    loss.total.backward()
+    assert model.logits.grad is None
+    assert all(parameter.grad is not None for parameter in policies.head.parameters())
+    assert objective.head_spec.kind == "strength"
+    for wrong in ({"expert": "helper"}, {"expert": "a", "antiexpert": "b", "form": "robust"}):
+        with pytest.raises(ValidationError):
+            Temperature(**cast("dict[str, Any]", wrong))
 
 
 @given(st.integers(0, 100), st.floats(0.3, 1.2))
