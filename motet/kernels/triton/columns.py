@@ -22,7 +22,7 @@ R rows of a step, K slots (streams) and S plausible sets per row, B buffers, G r
     words    (G, W) int32            bit masks of grammars, W = ⌈V/32⌉: bit v mod 32 of word ⌊v/32⌋ is token v
     params   (R, PARAMS) float32     TEMPERATURE (0 is greedy), TOP_K, TOP_P, MIN_P
     draw     (R, DRAW) int64         SEED; FORCED, the token that is scored instead of drawn, or −1
-    report   (R, REPORT) float32     LOGPROB of the token; LOG_SUM, the log-sum-exp of z; DIVERGENCE from the base
+    report   (R, REPORT) float32     LOGPROB of the token; LOG_SUM, the log-sum-exp of z; KL from the base
 """
 
 import triton.language as tl
@@ -71,4 +71,4 @@ ALL = tl.constexpr(-1)  # in the place of a column: a launch is for all rows
 
 PARAMS, TEMPERATURE, TOP_K, TOP_P, MIN_P = map(tl.constexpr, (4, 0, 1, 2, 3))
 DRAW, SEED, FORCED = map(tl.constexpr, (2, 0, 1))
-REPORT, LOGPROB, LOG_SUM, DIVERGENCE = map(tl.constexpr, (3, 0, 1, 2))
+REPORT, LOGPROB, LOG_SUM, KL = map(tl.constexpr, (3, 0, 1, 2))
