@@ -21,6 +21,7 @@ from typing import Literal
 from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
+Confidence = Literal["max_prob", "margin", "entropy"]
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
 
@@ -177,9 +178,41 @@ class DivergenceRule:
     schedule: Schedule | None = None
 
 
-Rule = LinearRule | ReluRule | MixtureRule | DiscriminatorRule | DynamicRule | BudgetRule | RoutedRule | DivergenceRule
-Scalable = ReluRule | DiscriminatorRule | DivergenceRule  # what a schedule scales is a parameter, not a weight
-MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, RoutedRule: 2, DivergenceRule: 3}
+@dataclass(frozen=True, slots=True)
+class CascadeRule:
+    """Stream 1 where it is confident, else stream 0: `z = log((1 − d) p_0 + d p_1)`.
+
+    d is `share` where the largest probability of p_1 (`max_prob`), or its lead over the second largest (`margin`), is
+    at least `threshold`, or where the entropy of p_1 in nats (`entropy`) is at most that; elsewhere d is 0.
+    """
+
+    measure: Confidence
+    threshold: float
+    share: float = 1.0
+    schedule: Schedule | None = None
+
+
+Rule = (
+    LinearRule
+    | ReluRule
+    | MixtureRule
+    | DiscriminatorRule
+    | DynamicRule
+    | BudgetRule
+    | RoutedRule
+    | DivergenceRule
+    | CascadeRule
+)
+# what a schedule scales is a parameter of these, not a weight
+Scalable = ReluRule | DiscriminatorRule | DivergenceRule | CascadeRule
+MIN_STREAMS: dict[type, int] = {
+    ReluRule: 2,
+    DiscriminatorRule: 3,
+    DynamicRule: 3,
+    RoutedRule: 2,
+    DivergenceRule: 3,
+    CascadeRule: 2,
+}
 
 
 @dataclass(frozen=True, slots=True)

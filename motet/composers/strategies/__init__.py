@@ -1,6 +1,7 @@
 """The strategies by name. One file each; a new one is a file and an entry here."""
 
 from motet.composers.strategies.budget import Budget
+from motet.composers.strategies.cascade import Cascade
 from motet.composers.strategies.causal import Causal
 from motet.composers.strategies.context_aware import ContextAware
 from motet.composers.strategies.contrastive import Contrastive
@@ -34,6 +35,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "mixture": Mixture,
     "generic": Generic,
     "causal": Causal,
+    "cascade": Cascade,
     "discriminator": Discriminator,
     "dynamic": Dynamic,
     "budget": Budget,
