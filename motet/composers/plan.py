@@ -22,6 +22,7 @@ from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
 HeadKind = Literal["gate", "temperature", "strength"]  # as `models.info.HeadKind`
+Confidence = Literal["max_prob", "margin", "entropy"]
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
 
@@ -196,20 +197,27 @@ class DivergenceRule:
     schedule: Schedule | None = None
 
 
-Rule = (
-    LinearRule
-    | ReluRule
-    | MixtureRule
-    | DiscriminatorRule
-    | DynamicRule
-    | BudgetRule
-    | RoutedRule
-    | AdaptiveRule
-    | DivergenceRule
-)
-# what a schedule scales of these is a parameter, not a weight
-Scalable = ReluRule | DiscriminatorRule | DivergenceRule | RoutedRule | AdaptiveRule
-MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, RoutedRule: 2, DivergenceRule: 3}
+@dataclass(frozen=True, slots=True)
+class CascadeRule:
+    """Stream 1 where it is confident, else stream 0: `z = log((1 − d) p_0 + d p_1)`.
+
+    d is `share` where the largest probability of p_1 (`max_prob`), or its lead over the second largest (`margin`), is
+    at least `threshold`, or where the entropy of p_1 in nats (`entropy`) is at most that; elsewhere d is 0.
+    """
+
+    measure: Confidence
+    threshold: float
+    share: float = 1.0
+    schedule: Schedule | None = None
+
+
+# what a schedule scales is a parameter of these, not a weight
+Scalable = ReluRule | DiscriminatorRule | RoutedRule | AdaptiveRule | DivergenceRule | CascadeRule
+Rule = LinearRule | MixtureRule | DynamicRule | BudgetRule | Scalable
+MIN_STREAMS: dict[type, int] = {
+    **dict.fromkeys((ReluRule, RoutedRule, CascadeRule), 2),
+    **dict.fromkeys((DiscriminatorRule, DynamicRule, DivergenceRule), 3),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from motet.composers.plan import (
     AdaptiveRule,
     BudgetRule,
+    CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
     DynamicRule,
@@ -25,6 +26,7 @@ from motet.kernels.layout import (
     ComposeRows,
     Kind,
     MaskRows,
+    Measure,
     RuleRows,
     SetRows,
     SparseEdits,
@@ -89,6 +91,7 @@ _KINDS: dict[type[Rule], Kind] = {
     BudgetRule: Kind.BUDGET,
     RoutedRule: Kind.ROUTED,
     DivergenceRule: Kind.DIVERGENCE,
+    CascadeRule: Kind.CASCADE,
 }
 
 
@@ -135,6 +138,8 @@ def _params(rule: Rule) -> tuple[float, float, float]:
             return -1.0 if rule.threshold is None else rule.threshold, 0.0, 0.0
         case DivergenceRule():
             return float(rule.count), 0.0, 0.0
+        case CascadeRule():
+            return float(Measure[rule.measure.upper()]), rule.threshold, rule.share
         case LinearRule() | AdaptiveRule() | MixtureRule():
             return 0.0, 0.0, 0.0
 

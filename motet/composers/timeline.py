@@ -9,6 +9,7 @@ from dataclasses import replace
 from motet.composers.plan import (
     ZERO,
     AdaptiveRule,
+    CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
     LinearRule,
@@ -101,6 +102,8 @@ def _rule_at(rule: Rule, moments: Mapping[Schedule, Moment]) -> Rule:
         return AdaptiveRule(rule.of, moment.scale)
     if isinstance(rule, RoutedRule):
         return RoutedRule(rule.threshold, moment.scale * rule.scale)
+    if isinstance(rule, CascadeRule):  # no more than the whole answer can be the small model's
+        return CascadeRule(rule.measure, rule.threshold, min(1.0, moment.scale * rule.share))
     if isinstance(rule, ReluRule):
         return ReluRule(moment.scale * rule.alpha)
     return DiscriminatorRule(moment.scale * rule.omega, rule.mass if moment.masks else 1.0, rule.posterior)

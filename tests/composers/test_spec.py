@@ -36,6 +36,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "unlearn": {"assistant": "small"},
     "divergence": {"without": "small", "with": "small-chat"},
     "causal": {"names": "Ada", "others": ["Bob", "Cy"]},
+    "cascade": {"small": "small-chat"},
     "context_aware": {"without": {"prompt": "Q:"}},
     "guidance": {},
     "experts": {"antiexpert": "small"},
@@ -61,6 +62,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "unlearn": {"assistant": "small", "weight": 0.8, "filter": 1e-2},
     "divergence": {"without": "small", "with": "small-chat", "form": "linear"},
     "causal": {"names": ["Ada"], "others": [["Bob"], ["Cy"]]},
+    "cascade": {"small": "small-chat", "measure": "max_prob"},
     "context_aware": {"without": {"prompt": "Q:"}, "alpha": 0.5},
     "guidance": {"scale": 1.5},
     "experts": {"antiexpert": ["small"], "alpha": [1.0], "top_p": 0.9},
@@ -142,6 +144,7 @@ def test_every_docstring_has_formula(strategy: str) -> None:
         {"strategy": "rules", "eos_ramp": {"tokens": 250, "weight": 15}, "token_offsets": {" I": -4}},
         written("divergence", form="rank", count=7),
         {"strategy": "causal", "names": ["Ada Lovelace", "Ada"], "others": [["Bob Moog", "Bob"]]},
+        written("cascade", measure="entropy", threshold=2.5, schedule={"warmup": 5}),
         written("generic", schedule={"warmup": 5}, reinforced={"model": "small", "temperature": 0.5}),
         written("compose", schedule={"points": [{"token": 0, "scale": 2}], "linear": False}, budget={"epsilon": 0.1}),
     ],
@@ -357,6 +360,17 @@ BAD: list[tuple[object, str, str]] = [
         written("causal", others=["Bob", ["Cy", "C"]]),
         "composition",
         "composition: names has 1 forms, ['Cy', 'C'] of others 2: give as many",
+    ),
+    (
+        written("cascade", measure="margin", threshold=1.5),
+        "composition",
+        "composition: threshold of measure 'margin' is a probability, at most 1: got 1.5",
+    ),
+    (
+        written("cascade", measure="max_probability"),
+        "composition.measure",
+        "composition.measure: 'max_probability' is not allowed; did you mean 'max_prob'? "
+        "allowed: entropy, margin, max_prob",
     ),
     (
         written("contrastive", amateur={"model": "small", "temperature": 2}, amateur_temperature=3),

@@ -65,6 +65,18 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"strategy": "divergence", "without": "llama-b", "with": "llama-c", "form": "rank"}),
     ("qwen", {"strategy": "divergence", "without": "llama-b", "with": "gpt2", "schedule": {"warmup": 2}}),
     ("gemma", {"strategy": "causal", "names": "x", "others": ["y", "z"]}),
+    ("llama", {"strategy": "cascade", "small": "llama-b", "measure": "max_prob", "threshold": 0.05}),
+    ("qwen", {"strategy": "cascade", "small": {"model": "gpt2", "temperature": 0.5}, "measure": "margin"}),
+    (
+        "gemma",
+        {
+            "strategy": "cascade",
+            "small": "mistral",
+            "measure": "entropy",
+            "threshold": 4.5,
+            "schedule": {"points": [{"token": 0, "scale": 0.5}, {"token": 6, "scale": 1}]},
+        },
+    ),
     ("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"}),
     ("llama", {"strategy": "routed", "assistant": "qwen"}),
     ("gemma", {"strategy": "routed", "assistant": {"model": "gpt2", "temperature": 0.7}, "threshold": None}),

@@ -2,6 +2,7 @@
 
 from motet.composers.strategies.adaptive_temperature import AdaptiveTemperature
 from motet.composers.strategies.budget import Budget
+from motet.composers.strategies.cascade import Cascade
 from motet.composers.strategies.causal import Causal
 from motet.composers.strategies.context_aware import ContextAware
 from motet.composers.strategies.contrastive import Contrastive
@@ -36,6 +37,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "mixture": Mixture,
     "generic": Generic,
     "causal": Causal,
+    "cascade": Cascade,
     "discriminator": Discriminator,
     "dynamic": Dynamic,
     "budget": Budget,

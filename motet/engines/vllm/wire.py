@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from motet.composers.plan import (
     BudgetRule,
+    CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
     DynamicRule,
@@ -98,6 +99,7 @@ CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         BudgetRule,
+        CascadeRule,
         DiscriminatorRule,
         DivergenceRule,
         DynamicRule,
@@ -172,10 +174,10 @@ class Probed:
 
 
 def num_strengths(plan: Plan) -> int:
-    """How many α the rule solves for."""
+    """How many α the rule chooses."""
     if isinstance(plan.rule, DynamicRule):
         return (len(plan.streams) - 1) // 2
-    return int(isinstance(plan.rule, BudgetRule))
+    return int(isinstance(plan.rule, BudgetRule | CascadeRule))
 
 
 def payload_size(probe: Probe, plan: Plan) -> int:
