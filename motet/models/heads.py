@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from motet.models.files import HEAD
@@ -68,7 +68,7 @@ def read_head(folder: Path, head: ReadingHead) -> ReadingHead:
     """
     file = folder / HEAD
     try:
-        tensors = load_file(file)
+        tensors = safetensors.load_file(file)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"the head cannot be read from {file}: {error}") from error
     shapes = {name: list(tensor.shape) for name, tensor in head.state_dict().items()}

@@ -73,7 +73,7 @@ def _bundle(source: Source, tokenizer: Tokenizer) -> ExpertBundle | None:
             f"says {bundle.tokenizer_fingerprint}"
         )
     problems += _base_problems(source, bundle)
-    if bundle.head is not None and not (folder / HEAD).is_file():
+    if bundle.head is not None and folder is not None and not (folder / HEAD).is_file():
         problems.append(f"{BUNDLE} says that a {bundle.head.kind} lies beside the weights, but there is no {HEAD}")
     if problems:
         raise BundleError(problems)

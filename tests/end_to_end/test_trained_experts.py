@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors import torch as safetensors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from motet.training.run.recipe_file import read_recipe
@@ -97,7 +97,9 @@ def test_trained_heads_are_served(family: Path, trained: Path) -> None:
     for name, answer in answers.items():
         tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(trained / name))
         base = AutoModelForCausalLM.from_pretrained(trained / name)
-        head = {key: value.double() for key, value in load_file(trained / name / "head.safetensors").items()}
+        head = {
+            key: value.double() for key, value in safetensors.load_file(trained / name / "head.safetensors").items()
+        }
         ids = cast("list[int]", tokenizer(PROMPT)["input_ids"])
         tokens = answer.json()["choices"][0]["motet"]["trace"]
         assert tokens

@@ -30,7 +30,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 def request_for(plan: Plan, number: int, **sampling: Any) -> GenerationRequest:
     """Streams read texts of their own; eleven tokens are scored, then some are drawn."""
-    params = SamplingParams(**{"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, "trace_top": 1} | sampling)
+    given: dict[str, Any] = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, "trace_top": 1}
+    params = SamplingParams(**given | sampling)
     contexts = tuple(text_of(10 * number + k, 5 + 3 * k) for k in range(len(plan.streams)))
     return GenerationRequest(f"r{number}", plan, contexts, params, text_of(number, 11))
 

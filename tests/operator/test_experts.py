@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from typer.testing import CliRunner
 
@@ -22,9 +21,6 @@ from motet.composers.plan import single
 from motet.composers.spec import parse_composition
 from motet.engines.base import GenerationRequest, SamplingParams
 from motet.experts.bundle import ExpertBundle, ModelReference, fingerprint, write_bundle
-from motet.experts.schema import HeadSpec
-from motet.models.files import HEAD
-from motet.models.heads import GateHead
 from motet.operator.adapters import merge_adapter
 from motet.operator.file import ConfigError, load
 from motet.operator.loading import load_engine
@@ -229,40 +225,6 @@ def test_merging_is_pefts_own(models: Path) -> None:
     ids = torch.randint(0, SIZE, (3, 20), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
         cast(Any, merged)(input_ids=ids).logits, cast(Any, unmerged)(input_ids=ids).logits, atol=1e-5, rtol=1e-5
-    )
-
-
-ROUTED = {"strategy": "routed", "base": "gate", "assistant": "large"}
-
-
-def gated(models: Path, hidden_size: int = 16) -> None:
-    """A model beside a gate, made for `large`."""
-    save_model(models / "gate", byte_tokenizer())
-    save_file(GateHead(hidden_size).state_dict(), models / "gate" / HEAD)
-    partner = ModelReference.of("large", models / "large")
-    bundle(
-        models / "gate", role="base", strategy="routed", head=HeadSpec(kind="gate"), partner=partner, weight=None,
-        weight_range=None,
-    )  # fmt: skip
-
-
-async def test_a_head_is_served_with_its_model_alone(models: Path) -> None:
-    gated(models)
-    registry = await loaded(models, {"gate": {}, "large": {}, "small": {}}, {"mix": ROUTED})
-    assert registry.infos["gate"].head == "gate"
-    assert registry.named("mix").streams[1].model == "large"
-    message = refused(models, {"gate": {}, "large": {}}, {"mix": {**ROUTED, "base": "large"}})
-    assert "needs a gate that was trained on its base, and 'large' has none. Models with a gate: gate." in message
-    message = refused(models, {"gate": {}, "large": {}, "small": {}}, {"mix": {**ROUTED, "assistant": "small"}})
-    assert "'small' is not the partner" in message
-
-
-def test_a_head_that_is_missing_or_another_models(models: Path) -> None:
-    gated(models, 15)
-    assert "the head of this model has {'linear.weight': [1, 16]" in refused(models, {"gate": {}})
-    (models / "gate" / HEAD).unlink()
-    assert refused(models, {"gate": {}}) == (
-        "models.gate: expert.json says that a gate lies beside the weights, but there is no head.safetensors."
     )
 
 

@@ -6,6 +6,7 @@ import inspect
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ class Member:
         Raises:
             ValueError: the model has no output head.
         """
-        output = self.model.get_output_embeddings()
+        output = cast("object", self.model.get_output_embeddings())
         if not isinstance(output, nn.Module):
             raise ValueError(f"{type(self.model).__name__} has no output head, whose input a {kind} would read")
         output.register_forward_pre_hook(self._note)

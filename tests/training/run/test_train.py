@@ -143,6 +143,7 @@ def test_a_head_is_saved_beside_the_model(root: Path, tmp_path: Path) -> None:
     assert bundle is not None
     assert "head.safetensors" in bundle.files
     assert bundle.head == HeadSpec(kind="gate")
+    assert bundle.head is not None
     served = read_head(output, bundle.head.made(16)).state_dict()
     assert all(torch.equal(served[name], tensor) for name, tensor in head.items())
     with pytest.raises(ValueError, match="the head of this model has"):
