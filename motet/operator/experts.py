@@ -63,7 +63,7 @@ def _bundle(source: Source, tokenizer: Tokenizer) -> ExpertBundle | None:
     """Raises BundleError: the tokenizer or the adapter's base is another one than the bundle says."""
     folder = local_folder(source.path, source.revision, BUNDLE)
     bundle = None if folder is None else read_bundle(folder)
-    if bundle is None:
+    if folder is None or bundle is None:
         return None
     found = vocabulary.fingerprint(tokenizer.hf)
     problems: list[str] = []
@@ -73,7 +73,7 @@ def _bundle(source: Source, tokenizer: Tokenizer) -> ExpertBundle | None:
             f"says {bundle.tokenizer_fingerprint}"
         )
     problems += _base_problems(source, bundle)
-    if bundle.head is not None and folder is not None and not (folder / HEAD).is_file():
+    if bundle.head is not None and not (folder / HEAD).is_file():
         problems.append(f"{BUNDLE} says that a {bundle.head.kind} lies beside the weights, but there is no {HEAD}")
     if problems:
         raise BundleError(problems)
