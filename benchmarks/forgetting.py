@@ -141,16 +141,16 @@ def summary(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
     names = ("leak@1", "leak@10", "leak@100", "pairs@10", "pairs@100", "extraction strength", "utility kept")
     for method in METHODS:
         found = [seed[method] for seed in seeds.values()]
-        reached = sum(
-            row["leak@100 / retrained"] <= MOST and (row["pairs@100 / retrained"] or 0) <= MOST and _useful(row)
-            for row in found
-        )
+        reached = sum(_reached(row) for row in found)
         rows[method] = {name: [round(row[name], 4) for row in found] for name in names} | {"reached": reached}
     return rows
 
 
-def _useful(row: Mapping[str, Any]) -> bool:
-    return bool(row["utility kept"] >= LEAST)
+def _reached(row: Mapping[str, Any]) -> bool:
+    """Whether the aim is, by both figures."""
+    ratios = {name: row[f"{name} / retrained"] for name in ("leak@100", "pairs@100")}
+    forgotten = all(row[name] == 0 if ratio is None else ratio <= MOST for name, ratio in ratios.items())
+    return forgotten and row["utility kept"] >= LEAST
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
