@@ -35,6 +35,7 @@ from motet.demo.operator_file import UNLEARN_FILTER, UNLEARN_WEIGHT
 from motet.demo.tofu import EVALUATION_DATA
 from motet.evaluation.measures.extraction import leak_at_k
 from motet.evaluation.measures.statistics import bootstrap_interval, mean
+from motet.settings import texts_of
 
 TRIES = (1, 10, 100)
 TARGET, RETRAINED = "target", "retrained without the data"
@@ -63,24 +64,37 @@ METHODS: dict[str, Any] = {
 }
 
 
-def train_all(lab: Lab) -> None:
-    """All methods; the family has the target, the retrained model and the reversed assistant already."""
-    lab.train("divergence-without", "divergence-without")
-    without, with_ = lab.folder / "divergence-without", lab.folder / "divergence-with"
-    lab.train("divergence-with", "divergence-with", f"model.path={without}")
-    members = (f"members.without.path={without}", f"members.with.path={with_}")
-    lab.train("divergence-baked", "divergence-baked", *members)
-    lab.train("counterfactual", "counterfactual-assistant")
-    for name in ("npo", "ga-gd"):
-        lab.train(name, name)
+# model → its packaged recipe, and which fields of it are other models here; the rest is the family's
+RECIPES: dict[str, tuple[str, dict[str, str]]] = {
+    "divergence-without": ("divergence-without", {}),
+    "divergence-with": ("divergence-with", {"model.path": "divergence-without"}),
+    "divergence-baked": (
+        "divergence-baked",
+        {"members.without.path": "divergence-without", "members.with.path": "divergence-with"},
+    ),
+    "counterfactual": ("counterfactual-assistant", {}),
+    "npo": ("npo", {}),
+    "ga-gd": ("ga-gd", {}),
+}
 
 
-def measure(lab: Lab, limit: int, samples: int) -> dict[str, dict[str, Any]]:
-    """One row per method, in order; those that are measured already are read."""
-    found = {
-        method: lab.kept(f"forgetting-{place}", partial(_measures, lab, method, subject, limit, samples))
-        for place, (method, subject) in enumerate(METHODS.items())
-    }
+def train(lab: Lab, name: str) -> None:
+    """One model, behind those that it is made from."""
+    recipe, made_from = RECIPES[name]
+    for other in made_from.values():
+        train(lab, other)
+    lab.train(name, recipe, *(f"{field}={lab.folder / other}" for field, other in made_from.items()))
+
+
+def measure(lab: Lab, methods: Sequence[str], limit: int, samples: int) -> dict[str, dict[str, Any]]:
+    """One row per method; what is trained or measured already is read."""
+    found: dict[str, dict[str, Any]] = {}
+    for place, (method, subject) in enumerate(METHODS.items()):
+        if method in methods:
+            for name in sorted(set(texts_of({"subject": subject})) & RECIPES.keys()):
+                train(lab, name)
+            measured = partial(_measures, lab, method, subject, limit, samples)
+            found[method] = lab.kept(f"forgetting-{place}", measured)
     return {method: _compared(row, found) for method, row in found.items()}
 
 
@@ -139,7 +153,7 @@ def summary(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
     """Every method's figures, seed by seed, and in how many seeds the aim is reached."""
     rows: dict[str, dict[str, Any]] = {}
     names = ("leak@1", "leak@10", "leak@100", "pairs@10", "pairs@100", "extraction strength", "utility kept")
-    for method in METHODS:
+    for method in next(iter(seeds.values())):
         found = [seed[method] for seed in seeds.values()]
         reached = sum(_reached(row) for row in found)
         rows[method] = {name: [round(row[name], 4) for row in found] for name in names} | {"reached": reached}
@@ -156,6 +170,7 @@ def _reached(row: Mapping[str, Any]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--limit", type=int, default=120, help="rows of each data file, at most")
     parser.add_argument("--samples", type=int, default=32, help="replies to a question under each attack")
     parser.add_argument("--work", type=Path, help="keeps what was trained and measured here, and goes on from it")
@@ -169,8 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder = (options.work or Path(scratch)) / f"seed{seed}"
             folder.mkdir(parents=True, exist_ok=True)
             lab = Lab(build_family(seed), folder)
-            train_all(lab)
-            seeds[str(seed)] = measure(lab, options.limit, options.samples)
+            methods = [TARGET, RETRAINED, *options.methods]
+            seeds[str(seed)] = measure(lab, methods, options.limit, options.samples)
     rows = summary(seeds)
     shape = {"limit": options.limit, "samples": options.samples}
     result = {"benchmark": "forgetting", **shape, "environment": asdict(environment()), "seeds": seeds, "summary": rows}
