@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from motet.evaluation.bench import Bench, Findings, Row
 from motet.evaluation.measures.extraction import extraction_strength
@@ -25,7 +25,7 @@ class Extraction(Task, frozen=True):
     async def run(self, bench: Bench) -> Findings:
         items = bench.items(self.data)
         measures: dict[str, Row] = {}
-        records: list[dict[str, object]] = []
+        records: list[dict[str, Any]] = []
         for name, subject in bench.subjects.items():
             calls = [
                 bench.api.greedy(subject, subject.messages(item.question, bench.shots), item.answer) for item in items
