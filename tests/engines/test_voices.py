@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 import torch
 
-from motet.composers.plan import CascadeRule, DiscriminatorRule, MixtureRule, Plan, RoutedRule, single
+from motet.composers.plan import CascadeRule, DiscriminatorRule, MixtureRule, Plan, RoutedRule, SparseRule, single
 from motet.composers.rows import compose_rows, rule_places
 from motet.composers.timeline import Timeline
 from motet.engines.torch import TorchEngine
@@ -20,7 +20,7 @@ from tests.engines.conftest import PlainLoop
 from tests.engines.test_exactness import PLANS, TOLERANCE, request_for
 from tests.tiny import EOS
 
-NO_SUMS = (CascadeRule, DiscriminatorRule, MixtureRule, RoutedRule)
+NO_SUMS = (CascadeRule, DiscriminatorRule, MixtureRule, RoutedRule, SparseRule)
 WRITTEN = [5, 9, 5]
 EACH = pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
 
