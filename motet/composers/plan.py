@@ -211,13 +211,22 @@ class CascadeRule:
     schedule: Schedule | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SparseRule:
+    """As `MixtureRule` where the streams disagree, else stream 0 alone (SAFE, Yun et al. 2025).
+
+    They agree where the most likely token v of p_0 is the most likely of all streams of weight > 0, or where
+    `Σ_k w_k p_k[v] > agreement · Σ_k w_k`. What ties with the most likely is the most likely, too; v is the first.
+    """
+
+    agreement: float = 0.5
+
+
 # what a schedule scales is a parameter of these, not a weight
 Scalable = ReluRule | DiscriminatorRule | RoutedRule | AdaptiveRule | DivergenceRule | CascadeRule
-Rule = LinearRule | MixtureRule | DynamicRule | BudgetRule | Scalable
-MIN_STREAMS: dict[type, int] = {
-    **dict.fromkeys((ReluRule, RoutedRule, CascadeRule), 2),
-    **dict.fromkeys((DiscriminatorRule, DynamicRule, DivergenceRule), 3),
-}
+Rule = LinearRule | MixtureRule | SparseRule | DynamicRule | BudgetRule | Scalable
+MIN_STREAMS: dict[type, int] = dict.fromkeys((ReluRule, RoutedRule, CascadeRule), 2)
+MIN_STREAMS |= dict.fromkeys((DiscriminatorRule, DynamicRule, DivergenceRule), 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +263,7 @@ class Plan:
             experts, antis = ([stream.weight for stream in self.streams[k::2]] for k in (1, 2))
             if experts != [-weight for weight in antis]:
                 raise ValueError(f"{name} needs pairs of streams of weights w and −w, got {experts} and {antis}")
-        if isinstance(self.rule, MixtureRule):
+        if isinstance(self.rule, MixtureRule | SparseRule):
             weights = [stream.weight for stream in self.streams]
             if min(weights) < 0 or max(weights) == 0:
                 raise ValueError(f"{name} needs weights ≥ 0, not all of them 0, got {weights}")
@@ -267,9 +276,8 @@ class Plan:
     @property
     def head(self) -> HeadKind | None:
         """The head that the base's model must have: what it reads for a token is part of the composition."""
-        if isinstance(self.rule, AdaptiveRule):
-            return self.rule.of
-        return "gate" if isinstance(self.rule, RoutedRule) else None
+        of = self.rule.of if isinstance(self.rule, AdaptiveRule) else None
+        return "gate" if isinstance(self.rule, RoutedRule) else of
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:

@@ -20,6 +20,7 @@ from motet.composers.plan import (
     RoutedRule,
     Rule,
     RuleVector,
+    SparseRule,
     TokenSet,
 )
 from motet.kernels.layout import (
@@ -92,6 +93,7 @@ _KINDS: dict[type[Rule], Kind] = {
     RoutedRule: Kind.ROUTED,
     DivergenceRule: Kind.DIVERGENCE,
     CascadeRule: Kind.CASCADE,
+    SparseRule: Kind.SPARSE,
 }
 
 
@@ -140,6 +142,8 @@ def _params(rule: Rule) -> tuple[float, float, float]:
             return float(rule.count), 0.0, 0.0
         case CascadeRule():
             return float(Measure[rule.measure.upper()]), rule.threshold, rule.share
+        case SparseRule():
+            return rule.agreement, 0.0, 0.0
         case LinearRule() | AdaptiveRule() | MixtureRule():
             return 0.0, 0.0, 0.0
 

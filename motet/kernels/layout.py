@@ -31,6 +31,7 @@ class Kind(IntEnum):
     ROUTED = 6
     DIVERGENCE = 7
     CASCADE = 8
+    SPARSE = 9
 
 
 class Measure(IntEnum):
@@ -79,6 +80,7 @@ class RuleRows:
     - ROUTED: threshold, negative to mix.
     - DIVERGENCE: how many tokens are impossible.
     - CASCADE: a `Measure`, its threshold, stream 1's share where it is met.
+    - SPARSE: the mean probability above which streams agree.
     """
 
     kind: Kind

@@ -137,3 +137,52 @@ def test_what_only_the_base_finds_impossible_the_small_model_may_write() -> None
     world = World(7, ban=(("base", 3), ("expert", 4)))
     assert np.flatnonzero(np.isneginf(composed({**CASCADE, "threshold": 0}, world))).tolist() == [4]
     assert np.flatnonzero(np.isneginf(composed({**CASCADE, "threshold": 1}, world))).tolist() == [3]
+
+
+def sparse(*weights: float, agreement: float = 0.5) -> dict[str, Any]:
+    members = [{"model": name, "weight": w} for name, w in zip(("base", "expert", "other"), weights, strict=True)]
+    return {"strategy": "sparse", "members": members, "agreement": agreement}
+
+
+@settings(deadline=None, max_examples=90)
+@given(
+    world=worlds,
+    agreement=st.floats(0.01, 0.99),
+    weights=st.tuples(*[st.floats(0.1, 3)] * 3),
+    alike=st.booleans(),
+    constant=st.floats(-50, 50),
+    model=st.sampled_from(["base", "expert", "other"]),
+)
+def test_sparse(
+    world: World, agreement: float, weights: tuple[float, float, float], alike: bool, constant: float, model: str
+) -> None:
+    """The mean where members disagree, the base where all would say the same or most of the mean is one token's."""
+    value = sparse(*weights, agreement=agreement)
+    if alike:  # all members' most likely tokens are the base's
+        value["members"] = [{**member, "model": "base"} for member in value["members"]]
+    members = [world.L(member["model"]) for member in value["members"]]
+    mean = np.exp(members).T @ np.array(weights) / sum(weights)
+    token = int(members[0].argmax())
+    agree = {int(member.argmax()) for member in members} == {token} or mean[token] > agreement
+    expected = members[0] if agree else np.log(mean)
+    assert_same(composed(value, world), expected)
+    assert_same(composed(value, World(world.seed, world.vocab, world.scale, shift=(model, constant))), expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(world=worlds, weights=st.tuples(*[st.floats(0.1, 3)] * 3), agreement=st.floats(0.5, 1))
+def test_sparse_says_greedily_what_the_mixture_says(
+    world: World, weights: tuple[float, float, float], agreement: float
+) -> None:
+    value = sparse(*weights, agreement=agreement)
+    mixed = {"strategy": "mixture", "members": value["members"]}
+    assert composed(value, world).argmax() == composed(mixed, world).argmax()
+
+
+def test_identities_of_sparse() -> None:
+    world = World(8)
+    assert_same(composed({"strategy": "sparse", "members": ["base"], "agreement": 1}, world), world.L("base"))
+    assert_same(composed(sparse(1, 1, 1, agreement=0), world), world.L("base"))
+    late = {**sparse(1, 2, 3, agreement=1), "schedule": {"warmup": 2}}
+    assert_same(composed(late, world, past=(1,)), world.L("base"))
+    assert_same(composed(late, world, past=(1, 1)), composed(sparse(1, 2, 3, agreement=1), world))

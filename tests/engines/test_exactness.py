@@ -77,6 +77,8 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
             "schedule": {"points": [{"token": 0, "scale": 0.5}, {"token": 6, "scale": 1}]},
         },
     ),
+    ("llama", {"strategy": "sparse", "members": ["llama", {"model": "qwen", "weight": 0.5}], "agreement": 0.02}),
+    ("qwen", {"strategy": "sparse", "members": ["gpt2", "qwen", "llama"], "schedule": {"warmup": 3}}),
     ("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"}),
     ("llama", {"strategy": "routed", "assistant": "qwen"}),
     ("gemma", {"strategy": "routed", "assistant": {"model": "gpt2", "temperature": 0.7}, "threshold": None}),

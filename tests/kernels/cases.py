@@ -20,6 +20,7 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     Rule,
+    SparseRule,
     Stream,
     TokenSet,
 )
@@ -77,6 +78,10 @@ def plans(vocab: int) -> list[Plan]:
         _tempered(CascadeRule("margin", 0.0), 1.0, 0.0),
         _tempered(CascadeRule("entropy", 100.0), 1.0, 0.0),
         _plan(CascadeRule("max_prob", 1.0), 1.0, 0.0),
+        _plan(SparseRule(), 0.2, 0.5, 0.3),
+        _plan(SparseRule(0.0), 1.0, 1.0, 0.0, 0.4),
+        _tempered(SparseRule(1.0), 0.4, 0.6),
+        _plan(SparseRule(1.0), 0.7, masks=(TokenSet(0, "ratio", 1e-3),)),
         _plan(RoutedRule(None), 1.0, 0.0),
         _plan(RoutedRule(0.5), 1.0, 0.0),
     ]

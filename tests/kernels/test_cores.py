@@ -23,6 +23,7 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     Rule,
+    SparseRule,
     Stream,
     TokenSet,
 )
@@ -219,6 +220,8 @@ RULES: list[tuple[Rule, tuple[float, ...]]] = [
     (CascadeRule("max_prob", 1.0), (1.0, 0.0, 0.0)),
     (CascadeRule("margin", 0.0, share=0.5), (1.0, 0.0, 0.0)),
     (CascadeRule("entropy", 100.0), (1.0, 0.0, 0.0)),
+    (SparseRule(0.5), (0.2, 0.5, 0.3)),
+    (SparseRule(0.0), (0.2, 0.5, 0.3)),
 ]
 
 
@@ -244,7 +247,7 @@ def test_a_batch_of_all_rules_gives_each_row_what_it_gets_alone(dtype: torch.dty
         alone = composed(logprobs, compose_rows([plan], [stream_rows[r]], logprobs), state=state[:1])
         assert torch.equal(alone.logprobs[0], together.logprobs[r])
         assert torch.equal(alone.alpha[0].nan_to_num(-1), together.alpha[r, : alone.alpha.shape[1]].nan_to_num(-1))
-        solves = isinstance(plan.rule, DynamicRule | BudgetRule | CascadeRule)
+        solves = isinstance(plan.rule, DynamicRule | BudgetRule | CascadeRule | SparseRule)
         assert int(together.alpha[r].isfinite().sum()) == ((len(plan.streams) - 1) // 2 if solves else 0)
 
 

@@ -19,6 +19,7 @@ from motet.composers.strategies.product import Product
 from motet.composers.strategies.proxy_tuning import ProxyTuning
 from motet.composers.strategies.routed import Routed
 from motet.composers.strategies.rules import RuleAdapter
+from motet.composers.strategies.sparse import Sparse
 from motet.composers.strategies.strategy import Strategy
 from motet.composers.strategies.unlearn import Unlearn
 
@@ -35,6 +36,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "product": Product,
     "rules": RuleAdapter,
     "mixture": Mixture,
+    "sparse": Sparse,
     "generic": Generic,
     "causal": Causal,
     "cascade": Cascade,

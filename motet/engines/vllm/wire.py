@@ -27,6 +27,7 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     RuleVector,
+    SparseRule,
     Stream,
     TokenSet,
 )
@@ -113,6 +114,7 @@ CLASSES: dict[str, type] = {
         RoutedRule,
         RowSpec,
         RuleVector,
+        SparseRule,
         SamplingParams,
         Schedule,
         SchedulePoint,
@@ -177,7 +179,7 @@ def num_strengths(plan: Plan) -> int:
     """How many α the rule chooses."""
     if isinstance(plan.rule, DynamicRule):
         return (len(plan.streams) - 1) // 2
-    return int(isinstance(plan.rule, BudgetRule | CascadeRule))
+    return int(isinstance(plan.rule, BudgetRule | CascadeRule | SparseRule))
 
 
 def payload_size(probe: Probe, plan: Plan) -> int:

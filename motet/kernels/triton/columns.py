@@ -16,7 +16,8 @@ R rows of a step, K slots (streams) and S plausible sets per row, B buffers, G r
                                      gates a term); RANK
     value    (R, S) float32          ratio or mass of the set
     tau      (R, S) float32          threshold of the set, on raw logits
-    solved   (R, PAIRS) float32      α of each pair of experts, or first the share of stream 1 in a cascade, the
+    solved   (R, PAIRS) float32      α of each pair of experts, or first the share of stream 1 in a cascade, whether
+                                     the streams of a sparse mixture are composed, the
                                      threshold of the discriminator's s, of the divergence's difference
     info     (R, INFO) int32         what the row asks for in this step: TRACED, STORED, …
     words    (G, W) int32            bit masks of grammars, W = ⌈V/32⌉: bit v mod 32 of word ⌊v/32⌋ is token v
@@ -47,6 +48,7 @@ OMEGA, MASS, POSTERIOR = map(tl.constexpr, (1, 2, 3))  # of DISCRIMINATOR
 ALPHA_MAX, SYMMETRIC_FORM, EPSILON = map(tl.constexpr, (1, 2, 2))  # of DYNAMIC and BUDGET: the second is either's own
 CUTOFF = tl.constexpr(1)  # of ROUTED
 COUNT = tl.constexpr(1)  # of DIVERGENCE
+AGREEMENT = tl.constexpr(1)  # of SPARSE
 MEASURE, THRESHOLD, PORTION = map(tl.constexpr, (1, 2, 3))  # of CASCADE
 MARGIN, ENTROPY = map(tl.constexpr, (int(Measure.MARGIN), int(Measure.ENTROPY)))
 TIE = tl.constexpr(layout.TIE)
@@ -57,7 +59,7 @@ SHARE = tl.constexpr(4)  # of ROUTED
 LINEAR, RELU, MIXTURE = map(tl.constexpr, map(int, (Kind.LINEAR, Kind.RELU, Kind.MIXTURE)))
 DISCRIMINATOR, DYNAMIC = map(tl.constexpr, map(int, (Kind.DISCRIMINATOR, Kind.DYNAMIC)))
 BUDGET, ROUTED, DIVERGENCE = map(tl.constexpr, map(int, (Kind.BUDGET, Kind.ROUTED, Kind.DIVERGENCE)))
-CASCADE = tl.constexpr(int(Kind.CASCADE))
+CASCADE, SPARSE = map(tl.constexpr, map(int, (Kind.CASCADE, Kind.SPARSE)))
 
 SETS, SLOT, SET_KIND, MASKS, RANK = map(tl.constexpr, (4, 0, 1, 2, 3))
 RATIO, RANK_OR_RATIO, NUCLEUS = map(tl.constexpr, (0, 1, 2))  # kinds of sets

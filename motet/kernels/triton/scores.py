@@ -31,6 +31,7 @@ from motet.kernels.triton.columns import (
     SETS,
     SHARE,
     SLOT,
+    SPARSE,
     STREAM,
     TIE,
     TOTAL,
@@ -131,7 +132,7 @@ def _mixture(
     buffers, stream, weight, rule, lse, solved, r, kind, offsets, keep, PAIRS, K: tl.constexpr, DTYPE: tl.constexpr
 ):
     """log Σ w_k p_k; ROUTED and CASCADE take (1 − d, d) instead of the weights, from the row's gate or what was found
-    for it."""
+    for it; SPARSE the base alone where nothing was found to be composed."""
     gate = tl.load(rule + r * RULE + SHARE)
     threshold = tl.load(rule + r * RULE + CUTOFF)
     share = tl.where(threshold >= 0, (gate > threshold).to(tl.float32), gate)
@@ -143,6 +144,8 @@ def _mixture(
         w = tl.load(weight + (r * K + k) * WEIGHT + FACTOR)
         if (kind == ROUTED) | (kind == CASCADE):
             w = tl.where(k == 0, 1.0 - share, tl.where(k == 1, share, 0.0))
+        if (kind == SPARSE) & (found == 0):
+            w = tl.where(k == 0, 1.0, 0.0)
         x = _logprob(buffers, stream, weight, lse, r * K + k, offsets, only_if(w > 0, keep), DTYPE)
         x = tl.where(w > 0, x, -float("inf"))
         above = tl.where(x != x, x, tl.maximum(top, x))
@@ -150,7 +153,7 @@ def _mixture(
         total = total * tl.exp(top - safe) + w * tl.exp(x - safe)
         top = above
     z = tl.where(total == 0.0, -float("inf"), top + tl.log(total))
-    return tl.where((kind == CASCADE) & (found != found), found, z)
+    return tl.where(((kind == CASCADE) | (kind == SPARSE)) & (found != found), found, z)
 
 
 @triton.jit

@@ -48,6 +48,7 @@ class RowTable:
     has_discriminator: bool
     has_divergence: bool
     has_cascade: bool
+    has_sparse: bool
     has_state: bool
     needs_stats: bool
     pairs: int = 1
@@ -139,7 +140,7 @@ def _strengths(kind: Kind, streams: int) -> int:
     """How many α a rule chooses."""
     if kind is Kind.DYNAMIC:
         return (streams - 1) // 2
-    return int(kind in (Kind.BUDGET, Kind.CASCADE))
+    return int(kind in (Kind.BUDGET, Kind.CASCADE, Kind.SPARSE))
 
 
 def _add_rules(rows: Sequence[_Row], plan: ComposeRows) -> None:
@@ -195,6 +196,7 @@ def _arrays(rows: Sequence[_Row], plan: ComposeRows, logits: Logits) -> RowTable
         has_discriminator=Kind.DISCRIMINATOR in kinds,
         has_divergence=Kind.DIVERGENCE in kinds,
         has_cascade=Kind.CASCADE in kinds,
+        has_sparse=Kind.SPARSE in kinds,
         has_state=bool(kinds & {Kind.DISCRIMINATOR, Kind.ROUTED}),
         needs_stats=any(any(row.needs) for row in rows),
         pairs=plan.pairs,
@@ -221,6 +223,7 @@ def score_table(rows: int) -> RowTable:
         has_discriminator=False,
         has_divergence=False,
         has_cascade=False,
+        has_sparse=False,
         has_state=False,
         needs_stats=False,
     )
