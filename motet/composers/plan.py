@@ -225,8 +225,10 @@ class SparseRule:
 # what a schedule scales is a parameter of these, not a weight
 Scalable = ReluRule | DiscriminatorRule | RoutedRule | AdaptiveRule | DivergenceRule | CascadeRule
 Rule = LinearRule | MixtureRule | SparseRule | DynamicRule | BudgetRule | Scalable
-MIN_STREAMS: dict[type, int] = dict.fromkeys((ReluRule, RoutedRule, CascadeRule), 2)
-MIN_STREAMS |= dict.fromkeys((DiscriminatorRule, DynamicRule, DivergenceRule), 3)
+MIN_STREAMS: dict[type, int] = {
+    **dict.fromkeys((ReluRule, RoutedRule, CascadeRule), 2),
+    **dict.fromkeys((DiscriminatorRule, DynamicRule, DivergenceRule), 3),
+}
 
 
 @dataclass(frozen=True, slots=True)
