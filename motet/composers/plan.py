@@ -21,6 +21,8 @@ from typing import Literal
 from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
+HeadKind = Literal["gate", "temperature", "strength"]  # as `models.info.HeadKind`
+Confidence = Literal["max_prob", "margin", "entropy"]
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
 
@@ -163,9 +165,27 @@ class BudgetRule:
 @dataclass(frozen=True, slots=True)
 class RoutedRule:
     """A gate's share d per token: stream 1 where `d > threshold`, else stream 0 (Co-LLM, Shen et al. 2024);
-    `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`."""
+    `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`. The gate is a head of stream 0's model; d is its reading
+    times `scale`, at most 1."""
 
     threshold: float | None = 0.5
+    scale: float = 1.0
+    schedule: Schedule | None = None
+
+    def share(self, reading: float) -> float:
+        """d of what the gate says."""
+        return min(1.0, self.scale * reading)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveRule:
+    """A weighted sum in which a head of stream 0's model says one number t per token. `temperature`:
+    `z = (Σ_k w_k L_k) / t`; `strength`: `z = L_0 + t ((w_0 − 1) L_0 + Σ_{k≥1} w_k L_k)`. A schedule's scale s makes
+    `t^s` of a temperature; that of a strength is in the weights."""
+
+    of: Literal["temperature", "strength"]
+    scale: float = 1.0
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +197,38 @@ class DivergenceRule:
     schedule: Schedule | None = None
 
 
-Rule = LinearRule | ReluRule | MixtureRule | DiscriminatorRule | DynamicRule | BudgetRule | RoutedRule | DivergenceRule
-Scalable = ReluRule | DiscriminatorRule | DivergenceRule  # what a schedule scales is a parameter, not a weight
-MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, RoutedRule: 2, DivergenceRule: 3}
+@dataclass(frozen=True, slots=True)
+class CascadeRule:
+    """Stream 1 where it is confident, else stream 0: `z = log((1 − d) p_0 + d p_1)`.
+
+    d is `share` where the largest probability of p_1 (`max_prob`), or its lead over the second largest (`margin`), is
+    at least `threshold`, or where the entropy of p_1 in nats (`entropy`) is at most that; elsewhere d is 0.
+    """
+
+    measure: Confidence
+    threshold: float
+    share: float = 1.0
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SparseRule:
+    """As `MixtureRule` where the streams disagree, else stream 0 alone (SAFE, Yun et al. 2025).
+
+    They agree where the most likely token v of p_0 is the most likely of all streams of weight > 0, or where
+    `Σ_k w_k p_k[v] > agreement · Σ_k w_k`. What ties with the most likely is the most likely, too; v is the first.
+    """
+
+    agreement: float = 0.5
+
+
+# what a schedule scales is a parameter of these, not a weight
+Scalable = ReluRule | DiscriminatorRule | RoutedRule | AdaptiveRule | DivergenceRule | CascadeRule
+Rule = LinearRule | MixtureRule | SparseRule | DynamicRule | BudgetRule | Scalable
+MIN_STREAMS: dict[type, int] = {
+    **dict.fromkeys((ReluRule, RoutedRule, CascadeRule), 2),
+    **dict.fromkeys((DiscriminatorRule, DynamicRule, DivergenceRule), 3),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +265,7 @@ class Plan:
             experts, antis = ([stream.weight for stream in self.streams[k::2]] for k in (1, 2))
             if experts != [-weight for weight in antis]:
                 raise ValueError(f"{name} needs pairs of streams of weights w and −w, got {experts} and {antis}")
-        if isinstance(self.rule, MixtureRule):
+        if isinstance(self.rule, MixtureRule | SparseRule):
             weights = [stream.weight for stream in self.streams]
             if min(weights) < 0 or max(weights) == 0:
                 raise ValueError(f"{name} needs weights ≥ 0, not all of them 0, got {weights}")
@@ -225,6 +274,12 @@ class Plan:
     def weight_sum(self) -> float:
         """Sum of the weights: acts as an inverse temperature on what the streams agree on."""
         return math.fsum(stream.weight for stream in self.streams)
+
+    @property
+    def head(self) -> HeadKind | None:
+        """The head that the base's model must have: what it reads for a token is part of the composition."""
+        of = self.rule.of if isinstance(self.rule, AdaptiveRule) else None
+        return "gate" if isinstance(self.rule, RoutedRule) else of
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:

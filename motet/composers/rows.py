@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from motet.composers.plan import (
+    AdaptiveRule,
     BudgetRule,
+    CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
     DynamicRule,
@@ -18,12 +20,14 @@ from motet.composers.plan import (
     RoutedRule,
     Rule,
     RuleVector,
+    SparseRule,
     TokenSet,
 )
 from motet.kernels.layout import (
     ComposeRows,
     Kind,
     MaskRows,
+    Measure,
     RuleRows,
     SetRows,
     SparseEdits,
@@ -80,6 +84,7 @@ def rule_kind(rule: Rule) -> Kind:
 
 _KINDS: dict[type[Rule], Kind] = {
     LinearRule: Kind.LINEAR,
+    AdaptiveRule: Kind.LINEAR,  # once a head has said its number, see `timeline.adapted`
     ReluRule: Kind.RELU,
     MixtureRule: Kind.MIXTURE,
     DiscriminatorRule: Kind.DISCRIMINATOR,
@@ -87,6 +92,8 @@ _KINDS: dict[type[Rule], Kind] = {
     BudgetRule: Kind.BUDGET,
     RoutedRule: Kind.ROUTED,
     DivergenceRule: Kind.DIVERGENCE,
+    CascadeRule: Kind.CASCADE,
+    SparseRule: Kind.SPARSE,
 }
 
 
@@ -133,7 +140,11 @@ def _params(rule: Rule) -> tuple[float, float, float]:
             return -1.0 if rule.threshold is None else rule.threshold, 0.0, 0.0
         case DivergenceRule():
             return float(rule.count), 0.0, 0.0
-        case LinearRule() | MixtureRule():
+        case CascadeRule():
+            return float(Measure[rule.measure.upper()]), rule.threshold, rule.share
+        case SparseRule():
+            return rule.agreement, 0.0, 0.0
+        case LinearRule() | AdaptiveRule() | MixtureRule():
             return 0.0, 0.0, 0.0
 
 

@@ -36,6 +36,8 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "unlearn": {"assistant": "small"},
     "divergence": {"without": "small", "with": "small-chat"},
     "causal": {"names": "Ada", "others": ["Bob", "Cy"]},
+    "cascade": {"small": "small-chat"},
+    "sparse": {"members": ["large", "small"]},
     "context_aware": {"without": {"prompt": "Q:"}},
     "guidance": {},
     "experts": {"antiexpert": "small"},
@@ -46,6 +48,8 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "discriminator": {"wanted": {"model": "small", "prompt": "kind"}, "unwanted": "small"},
     "dynamic": {"expert": "small-chat", "antiexpert": "small"},
     "budget": {"expert": "small-chat", "antiexpert": "small"},
+    "routed": {"assistant": "small"},
+    "adaptive_temperature": {},
     "compose": {"compose": [{"strategy": "unlearn", "assistant": "small"}, {"strategy": "guidance"}]},
 }
 ROLES = {"base": "large", "expert": "small-chat", "anti": "small", "other": "small"}
@@ -59,6 +63,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "unlearn": {"assistant": "small", "weight": 0.8, "filter": 1e-2},
     "divergence": {"without": "small", "with": "small-chat", "form": "linear"},
     "causal": {"names": ["Ada"], "others": [["Bob"], ["Cy"]]},
+    "cascade": {"small": "small-chat", "measure": "max_prob"},
+    "sparse": {"members": ["large", "small"], "agreement": 0.5},
     "context_aware": {"without": {"prompt": "Q:"}, "alpha": 0.5},
     "guidance": {"scale": 1.5},
     "experts": {"antiexpert": ["small"], "alpha": [1.0], "top_p": 0.9},
@@ -75,6 +81,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "dynamic": {"expert": "small-chat", "antiexpert": "small", "alpha_max": 2.0, "symmetric": False},
     "budget": {"expert": "small-chat", "antiexpert": "small", "epsilon": 0.5, "alpha_max": 1.0},
+    "routed": {"assistant": "small", "threshold": 0.5},
+    "adaptive_temperature": {},
     "compose": {
         "compose": [
             {"strategy": "unlearn", "assistant": "small", "weight": 0.8, "filter": 1e-2},
@@ -138,6 +146,8 @@ def test_every_docstring_has_formula(strategy: str) -> None:
         {"strategy": "rules", "eos_ramp": {"tokens": 250, "weight": 15}, "token_offsets": {" I": -4}},
         written("divergence", form="rank", count=7),
         {"strategy": "causal", "names": ["Ada Lovelace", "Ada"], "others": [["Bob Moog", "Bob"]]},
+        written("cascade", measure="entropy", threshold=2.5, schedule={"warmup": 5}),
+        {"strategy": "sparse", "members": ["large", {"model": "small", "weight": 0.5}], "agreement": 1},
         written("generic", schedule={"warmup": 5}, reinforced={"model": "small", "temperature": 0.5}),
         written("compose", schedule={"points": [{"token": 0, "scale": 2}], "linear": False}, budget={"epsilon": 0.1}),
     ],
@@ -355,6 +365,17 @@ BAD: list[tuple[object, str, str]] = [
         "composition: names has 1 forms, ['Cy', 'C'] of others 2: give as many",
     ),
     (
+        written("cascade", measure="margin", threshold=1.5),
+        "composition",
+        "composition: threshold of measure 'margin' is a probability, at most 1: got 1.5",
+    ),
+    (
+        written("cascade", measure="max_probability"),
+        "composition.measure",
+        "composition.measure: 'max_probability' is not allowed; did you mean 'max_prob'? "
+        "allowed: entropy, margin, max_prob",
+    ),
+    (
         written("contrastive", amateur={"model": "small", "temperature": 2}, amateur_temperature=3),
         "composition",
         "composition: amateur_temperature and the amateur's own temperature are the same: give one of them",
@@ -502,7 +523,7 @@ def test_long_values_and_long_lists_of_names_are_cut() -> None:
     assert len(refusal(written("guidance", scale=10**400)).message) < 200
     with pytest.raises(CompositionError) as caught:
         build_plan(parse_composition(written("unlearn")), "m1", known=[f"m{i}" for i in range(500)], token_id=no_token)
-    assert caught.value.message.endswith("and 480 more")
+    assert caught.value.message.endswith("and 460 more")
 
 
 def test_guidance_fields() -> None:
