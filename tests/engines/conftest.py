@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from motet.composers.plan import DiscriminatorRule, Plan
 from motet.composers.rows import reference_logprobs
 from motet.composers.timeline import Timeline
-from motet.engines.torch import EngineSettings, Member, TorchEngine, load_member
+from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, load_member
 from tests.tiny import EOS, save_all
 
 
@@ -91,6 +94,17 @@ def plain_loop(paths: Mapping[str, Path]) -> PlainLoop:
             for name, path in paths.items()
         }
     )
+
+
+@pytest.fixture
+def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers without a seed draw the same in every run of a test: each by its number."""
+    counter = itertools.count()
+
+    def numbered(seed: str | None) -> random.Random:
+        return random.Random(next(counter) if seed is None else seed)
+
+    monkeypatch.setattr(choice, "random", SimpleNamespace(Random=numbered))
 
 
 @pytest.fixture

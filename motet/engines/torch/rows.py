@@ -58,11 +58,13 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRow:
-    """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits."""
+    """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits;
+    where the token is drawn from one stream, its `voice`, there is only that one."""
 
     choice: Choice
     position: int
     streams: tuple[int, ...]
+    voice: int | None = None
 
     @property
     def num_ahead(self) -> int:
@@ -76,6 +78,8 @@ class ChoiceRow:
 
     @property
     def plan(self) -> Plan:
+        if self.voice is not None:
+            return self.choice.alone[self.voice]
         return self.choice.timeline.at(lambda: self.written)
 
     @property

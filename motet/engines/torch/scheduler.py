@@ -11,7 +11,7 @@ from torch import Tensor
 
 from motet.engines.base import GenerationRequest, RequestTooLarge
 from motet.engines.drafts import OFF, Speculation
-from motet.engines.torch.choice import Choice, StreamState
+from motet.engines.torch.choice import MOST_BEHIND, Choice, StreamState
 from motet.engines.torch.memory import Memory, Places
 from motet.engines.torch.model import Member
 from motet.engines.torch.tempo import LEAST_CHUNK, Allowance, Tempo
@@ -46,11 +46,22 @@ class EngineSettings:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What one choice does in a step: `counts[k]` tokens of stream k, of which the last `positions` yield rows, and
-    those before them that its rule judges. A stream that has drafted has its rows already."""
+    those before them that its rule judges. A stream that has drafted has its rows already. Where the token is drawn
+    from one stream, its `voice`, only that one yields rows."""
 
     choice: Choice
     counts: tuple[int, ...]
     positions: int
+    voice: int | None = None
+
+    @property
+    def heard(self) -> Sequence[int]:
+        """The streams that are composed."""
+        return range(len(self.choice.streams)) if self.voice is None else (self.voice,)
+
+    def positions_of(self, k: int) -> int:
+        """Positions of which stream k yields rows."""
+        return self.positions if self.voice in (None, k) else 0
 
     def drafted(self, k: int) -> list[Tensor]:
         """The rows that stream k has computed while it drafted."""
@@ -165,7 +176,7 @@ class Scheduler:
     def _grow(self, choice: Choice) -> None:
         """Longer slots for the streams of a running choice that have filled theirs; the youngest choices give up their
         own where memory is short, to begin anew when there is some."""
-        if choice not in self.running or not any(_is_full(stream) for stream in choice.streams):
+        if choice not in self.running or not any(_is_full(choice, stream) for stream in choice.streams):
             return
         longer = [
             (stream.slot, place)
@@ -197,14 +208,18 @@ class Scheduler:
         # in slot order, so that the rows of a stream are consecutive and need no gather
         decoding = sorted((choice for choice in self.running if choice.is_decoding), key=_base_slot)
         reading = [choice for choice in self.running if not choice.is_decoding]
-        rows = Counter(stream.member.name for choice in decoding for stream in choice.streams)
-        work = [Work(choice, (1,) * len(choice.streams), 1) for choice in decoding]
+        work = [_next(choice) for choice in decoding]
+        parts = [pair for item in work for pair in zip(item.choice.streams, item.counts, strict=True) if pair[1]]
+        rows = Counter(stream.member.name for stream, _ in parts)
         read: list[Work] = []
         if reading and not self.tempo.must_measure(rows):
             limit = self.settings.prefill_chunk if decoding else self.settings.idle_prefill_chunk
             models = {stream.member.name for choice in reading for stream in choice.streams}
             read = _chunks(reading, self.tempo.allowance(limit, self.max_rows, rows, models))
-        self.tempo.planned(rows, [pair for item in read for pair in zip(item.choice.streams, item.counts, strict=True)])
+        singles = Counter(stream.member.name for stream, count in parts if count == 1)
+        blocks = [(stream, count) for stream, count in parts if count > 1]
+        blocks += [pair for item in read for pair in zip(item.choice.streams, item.counts, strict=True)]
+        self.tempo.planned(singles, blocks)
         return work + read
 
     def remove(self, choice: Choice, *, failed: bool = False) -> None:
@@ -233,9 +248,20 @@ def _age(choice: Choice) -> float:
     return choice.created
 
 
-def _is_full(stream: StreamState) -> bool:
-    """Whether the next step's token is the last that the slot has room for."""
-    return stream.slot is not None and stream.slot.reserved - len(stream.slot.tokens) < 2
+def _next(choice: Choice) -> Work:
+    """The next token of a choice that decodes. Of a drawn stream it is the last of those that the stream has missed;
+    others follow when they are far behind, so that no step becomes long."""
+    if not choice.by_member:
+        return Work(choice, (1,) * len(choice.streams), 1)
+    voice = choice.draw_voice()
+    behind = [stream.missing(choice.position) for stream in choice.streams]
+    counts = tuple(count + 1 if k == voice or count >= MOST_BEHIND else 0 for k, count in enumerate(behind))
+    return Work(choice, counts, 1, voice)
+
+
+def _is_full(choice: Choice, stream: StreamState) -> bool:
+    """Whether the next step's token is the last that the slot has room for, or will be when the stream has read it."""
+    return stream.slot is not None and stream.slot.reserved <= len(stream.context) + len(choice.shared)
 
 
 def _base_slot(choice: Choice) -> int:
