@@ -7,14 +7,13 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from motet.engines.base import GenerationRequest, RequestTooLarge
 from motet.engines.drafts import OFF, Speculation
-from motet.engines.torch.choice import MOST_BEHIND, Choice, StreamState
+from motet.engines.torch.choice import Choice, StreamState
 from motet.engines.torch.memory import Memory, Places
 from motet.engines.torch.model import Member
 from motet.engines.torch.tempo import LEAST_CHUNK, Allowance, Tempo
+from motet.engines.torch.work import Work, next_work
 
 log = logging.getLogger(__name__)
 
@@ -41,38 +40,6 @@ class EngineSettings:
     idle_stretch: float = 4.0
     speculation: Speculation = OFF
     adapts: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What one choice does in a step: `counts[k]` tokens of stream k, of which the last `positions` yield rows, and
-    those before them that its rule judges. A stream that has drafted has its rows already. Where the token is drawn
-    from one stream, its `voice`, only that one yields rows."""
-
-    choice: Choice
-    counts: tuple[int, ...]
-    positions: int
-    voice: int | None = None
-
-    @property
-    def heard(self) -> Sequence[int]:
-        """The streams that are composed."""
-        return range(len(self.choice.streams)) if self.voice is None else (self.voice,)
-
-    def positions_of(self, k: int) -> int:
-        """Positions of which stream k yields rows."""
-        return self.positions if self.voice in (None, k) else 0
-
-    def drafted(self, k: int) -> list[Tensor]:
-        """The rows that stream k has computed while it drafted."""
-        own = self.choice.round
-        return own.logits if own is not None and own.stream == k else []
-
-    @property
-    def rows(self) -> int:
-        """Distributions of the stream that has the most of them."""
-        judged = (stream.judged_rows(count) for stream, count in zip(self.choice.streams, self.counts, strict=True))
-        return self.positions + max(judged)
 
 
 class Scheduler:
@@ -208,7 +175,7 @@ class Scheduler:
         # in slot order, so that the rows of a stream are consecutive and need no gather
         decoding = sorted((choice for choice in self.running if choice.is_decoding), key=_base_slot)
         reading = [choice for choice in self.running if not choice.is_decoding]
-        work = [_next(choice) for choice in decoding]
+        work = [next_work(choice) for choice in decoding]
         parts = [pair for item in work for pair in zip(item.choice.streams, item.counts, strict=True) if pair[1]]
         rows = Counter(stream.member.name for stream, _ in parts)
         read: list[Work] = []
@@ -246,17 +213,6 @@ def _without_memory(choice: Choice) -> Choice:
 
 def _age(choice: Choice) -> float:
     return choice.created
-
-
-def _next(choice: Choice) -> Work:
-    """The next token of a choice that decodes. Of a drawn stream it is the last of those that the stream has missed;
-    others follow when they are far behind, so that no step becomes long."""
-    if not choice.by_member:
-        return Work(choice, (1,) * len(choice.streams), 1)
-    voice = choice.draw_voice()
-    behind = [stream.missing(choice.position) for stream in choice.streams]
-    counts = tuple(count + 1 if k == voice or count >= MOST_BEHIND else 0 for k, count in enumerate(behind))
-    return Work(choice, counts, 1, voice)
 
 
 def _is_full(choice: Choice, stream: StreamState) -> bool:

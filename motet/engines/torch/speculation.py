@@ -21,7 +21,8 @@ from motet.engines.torch.choice import Choice, Round
 from motet.engines.torch.drafting import Drafting, compute, draw
 from motet.engines.torch.model import Member
 from motet.engines.torch.pace import Draft, Pace, Stake
-from motet.engines.torch.scheduler import EngineSettings, Work
+from motet.engines.torch.scheduler import EngineSettings
+from motet.engines.torch.work import Work
 from motet.kernels.decode import Kernels
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork
 from motet.engines.torch.rows import ChoiceRow
 from motet.engines.torch.rule_state import advanced, gathered, judge
-from motet.engines.torch.scheduler import Work
+from motet.engines.torch.work import Work
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
 from motet.kernels.dispatch import choose_kernels
 from motet.kernels.layout import ComposeRows, rows_index
