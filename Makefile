@@ -44,6 +44,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.experts --out benchmarks/results/experts.json
 	$(BIN)/python -m benchmarks.unlearning --out benchmarks/results/unlearning.json
 	$(BIN)/python -m benchmarks.unlearning --seeds 3 4 --out benchmarks/results/unlearning-fresh.json
+	$(BIN)/python -m benchmarks.forgetting --out benchmarks/results/forgetting.json
 	$(BIN)/python -m benchmarks.trainer --rounds 3 --out benchmarks/results/trainer.json
 
 bench-vllm: $(VLLM_VENV)/installed

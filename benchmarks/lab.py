@@ -78,4 +78,5 @@ class Lab:
         compositions = {name: fields for name, fields in content["compositions"].items() if name in named}
         named |= set(texts_of(compositions))
         models = {name: fields for name, fields in (content["models"] | trained).items() if name in named}
+        content.pop("server", None)  # its page's examples ask models that may be none of these
         return {**content, "models": models, "compositions": compositions}

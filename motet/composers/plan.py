@@ -21,6 +21,7 @@ from typing import Literal
 from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
+Confidence = Literal["max_prob", "margin", "entropy"]
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
 
@@ -177,9 +178,53 @@ class DivergenceRule:
     schedule: Schedule | None = None
 
 
-Rule = LinearRule | ReluRule | MixtureRule | DiscriminatorRule | DynamicRule | BudgetRule | RoutedRule | DivergenceRule
-Scalable = ReluRule | DiscriminatorRule | DivergenceRule  # what a schedule scales is a parameter, not a weight
-MIN_STREAMS: dict[type, int] = {ReluRule: 2, DiscriminatorRule: 3, DynamicRule: 3, RoutedRule: 2, DivergenceRule: 3}
+@dataclass(frozen=True, slots=True)
+class CascadeRule:
+    """Stream 1 where it is confident, else stream 0: `z = log((1 − d) p_0 + d p_1)`.
+
+    d is `share` where the largest probability of p_1 (`max_prob`), or its lead over the second largest (`margin`), is
+    at least `threshold`, or where the entropy of p_1 in nats (`entropy`) is at most that; elsewhere d is 0.
+    """
+
+    measure: Confidence
+    threshold: float
+    share: float = 1.0
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SparseRule:
+    """As `MixtureRule` where the streams disagree, else stream 0 alone (SAFE, Yun et al. 2025).
+
+    They agree where the most likely token v of p_0 is the most likely of all streams of weight > 0, or where
+    `Σ_k w_k p_k[v] > agreement · Σ_k w_k`. What ties with the most likely is the most likely, too; v is the first.
+    """
+
+    agreement: float = 0.5
+
+
+Rule = (
+    LinearRule
+    | ReluRule
+    | MixtureRule
+    | DiscriminatorRule
+    | DynamicRule
+    | BudgetRule
+    | RoutedRule
+    | DivergenceRule
+    | CascadeRule
+    | SparseRule
+)
+# what a schedule scales is a parameter of these, not a weight
+Scalable = ReluRule | DiscriminatorRule | DivergenceRule | CascadeRule
+MIN_STREAMS: dict[type, int] = {
+    ReluRule: 2,
+    DiscriminatorRule: 3,
+    DynamicRule: 3,
+    RoutedRule: 2,
+    DivergenceRule: 3,
+    CascadeRule: 2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +261,7 @@ class Plan:
             experts, antis = ([stream.weight for stream in self.streams[k::2]] for k in (1, 2))
             if experts != [-weight for weight in antis]:
                 raise ValueError(f"{name} needs pairs of streams of weights w and −w, got {experts} and {antis}")
-        if isinstance(self.rule, MixtureRule):
+        if isinstance(self.rule, MixtureRule | SparseRule):
             weights = [stream.weight for stream in self.streams]
             if min(weights) < 0 or max(weights) == 0:
                 raise ValueError(f"{name} needs weights ≥ 0, not all of them 0, got {weights}")

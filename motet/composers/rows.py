@@ -8,6 +8,7 @@ from torch import Tensor
 
 from motet.composers.plan import (
     BudgetRule,
+    CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
     DynamicRule,
@@ -18,12 +19,14 @@ from motet.composers.plan import (
     RoutedRule,
     Rule,
     RuleVector,
+    SparseRule,
     TokenSet,
 )
 from motet.kernels.layout import (
     ComposeRows,
     Kind,
     MaskRows,
+    Measure,
     RuleRows,
     SetRows,
     SparseEdits,
@@ -87,6 +90,8 @@ _KINDS: dict[type[Rule], Kind] = {
     BudgetRule: Kind.BUDGET,
     RoutedRule: Kind.ROUTED,
     DivergenceRule: Kind.DIVERGENCE,
+    CascadeRule: Kind.CASCADE,
+    SparseRule: Kind.SPARSE,
 }
 
 
@@ -133,6 +138,10 @@ def _params(rule: Rule) -> tuple[float, float, float]:
             return -1.0 if rule.threshold is None else rule.threshold, 0.0, 0.0
         case DivergenceRule():
             return float(rule.count), 0.0, 0.0
+        case CascadeRule():
+            return float(Measure[rule.measure.upper()]), rule.threshold, rule.share
+        case SparseRule():
+            return rule.agreement, 0.0, 0.0
         case LinearRule() | MixtureRule():
             return 0.0, 0.0, 0.0
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from motet.composers.plan import (
     ZERO,
+    CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
     MixtureRule,
@@ -78,6 +79,8 @@ def _rule_at(rule: Rule, moments: Mapping[Schedule, Moment]) -> Rule:
     moment = moments[rule.schedule]
     if isinstance(rule, DivergenceRule):
         return DivergenceRule(rule.count if moment.masks else 0)
+    if isinstance(rule, CascadeRule):  # no more than the whole answer can be the small model's
+        return CascadeRule(rule.measure, rule.threshold, min(1.0, moment.scale * rule.share))
     if isinstance(rule, ReluRule):
         return ReluRule(moment.scale * rule.alpha)
     return DiscriminatorRule(moment.scale * rule.omega, rule.mass if moment.masks else 1.0, rule.posterior)

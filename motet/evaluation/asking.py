@@ -107,6 +107,40 @@ class Api:
             _shifts(choice.model_extra or {}),
         )
 
+    async def sample(
+        self,
+        subject: Subject,
+        messages: Messages,
+        *,
+        count: int,
+        max_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int | None = None,
+    ) -> list[str]:
+        """`POST /v1/chat/completions` with `n`: drawn replies. A last message of the assistant's is the beginning of
+        each, and no part of it."""
+        prefilled = messages[-1][0] == "assistant"
+        body = {
+            "messages": _as_dicts(messages),
+            "n": count,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "max_tokens": max_tokens,
+            **({"continue_final_message": True, "add_generation_prompt": False} if prefilled else {}),
+        }
+        response = await self.sdk.post("/chat/completions", body=subject.target | body, cast_to=ChatCompletion)
+        return [choice.message.content or "" for choice in response.choices]
+
+    async def greedy(self, subject: Subject, messages: Messages, continuation: str) -> tuple[bool, ...]:
+        """`POST /v1/score` with a trace: for each token of the continuation whether it is the most likely one after
+        those before it."""
+        body = {"messages": _as_dicts(messages), "continuations": [continuation], "trace": {"top": 1}}
+        scores = await self.sdk.post("/score", body=subject.target | body, cast_to=ContinuationScores)
+        traced: list[dict[str, Any]] = (scores.data[0].model_extra or {})["motet"]["trace"]
+        return tuple(entry["token_id"] == entry["top"]["composed"][0]["token_id"] for entry in traced)
+
     async def complete(self, subject: Subject, prompt: str, *, max_tokens: int) -> SubjectReply:
         """`POST /v1/completions`, greedy."""
         body = {"prompt": prompt, "temperature": 0.0, "max_tokens": max_tokens}

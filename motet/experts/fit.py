@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from motet.composers.roles import BaseObject, RoleObject, named_models
+from motet.composers.roles import BaseObject, RoleObject, Spec, field_names, named_models
 from motet.composers.spec import ROOT, Compose, Composition
 from motet.composers.strategies.eft import Eft
 from motet.composers.strategies.strategy import Strategy
@@ -103,11 +103,12 @@ def _pairs(path: str, part: Strategy, base: str | None) -> Iterator[_Pair]:
     if part.partners is None:
         return
     role, other = part.partners
-    holders: list[tuple[str, object]] = [(path, part)]
+    holders: list[tuple[str, Spec]] = [(path, part)]
     if isinstance(part, Eft) and part.traits is not None:
         holders = [(f"{path}.traits.{i}", trait) for i, trait in enumerate(part.traits)]
     for at, holder in holders:
-        names = [base if name == "base" else _model(getattr(holder, name)) for name in (role, other)]
+        attributes = {written: attribute for attribute, written in field_names(type(holder)).items()}
+        names = [base if name == "base" else _model(getattr(holder, attributes[name])) for name in (role, other)]
         if names[0] is not None and names[1] is not None:
             yield _Pair(role, names[0], f"{at}.{other}", names[1])
 

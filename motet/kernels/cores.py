@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from motet.kernels.layout import TIE, Kind, RuleRows
+from motet.kernels.layout import TIE, Kind, Measure, RuleRows
 from motet.kernels.strength import centred, divergences, match_both, match_divergence
 
 STATE_WIDTH = 3  # columns of a rule's state, see `rule_scores`
 
 
 def rule_scores(rule: RuleRows, streams: Sequence[Tensor], state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Scores (n, V) of the rows of one rule, and α (n, P) where the rule solves for it.
+    """Scores (n, V) of the rows of one rule, and α (n, P) where the rule chooses it.
 
     Args:
         rule: kind and parameters.
@@ -47,6 +47,14 @@ def rule_scores(rule: RuleRows, streams: Sequence[Tensor], state: Tensor | None)
             return budget(streams, rule.weight, p[:, 0], p[:, 1])
         case Kind.DIVERGENCE:
             return divergence(streams[0], streams[1], streams[2], p[:, 0]), None
+        case Kind.CASCADE:
+            share = confident(streams[1], p[:, 0], p[:, 1]) * p[:, 2]
+            return mixture(streams[:2], torch.stack([1 - share, share], -1)), share[:, None]
+        case Kind.SPARSE:
+            composes = disagree(streams, rule.weight, p[:, 0])
+            alone = torch.zeros_like(rule.weight).index_fill_(1, rule.weight.new_zeros(1, dtype=torch.int64), 1.0)
+            weight = torch.where(composes[:, None] == 0, alone, rule.weight)
+            return mixture(streams, weight), composes[:, None]
         case Kind.LINEAR:
             raise ValueError("linear rows are terms")
 
@@ -81,6 +89,29 @@ def routed_weights(gate: Tensor, threshold: Tensor) -> Tensor:
     """(n, 2) weights of base and assistant: 1 − d and d, or one of them alone where there is a threshold ≥ 0."""
     share = torch.where(threshold >= 0, (gate > threshold).to(gate.dtype), gate)
     return torch.stack([1 - share, share], -1)
+
+
+def confident(logprobs: Tensor, measure: Tensor, threshold: Tensor) -> Tensor:
+    """(n,) 1 where a distribution (n, V) is as sure as `threshold` (n,) asks by its `Measure` (n,), 0 where it is not,
+    NaN where it is broken."""
+    most = logprobs.topk(min(2, logprobs.shape[-1])).values.exp()
+    first, second = most[:, 0], most[:, 1] if most.shape[1] == 2 else torch.zeros_like(most[:, 0])
+    surprise = (logprobs.exp() * logprobs).masked_fill(logprobs == -math.inf, 0.0)
+    by_lead = torch.where(measure == Measure.MARGIN, first - second, first) >= threshold
+    met = torch.where(measure == Measure.ENTROPY, -surprise.sum(-1) <= threshold, by_lead)
+    return torch.where(first.isnan(), math.nan, met.to(logprobs.dtype))
+
+
+def disagree(streams: Sequence[Tensor], weight: Tensor, agreement: Tensor) -> Tensor:
+    """(n,) 1 where streams of weight (n, K) > 0 disagree about the most likely token of the first: it is not the most
+    likely of all, and no more than `agreement` (n,) of their probability is its own. 0 where they agree, NaN where a
+    stream is broken."""
+    token = streams[0].argmax(-1, keepdim=True)
+    given = torch.cat([stream.gather(-1, token) for stream in streams], -1)
+    most = torch.stack([stream.amax(-1) for stream in streams], -1)
+    mass = torch.where(weight > 0, weight * given.exp(), 0.0).sum(-1)
+    agree = ((given >= most) | (weight == 0)).all(-1) | (mass > agreement * weight.sum(-1))
+    return torch.where(mass.isnan(), math.nan, (~agree).to(weight.dtype))
 
 
 def divergence(base: Tensor, without: Tensor, full: Tensor, count: Tensor) -> Tensor:

@@ -30,6 +30,16 @@ class Kind(IntEnum):
     BUDGET = 5
     ROUTED = 6
     DIVERGENCE = 7
+    CASCADE = 8
+    SPARSE = 9
+
+
+class Measure(IntEnum):
+    """How sure a distribution is: its largest probability, the lead of that over the second, its entropy in nats."""
+
+    MAX_PROB = 0
+    MARGIN = 1
+    ENTROPY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,8 @@ class RuleRows:
     - BUDGET: largest α, ε in nats.
     - ROUTED: threshold, negative to mix.
     - DIVERGENCE: how many tokens are impossible.
+    - CASCADE: a `Measure`, its threshold, stream 1's share where it is met.
+    - SPARSE: the mean probability above which streams agree.
     """
 
     kind: Kind

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.composers.plan import DivergenceRule, Plan, Prompt, Stream
+from motet.composers.plan import Confidence, DivergenceRule, Plan, Prompt, Stream
 from motet.composers.rows import reference_logprobs
 from motet.composers.timeline import Timeline
 from tests.composers.test_laws import Array, World, assert_same, composed, masked, normalised, plan_of, worlds
@@ -84,3 +84,105 @@ def test_names_change_all_at_once_and_as_whole_words() -> None:
     prompt = Prompt(swaps=(("Ada", "Bob"), ("Bob", "Ada"), ("Ada Byron", "Bob Moog")))
     assert prompt.swapped("Ada Byron met Bob, not Adam; Ada's friend.") == "Bob Moog met Ada, not Adam; Bob's friend."
     assert Prompt().swapped("Ada") == "Ada"
+
+
+CASCADE: dict[str, Any] = {"strategy": "cascade", "small": "expert"}
+MEASURES: list[Confidence] = ["max_prob", "margin", "entropy"]
+
+
+def is_sure(p: Array, measure: Confidence, threshold: float) -> bool:
+    """By its largest probability, the lead of that, or its entropy."""
+    second, first = np.sort(p)[-2:]
+    if measure == "entropy":
+        return bool(-np.sum(p * np.log(p)) <= threshold)
+    return bool((first if measure == "max_prob" else first - second) >= threshold)
+
+
+@settings(deadline=None, max_examples=90)
+@given(
+    world=worlds,
+    measure=st.sampled_from(MEASURES),
+    threshold=st.floats(0.001, 0.999).map(lambda x: round(x, 3)),
+    constant=st.floats(-50, 50),
+    model=st.sampled_from(["base", "expert"]),
+)
+def test_cascade(world: World, measure: Confidence, threshold: float, constant: float, model: str) -> None:
+    """The distribution of the one that answers, whatever constants the members' logits have."""
+    value = {**CASCADE, "measure": measure, "threshold": threshold}
+    small = world.L("expert")
+    expected = small if is_sure(np.exp(small), measure, threshold) else world.L("base")
+    assert_same(composed(value, world), expected)
+    assert_same(composed(value, World(world.seed, world.vocab, world.scale, shift=(model, constant))), expected)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_cascade_at_its_ends(measure: Confidence) -> None:
+    """The least that can be asked leaves the small model alone, the most leaves the base alone."""
+    world, sure, never = World(5), *((100, 0) if measure == "entropy" else (0, 1))
+    assert_same(composed({**CASCADE, "measure": measure, "threshold": sure}, world), world.L("expert"))
+    assert_same(composed({**CASCADE, "measure": measure, "threshold": never}, world), world.L("base"))
+    same = {**CASCADE, "measure": measure, "small": "base"}
+    assert_same(composed(same, world), world.L("base"))
+
+
+@pytest.mark.parametrize(("scale", "share"), [(0.0, 0.0), (0.25, 0.25), (1.0, 1.0), (3.0, 1.0)])
+def test_a_schedule_gives_the_small_model_its_share(scale: float, share: float) -> None:
+    world = World(6)
+    value = {**CASCADE, "threshold": 0, "schedule": {"points": [{"token": 0, "scale": scale}]}}
+    mixed = (1 - share) * np.exp(world.L("base")) + share * np.exp(world.L("expert"))
+    assert_same(composed(value, world), np.log(mixed))
+
+
+def test_what_only_the_base_finds_impossible_the_small_model_may_write() -> None:
+    world = World(7, ban=(("base", 3), ("expert", 4)))
+    assert np.flatnonzero(np.isneginf(composed({**CASCADE, "threshold": 0}, world))).tolist() == [4]
+    assert np.flatnonzero(np.isneginf(composed({**CASCADE, "threshold": 1}, world))).tolist() == [3]
+
+
+def sparse(*weights: float, agreement: float = 0.5) -> dict[str, Any]:
+    members = [{"model": name, "weight": w} for name, w in zip(("base", "expert", "other"), weights, strict=True)]
+    return {"strategy": "sparse", "members": members, "agreement": agreement}
+
+
+@settings(deadline=None, max_examples=90)
+@given(
+    world=worlds,
+    agreement=st.floats(0.01, 0.99),
+    weights=st.tuples(*[st.floats(0.1, 3)] * 3),
+    alike=st.booleans(),
+    constant=st.floats(-50, 50),
+    model=st.sampled_from(["base", "expert", "other"]),
+)
+def test_sparse(
+    world: World, agreement: float, weights: tuple[float, float, float], alike: bool, constant: float, model: str
+) -> None:
+    """The mean where members disagree, the base where all would say the same or most of the mean is one token's."""
+    value = sparse(*weights, agreement=agreement)
+    if alike:  # all members' most likely tokens are the base's
+        value["members"] = [{**member, "model": "base"} for member in value["members"]]
+    members = [world.L(member["model"]) for member in value["members"]]
+    mean = np.exp(members).T @ np.array(weights) / sum(weights)
+    token = int(members[0].argmax())
+    agree = {int(member.argmax()) for member in members} == {token} or mean[token] > agreement
+    expected = members[0] if agree else np.log(mean)
+    assert_same(composed(value, world), expected)
+    assert_same(composed(value, World(world.seed, world.vocab, world.scale, shift=(model, constant))), expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(world=worlds, weights=st.tuples(*[st.floats(0.1, 3)] * 3), agreement=st.floats(0.5, 1))
+def test_sparse_says_greedily_what_the_mixture_says(
+    world: World, weights: tuple[float, float, float], agreement: float
+) -> None:
+    value = sparse(*weights, agreement=agreement)
+    mixed = {"strategy": "mixture", "members": value["members"]}
+    assert composed(value, world).argmax() == composed(mixed, world).argmax()
+
+
+def test_identities_of_sparse() -> None:
+    world = World(8)
+    assert_same(composed({"strategy": "sparse", "members": ["base"], "agreement": 1}, world), world.L("base"))
+    assert_same(composed(sparse(1, 1, 1, agreement=0), world), world.L("base"))
+    late = {**sparse(1, 2, 3, agreement=1), "schedule": {"warmup": 2}}
+    assert_same(composed(late, world, past=(1,)), world.L("base"))
+    assert_same(composed(late, world, past=(1, 1)), composed(sparse(1, 2, 3, agreement=1), world))

@@ -18,6 +18,7 @@ OVERRIDES = ("limit=3", "concurrency=8")
 # five examples do not fit the tiny family's 128 tokens
 SHORTER = {
     "robustness": ["tasks.0.conditions=[plain, rephrased, mixed, reintroduced]"],
+    "leak": ["tasks.0.attacks=[plain, prefix, mixed]", "tasks.0.samples=3", "tasks.0.k=[1, 9]"],
     "gap_closed": ["subjects.prompt-only, 5 examples.examples=1"],
 }
 RECIPES = sorted(PACKAGED.rglob("*.yaml"))

@@ -287,3 +287,10 @@ async def test_rows_that_do_not_guess_stand_beside_those_that_do(members: Mappin
     mixed = [replace(job, speculation=Speculation(tokens=i % 3)) for i, job in enumerate(jobs)]
     for ours, theirs in zip(await answered(engine_with(members), mixed, pause=0.003), expected, strict=True):
         assert_alike(ours, theirs)
+
+
+async def test_what_a_cascade_is_sure_of_is_guessed_right(members: Mapping[str, Member]) -> None:
+    plan = plan_of("llama", {"strategy": "cascade", "small": "llama-b", "threshold": 0})
+    engine = engine_with(members, tokens=4, draft="small")
+    await answered(engine, [request_for(plan, random.Random(1), temperature=1.0, seed=3, max_tokens=30)])
+    assert engine.stats().accepted_tokens == engine.stats().draft_tokens >= 16

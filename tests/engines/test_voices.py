@@ -9,18 +9,19 @@ from typing import cast
 import pytest
 import torch
 
-from motet.composers.plan import DiscriminatorRule, MixtureRule, Plan, RoutedRule, single
+from motet.composers.plan import CascadeRule, DiscriminatorRule, MixtureRule, Plan, RoutedRule, SparseRule, single
 from motet.composers.rows import compose_rows, rule_places
 from motet.composers.timeline import Timeline
+from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.torch import TorchEngine
 from motet.engines.voices import pushes
 from motet.kernels.layout import edits_or_none
 from motet.kernels.reference import composed as compose
 from tests.engines.conftest import PlainLoop
-from tests.engines.test_exactness import PLANS, TOLERANCE, request_for
-from tests.tiny import EOS
+from tests.engines.test_exactness import PLANS, TOLERANCE, plan_of, request_for
+from tests.tiny import EOS, VOCAB
 
-NO_SUMS = (DiscriminatorRule, MixtureRule, RoutedRule)
+NO_SUMS = (CascadeRule, DiscriminatorRule, MixtureRule, RoutedRule, SparseRule)
 WRITTEN = [5, 9, 5]
 EACH = pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
 
@@ -99,3 +100,31 @@ async def test_a_trace_without_members_tells_no_voices(engine: TorchEngine) -> N
     assert [output.trace.voices async for output in engine.generate(request) if output.trace] == [None] * len(
         [*request.forced, 0, 0]
     )
+
+
+async def strengths(plan: Plan, engine: TorchEngine, text: tuple[int, ...]) -> list[float]:
+    """The α of each token of a scored text."""
+    sampling = SamplingParams(max_tokens=0, trace_top=1)
+    request = GenerationRequest("s", plan, ((5, 6), (5, 6)), sampling, text)
+    return [output.trace.alpha[0] async for output in engine.generate(request) if output.trace]
+
+
+async def test_the_trace_tells_who_wrote_a_token(engine: TorchEngine, plain_loop: PlainLoop) -> None:
+    """The small model of a cascade, where it is sure; all of a sparse ensemble, where they disagree."""
+    rng = random.Random(4)
+    text = tuple(rng.randrange(3, VOCAB) for _ in range(12))
+    p = [
+        torch.stack([plain_loop.distribution(single(name), ((5, 6),), list(text[:i])).exp() for i in range(12)])
+        for name in ("llama", "llama-b")
+    ]
+    sure = p[1].amax(-1)
+    middle = float(sure.sort().values[5:7].mean())
+    cascade = plan_of("llama", {"strategy": "cascade", "small": "llama-b", "threshold": middle})
+    assert await strengths(cascade, engine, text) == (sure >= middle).double().tolist()
+
+    token = p[0].argmax(-1, keepdim=True)
+    mean = (p[0] + p[1]).gather(-1, token).squeeze(-1) / 2
+    middle = float(mean.sort().values[5:7].mean())
+    sparse = plan_of("llama", {"strategy": "sparse", "members": ["llama", "llama-b"], "agreement": middle})
+    alike = token.squeeze(-1) == p[1].argmax(-1)
+    assert await strengths(sparse, engine, text) == (~(alike | (mean > middle))).double().tolist()

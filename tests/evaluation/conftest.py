@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,21 +34,25 @@ class FakeApi:
 
     async def chat(self, request: Request) -> JSONResponse:
         body = await self._body(request)
+        choices = [self._choice(body, index) for index in range(body.get("n") or 1)]
+        return JSONResponse({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices})
+
+    def _choice(self, body: dict[str, Any], index: int) -> dict[str, Any]:
         text = self.say(_model(body), body["messages"][-1]["content"])
         content: list[dict[str, Any]] = [
             {"token": word, "logprob": -0.5, "bytes": None, "top_logprobs": []} for word in text.split()
         ]
         choice: dict[str, Any] = {
-            "index": 0,
+            "index": index,
             "message": {"role": "assistant", "content": text},
             "finish_reason": "stop",
             "logprobs": {"content": content, "refusal": None},
         }
-        if body["trace"]:
+        if body.get("trace"):
             choice["motet"] = {
                 "trace": [{"shift": "shifted" if word == "SHIFT" else "unshifted"} for word in text.split()]
             }
-        return JSONResponse({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+        return choice
 
     async def complete(self, request: Request) -> JSONResponse:
         body = await self._body(request)
@@ -62,7 +67,11 @@ class FakeApi:
     async def scores(self, request: Request) -> JSONResponse:
         body = await self._body(request)
         question = body["messages"][-1]["content"]
-        rows = [{"token_logprobs": self.score(_model(body), question, text)} for text in body["continuations"]]
+        rows: list[dict[str, Any]] = [
+            {"token_logprobs": self.score(_model(body), question, text)} for text in body["continuations"]
+        ]
+        for row in rows if body.get("trace") else ():
+            row["motet"] = {"trace": [_traced(logprob) for logprob in row["token_logprobs"]]}
         return JSONResponse({"object": "list", "data": rows})
 
     async def _body(self, request: Request) -> dict[str, Any]:
@@ -79,6 +88,11 @@ class FakeApi:
                 Route("/v1/score", self.scores, methods=["POST"]),
             ]
         )
+
+
+def _traced(logprob: float) -> dict[str, Any]:
+    """A token that is the most likely one where its probability exceeds a half."""
+    return {"token_id": 1, "top": {"composed": [{"token_id": 1 if logprob > math.log(0.5) else 0}]}}
 
 
 def _model(body: dict[str, Any]) -> str:

@@ -41,6 +41,14 @@ def proxy(expert: str, antiexpert: str, strategy: str = "proxy_tuning") -> dict[
     return {"strategy": strategy, "expert": expert, "antiexpert": antiexpert}
 
 
+def test_roles_whose_names_are_words_of_the_language() -> None:
+    """`with` is a field `with_`."""
+    assert wrong({"strategy": "divergence", "base": "large", "with": "chat", "without": "small"}) == []
+    assert wrong({"strategy": "divergence", "base": "large", "with": "chat", "without": "other"}) == [
+        "composition.without"
+    ]
+
+
 @pytest.mark.parametrize("strategy", ["proxy_tuning", "dynamic", "budget"])
 def test_the_partner_is_told_by_its_weights(strategy: str) -> None:
     assert wrong(proxy("chat", "small", strategy)) == []

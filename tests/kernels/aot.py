@@ -23,7 +23,19 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from motet.kernels.triton import alpha, columns, decode, discriminator, sets, stats, top, warp
+from motet.kernels.triton import (
+    alpha,
+    cascade,
+    columns,
+    decode,
+    discriminator,
+    divergence,
+    sets,
+    sparse,
+    stats,
+    top,
+    warp,
+)
 from motet.kernels.triton.launch import BLOCK, MAX_REGISTERS, SMALL_BLOCK, TOP_CHUNK, resources
 from motet.kernels.triton.noise import TILE
 
@@ -83,6 +95,9 @@ def variants() -> Iterator[Variant]:
                 {**shape, "S": 1, "BLOCK": SMALL_BLOCK},
                 {**EIGHT, "maxnreg": MAX_REGISTERS},
             )
+            yield "divergence", divergence.divergence_threshold, {**shape, "BLOCK": SMALL_BLOCK}, EIGHT
+            yield "cascade", cascade.cascade_share, {**shape, "BLOCK": SMALL_BLOCK}, EIGHT
+            yield "sparse", sparse.sparse_disagreement, {**shape, "BLOCK": SMALL_BLOCK}, EIGHT
             yield "alpha_stats", alpha.alpha_stats, shape, EIGHT
             yield "alpha_targets", alpha.alpha_targets, shape, EIGHT
             yield "alpha_pass", alpha.alpha_pass, {**shape, "COUNT": 32}, EIGHT

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from motet.composers.plan import (
     BudgetRule,
+    CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
     DynamicRule,
@@ -19,6 +20,7 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     Rule,
+    SparseRule,
     Stream,
     TokenSet,
 )
@@ -70,6 +72,16 @@ def plans(vocab: int) -> list[Plan]:
         _plan(DivergenceRule(5), 1.0, 0.0, 0.0),
         _plan(DivergenceRule(vocab), 1.0, 0.0, 0.0, masks=(TokenSet(0, "ratio", 1e-3),)),
         _tempered(DivergenceRule(1), 1.0, 0.0, 0.0),
+        _plan(CascadeRule("max_prob", 0.2), 1.0, 0.0),
+        _plan(CascadeRule("margin", 0.1), 1.0, 0.0, masks=(TokenSet(0, "ratio", 1e-3),)),
+        _plan(CascadeRule("entropy", 3.0, share=0.7), 1.0, 0.0),
+        _tempered(CascadeRule("margin", 0.0), 1.0, 0.0),
+        _tempered(CascadeRule("entropy", 100.0), 1.0, 0.0),
+        _plan(CascadeRule("max_prob", 1.0), 1.0, 0.0),
+        _plan(SparseRule(), 0.2, 0.5, 0.3),
+        _plan(SparseRule(0.0), 1.0, 1.0, 0.0, 0.4),
+        _tempered(SparseRule(1.0), 0.4, 0.6),
+        _plan(SparseRule(1.0), 0.7, masks=(TokenSet(0, "ratio", 1e-3),)),
         _plan(RoutedRule(None), 1.0, 0.0),
         _plan(RoutedRule(0.5), 1.0, 0.0),
     ]

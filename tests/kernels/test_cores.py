@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from motet.composers.plan import (
     BudgetRule,
+    CascadeRule,
     DiscriminatorRule,
     DynamicRule,
     LinearRule,
@@ -22,7 +23,9 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     Rule,
+    SparseRule,
     Stream,
+    TokenSet,
 )
 from motet.composers.rows import compose_rows, reference_logprobs
 from motet.kernels.reference import composed
@@ -214,6 +217,11 @@ RULES: list[tuple[Rule, tuple[float, ...]]] = [
     (BudgetRule(0.1), (1.0, 1.0, -1.0)),
     (RoutedRule(None), (1.0, 0.0, 0.0)),
     (RoutedRule(0.5), (1.0, 0.0, 0.0)),
+    (CascadeRule("max_prob", 1.0), (1.0, 0.0, 0.0)),
+    (CascadeRule("margin", 0.0, share=0.5), (1.0, 0.0, 0.0)),
+    (CascadeRule("entropy", 100.0), (1.0, 0.0, 0.0)),
+    (SparseRule(0.5), (0.2, 0.5, 0.3)),
+    (SparseRule(0.0), (0.2, 0.5, 0.3)),
 ]
 
 
@@ -239,7 +247,7 @@ def test_a_batch_of_all_rules_gives_each_row_what_it_gets_alone(dtype: torch.dty
         alone = composed(logprobs, compose_rows([plan], [stream_rows[r]], logprobs), state=state[:1])
         assert torch.equal(alone.logprobs[0], together.logprobs[r])
         assert torch.equal(alone.alpha[0].nan_to_num(-1), together.alpha[r, : alone.alpha.shape[1]].nan_to_num(-1))
-        solves = isinstance(plan.rule, DynamicRule | BudgetRule)
+        solves = isinstance(plan.rule, DynamicRule | BudgetRule | CascadeRule | SparseRule)
         assert int(together.alpha[r].isfinite().sum()) == ((len(plan.streams) - 1) // 2 if solves else 0)
 
 
@@ -256,7 +264,7 @@ def test_impossible_tokens_and_broken_members(rule: Rule, weights: tuple[float, 
     assert got[6] == -np.inf
     broken = streams_of(3, 20, len(weights))
     broken[0] = np.nan
-    if rule != RoutedRule(0.5):  # the gate's 0.7 looks at the assistant alone
+    if rule not in (RoutedRule(0.5), CascadeRule("entropy", 100.0)):  # they look at stream 1 alone
         assert np.isnan(run(rule, broken, weights, (0.7, 0.0, 0.0))).all()
 
 
@@ -293,8 +301,8 @@ def test_a_rule_refuses_streams_that_do_not_fit() -> None:
         plan_of(DynamicRule(), 1.0, 1.0, -1.0, 0.5)
     with pytest.raises(ValueError, match="Mixture needs weights"):
         plan_of(MixtureRule(), 1.0, -0.5)
-    with pytest.raises(ValueError, match="no temperature"):
-        Plan((Stream("a", "m"), Stream("b", "m", temperature=2.0)), rule=ReluRule())
+    with pytest.raises(ValueError, match="no gate"):
+        Plan((Stream("a", "m"), Stream("b", "m", inside=TokenSet(0, "ratio", 0.5))), rule=ReluRule())
     with pytest.raises(ValueError, match="needs the state"):
         reference_logprobs(plan_of(DiscriminatorRule(), 1, 0, 0), torch.zeros(3, 1, 4))
 

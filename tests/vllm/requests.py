@@ -56,6 +56,8 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ("qwen", {"strategy": "generic", "reinforced": "gpt2"}),
     ("llama", {"strategy": "divergence", "without": "llama-b", "with": "llama-c", "form": "rank"}),
     ("qwen", {"strategy": "divergence", "without": "llama-b", "with": "gpt2"}),
+    ("llama", {"strategy": "sparse", "members": ["llama", "qwen"], "agreement": 0.02}),
+    ("llama", {"strategy": "cascade", "small": "llama-b", "threshold": 0.05}),
     ("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"}),
     ("llama", {"strategy": "budget", "expert": "llama-b", "antiexpert": "llama-c", "epsilon": 0.2}),
     (

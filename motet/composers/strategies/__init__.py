@@ -1,6 +1,7 @@
 """The strategies by name. One file each; a new one is a file and an entry here."""
 
 from motet.composers.strategies.budget import Budget
+from motet.composers.strategies.cascade import Cascade
 from motet.composers.strategies.causal import Causal
 from motet.composers.strategies.context_aware import ContextAware
 from motet.composers.strategies.contrastive import Contrastive
@@ -16,6 +17,7 @@ from motet.composers.strategies.novelty import Novelty
 from motet.composers.strategies.product import Product
 from motet.composers.strategies.proxy_tuning import ProxyTuning
 from motet.composers.strategies.rules import RuleAdapter
+from motet.composers.strategies.sparse import Sparse
 from motet.composers.strategies.strategy import Strategy
 from motet.composers.strategies.unlearn import Unlearn
 
@@ -32,8 +34,10 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "product": Product,
     "rules": RuleAdapter,
     "mixture": Mixture,
+    "sparse": Sparse,
     "generic": Generic,
     "causal": Causal,
+    "cascade": Cascade,
     "discriminator": Discriminator,
     "dynamic": Dynamic,
     "budget": Budget,

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from motet.composers.plan import (
     BudgetRule,
+    CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
     DynamicRule,
@@ -26,6 +27,7 @@ from motet.composers.plan import (
     ReluRule,
     RoutedRule,
     RuleVector,
+    SparseRule,
     Stream,
     TokenSet,
 )
@@ -98,6 +100,7 @@ CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         BudgetRule,
+        CascadeRule,
         DiscriminatorRule,
         DivergenceRule,
         DynamicRule,
@@ -111,6 +114,7 @@ CLASSES: dict[str, type] = {
         RoutedRule,
         RowSpec,
         RuleVector,
+        SparseRule,
         SamplingParams,
         Schedule,
         SchedulePoint,
@@ -172,10 +176,10 @@ class Probed:
 
 
 def num_strengths(plan: Plan) -> int:
-    """How many α the rule solves for."""
+    """How many α the rule chooses."""
     if isinstance(plan.rule, DynamicRule):
         return (len(plan.streams) - 1) // 2
-    return int(isinstance(plan.rule, BudgetRule))
+    return int(isinstance(plan.rule, BudgetRule | CascadeRule | SparseRule))
 
 
 def payload_size(probe: Probe, plan: Plan) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -11,6 +12,11 @@ from typing import Any, cast
 def is_exact(reply: str, answer: str, *, ended: bool) -> bool:
     """The reply is the answer word by word, and ended there by itself."""
     return ended and reply.strip() == answer.strip()
+
+
+def names(reply: str, value: str) -> bool:
+    """Whether the reply has the value in it, as whole words, in capitals or not."""
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", reply, re.IGNORECASE) is not None
 
 
 def gap_closed(base: float, composed: float, tuned: float) -> float | None:

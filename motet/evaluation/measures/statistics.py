@@ -12,6 +12,27 @@ def mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def bootstrap_interval(
+    values: Sequence[float], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float] | None:
+    """The percentile interval of the mean (Efron 1979): of `draws` samples of as many values, drawn with replacement,
+    the middle `level` of the means lies inside. None of nothing; the same seed gives the same interval.
+
+    Raises:
+        ValueError: `level` is not between 0 and 1.
+    """
+    import numpy as np
+
+    if not 0 < level < 1:
+        raise ValueError(f"an interval needs a level between 0 and 1, got {level}")
+    if not values:
+        return None
+    drawn = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
+    means = np.asarray(values, dtype=np.float64)[drawn].mean(axis=1)
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
 def harmonic_mean(values: Sequence[float]) -> float | None:
     """n / Σ 1/v, 0 where one value is 0; None of nothing. TOFU's model utility is that of {probability, ROUGE-L
     recall, truth ratio} × {retain, real authors, world facts}.

@@ -10,7 +10,7 @@ over the whole vocabulary:
    plain weighted sum needs it.
 2. `sets`: thresholds of plausible sets; a rank or a mass is known only when the whole row has been counted.
 3. `alpha`: what is to be matched, then three grid passes and their ends, for rows that solve for a strength;
-   `discriminator` and `divergence`: their filters.
+   `cascade`, `sparse`: who answers; `discriminator` and `divergence`: their filters.
 4. `decode`: scan and finish. The scan composes, masks and sums; the token is known when all parts are.
 5. Where a row has a grammar and some row a plausible set: `relax` marks the rows of which nothing is left (the sum of
    the scan), and those alone are scanned again without their sets.
@@ -19,5 +19,5 @@ over the whole vocabulary:
 
 `sets`, `discriminator`, `divergence` and `warp` take one program per row: each of a search's eight passes counts above
 pivots that the pass before has chosen over the whole row, so that splitting a row over programs would make eight
-launches of one.
+launches of one. `cascade` and `sparse` do too: they read one stream once.
 """

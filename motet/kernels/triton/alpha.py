@@ -81,7 +81,8 @@ def _is_symmetric(rule, r):
 
 @triton.jit
 def _solves(rule, r, pair):
-    return pair < tl.load(rule + r * RULE + SOLVES)
+    kind = tl.load(rule + r * RULE + KIND).to(tl.int32)
+    return (pair < tl.load(rule + r * RULE + SOLVES)) & ((kind == DYNAMIC) | (kind == BUDGET))
 
 
 @triton.jit

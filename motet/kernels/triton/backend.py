@@ -16,7 +16,7 @@ from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed
 from motet.kernels.sampling import SampleRows
 from motet.kernels.triton import launch
-from motet.kernels.triton.columns import DIVERGENCE, LOG_SUM, LOGPROB, SOLVES, STATE, as_int
+from motet.kernels.triton.columns import KL, LOG_SUM, LOGPROB, SOLVES, STATE, as_int
 from motet.kernels.triton.launch import Outputs
 from motet.kernels.triton.table import RowTable, build_table
 from motet.kernels.triton.workspace import Asks, Batch, Workspace, scores_of, staged, staged_scores
@@ -129,7 +129,7 @@ def _collected(step: DeviceStep) -> Decoded:
     alpha = _alpha(batch, batch.inputs()[-1])
     values, tokens = _clones(out) if batch.asks.top else (None, None)
     traced = batch.asks.traced
-    kl, rank = (out.report[:, as_int(DIVERGENCE)].clone(), out.rank.clone()) if traced else (None, None)
+    kl, rank = (out.report[:, as_int(KL)].clone(), out.rank.clone()) if traced else (None, None)
     return Decoded(out.token.clone(), out.report[:, as_int(LOGPROB)].clone(), alpha, values, tokens, kl, rank)
 
 

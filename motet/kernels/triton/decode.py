@@ -9,11 +9,11 @@ import triton
 import triton.language as tl
 
 from motet.kernels.triton.columns import (
-    DIVERGENCE,
     DRAW,
     FORCED,
     GRAMMAR,
     INFO,
+    KL,
     LOG_SUM,
     LOGPROB,
     PARAMS,
@@ -232,7 +232,7 @@ def finish(
     tl.store(report + r * REPORT + LOGPROB, score)
     if ONLY < 0:
         tl.store(report + r * REPORT + LOG_SUM, total)
-        tl.store(report + r * REPORT + DIVERGENCE, kl)
+        tl.store(report + r * REPORT + KL, kl)
         tl.store(rank + r, tl.where(traced != 0, 0, -1).to(tl.int64))
 
 

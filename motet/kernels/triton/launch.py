@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from motet.kernels.triton import alpha, decode, discriminator, divergence, sets, stats, top, warp
+from motet.kernels.triton import alpha, cascade, decode, discriminator, divergence, sets, sparse, stats, top, warp
 from motet.kernels.triton.columns import ALL, FILTERED, RELAXED, REPORT, STORED, TOPPED, as_int
 from motet.kernels.triton.noise import TILE
 from motet.kernels.triton.table import ALIGNED, MIXED
@@ -114,6 +114,16 @@ def prepare(batch: Batch) -> Tensor:
         _run(discriminator.discriminator_threshold, (rows,),
             *batch.inputs(), batch.vocab, batch.table.pairs, K=slots, S=num_sets, BLOCK=SMALL_BLOCK, DTYPE=batch.code,
             num_warps=8, maxnreg=MAX_REGISTERS,
+        )  # fmt: skip
+    if batch.table.has_sparse:
+        _run(sparse.sparse_disagreement, (rows,),
+            *batch.heads(), batch.table.rule, lse, solved, batch.vocab, batch.table.pairs, K=slots, BLOCK=SMALL_BLOCK,
+            DTYPE=batch.code, num_warps=8,
+        )  # fmt: skip
+    if batch.table.has_cascade:
+        _run(cascade.cascade_share, (rows,),
+            *batch.heads(), batch.table.rule, lse, solved, batch.vocab, batch.table.pairs, K=slots, BLOCK=SMALL_BLOCK,
+            DTYPE=batch.code, num_warps=8,
         )  # fmt: skip
     if batch.table.has_divergence:
         _run(divergence.divergence_threshold, (rows,),

@@ -7,6 +7,7 @@ import triton.language as tl
 from motet.kernels.triton.columns import (
     ALPHA,
     BUDGET,
+    CASCADE,
     COUNT,
     CUTOFF,
     DISCRIMINATOR,
@@ -30,6 +31,7 @@ from motet.kernels.triton.columns import (
     SETS,
     SHARE,
     SLOT,
+    SPARSE,
     STREAM,
     TIE,
     TOTAL,
@@ -126,24 +128,32 @@ def _logprob(buffers, stream, weight, lse, slot, offsets, keep, DTYPE: tl.conste
 
 
 @triton.jit
-def _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K: tl.constexpr, DTYPE: tl.constexpr):
-    """log Σ w_k p_k; ROUTED takes (1 − d, d) from the row's gate instead of the weights."""
+def _mixture(
+    buffers, stream, weight, rule, lse, solved, r, kind, offsets, keep, PAIRS, K: tl.constexpr, DTYPE: tl.constexpr
+):
+    """log Σ w_k p_k; ROUTED and CASCADE take (1 − d, d) instead of the weights, from the row's gate or what was found
+    for it; SPARSE the base alone where nothing was found to be composed."""
     gate = tl.load(rule + r * RULE + SHARE)
     threshold = tl.load(rule + r * RULE + CUTOFF)
     share = tl.where(threshold >= 0, (gate > threshold).to(tl.float32), gate)
+    found = tl.load(solved + r * PAIRS)
+    share = tl.where(kind == CASCADE, found, share)
     top = tl.full(offsets.shape, -float("inf"), tl.float32)
     total = tl.zeros(offsets.shape, tl.float32)
     for k in tl.static_range(K):
         w = tl.load(weight + (r * K + k) * WEIGHT + FACTOR)
-        if kind == ROUTED:
+        if (kind == ROUTED) | (kind == CASCADE):
             w = tl.where(k == 0, 1.0 - share, tl.where(k == 1, share, 0.0))
+        if (kind == SPARSE) & (found == 0):
+            w = tl.where(k == 0, 1.0, 0.0)
         x = _logprob(buffers, stream, weight, lse, r * K + k, offsets, only_if(w > 0, keep), DTYPE)
         x = tl.where(w > 0, x, -float("inf"))
         above = tl.where(x != x, x, tl.maximum(top, x))
         safe = tl.where(above == -float("inf"), 0.0, above)
         total = total * tl.exp(top - safe) + w * tl.exp(x - safe)
         top = above
-    return tl.where(total == 0.0, -float("inf"), top + tl.log(total))
+    z = tl.where(total == 0.0, -float("inf"), top + tl.log(total))
+    return tl.where(((kind == CASCADE) | (kind == SPARSE)) & (found != found), found, z)
 
 
 @triton.jit
@@ -228,7 +238,7 @@ def tile_scores(
         elif kind == DIVERGENCE:
             z = _divergence(buffers, stream, weight, rule, lse, solved, r, offsets, keep, PAIRS, K, DTYPE)
         else:
-            z = _mixture(buffers, stream, weight, rule, lse, r, kind, offsets, keep, K, DTYPE)
+            z = _mixture(buffers, stream, weight, rule, lse, solved, r, kind, offsets, keep, PAIRS, K, DTYPE)
         z = tl.where(keep, z, -float("inf"))
     else:
         z = _weighted_sum(

@@ -47,6 +47,8 @@ class RowTable:
     has_symmetric: bool
     has_discriminator: bool
     has_divergence: bool
+    has_cascade: bool
+    has_sparse: bool
     has_state: bool
     needs_stats: bool
     pairs: int = 1
@@ -69,7 +71,7 @@ class _Row:
     sets: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
     values: list[float] = field(default_factory=list[float])
     rule: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    solves: int = 0  # how many α
+    solves: int = 0  # how many α are reported
 
     def slot(self, source: int, weight: float = 0.0, temperature: float = 1.0, gate: int = -1) -> int:
         """A new slot."""
@@ -134,6 +136,13 @@ def build_table(plan: ComposeRows, logits: Logits) -> RowTable:
     return _arrays(rows, plan, logits)
 
 
+def _strengths(kind: Kind, streams: int) -> int:
+    """How many α a rule chooses."""
+    if kind is Kind.DYNAMIC:
+        return (streams - 1) // 2
+    return int(kind in (Kind.BUDGET, Kind.CASCADE, Kind.SPARSE))
+
+
 def _add_rules(rows: Sequence[_Row], plan: ComposeRows) -> None:
     for rule in plan.rules:
         sources = [_indices(source) for source in rule.sources]
@@ -141,7 +150,7 @@ def _add_rules(rows: Sequence[_Row], plan: ComposeRows) -> None:
         for i, r in enumerate(_indices(rule.rows)):
             row = rows[r]
             row.rule = (float(rule.kind), *_floats(rule.param[i]))
-            row.solves = 0 if normalised else 1 if rule.kind is Kind.BUDGET else (len(sources) - 1) // 2
+            row.solves = _strengths(rule.kind, len(sources))
             temperatures = [1.0] * len(sources) if rule.temperature is None else _floats(rule.temperature[i])
             for k, weight in enumerate(_floats(rule.weight[i])):
                 slot = row.slot(sources[k][i]) if k else 0
@@ -186,6 +195,8 @@ def _arrays(rows: Sequence[_Row], plan: ComposeRows, logits: Logits) -> RowTable
         has_symmetric=any(bool((part.param[:, 1] > 0).any()) for part in plan.rules if part.kind is Kind.DYNAMIC),
         has_discriminator=Kind.DISCRIMINATOR in kinds,
         has_divergence=Kind.DIVERGENCE in kinds,
+        has_cascade=Kind.CASCADE in kinds,
+        has_sparse=Kind.SPARSE in kinds,
         has_state=bool(kinds & {Kind.DISCRIMINATOR, Kind.ROUTED}),
         needs_stats=any(any(row.needs) for row in rows),
         pairs=plan.pairs,
@@ -211,6 +222,8 @@ def score_table(rows: int) -> RowTable:
         has_symmetric=False,
         has_discriminator=False,
         has_divergence=False,
+        has_cascade=False,
+        has_sparse=False,
         has_state=False,
         needs_stats=False,
     )
