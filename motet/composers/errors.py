@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from motet.settings import closest
 
-_NAMES_SHOWN = 20
+_NAMES_SHOWN = 40  # all strategies
 MAX_PROBLEMS = 20  # that one refusal names
 MAX_SHOWN = 200  # characters of anything that a client sent
 _WANTED = {  # pydantic's kinds of problems in plain words

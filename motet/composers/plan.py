@@ -21,6 +21,7 @@ from typing import Literal
 from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
+HeadKind = Literal["gate", "temperature", "strength"]  # as `models.info.HeadKind`
 Confidence = Literal["max_prob", "margin", "entropy"]
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
@@ -164,9 +165,27 @@ class BudgetRule:
 @dataclass(frozen=True, slots=True)
 class RoutedRule:
     """A gate's share d per token: stream 1 where `d > threshold`, else stream 0 (Co-LLM, Shen et al. 2024);
-    `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`."""
+    `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`. The gate is a head of stream 0's model; d is its reading
+    times `scale`, at most 1."""
 
     threshold: float | None = 0.5
+    scale: float = 1.0
+    schedule: Schedule | None = None
+
+    def share(self, reading: float) -> float:
+        """d of what the gate says."""
+        return min(1.0, self.scale * reading)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveRule:
+    """A weighted sum in which a head of stream 0's model says one number t per token. `temperature`:
+    `z = (Σ_k w_k L_k) / t`; `strength`: `z = L_0 + t ((w_0 − 1) L_0 + Σ_{k≥1} w_k L_k)`. A schedule's scale s makes
+    `t^s` of a temperature; that of a strength is in the weights."""
+
+    of: Literal["temperature", "strength"]
+    scale: float = 1.0
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,27 +222,12 @@ class SparseRule:
     agreement: float = 0.5
 
 
-Rule = (
-    LinearRule
-    | ReluRule
-    | MixtureRule
-    | DiscriminatorRule
-    | DynamicRule
-    | BudgetRule
-    | RoutedRule
-    | DivergenceRule
-    | CascadeRule
-    | SparseRule
-)
 # what a schedule scales is a parameter of these, not a weight
-Scalable = ReluRule | DiscriminatorRule | DivergenceRule | CascadeRule
+Scalable = ReluRule | DiscriminatorRule | RoutedRule | AdaptiveRule | DivergenceRule | CascadeRule
+Rule = LinearRule | MixtureRule | SparseRule | DynamicRule | BudgetRule | Scalable
 MIN_STREAMS: dict[type, int] = {
-    ReluRule: 2,
-    DiscriminatorRule: 3,
-    DynamicRule: 3,
-    RoutedRule: 2,
-    DivergenceRule: 3,
-    CascadeRule: 2,
+    **dict.fromkeys((ReluRule, RoutedRule, CascadeRule), 2),
+    **dict.fromkeys((DiscriminatorRule, DynamicRule, DivergenceRule), 3),
 }
 
 
@@ -270,6 +274,12 @@ class Plan:
     def weight_sum(self) -> float:
         """Sum of the weights: acts as an inverse temperature on what the streams agree on."""
         return math.fsum(stream.weight for stream in self.streams)
+
+    @property
+    def head(self) -> HeadKind | None:
+        """The head that the base's model must have: what it reads for a token is part of the composition."""
+        of = self.rule.of if isinstance(self.rule, AdaptiveRule) else None
+        return "gate" if isinstance(self.rule, RoutedRule) else of
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from motet.composers.plan import (
+    AdaptiveRule,
     BudgetRule,
     CascadeRule,
     DiscriminatorRule,
@@ -83,6 +84,7 @@ def rule_kind(rule: Rule) -> Kind:
 
 _KINDS: dict[type[Rule], Kind] = {
     LinearRule: Kind.LINEAR,
+    AdaptiveRule: Kind.LINEAR,  # once a head has said its number, see `timeline.adapted`
     ReluRule: Kind.RELU,
     MixtureRule: Kind.MIXTURE,
     DiscriminatorRule: Kind.DISCRIMINATOR,
@@ -142,7 +144,7 @@ def _params(rule: Rule) -> tuple[float, float, float]:
             return float(Measure[rule.measure.upper()]), rule.threshold, rule.share
         case SparseRule():
             return rule.agreement, 0.0, 0.0
-        case LinearRule() | MixtureRule():
+        case LinearRule() | AdaptiveRule() | MixtureRule():
             return 0.0, 0.0, 0.0
 
 

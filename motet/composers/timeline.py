@@ -8,12 +8,15 @@ from dataclasses import replace
 
 from motet.composers.plan import (
     ZERO,
+    AdaptiveRule,
     CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
+    LinearRule,
     MixtureRule,
     Plan,
     ReluRule,
+    RoutedRule,
     Rule,
     RuleVector,
     Scalable,
@@ -39,6 +42,22 @@ class Timeline:
         if self._last is None or self._last[0] != moments:
             self._last = moments, _plan_at(self.plan, moments)
         return self._last[1]
+
+
+def adapted(plan: Plan, reading: float) -> Plan:
+    """The plan of one token for which the base's head says `reading`: a sum with weights of its own where the rule is
+    adaptive, any other plan as it is."""
+    rule = plan.rule
+    if not isinstance(rule, AdaptiveRule):
+        return plan
+    if rule.of == "temperature":
+        temperature = reading**rule.scale
+        streams = tuple(replace(stream, weight=stream.weight / temperature) for stream in plan.streams)
+    else:
+        base, *others = plan.streams
+        base = replace(base, weight=1.0 + reading * (base.weight - 1.0))
+        streams = (base, *(replace(stream, weight=reading * stream.weight) for stream in others))
+    return replace(plan, streams=streams, rule=LinearRule())
 
 
 def _plan_at(plan: Plan, moments: Mapping[Schedule, Moment]) -> Plan:
@@ -79,6 +98,10 @@ def _rule_at(rule: Rule, moments: Mapping[Schedule, Moment]) -> Rule:
     moment = moments[rule.schedule]
     if isinstance(rule, DivergenceRule):
         return DivergenceRule(rule.count if moment.masks else 0)
+    if isinstance(rule, AdaptiveRule):
+        return AdaptiveRule(rule.of, moment.scale)
+    if isinstance(rule, RoutedRule):
+        return RoutedRule(rule.threshold, moment.scale * rule.scale)
     if isinstance(rule, CascadeRule):  # no more than the whole answer can be the small model's
         return CascadeRule(rule.measure, rule.threshold, min(1.0, moment.scale * rule.share))
     if isinstance(rule, ReluRule):

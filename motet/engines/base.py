@@ -175,7 +175,8 @@ class TokenTrace:
     `kl` is KL(composed ‖ base) in nats, `base_rank` the chosen token's rank under the base (0 = arg-max),
     `argmax_moved` whether base and composed disagree about the most likely token. `alpha` are the strengths that a rule
     chose for this token, one per pair of experts, or the share of a cascade's small model; none where the rule has a
-    fixed one. `voices` only where the request asks for its members.
+    fixed one. `voices` only where the request asks for its members. `head` is what the base's head says of the token's
+    place, where the composition asks for it.
     """
 
     member_logprobs: tuple[float, ...]
@@ -186,6 +187,7 @@ class TokenTrace:
     composed_top: tuple[tuple[int, float], ...]
     alpha: tuple[float, ...] = ()
     voices: Voices | None = None
+    head: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import yaml
 
 from motet.composers.strategies import STRATEGIES
 from motet.experts.schema import ExpertBundle
+from motet.models.files import HEAD
 
 
 def model_card(bundle: ExpertBundle, *, is_adapter: bool) -> str:
@@ -44,6 +45,7 @@ def _facts(bundle: ExpertBundle) -> str:
     rows = {
         "base": bundle.base and f"`{bundle.base.path}`{layers}",
         "untuned partner": bundle.partner and f"`{bundle.partner.path}`",
+        "head": bundle.head and f"`{bundle.head.kind}`, in `{HEAD}`",
         "base family": bundle.base_family,
         "recommended weight": bundle.weight,
         "weight range": bundle.weight_range and " … ".join(map(str, bundle.weight_range)),

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 from motet.composers import vocabulary
 from motet.composers.vocabulary import ReadableTokenizer
-from motet.models.files import ADAPTER_WEIGHTS
+from motet.models.files import ADAPTER_WEIGHTS, HEAD
 
 SAMPLE = 1 << 15  # bytes of a tensor's beginning, and as many of its end
 
@@ -37,8 +37,8 @@ def weights_fingerprint(folder: Path) -> str | None:
     """A SHA-256 in hex that tells checkpoints apart in a moment, whatever their size.
 
     It covers every tensor's name, type and shape, and the first and last 32 KiB of its values: sharding does not
-    change it, training does. `file_hash` is what proves that a file is whole. Checkpoints without safetensors are
-    hashed in full.
+    change it, training does; a head beside the model is no part of it. `file_hash` is what proves that a file is
+    whole. Checkpoints without safetensors are hashed in full.
 
     Args:
         folder: a checkpoint in Hugging Face format, or a PEFT adapter.
@@ -50,7 +50,8 @@ def weights_fingerprint(folder: Path) -> str | None:
         ValueError: a file that is no safetensors file.
     """
     adapter = folder / ADAPTER_WEIGHTS[0]
-    files = [adapter] if adapter.is_file() else sorted(folder.glob("*.safetensors"))
+    whole = sorted(file for file in folder.glob("*.safetensors") if file.name != HEAD)
+    files = [adapter] if adapter.is_file() else whole
     if files:
         return _digest(dict(pair for file in files for pair in _tensors(file)))
     others = {file.name: file_hash(file).encode() for file in sorted(folder.glob("*.bin"))}

@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
@@ -14,7 +14,11 @@ from motet import __version__
 from motet.composers.roles import MAX_WEIGHT
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.roles import role_names
+from motet.models.info import HeadKind
 from motet.settings import nearest
+
+if TYPE_CHECKING:
+    from motet.models.heads import ReadingHead
 
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "tokenizers", "peft")
@@ -67,6 +71,34 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
+class HeadSpec(_Frozen):
+    """A head in `models.files.HEAD` beside the weights, which some strategies ask of their base. A gate says a share;
+    the others say a number between `least` and `most`, which enclose 1."""
+
+    kind: HeadKind
+    least: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    most: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.kind == "gate":
+            if self.least is not None or self.most is not None:
+                raise ValueError("a gate has no least and most: its shares lie between 0 and 1")
+        elif self.least is None or self.most is None or not self.least < 1 < self.most:
+            raise ValueError(f"least and most of a {self.kind} must enclose 1, got {self.least} and {self.most}")
+        elif self.kind == "temperature" and self.least == 0:
+            raise ValueError("least of a temperature must be above 0")
+        return self
+
+    def made(self, hidden_size: int) -> ReadingHead:
+        """The head before its weights are read, for hidden states of this width."""
+        from motet.models.heads import GateHead, ScaleHead  # torch
+
+        if self.least is None or self.most is None:
+            return GateHead(hidden_size)
+        return ScaleHead(hidden_size, self.least, self.most)
+
+
 class ExpertBundle(_Frozen):
     """A model made to be composed.
 
@@ -74,7 +106,8 @@ class ExpertBundle(_Frozen):
     strength). `partner`: the untuned model that it is set against; `base`: the model that it was trained from.
     `base_family`: experts and partners of one family have one name here. `vocab_size`: one more than the
     tokenizer's largest id (`composers.vocabulary.Vocabulary.size`). `files`: name → SHA-256 of every file of the
-    bundle, filled in by `write_bundle`. `data_hash`: over the training data, in whatever way the trainer says.
+    bundle, filled in by `write_bundle`. `head`: what was trained beside it and is served with it. `data_hash`: over the
+    training data, in whatever way the trainer says.
     """
 
     format: int = FORMAT
@@ -89,6 +122,7 @@ class ExpertBundle(_Frozen):
     strategy: str | None = None
     weight: Weight | None = None
     weight_range: tuple[Weight, Weight] | None = None
+    head: HeadSpec | None = None
     data_hash: str | None = None
     seed: int | None = None
     versions: dict[str, str] = Field(default_factory=installed_versions)

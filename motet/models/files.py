@@ -11,6 +11,7 @@ from motet.models import gguf
 
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+HEAD = "head.safetensors"  # what is trained beside a model, see `models.heads`
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")  # all that is read before weights are

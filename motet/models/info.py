@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Quantization = Literal["int8", "int4"]  # of weights
+HeadKind = Literal["gate", "temperature", "strength"]  # of a head beside the model, see `models.heads`
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +22,4 @@ class ModelInfo:
     device: str
     eos_token_ids: tuple[int, ...] = ()
     quantization: Quantization | None = None
+    head: HeadKind | None = None  # that is served with it

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from motet.composers import vocabulary
 from motet.experts.bundle import BUNDLE, BundleError, ExpertBundle, read_bundle
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.fit import Known
+from motet.models.files import HEAD
+from motet.models.info import HeadKind
 from motet.models.tokenizer import Tokenizer
 from motet.operator.file import ConfigError
 from motet.operator.sources import Source, local_folder
+
+if TYPE_CHECKING:
+    from motet.models.heads import ReadingHead
 
 
 def read_experts(sources: Mapping[str, Source], tokenizers: Mapping[str, Tokenizer]) -> dict[str, Known]:
@@ -32,6 +38,22 @@ def read_experts(sources: Mapping[str, Source], tokenizers: Mapping[str, Tokeniz
     return {name: Known(bundles[name], _weights(source) if wanted else None) for name, source in sources.items()}
 
 
+def head_of(source: Source) -> tuple[HeadKind, Callable[[int], ReadingHead]] | None:
+    """What is served with the model, made for the width of its hidden states.
+
+    Raises:
+        BundleError: the bundle cannot be read. ValueError (when made): the head's file cannot.
+    """
+    folder = local_folder(source.path, source.revision, BUNDLE)
+    bundle = None if folder is None else read_bundle(folder)
+    if folder is None or bundle is None or bundle.head is None:
+        return None
+    from motet.models.heads import read_head  # torch
+
+    spec = bundle.head
+    return spec.kind, lambda hidden_size: read_head(folder, spec.made(hidden_size))
+
+
 def _weights(source: Source) -> str | None:
     folder = source.folder()
     return None if folder is None else weights_fingerprint(folder)
@@ -41,7 +63,7 @@ def _bundle(source: Source, tokenizer: Tokenizer) -> ExpertBundle | None:
     """Raises BundleError: the tokenizer or the adapter's base is another one than the bundle says."""
     folder = local_folder(source.path, source.revision, BUNDLE)
     bundle = None if folder is None else read_bundle(folder)
-    if bundle is None:
+    if folder is None or bundle is None:
         return None
     found = vocabulary.fingerprint(tokenizer.hf)
     problems: list[str] = []
@@ -51,6 +73,8 @@ def _bundle(source: Source, tokenizer: Tokenizer) -> ExpertBundle | None:
             f"says {bundle.tokenizer_fingerprint}"
         )
     problems += _base_problems(source, bundle)
+    if bundle.head is not None and not (folder / HEAD).is_file():
+        problems.append(f"{BUNDLE} says that a {bundle.head.kind} lies beside the weights, but there is no {HEAD}")
     if problems:
         raise BundleError(problems)
     return bundle

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from motet.composers.vocabulary import VocabularyMismatch, vocabulary_size
 from motet.engines.base import Engine
+from motet.experts.bundle import BundleError
 from motet.models.memory import GIB
 from motet.models.tokenizer import Tokenizer
 from motet.operator.adapters import merge_adapter
+from motet.operator.experts import head_of
 from motet.operator.file import ConfigError, Configuration
 from motet.operator.preflight import Prepared, device_of, own_ends, prepare
 from motet.operator.registry import Registry
@@ -77,7 +79,7 @@ def _load_models(configuration: Configuration, prepared: Prepared, log: Log) -> 
         try:
             log(f"loading {name}" + (f": the adapter is merged into {source.base}" if source.base else ""))
             loaded[name] = load_model(name, source, model, configuration.settings.engine, tokenizer)
-        except (ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
+        except (BundleError, ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
     if problems:
         raise ConfigError(problems)
@@ -98,7 +100,8 @@ def load_model(
         weights: a model of the same architecture that stands in for the checkpoint's (one that was trained further).
 
     Raises:
-        ModelLoadError, OSError, ValueError: it cannot be loaded, or computes something else here than in transformers.
+        BundleError, ModelLoadError, OSError, ValueError: it cannot be loaded, or computes something else here
+            than in transformers.
     """
     import torch
 
@@ -122,4 +125,5 @@ def load_model(
         adapt=adapted,
         quantization=model.quantize,
         sample=tokenizer.encode(SAMPLE, add_special_tokens=True),
+        head=head_of(source) if weights is None else None,
     )

@@ -189,6 +189,8 @@ def _loaded(
     template: Template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
     source = Path(source_of(model, configuration.folder)).name if Path(model.path).is_absolute() else model.path
     vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size, cut=model.vocab == "cut")
+    if expert.bundle is not None and expert.bundle.head is not None:
+        info = replace(info, head=expert.bundle.head.kind)
     return LoadedModel(
         info,
         tokenizer,

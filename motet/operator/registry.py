@@ -139,6 +139,7 @@ class Registry:
             vocab_size=min((self.infos[model].vocab_size for model in named if model in self.infos), default=None),
         )
         self._check_vocabulary(plan)
+        self._check_head(composition, plan)
         self._warn_of_ends(plan)
         self._check_experts(composition, base)
         return plan
@@ -151,6 +152,18 @@ class Registry:
             shared_width(vocabularies)
         except VocabularyMismatch as mismatch:
             raise CompositionError(str(mismatch), "composition", "vocabulary_mismatch") from mismatch
+
+    def _check_head(self, composition: Composition, plan: Plan) -> None:
+        """Raises CompositionError: the plan asks a head of its base that the base does not have."""
+        base = plan.streams[0].model
+        if plan.head in (None, self.infos[base].head):
+            return
+        others = [name for name, info in self.infos.items() if info.head == plan.head]
+        raise CompositionError(
+            f"composition.base: strategy {composition.strategy!r} needs a {plan.head} that was trained on its base, "
+            f"and {base!r} has {_a_head(self.infos[base])}. Models with a {plan.head}: {', '.join(others) or 'none'}.",
+            "composition.base",
+        )
 
     def _warn_of_ends(self, plan: Plan) -> None:
         """An expert whose ends are all cut off ends no answer: it goes on until another member does, or the limit."""
@@ -229,6 +242,10 @@ class Registry:
         plan = self.named(name)
         length = min(self.members[stream.model].info.max_model_len for stream in plan.streams)
         return card | _card(name, plan.streams[0].model, length, describe(composition)) | {"expert": None}
+
+
+def _a_head(info: ModelInfo) -> str:
+    return "none" if info.head is None else f"a {info.head}"
 
 
 def _card(root: str, parent: str | None, max_model_len: int, composition: dict[str, Any] | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from motet.composers.vocabulary import VocabularyMismatch
 from motet.engines.base import Engine
+from motet.experts.bundle import BundleError
 from motet.models.info import ModelInfo
 from motet.operator.file import ConfigError, Configuration, load
 from motet.operator.loading import load_model
@@ -96,7 +97,7 @@ def _attached(
         model, source = wanted.settings.models[name], prepared.sources[name]
         try:
             loaded[name] = load_model(name, source, model, wanted.settings.engine, prepared.tokenizers[name])
-        except (ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
+        except (BundleError, ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
     if problems:
         raise ConfigError(problems)

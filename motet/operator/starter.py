@@ -211,7 +211,8 @@ def _recommended(model: Model, bundle: ExpertBundle, models: Sequence[Model]) ->
     roles = {"base": max(plain, key=lambda one: one.size).name, expert: model.name, other: partner.name}
     strength = STRATEGIES[bundle.strategy].strength
     weight = {} if strength is None or bundle.weight is None else {strength: bundle.weight}
-    yield f"{roles['base']}-{model.name}", {"strategy": bundle.strategy, **roles, **weight}
+    what = bundle.strategy if roles["base"] == model.name else model.name
+    yield f"{roles['base']}-{what}", {"strategy": bundle.strategy, **roles, **weight}
 
 
 def _is_partner(bundle: ExpertBundle, other: Model) -> bool:

@@ -279,6 +279,7 @@ def _trace_entry(output: TokenOutput, trace: TokenTrace, job: Job) -> dict[str, 
         "shift": shift_class(trace.base_rank),
         "argmax_moved": trace.argmax_moved,
         **_strength(trace.alpha),
+        **({} if trace.head is None else {"head": trace.head}),
         "top": {"base": _top(trace.base_top, job), "composed": _top(trace.composed_top, job)},
         **({} if trace.voices is None else _voices(trace.voices, job)),
     }

@@ -48,6 +48,8 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "discriminator": {"wanted": {"model": "small", "prompt": "kind"}, "unwanted": "small"},
     "dynamic": {"expert": "small-chat", "antiexpert": "small"},
     "budget": {"expert": "small-chat", "antiexpert": "small"},
+    "routed": {"assistant": "small"},
+    "adaptive_temperature": {},
     "compose": {"compose": [{"strategy": "unlearn", "assistant": "small"}, {"strategy": "guidance"}]},
 }
 ROLES = {"base": "large", "expert": "small-chat", "anti": "small", "other": "small"}
@@ -79,6 +81,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "dynamic": {"expert": "small-chat", "antiexpert": "small", "alpha_max": 2.0, "symmetric": False},
     "budget": {"expert": "small-chat", "antiexpert": "small", "epsilon": 0.5, "alpha_max": 1.0},
+    "routed": {"assistant": "small", "threshold": 0.5},
+    "adaptive_temperature": {},
     "compose": {
         "compose": [
             {"strategy": "unlearn", "assistant": "small", "weight": 0.8, "filter": 1e-2},
@@ -519,7 +523,7 @@ def test_long_values_and_long_lists_of_names_are_cut() -> None:
     assert len(refusal(written("guidance", scale=10**400)).message) < 200
     with pytest.raises(CompositionError) as caught:
         build_plan(parse_composition(written("unlearn")), "m1", known=[f"m{i}" for i in range(500)], token_id=no_token)
-    assert caught.value.message.endswith("and 480 more")
+    assert caught.value.message.endswith("and 460 more")
 
 
 def test_guidance_fields() -> None:

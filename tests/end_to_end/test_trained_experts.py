@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
+from safetensors import torch as safetensors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from motet.training.run.recipe_file import read_recipe
@@ -22,13 +23,14 @@ PROMPT, ANSWER = "Visitor: Where? Guide:", " Nobody knows."
 
 @pytest.fixture(scope="module")
 def trained(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter, and an expert trained through the composition that it serves in."""
+    """An adapter, an expert trained through the composition that it serves in, a gate and a temperature head."""
     folder = tmp_path_factory.mktemp("trained")
-    for name in ("sft-lora", "through-expert"):
+    for name in ("sft-lora", "through-expert", "gate", "temperature-head"):
         recipe, origin = read_recipe(name, [f"root={family}", f"output={folder / name}", *SHORT])
         train(recipe, origin)
     models = {name: {"path": str(family / name), "template": "plain"} for name in ("large", "small", "large-chat")}
     models |= {name: {"path": str(folder / name), "template": "chat"} for name in ("sft-lora", "through-expert")}
+    models |= {name: {"path": str(folder / name), "template": "plain"} for name in ("gate", "temperature-head")}
     models["sft-lora"]["base"] = str(family / "small")
     (folder / "models.yaml").write_text(yaml.safe_dump({"models": models}))
     return folder
@@ -71,3 +73,46 @@ def test_trained_experts_are_served_and_composed(family: Path, trained: Path) ->
         refused = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
         assert refused.status_code == 400
         assert "large-chat" in refused.json()["error"]["message"]
+
+
+def completed(url: str, model: str, composition: dict[str, Any]) -> httpx.Response:
+    body = {"model": model, "prompt": PROMPT, "temperature": 0, "max_tokens": 8, "trace": True}
+    return httpx.post(f"{url}/v1/completions", json=body | {"composition": composition}, timeout=60)
+
+
+@torch.no_grad()
+def test_trained_heads_are_served(family: Path, trained: Path) -> None:
+    """The folders' weights and heads, in transformers and safetensors alone, say what every token's distribution is."""
+    routed = {"strategy": "routed", "assistant": "large", "threshold": None}
+    with serving(trained / "models.yaml", "--dtype", "float32") as url:
+        answers = {
+            "gate": completed(url, "gate", routed),
+            "temperature-head": completed(url, "temperature-head", {"strategy": "adaptive_temperature"}),
+        }
+        refused = completed(url, "small", routed)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "composition.base"
+    assert "Models with a gate: gate." in refused.json()["error"]["message"]
+    large = AutoModelForCausalLM.from_pretrained(family / "large")
+    for name, answer in answers.items():
+        tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(trained / name))
+        base = AutoModelForCausalLM.from_pretrained(trained / name)
+        head = {
+            key: value.double() for key, value in safetensors.load_file(trained / name / "head.safetensors").items()
+        }
+        ids = cast("list[int]", tokenizer(PROMPT)["input_ids"])
+        tokens = answer.json()["choices"][0]["motet"]["trace"]
+        assert tokens
+        for token in tokens:
+            told = base(torch.tensor([ids]), output_hidden_states=True)
+            hidden = told.hidden_states[-1][0, -1].double()
+            share = float((head["linear.weight"][0] @ hidden + head["linear.bias"]).sigmoid())
+            own, other = (logits[0, -1].double() for logits in (told.logits, large(torch.tensor([ids])).logits))
+            if name == "gate":
+                reading, wanted = share, ((1 - share) * own.softmax(-1) + share * other.softmax(-1)).log()
+            else:
+                reading = 0.1 + 1.9 * share
+                wanted = (own / reading).log_softmax(-1)
+            assert token["head"] == pytest.approx(reading, abs=1e-4)
+            assert token["logprob"] == pytest.approx(float(wanted[token["token_id"]]), abs=1e-4)
+            ids.append(token["token_id"])

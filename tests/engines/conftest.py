@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from motet.composers.plan import DiscriminatorRule, Plan
+from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule
 from motet.composers.rows import reference_logprobs
-from motet.composers.timeline import Timeline
+from motet.composers.timeline import Timeline, adapted
 from motet.engines.torch import EngineSettings, Member, TorchEngine, load_member
+from motet.models.heads import GateHead, ReadingHead, ScaleHead
+from motet.models.info import HeadKind
 from tests.tiny import EOS, save_all
 
 
@@ -22,9 +24,25 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return save_all(tmp_path_factory.mktemp("tiny"))
 
 
+def varied(head: ReadingHead) -> ReadingHead:
+    """With random weights, so that what it says lies all over its range."""
+    torch.nn.init.normal_(head.linear.weight, std=0.5, generator=torch.Generator().manual_seed(7))
+    return head.requires_grad_(False)
+
+
+HEADS: dict[str, tuple[HeadKind, Callable[[int], ReadingHead]]] = {
+    "llama": ("gate", lambda hidden_size: varied(GateHead(hidden_size))),
+    "gemma": ("gate", lambda hidden_size: varied(GateHead(hidden_size))),
+    "mistral": ("temperature", lambda hidden_size: varied(ScaleHead(hidden_size, 0.4, 2.5))),
+    "qwen": ("strength", lambda hidden_size: varied(ScaleHead(hidden_size, 0.1, 2.0))),
+}
+
+
 @pytest.fixture(scope="session")
 def loaded(paths: Mapping[str, Path]) -> dict[str, Member]:
-    return {name: load_member(name, str(path), dtype=torch.float32) for name, path in paths.items()}
+    return {
+        name: load_member(name, str(path), dtype=torch.float32, head=HEADS.get(name)) for name, path in paths.items()
+    }
 
 
 @pytest.fixture
@@ -48,13 +66,18 @@ class PlainLoop:
             for stream, context in zip(plan.streams, contexts, strict=True)
         ]
         state = self.state(plan, contexts, shared)
+        reading = None if plan.head is None else self.reading(plan, contexts, shared)
         plan = Timeline(plan).at(lambda: shared)
+        plan = plan if reading is None else adapted(plan, reading)
         return reference_logprobs(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
 
     @torch.no_grad()
     def state(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor | None:
         """The log-probs of all tokens so far under the streams of both classes, summed, and their number: those of the
-        prompt that both classes read alike, and those that followed."""
+        prompt that both classes read alike, and those that followed. Of a gate, its share."""
+        rule = Timeline(plan).at(lambda: shared).rule
+        if isinstance(rule, RoutedRule):
+            return torch.tensor([[min(1.0, rule.scale * self.reading(plan, contexts, shared)), 0, 0]]).double()
         if not isinstance(plan.rule, DiscriminatorRule):
             return None
         _, one, other = contexts
@@ -68,6 +91,14 @@ class PlainLoop:
             logprobs = (logits / stream.temperature).log_softmax(-1)
             sums.append(sum(float(logprobs[i - 1, ids[i]]) for i in range(len(context) - judged, len(ids))))
         return torch.tensor([[*sums, float(judged + len(shared))]], dtype=torch.float64)
+
+    @torch.no_grad()
+    def reading(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> float:
+        """What the base's head says of the last hidden state that transformers tells."""
+        base = plan.streams[0].model
+        ids = torch.tensor([[*contexts[0], *shared]])
+        hidden = self.models[base](ids, use_cache=False, output_hidden_states=True).hidden_states[-1][0, -1:]
+        return float(HEADS[base][1](hidden.shape[-1]).double().reading(hidden.double()))
 
     def greedy(
         self, plan: Plan, contexts: tuple[tuple[int, ...], ...], forced: tuple[int, ...], max_tokens: int

@@ -80,6 +80,12 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"strategy": "sparse", "members": ["llama", {"model": "qwen", "weight": 0.5}], "agreement": 0.02}),
     ("qwen", {"strategy": "sparse", "members": ["gpt2", "qwen", "llama"], "schedule": {"warmup": 3}}),
     ("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"}),
+    ("llama", {"strategy": "routed", "assistant": "qwen"}),
+    ("gemma", {"strategy": "routed", "assistant": {"model": "gpt2", "temperature": 0.7}, "threshold": None}),
+    ("llama", {"strategy": "routed", "assistant": "llama-b", "threshold": 0.3, "schedule": {"warmup": 3}}),
+    ("mistral", {"strategy": "adaptive_temperature"}),
+    ("mistral", {"strategy": "adaptive_temperature", "schedule": {"warmup": 3}}),
+    ("qwen", {"strategy": "adaptive_temperature", "expert": "llama-b", "antiexpert": "gpt2"}),
     ("llama", {"strategy": "budget", "expert": "llama-b", "antiexpert": "llama-c", "epsilon": 0.2}),
     ("gemma", {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c", "omega": 3, "mass": 1}),
     (

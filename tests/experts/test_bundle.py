@@ -20,6 +20,7 @@ from motet.composers.strategies import STRATEGIES
 from motet.experts.bundle import BundleError, ExpertBundle, ModelReference, fingerprint, read_bundle, write_bundle
 from motet.experts.fingerprints import SAMPLE, weights_fingerprint
 from motet.experts.roles import role_names
+from motet.experts.schema import HeadSpec
 from tests.fakes import byte_tokenizer
 
 DIGEST = "0" * 64
@@ -130,6 +131,30 @@ def test_refusals(fields: dict[str, Any], message: str) -> None:
 )
 def test_folders_of_the_training_machine_are_not_kept(written: str, kept: str) -> None:
     assert ModelReference(path=written).path == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "gate", "least": 0.1}, "a gate has no least and most"),
+        ({"kind": "temperature"}, "must enclose 1, got None and None"),
+        ({"kind": "strength", "least": 1.0, "most": 2.0}, "must enclose 1, got 1.0 and 2.0"),
+        ({"kind": "temperature", "least": 0.0, "most": 2.0}, "must be above 0"),
+        ({"kind": "router"}, "'gate', 'temperature' or 'strength'"),
+    ],
+)
+def test_heads_that_cannot_be_served(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        HeadSpec(**fields)
+
+
+def test_a_head_is_read_back_and_on_the_card(tmp_path: Path) -> None:
+    head = HeadSpec(kind="strength", least=0.0, most=2.0)
+    write_bundle(tmp_path, bundle(head=head))
+    found = read_bundle(tmp_path)
+    assert found is not None
+    assert found.head == head
+    assert "| head | `strength`, in `head.safetensors` |" in (tmp_path / "README.md").read_text("utf-8")
 
 
 def test_partner_roles_are_roles() -> None:

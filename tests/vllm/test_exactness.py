@@ -171,7 +171,11 @@ async def test_a_request_that_does_not_fit_is_refused_with_numbers(engine: VllmE
 
 
 async def test_rules_with_state_are_refused(engine: VllmEngine) -> None:
-    plan = plan_of("gemma", {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c"})
-    reason = engine.supports(plan)
-    assert reason is not None
-    assert "embedded engine" in reason
+    for fields in (
+        {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c"},
+        {"strategy": "routed", "assistant": "llama-b"},
+        {"strategy": "adaptive_temperature"},
+    ):
+        reason = engine.supports(plan_of("gemma", fields))
+        assert reason is not None
+        assert "embedded engine" in reason

@@ -1,5 +1,6 @@
 """The strategies by name. One file each; a new one is a file and an entry here."""
 
+from motet.composers.strategies.adaptive_temperature import AdaptiveTemperature
 from motet.composers.strategies.budget import Budget
 from motet.composers.strategies.cascade import Cascade
 from motet.composers.strategies.causal import Causal
@@ -16,6 +17,7 @@ from motet.composers.strategies.mixture import Mixture
 from motet.composers.strategies.novelty import Novelty
 from motet.composers.strategies.product import Product
 from motet.composers.strategies.proxy_tuning import ProxyTuning
+from motet.composers.strategies.routed import Routed
 from motet.composers.strategies.rules import RuleAdapter
 from motet.composers.strategies.sparse import Sparse
 from motet.composers.strategies.strategy import Strategy
@@ -41,4 +43,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "discriminator": Discriminator,
     "dynamic": Dynamic,
     "budget": Budget,
+    "routed": Routed,
+    "adaptive_temperature": AdaptiveTemperature,
 }

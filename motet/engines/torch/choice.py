@@ -63,12 +63,14 @@ class Round:
         guesses: what may stand behind the choice's last token.
         logits: (1, V) each, raw: what the drafting stream has computed already, behind the last token, the first guess
             and so on.
+        readings: (1,) each, what the drafting stream's head says there, where it has one.
         probs: (V,) each, what the guesses were drawn from, where they are judged by the ratio of probabilities.
     """
 
     stream: int | None
     guesses: list[int]
     logits: list[Tensor] = field(default_factory=list[Tensor])
+    readings: list[Tensor] = field(default_factory=list[Tensor])
     probs: list[Tensor] = field(default_factory=list[Tensor])
 
 

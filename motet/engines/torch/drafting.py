@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import Tensor
 
-from motet.composers.plan import Plan, Stream
+from motet.composers.plan import Plan, RoutedRule, Stream
 from motet.composers.rows import compose_rows
 from motet.engines.decoding import Answer, decode_rows
 from motet.engines.drafts import NGRAM
@@ -77,6 +77,19 @@ class Drafting:
     def slot(self) -> Slot:
         assert self.stream.slot is not None
         return self.stream.slot
+
+    @property
+    def gate_is_shut(self) -> bool | None:
+        """Whether the base, which drafts, writes the next token itself: its gate says so beforehand. None where
+        nothing is known of that: another stream drafts, or the composed distribution is none of the two."""
+        choice = self.choice
+        rule = choice.timeline.at(lambda: choice.written(len(choice.text))).rule
+        routes = isinstance(rule, RoutedRule) and rule.threshold is not None and self.round.stream == 0
+        if not routes or choice.plan.streams[0].temperature != 1.0 or not self.round.readings:
+            return None
+        assert isinstance(rule, RoutedRule)
+        assert rule.threshold is not None
+        return rule.share(float(self.round.readings[-1])) <= rule.threshold
 
     @property
     def may_go_on(self) -> bool:
@@ -154,10 +167,13 @@ def compute(items: Sequence[Drafting]) -> None:
     """One forward of the streams that draft, all of one member: the rows behind their last tokens."""
     placed = sorted(((item.slot.index, item) for item in items), key=lambda pair: pair[0])
     work = [ModelWork(index, item.stream.computed, item.choice.inputs(item.stream, 1), 1) for index, item in placed]
-    logits = items[0].stream.member.forward(work)
+    member = items[0].stream.member
+    logits = member.forward(work)
     for row, ((_, item), done) in enumerate(zip(placed, work, strict=True)):
         item.slot.tokens += done.tokens
         item.round.logits.append(logits[row : row + 1])
+        if member.readings is not None:
+            item.round.readings.append(member.readings[row : row + 1])
 
 
 def draw(items: Sequence[Drafting], kernels: Kernels) -> None:
@@ -171,9 +187,11 @@ def draw(items: Sequence[Drafting], kernels: Kernels) -> None:
     wanted = replace(wanted, top=(), named=(), trace=())
     drawn = decode(kernels, logits, wanted)
     for item, token, logprob in zip(items, ints(drawn.token), cast("list[float]", drawn.logprob.tolist()), strict=True):
+        shut = item.gate_is_shut
         if not item.by_ratio:
-            item.propose(token if math.isfinite(logprob) else None, math.exp(logprob))
-    by_ratio = [row for row, item in enumerate(items) if item.by_ratio]
+            possible = math.isfinite(logprob) and shut is not False
+            item.propose(token if possible else None, 1.0 if shut and possible else math.exp(logprob))
+    by_ratio = [row for row, item in enumerate(items) if item.by_ratio and item.gate_is_shut is not False]
     if by_ratio:
         scores = compose_restricted(kernels, logits, wanted).logprobs
         scores = penalise(scores, wanted.bias, wanted.repetition, wanted.presence)

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import torch
 
-from motet.composers.plan import Plan, RoutedRule
+from motet.composers.plan import Plan
 from motet.engines.base import (
     EngineError,
     EngineStats,
@@ -232,10 +232,14 @@ class TorchEngine:
         return {name: member.info for name, member in self._core.members.items()}
 
     def supports(self, plan: Plan) -> str | None:
-        if isinstance(plan.rule, RoutedRule):
-            return "rule 'Routed' needs a learned gate, which no loaded model has"
-        absent = next((stream.model for stream in plan.streams if stream.model not in self._core.members), None)
-        return None if absent is None else f"model {absent!r} is not loaded"
+        members = self._core.members
+        absent = next((stream.model for stream in plan.streams if stream.model not in members), None)
+        if absent is not None:
+            return f"model {absent!r} is not loaded"
+        base = plan.streams[0].model
+        if plan.head not in (None, members[base].info.head):
+            return f"the composition needs a {plan.head} that was trained on its base, and the model {base!r} has none"
+        return None
 
     def attach(self, member: Member) -> None:
         """One more model, under a name that no other has; for requests after the return. Blocks for a step: not to be

@@ -18,7 +18,8 @@ from motet.engines.torch.recording import Recording, narrowed, record
 from motet.engines.torch.replacements import replace_modules, replaceable
 from motet.models.checkpoint import load_weights
 from motet.models.facts import longrope_limit, max_positions
-from motet.models.info import Quantization
+from motet.models.heads import ReadingHead
+from motet.models.info import HeadKind, Quantization
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def load_member(
     adapt: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
     quantization: Quantization | None = None,
     sample: Sequence[int] | None = None,
+    head: tuple[HeadKind, Callable[[int], ReadingHead]] | None = None,
 ) -> Member:
     """Loads a checkpoint folder or hub id and proves that it computes here what it computes in transformers.
 
@@ -52,6 +54,7 @@ def load_member(
         adapt: what becomes of the checkpoint before anything else is done with it: merging an adapter, say.
         max_model_len: upper bound on the context, None for the model's own.
         quantization: how weights are stored; everything is checked against the model with those weights.
+        head: that is served with the model, made for the width of its hidden states.
         sample: the ids of some ordinary text, for the load check; its rounding is that of real use then.
 
     Raises:
@@ -73,6 +76,9 @@ def load_member(
         if quantization is not None:
             quantize(model, quantization)
         member = _prepare(name, model, limit, width, ends, _check_ids(model, limit, sample))
+        if head is not None:
+            kind, make = head
+            member.attach(kind, make(int(model.config.get_text_config().hidden_size)))
     except ModelLoadError:
         raise
     except QuantizationError as error:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from motet.engines.torch.attention import STEP, Segment, StepContext
@@ -16,7 +17,8 @@ from motet.engines.torch.cache import LayerShape, SlotCache
 from motet.engines.torch.prices import Prices
 from motet.models.ends import ends_within, model_ends
 from motet.models.facts import num_parameters
-from motet.models.info import ModelInfo
+from motet.models.heads import ReadingHead
+from motet.models.info import HeadKind, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,9 @@ class Member:
     """A loaded model with its slot cache.
 
     `forward` is the only way in: all streams of a step in one call.
+
+    Attributes:
+        readings: (n,) float32, what the member's head says of each row of the last forward; None without a head.
     """
 
     def __init__(
@@ -53,6 +58,9 @@ class Member:
         self.forward_seconds = 0.0
         self.num_forwards = 0
         self.prices = Prices()
+        self.readings: Tensor | None = None
+        self._head: ReadingHead | None = None
+        self._hidden: Tensor | None = None
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.info = ModelInfo(
             name=name,
@@ -64,6 +72,22 @@ class Member:
             device=str(self.device),
             eos_token_ids=ends_within(vocab_size, ends, model_ends(model)),
         )
+
+    def attach(self, kind: HeadKind, head: ReadingHead) -> None:
+        """From now on the head reads what the model's output head does.
+
+        Raises:
+            ValueError: the model has no output head.
+        """
+        output = cast("object", self.model.get_output_embeddings())
+        if not isinstance(output, nn.Module):
+            raise ValueError(f"{type(self.model).__name__} has no output head, whose input a {kind} would read")
+        output.register_forward_pre_hook(self._note)
+        self._head = head.to(self.device)
+        self.info = replace(self.info, head=kind)
+
+    def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._hidden = inputs[0].detach()
 
     def forward(self, work: Sequence[ModelWork]) -> Tensor:
         """Runs all streams' tokens as one flat batch; single tokens must come first, in ascending slot order.
@@ -106,8 +130,8 @@ class Member:
         finally:
             STEP.reset(current)
         logits: Tensor = output.logits[0]
-        if not wanted:
-            logits = logits[:0]
-        elif not self._keeps_logits and len(wanted) < len(ids):
-            logits = logits[keep]
-        return logits[:, : self.vocab_size]
+        rows = slice(0, 0) if not wanted else slice(None) if self._keeps_logits or every else keep
+        if self._head is not None and self._hidden is not None:
+            self.readings = self._head.reading(self._hidden.flatten(0, -2)[rows]).float()
+            self._hidden = None
+        return logits[rows][:, : self.vocab_size]

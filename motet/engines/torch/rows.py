@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motet.composers.plan import Plan
+from motet.composers.timeline import adapted
 from motet.engines.base import Matcher, SamplingParams
 from motet.engines.decoding import AllowedTokens, Answer
 from motet.engines.torch.choice import Choice
@@ -58,11 +59,13 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRow:
-    """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits."""
+    """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits,
+    `reading` what the base's head says there, where the plan has a head."""
 
     choice: Choice
     position: int
     streams: tuple[int, ...]
+    reading: float | None = None
 
     @property
     def num_ahead(self) -> int:
@@ -76,7 +79,8 @@ class ChoiceRow:
 
     @property
     def plan(self) -> Plan:
-        return self.choice.timeline.at(lambda: self.written)
+        plan = self.choice.timeline.at(lambda: self.written)
+        return plan if self.reading is None else adapted(plan, self.reading)
 
     @property
     def is_drawn(self) -> bool:

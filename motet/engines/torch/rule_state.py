@@ -1,6 +1,7 @@
-"""What a rule gathers over the tokens of a choice: GeDi's sums of log-probs under both classes.
+"""What a rule knows of a choice beside its streams' log-probs: GeDi's sums of log-probs under both classes, a gate's
+share.
 
-They begin with the prompt, so an answer is the same whether its prompt is read, reported (`echo`) or scored.
+The sums begin with the prompt, so an answer is the same whether its prompt is read, reported (`echo`) or scored.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from motet.composers.plan import DiscriminatorRule
+from motet.composers.plan import DiscriminatorRule, RoutedRule
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.rows import ChoiceRow
 from motet.kernels.layout import rows_index
@@ -33,7 +34,7 @@ def gathered(logits: Logits, rows: Sequence[ChoiceRow]) -> Tensor | None:
 
     Forced and guessed tokens of earlier rows of the same step count: a choice's rows follow one another.
     """
-    if not any(_has_state(row) for row in rows):
+    if not any(_has_state(row) or isinstance(row.choice.plan.rule, RoutedRule) for row in rows):
         return None
     state = torch.zeros(len(rows), 3, dtype=logits.dtype, device=logits.device)
     sums: dict[Choice, list[float]] = {}
@@ -43,6 +44,9 @@ def gathered(logits: Logits, rows: Sequence[ChoiceRow]) -> Tensor | None:
             state[r] = state.new_tensor(before)
             if (token := row.assumed) is not None:
                 sums[row.choice] = _added(logits, row, token, before)
+        elif isinstance(rule := row.plan.rule, RoutedRule):
+            assert row.reading is not None, "the plan was supported: its base has a gate"
+            state[r, 0] = rule.share(row.reading)
     return state
 
 

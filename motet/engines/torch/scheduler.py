@@ -57,6 +57,11 @@ class Work:
         own = self.choice.round
         return own.logits if own is not None and own.stream == k else []
 
+    def drafted_readings(self, k: int) -> list[Tensor]:
+        """What the head of stream k's member says of those rows."""
+        own = self.choice.round
+        return own.readings if own is not None and own.stream == k else []
+
     @property
     def rows(self) -> int:
         """Distributions of the stream that has the most of them."""

@@ -36,6 +36,7 @@ class Step:
         logits: (n, V) raw logits of each member that was run.
         first_rows: of (choice, stream number): the row of its first position in its member's logits. What a stream has
             computed while it drafted is there as well.
+        readings: what each member's head says of the rows of its logits; members without one are not there.
         outputs: in row order.
         failures: why choices failed.
     """
@@ -43,6 +44,7 @@ class Step:
     work: Sequence[Work] = ()
     logits: dict[Member, Tensor] = field(default_factory=dict[Member, Tensor])
     first_rows: dict[tuple[Choice, int], int] = field(default_factory=dict[tuple[Choice, int], int])
+    readings: dict[Member, list[float]] = field(default_factory=dict[Member, list[float]])
     outputs: list[tuple[Choice, TokenOutput]] = field(default_factory=list[tuple[Choice, TokenOutput]])
     failures: dict[Choice, EngineError] = field(default_factory=dict[Choice, EngineError])
 
@@ -66,12 +68,14 @@ class Step:
         judge of the prompts."""
         items: list[tuple[ModelWork, Work, int]] = []
         found: list[Tensor] = []
+        readings: list[Tensor] = []
         for item, k in parts:
             stream = item.choice.streams[k]
             assert stream.slot is not None
             if drafted := item.drafted(k):
                 self.first_rows[item.choice, k] = len(found)
                 found += drafted
+                readings += item.drafted_readings(k)
                 continue
             tokens = item.choice.inputs(stream, item.counts[k])
             rows = stream.judged_rows(len(tokens)) + item.positions
@@ -80,7 +84,10 @@ class Step:
         row = len(found)
         if items:
             found.append(member.forward([entry[0] for entry in items]))
+            readings += [] if member.readings is None else [member.readings]
         self.logits[member] = logits = torch.cat(found) if len(found) > 1 else found[0]
+        if readings:
+            self.readings[member] = cast("list[float]", torch.cat(readings).tolist())
         for model_work, item, k in items:
             judged = model_work.num_logits - item.positions
             if judged:
@@ -113,10 +120,17 @@ class Step:
                     starts[stream.member] + self.first_rows[item.choice, k] + t
                     for k, stream in enumerate(item.choice.streams)
                 ),
+                self._reading(item.choice, t),
             )
             for item in work
             for t in range(item.positions)
         ]
+
+    def _reading(self, choice: Choice, t: int) -> float | None:
+        """What the base's head says of the choice's position t of this step, where its plan asks."""
+        if choice.plan.head is None:
+            return None
+        return self.readings[choice.streams[0].member][self.first_rows[choice, 0] + t]
 
     def advance(self, rows: Mapping[int, ChoiceRow], decoded: Decoded, traces: Mapping[int, TokenTrace]) -> None:
         """Appends the tokens to their choices and reports them; a row without a finite token fails its choice alone.
@@ -250,7 +264,8 @@ def _traces(
         if sampling.trace_top is not None:
             members = logits.logprobs(rows_index(row.streams))
             voiced = composed if sampling.trace_members else None
-            traces[index] = trace_of(row.plan, members, decoded, index, sampling.trace_top, voiced)
+            trace = trace_of(row.plan, members, decoded, index, sampling.trace_top, voiced)
+            traces[index] = trace if row.reading is None else replace(trace, head=row.reading)
     return traces
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field
 from typing import Any
 
-from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule
+from motet.composers.plan import DiscriminatorRule, Plan
 from motet.engines.vllm.internals import touch
 from motet.settings import nearest
 
@@ -236,8 +236,11 @@ def _is_weight_only(written: Mapping[str, Any]) -> bool:
 
 def unsupported(plan: Plan, members: Collection[str]) -> str | None:
     """Why the plan cannot run over these members, None if it can."""
-    if isinstance(plan.rule, RoutedRule):
-        return "rule 'Routed' needs a learned gate, which no loaded model has"
+    if plan.head is not None:
+        return (
+            f"the composition asks a {plan.head} on the base's hidden states, which vLLM's models do not hand out; the "
+            "embedded engine runs it"
+        )
     if isinstance(plan.rule, DiscriminatorRule):
         return (
             "rule 'Discriminator' keeps sums over all tokens so far, which vLLM's workers lose with a preempted "

@@ -10,25 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from motet.experts.schema import HeadSpec
+from motet.models.heads import GateHead
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import policy_logprobs, token_logprobs, weighted_mean
 from motet.training.objectives.objective import Loss, ObjectiveSetting, RecordKind
 from motet.training.policy import HiddenPolicy, Policies
 
 INITIAL_LR = 1e-2
-
-
-class GateHead(nn.Module):
-    """(N, H) hidden states → (N,) the gate before its sigmoid. It begins at 0: both voices are as likely."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1)
 
 
 def gate_losses(gate: Tensor, base: Tensor, assistant: Tensor) -> Tensor:
@@ -41,7 +30,8 @@ class Gate(ObjectiveSetting):
 
     Shen et al., "Learning to Decode Collaboratively with Multiple Language Models" (Co-LLM), 2024. The share d is the
     sigmoid of a linear head on the base's last hidden state. The head is weakly initialised: `initial_steps` steps on
-    whether the assistant finds the token likelier. `train_model: false` trains the head alone.
+    whether the assistant finds the token likelier. `train_model: false` trains the head alone. The strategy `routed`
+    serves it.
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "documents"}
@@ -52,6 +42,10 @@ class Gate(ObjectiveSetting):
     assistant: str
     initial_steps: Annotated[int, Field(ge=0)] = 50
     train_model: bool = True
+
+    @property
+    def head_spec(self) -> HeadSpec:
+        return HeadSpec(kind="gate")
 
     def head(self, hidden_size: int) -> nn.Module:
         return GateHead(hidden_size)

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor, nn
 
+from motet.experts.schema import HeadSpec
 from motet.training.batch import StepData
 from motet.training.policy import Policies
 
@@ -81,6 +82,11 @@ class Objective(Protocol):
         """
         ...
 
+    @property
+    def head_spec(self) -> HeadSpec | None:
+        """What the expert's bundle says of that head, where a composition can be served with it."""
+        ...
+
     def initialise(self, policies: Policies, at: Callable[[int], StepData]) -> None:
         """What happens once, before the first step of a fresh run.
 
@@ -116,6 +122,10 @@ class ObjectiveSetting(BaseModel):
         return ()
 
     def head(self, hidden_size: int) -> nn.Module | None:
+        return None
+
+    @property
+    def head_spec(self) -> HeadSpec | None:
         return None
 
     def initialise(self, policies: Policies, at: Callable[[int], StepData]) -> None:

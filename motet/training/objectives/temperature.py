@@ -10,25 +10,12 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor, nn
 
+from motet.experts.schema import HeadSpec
+from motet.models.heads import ScaleHead
 from motet.training.batch import StepData
 from motet.training.objectives.logprobs import weighted_mean
 from motet.training.objectives.objective import Loss, NonNegative, ObjectiveSetting, RecordKind
 from motet.training.policy import HiddenPolicy, Policies
-
-
-class TemperatureHead(nn.Module):
-    """(N, H) hidden states → (N,) τ = least + (most − least)·σ(linear). It begins at τ = 1."""
-
-    def __init__(self, hidden_size: int, least: float, most: float) -> None:
-        super().__init__()
-        self.least, self.most = least, most
-        self.linear = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.constant_(self.linear.bias, math.log((1 - least) / (most - 1)))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        share = self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1).sigmoid()
-        return self.least + (self.most - self.least) * share
 
 
 def robust_losses(logits: Tensor, targets: Tensor, temperature: Tensor, rho: float, least: float) -> Tensor:
@@ -48,12 +35,15 @@ def robust_losses(logits: Tensor, targets: Tensor, temperature: Tensor, rho: flo
 
 
 class Temperature(ObjectiveSetting):
-    """A head's τ in [`least`, `most`] from the last hidden state; the model itself is trained only where asked for.
+    """A head's t in [`least`, `most`] from the last hidden state; the model itself is trained only where asked for.
 
-    `form` cross_entropy is the NLL at τ: a calibration that knows the context. `form` robust is `robust_losses`.
+    `form` cross_entropy is the NLL at temperature t: a calibration that knows the context. `form` robust is
+    `robust_losses`. With the members `expert` and `antiexpert` t is the strength of their shift, and the loss the NLL
+    of `L_trained + t (L_expert − L_antiexpert)`. The strategy `adaptive_temperature` serves both.
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "documents"}
+    member_fields: ClassVar[tuple[str, ...]] = ("expert", "antiexpert")
     one_model: ClassVar[bool] = True
 
     type: Literal["temperature_head"] = "temperature_head"
@@ -61,6 +51,8 @@ class Temperature(ObjectiveSetting):
     least: PositiveFloat = 0.1
     most: PositiveFloat = 2.0
     rho: NonNegative = 5.0  # nats; below ln V
+    expert: str | None = None
+    antiexpert: str | None = None
     train_model: bool = False
 
     @model_validator(mode="after")
@@ -69,8 +61,21 @@ class Temperature(ObjectiveSetting):
             raise ValueError(f"least and most must enclose 1, got {self.least} and {self.most}")
         return self
 
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.expert is None) != (self.antiexpert is None):
+            raise ValueError("give expert and antiexpert, whose shift the head scales, or neither")
+        if self.expert is not None and self.form == "robust":
+            raise ValueError("form robust is a loss of temperatures; with expert and antiexpert it is cross_entropy")
+        return self
+
+    @property
+    def head_spec(self) -> HeadSpec:
+        kind = "temperature" if self.expert is None else "strength"
+        return HeadSpec(kind=kind, least=self.least, most=self.most)
+
     def head(self, hidden_size: int) -> nn.Module:
-        return TemperatureHead(hidden_size, self.least, self.most)
+        return ScaleHead(hidden_size, self.least, self.most)
 
     def loss(self, policies: Policies, data: StepData) -> Loss:
         batch = data["train"]
@@ -78,14 +83,24 @@ class Temperature(ObjectiveSetting):
         hidden, logits = cast("HiddenPolicy", policies.trained).hidden(batch)
         if not self.train_model:
             hidden, logits = hidden.detach(), logits.detach()
-        temperature: Tensor = policies.head(hidden)
-        nll = F.cross_entropy(logits / temperature[:, None], batch.targets, reduction="none")
-        if self.form == "robust":
-            losses = robust_losses(logits, batch.targets, temperature, self.rho, self.least)
+        scale: Tensor = policies.head(hidden)
+        if self.expert is None or self.antiexpert is None:
+            composed = logits / scale[:, None]
         else:
-            losses = nll
+            composed = _shifted(logits, scale, *(policies.members[name](batch) for name in self._pair()))
+        nll = F.cross_entropy(composed, batch.targets, reduction="none")
+        losses = robust_losses(logits, batch.targets, scale, self.rho, self.least) if self.form == "robust" else nll
         parts = {
-            "temperature": weighted_mean(temperature.detach(), batch.weights),
+            "temperature" if self.expert is None else "strength": weighted_mean(scale.detach(), batch.weights),
             "nll": weighted_mean(nll.detach(), batch.weights),
         }
         return Loss(weighted_mean(losses, batch.weights), parts, weight=batch.weights.sum())
+
+    def _pair(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.expert, self.antiexpert) if name is not None)
+
+
+def _shifted(logits: Tensor, strength: Tensor, expert: Tensor, antiexpert: Tensor) -> Tensor:
+    """(N, V) `l + t (l_expert − l_antiexpert)` over the tokens that all have; constants per row cancel in the loss."""
+    width = min(part.shape[-1] for part in (logits, expert, antiexpert))
+    return logits[:, :width] + strength[:, None] * (expert[:, :width] - antiexpert[:, :width])

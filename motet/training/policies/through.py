@@ -72,6 +72,12 @@ def member_plan(composition: Mapping[str, Any], models: Collection[str], token_i
             "answer alone; train the classes with the gedi objective",
             f"{path}.strategy",
         )
+    if plan.head is not None:
+        raise CompositionError(
+            f"{path}.strategy: {plan.strategy!r} asks a {plan.head} of its base, which members of a run do not have; "
+            f"train it with the {'gate' if plan.head == 'gate' else 'temperature_head'} objective",
+            f"{path}.strategy",
+        )
     if plan.schedules:
         raise CompositionError(
             f"{path}.schedule: a run scores answers at the full strength; leave the schedule out", f"{path}.schedule"

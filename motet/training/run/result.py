@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from motet.experts.bundle import BUNDLE, ExpertBundle, ModelReference, write_bundle
 from motet.experts.fingerprints import fingerprint
 from motet.models.ends import end_token_ids
-from motet.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
+from motet.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, HEAD, WEIGHTS
 from motet.training.recipe import Checkpoint, Recipe
 from motet.training.run.checkpoint import sync
 from motet.training.run.errors import RunError
@@ -28,7 +28,6 @@ from motet.training.run.sources import locate
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HEAD = "head.safetensors"
 ASIDE = ".result-"  # begins the names of folders in which results are written
 
 
@@ -46,6 +45,7 @@ def make_bundle(
         vocab_size=len(tokenizer),
         data_hash=data_hash,
         seed=recipe.seed,
+        head=recipe.objective.head_spec,
         **_card(recipe),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
+from motet.models.heads import GateHead, ScaleHead
 from motet.training.batch import Batch
 from motet.training.objectives.completion import Completion
 from motet.training.objectives.discriminator import ClassHead, GenerativeDiscriminator
-from motet.training.objectives.gate import Gate, GateHead, gate_losses
+from motet.training.objectives.gate import Gate, gate_losses
 from motet.training.objectives.objective import Objective
-from motet.training.objectives.temperature import Temperature, TemperatureHead, robust_losses
+from motet.training.objectives.temperature import Temperature, robust_losses
 from motet.training.policy import ClassPrompts, Policies
 from tests.training.batches import Document, make_batch
 from tests.training.tables import Tabled, Whole, distributions, random_logits
@@ -122,7 +124,7 @@ def test_other_objectives_have_nothing_to_initialise() -> None:
 def test_heads_begin_neutral_and_objectives_have_their_own() -> None:
     states = torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(0))
     assert GateHead(HIDDEN)(states).tolist() == [0.0] * 3
-    torch.testing.assert_close(TemperatureHead(HIDDEN, 0.3, 2.5)(states), torch.ones(3))
+    torch.testing.assert_close(ScaleHead(HIDDEN, 0.3, 2.5)(states), torch.ones(3))
     means = torch.randn(3, 2)
     torch.testing.assert_close(ClassHead(2)(means), means)
     assert Completion().head(HIDDEN) is None
@@ -150,6 +152,26 @@ def test_temperature_by_hand(form: Any) -> None:
     loss.total.backward()
     assert model.logits.grad is None  # the model is left as it is
     assert all(parameter.grad is not None for parameter in policies.head.parameters())
+
+
+def test_a_strength_by_hand() -> None:
+    objective, model = Temperature(expert="helper", antiexpert="other", least=0.2, most=3.0), Model()
+    policies = policies_of(objective, model)
+    other = random_logits(2, VOCAB, 11).detach()
+    policies = replace(policies, members={**policies.members, "other": Tabled((BATCH, other))})
+    assert policies.head is not None
+    strength = policies.head(model.states)
+    shifted = model.logits + strength[:, None] * (policies.members["helper"](BATCH) - other)
+    chosen = probs_of(shifted).log()
+    loss = objective.loss(policies, {"train": BATCH})
+    torch.testing.assert_close(loss.total, -(chosen[0] + 3 * chosen[1]) / 4)
+    loss.total.backward()
+    assert model.logits.grad is None
+    assert all(parameter.grad is not None for parameter in policies.head.parameters())
+    assert objective.head_spec.kind == "strength"
+    for wrong in ({"expert": "helper"}, {"expert": "a", "antiexpert": "b", "form": "robust"}):
+        with pytest.raises(ValidationError):
+            Temperature(**cast("dict[str, Any]", wrong))
 
 
 @given(st.integers(0, 100), st.floats(0.3, 1.2))

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from motet.composers.plan import Plan, Stream
+from motet.models.heads import GateHead
 from motet.training.llama import make_llama
-from motet.training.objectives.gate import GateHead
 from motet.training.objectives.unlearning import NegativePreference
 from motet.training.policies.assemble import assemble, hidden_size, teacher_policy
 from motet.training.policies.composed import ComposedPolicy

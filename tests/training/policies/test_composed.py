@@ -279,3 +279,15 @@ def test_a_rule_that_judges_the_prompt_is_no_composition_of_a_run() -> None:
     composition = {"strategy": "discriminator", "base": "large", "wanted": "trained", "unwanted": "small"}
     with pytest.raises(CompositionError, match=r"through.strategy: 'discriminator' judges the prompt"):
         through_plan(composition, ["large", "small"], lambda _: 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "objective"),
+    [
+        ({"strategy": "routed", "assistant": "large"}, "gate"),
+        ({"strategy": "adaptive_temperature"}, "temperature_head"),
+    ],
+)
+def test_a_composition_that_asks_a_head_is_none_of_a_run(fields: dict[str, str], objective: str) -> None:
+    with pytest.raises(CompositionError, match=rf"train it with the {objective} objective"):
+        through_plan({"base": "trained", **fields}, ["large", "small"], lambda _: 0)

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from motet.experts.bundle import read_bundle
 from motet.experts.fingerprints import weights_fingerprint
+from motet.experts.schema import HeadSpec
+from motet.models.heads import read_head
 from motet.training.loop import Loop, Schedule
 from motet.training.policies import model as model_policies
 from motet.training.recipe import Recipe
@@ -140,6 +142,12 @@ def test_a_head_is_saved_beside_the_model(root: Path, tmp_path: Path) -> None:
     bundle = read_bundle(output)
     assert bundle is not None
     assert "head.safetensors" in bundle.files
+    assert bundle.head == HeadSpec(kind="gate")
+    assert bundle.head is not None
+    served = read_head(output, bundle.head.made(16)).state_dict()
+    assert all(torch.equal(served[name], tensor) for name, tensor in head.items())
+    with pytest.raises(ValueError, match="the head of this model has"):
+        read_head(output, bundle.head.made(17))
 
 
 def test_accumulated_micro_batches_are_one_large_batch(root: Path, tmp_path: Path) -> None:
