@@ -126,7 +126,8 @@ class SamplingParams:
 class GenerationRequest:
     """`contexts[k]` are the token ids (≥ 1) that stream k reads; `forced` tokens are appended to every stream and
     scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n` independent choices. What is
-    computed for one `cache_salt` spares nothing to requests with another."""
+    computed for one `cache_salt` spares nothing to requests with another. `by_member`: nobody reads log-probs of what
+    is generated, so it may be drawn from single members (see `drawn`); its outputs then have that member's."""
 
     request_id: str
     plan: Plan
@@ -137,6 +138,7 @@ class GenerationRequest:
     n: int = 1
     cache_salt: str = ""
     speculation: Speculation | None = None  # None: as the engine is set
+    by_member: bool = False
 
 
 def refuse_empty(request: GenerationRequest) -> None:

@@ -72,7 +72,7 @@ class Allow(Section):
     cached_tokens: bool = False
     """`usage.prompt_tokens_details.cached_tokens`."""
     speculation: bool = False
-    """The embedded engine guesses ahead, as it is set or as `speculation` asks."""
+    """The embedded engine guesses ahead, as it is set or as `speculation` asks, and draws mixtures member by member."""
     metrics: bool = False
     """`/metrics`."""
 
@@ -110,7 +110,7 @@ GIVES_AWAY: Mapping[str, str] = {
     "token_ids": "the base's rendered prompt, and which model's end ended the answer",
     "members": "the names, roles and weights of what is composed",
     "cached_tokens": "how much of a prompt this key sent before",
-    "speculation": "the pace of a stream shows where the composition departs from its draft",
+    "speculation": "the pace of a stream shows where its composition departs from the draft, and who was drawn",
     "metrics": "names of members and strategies, and when others ask",
 }
 

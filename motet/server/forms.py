@@ -163,6 +163,7 @@ def extension(jobs: Sequence[Job]) -> dict[str, Any]:
     read = [sum(len(job.request.contexts[k]) for job in jobs) + forced for k in range(len(plan.streams))]
     return {
         "strategy": plan.strategy,
+        **({"drawn_by_member": True} if all(job.by_member for job in jobs) else {}),
         "weight_sum": plan.weight_sum,
         "kv_bytes": sum(job.kv_bytes * job.request.n for job in jobs),
         "streams": [

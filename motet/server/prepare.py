@@ -23,6 +23,7 @@ from motet.engines.base import (
     UnsupportedRequest,
 )
 from motet.engines.drafts import OFF
+from motet.engines.drawn import DrawsMembers
 from motet.models.tokenizer import Tokenizer
 from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
@@ -64,6 +65,7 @@ class Job:
     form: AnswerForm = field(default_factory=AnswerForm)
     num_begun: int = 0  # tokens that the answer begins with
     kv_bytes: int = 0  # of one choice
+    by_member: bool = False  # its tokens are drawn from single members (see `engines.drawn`)
     allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
 
     @property
@@ -176,6 +178,7 @@ def _job(
         n=query.n,
         cache_salt=query.cache_salt,
         speculation=OFF if is_paced else wish_of(query.fields.speculation, tokens.plan),
+        by_member=not is_paced and query.display.logprobs is None,
     )
     text = prompt.text if prompt.truncate is None else None
     form = form_of(prompt, tokens.plan, service.registry, query)
@@ -348,7 +351,8 @@ def checked(job: Job, engine: Engine) -> Job:
     if not job.computes:
         return job
     try:
-        return replace(job, kv_bytes=engine.check(job.request))
+        by_member = isinstance(engine, DrawsMembers) and engine.draws_members(job.request)
+        return replace(job, kv_bytes=engine.check(job.request), by_member=by_member)
     except UnsupportedRequest as refusal:
         raise _unsupported(str(refusal)) from refusal
     except RequestTooLarge as refusal:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule
 from motet.composers.rows import reference_logprobs
 from motet.composers.timeline import Timeline, adapted
-from motet.engines.torch import EngineSettings, Member, TorchEngine, load_member
+from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, load_member
 from motet.models.heads import GateHead, ReadingHead, ScaleHead
 from motet.models.info import HeadKind
 from tests.tiny import EOS, save_all
@@ -122,6 +125,17 @@ def plain_loop(paths: Mapping[str, Path]) -> PlainLoop:
             for name, path in paths.items()
         }
     )
+
+
+@pytest.fixture
+def repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers without a seed draw the same in every run of a test: each by its number."""
+    counter = itertools.count()
+
+    def numbered(seed: str | None) -> random.Random:
+        return random.Random(next(counter) if seed is None else seed)
+
+    monkeypatch.setattr(choice, "random", SimpleNamespace(Random=numbered))
 
 
 @pytest.fixture

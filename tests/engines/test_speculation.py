@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from torch import Tensor
 from motet.composers.plan import Plan, single
 from motet.engines.base import EngineError, GenerationRequest, GrammarFailed, SamplingParams, TokenOutput
 from motet.engines.drafts import NGRAM, Speculation
-from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, step
+from motet.engines.torch import EngineSettings, Member, TorchEngine, step
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.rows import ChoiceRow
 from motet.kernels.proposals import warped
@@ -233,18 +231,13 @@ async def test_prefixes_behind_wrong_guesses_are_sound(members: Mapping[str, Mem
     await engine.close()
 
 
+@pytest.mark.usefixtures("repeatable")
 @pytest.mark.parametrize("sampling", [{}, {"top_k": 12, "temperature": 1.3}], ids=["whole", "filtered"])
 async def test_guesses_judged_by_ratio_leave_the_distribution(
-    members: Mapping[str, Member], plain_loop: PlainLoop, monkeypatch: pytest.MonkeyPatch, sampling: dict[str, Any]
+    members: Mapping[str, Member], plain_loop: PlainLoop, sampling: dict[str, Any]
 ) -> None:
     """Chi-square over the second of 3,000 answers' tokens, which is the first that is guessed; false-alarm rate 1e-6
     (seeds fixed). Many tokens end the answer: those are guessed differently."""
-    counter = itertools.count()
-
-    def numbered(_: str) -> random.Random:
-        return random.Random(next(counter))
-
-    monkeypatch.setattr(choice, "random", SimpleNamespace(Random=numbered))
     context, stops = tuple(range(3, 40)), tuple(range(3, VOCAB, 3))
     options: dict[str, Any] = {"temperature": 1.0, "top_logprobs": 0, **sampling}
     params = SamplingParams(max_tokens=4, ignore_eos=True, stop_token_ids=stops, **options)
@@ -270,7 +263,7 @@ async def test_guesses_judged_by_ratio_leave_the_distribution(
     chi_square: Any = scipy_stats.chisquare  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     assert chi_square(observed, expected)[1] > 1e-6
     stats = engine.stats()
-    assert 0.1 * stats.draft_tokens < stats.accepted_tokens < stats.draft_tokens
+    assert 0.05 * stats.draft_tokens < stats.accepted_tokens < stats.draft_tokens
 
 
 async def test_seeds_hold_whatever_the_acceptance(members: Mapping[str, Member]) -> None:

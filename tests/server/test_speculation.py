@@ -9,6 +9,7 @@ import pytest
 
 from motet.engines.base import EngineStats
 from motet.engines.drafts import AUTO, OFF, Speculation
+from motet.engines.drawn import is_drawn
 from tests.server.conftest import World
 
 PROXY: dict[str, Any] = {"model": "large-proxy", "prompt": "Hi", "max_tokens": 2}
@@ -62,3 +63,32 @@ async def test_metrics_count_guesses(world: World, monkeypatch: pytest.MonkeyPat
     assert "motet:spec_decode_num_draft_tokens_total 20.0" in text
     assert "motet:spec_decode_num_accepted_tokens_total 11.0" in text
     assert 'motet:spec_decode_num_accepted_tokens_per_pos_total{position="1"} 4.0' in text
+
+
+MIXED: dict[str, Any] = {"strategy": "mixture", "members": ["large", "small"]}
+
+
+@pytest.mark.parametrize(
+    ("wished", "drawn"),
+    [
+        ({}, True),
+        ({"speculation": "off", "stop": ["x"], "n": 2}, True),
+        ({"logprobs": 0}, False),
+        ({"prompt_logprobs": 1}, False),
+        ({"trace": True}, False),
+        ({"seed": 4}, False),
+        ({"temperature": 0.9}, False),
+        ({"speculation": {"draft": "base"}}, False),
+        ({"composition": {"strategy": "product", "members": ["large", "small"]}}, False),
+    ],
+)
+async def test_answers_say_that_their_tokens_are_drawn_member_by_member(
+    world: World, monkeypatch: pytest.MonkeyPatch, wished: dict[str, Any], drawn: bool
+) -> None:
+    body = {"model": "large", "prompt": "Hi", "max_tokens": 2, "composition": MIXED, **wished}
+    assert "drawn_by_member" not in (await world.post("/v1/completions", **body)).json()["motet"], "not by this engine"
+    monkeypatch.setattr(world.engine, "draws_members", is_drawn, raising=False)
+    response = await world.post("/v1/completions", **body)
+    assert response.status_code == 200, response.text
+    assert response.json()["motet"].get("drawn_by_member", False) is drawn
+    assert is_drawn(world.engine.requests[-1]) is drawn

@@ -15,9 +15,12 @@ from motet.composers.plan import DiscriminatorRule, Plan, judged_tokens
 from motet.composers.timeline import Timeline
 from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
 from motet.engines.decoding import AllowedTokens
+from motet.engines.drawn import alone, is_drawn, voice_at
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
 from motet.engines.torch.repeats import Repeats
+
+MOST_BEHIND = 8  # tokens that a stream which is not drawn stays behind: so many cost little more than one
 
 
 @dataclass(slots=True, eq=False)
@@ -134,6 +137,7 @@ class Choice:
         self.rule_state = initial_state(plan, self.streams)  # what the plan's rule has gathered so far
         self.finished = False
         self.round: Round | None = None
+        self.by_member = is_drawn(request)
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
         self._uniforms: list[float] = []
         self.cached_tokens = 0
@@ -200,9 +204,19 @@ class Choice:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether the next step only appends one token to each stream."""
-        caught_up = not any(stream.missing(self.position) for stream in self.streams)
+        """Whether the next step only appends one token to each stream, or to the drawn one and what that has missed."""
+        behind = max(stream.missing(self.position) for stream in self.streams)
+        caught_up = behind <= (MOST_BEHIND if self.by_member else 0)
         return self.position > 0 and self.waiting_positions == 1 and caught_up
+
+    def draw_voice(self) -> int:
+        """The stream that the next token is drawn from."""
+        return voice_at(self.timeline.at(lambda: self.written(self.position)), self.fresh())
+
+    @cached_property
+    def alone(self) -> list[Plan]:
+        """The plan of each stream where it is drawn."""
+        return [alone(self.plan, k) for k in range(len(self.streams))]
 
     @property
     def room_ahead(self) -> int:

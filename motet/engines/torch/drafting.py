@@ -18,8 +18,8 @@ from motet.engines.torch.choice import Choice, Round, StreamState
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.repeats import LENGTHS
 from motet.engines.torch.rows import Ahead
-from motet.engines.torch.scheduler import Work
 from motet.engines.torch.step import ints
+from motet.engines.torch.work import Work
 from motet.kernels.decode import Kernels, compose_restricted, decode
 from motet.kernels.logits import Logits
 from motet.kernels.proposals import warped

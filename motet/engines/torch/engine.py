@@ -27,6 +27,7 @@ from motet.engines.base import (
     TokenOutput,
     refuse_empty,
 )
+from motet.engines.drawn import is_drawn
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings, Scheduler
@@ -275,6 +276,9 @@ class TorchEngine:
     def check(self, request: GenerationRequest) -> int:
         refuse_empty(request)
         return self._core.scheduler.check(request)
+
+    def draws_members(self, request: GenerationRequest) -> bool:
+        return is_drawn(request)
 
     def generate(self, request: GenerationRequest) -> TorchGeneration:
         generation = TorchGeneration(self, self._core.group(request), asyncio.get_running_loop())

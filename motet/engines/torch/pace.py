@@ -19,7 +19,7 @@ from motet.engines.torch.drafting import Drafting
 from motet.engines.torch.model import Member
 from motet.engines.torch.prices import Prices
 from motet.engines.torch.records import Record, Records
-from motet.engines.torch.scheduler import Work
+from motet.engines.torch.work import Work
 
 MARGIN = 0.04  # of a choice's time that wrong guesses may cost it
 LOOK_EVERY = 8  # steps between two judgements of which draft pays

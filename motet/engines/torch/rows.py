@@ -60,12 +60,14 @@ class Ahead:
 @dataclass(frozen=True, slots=True)
 class ChoiceRow:
     """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits,
-    `reading` what the base's head says there, where the plan has a head."""
+    `reading` what the base's head says there, where the plan has a head. Where the token is drawn from one stream, its
+    `voice`, there is only that one."""
 
     choice: Choice
     position: int
     streams: tuple[int, ...]
     reading: float | None = None
+    voice: int | None = None
 
     @property
     def num_ahead(self) -> int:
@@ -79,6 +81,8 @@ class ChoiceRow:
 
     @property
     def plan(self) -> Plan:
+        if self.voice is not None:
+            return self.choice.alone[self.voice]
         plan = self.choice.timeline.at(lambda: self.written)
         return plan if self.reading is None else adapted(plan, self.reading)
 

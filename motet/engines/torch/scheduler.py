@@ -7,14 +7,13 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from motet.engines.base import GenerationRequest, RequestTooLarge
 from motet.engines.drafts import OFF, Speculation
 from motet.engines.torch.choice import Choice, StreamState
 from motet.engines.torch.memory import Memory, Places
 from motet.engines.torch.model import Member
 from motet.engines.torch.tempo import LEAST_CHUNK, Allowance, Tempo
+from motet.engines.torch.work import Work, next_work
 
 log = logging.getLogger(__name__)
 
@@ -41,32 +40,6 @@ class EngineSettings:
     idle_stretch: float = 4.0
     speculation: Speculation = OFF
     adapts: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What one choice does in a step: `counts[k]` tokens of stream k, of which the last `positions` yield rows, and
-    those before them that its rule judges. A stream that has drafted has its rows already."""
-
-    choice: Choice
-    counts: tuple[int, ...]
-    positions: int
-
-    def drafted(self, k: int) -> list[Tensor]:
-        """The rows that stream k has computed while it drafted."""
-        own = self.choice.round
-        return own.logits if own is not None and own.stream == k else []
-
-    def drafted_readings(self, k: int) -> list[Tensor]:
-        """What the head of stream k's member says of those rows."""
-        own = self.choice.round
-        return own.readings if own is not None and own.stream == k else []
-
-    @property
-    def rows(self) -> int:
-        """Distributions of the stream that has the most of them."""
-        judged = (stream.judged_rows(count) for stream, count in zip(self.choice.streams, self.counts, strict=True))
-        return self.positions + max(judged)
 
 
 class Scheduler:
@@ -170,7 +143,7 @@ class Scheduler:
     def _grow(self, choice: Choice) -> None:
         """Longer slots for the streams of a running choice that have filled theirs; the youngest choices give up their
         own where memory is short, to begin anew when there is some."""
-        if choice not in self.running or not any(_is_full(stream) for stream in choice.streams):
+        if choice not in self.running or not any(_is_full(choice, stream) for stream in choice.streams):
             return
         longer = [
             (stream.slot, place)
@@ -202,14 +175,18 @@ class Scheduler:
         # in slot order, so that the rows of a stream are consecutive and need no gather
         decoding = sorted((choice for choice in self.running if choice.is_decoding), key=_base_slot)
         reading = [choice for choice in self.running if not choice.is_decoding]
-        rows = Counter(stream.member.name for choice in decoding for stream in choice.streams)
-        work = [Work(choice, (1,) * len(choice.streams), 1) for choice in decoding]
+        work = [next_work(choice) for choice in decoding]
+        parts = [pair for item in work for pair in zip(item.choice.streams, item.counts, strict=True) if pair[1]]
+        rows = Counter(stream.member.name for stream, _ in parts)
         read: list[Work] = []
         if reading and not self.tempo.must_measure(rows):
             limit = self.settings.prefill_chunk if decoding else self.settings.idle_prefill_chunk
             models = {stream.member.name for choice in reading for stream in choice.streams}
             read = _chunks(reading, self.tempo.allowance(limit, self.max_rows, rows, models))
-        self.tempo.planned(rows, [pair for item in read for pair in zip(item.choice.streams, item.counts, strict=True)])
+        singles = Counter(stream.member.name for stream, count in parts if count == 1)
+        blocks = [(stream, count) for stream, count in parts if count > 1]
+        blocks += [pair for item in read for pair in zip(item.choice.streams, item.counts, strict=True)]
+        self.tempo.planned(singles, blocks)
         return work + read
 
     def remove(self, choice: Choice, *, failed: bool = False) -> None:
@@ -238,9 +215,9 @@ def _age(choice: Choice) -> float:
     return choice.created
 
 
-def _is_full(stream: StreamState) -> bool:
-    """Whether the next step's token is the last that the slot has room for."""
-    return stream.slot is not None and stream.slot.reserved - len(stream.slot.tokens) < 2
+def _is_full(choice: Choice, stream: StreamState) -> bool:
+    """Whether the next step's token is the last that the slot has room for, or will be when the stream has read it."""
+    return stream.slot is not None and stream.slot.reserved <= len(stream.context) + len(choice.shared)
 
 
 def _base_slot(choice: Choice) -> int:

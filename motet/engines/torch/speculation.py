@@ -21,7 +21,8 @@ from motet.engines.torch.choice import Choice, Round
 from motet.engines.torch.drafting import Drafting, compute, draw
 from motet.engines.torch.model import Member
 from motet.engines.torch.pace import Draft, Pace, Stake
-from motet.engines.torch.scheduler import EngineSettings, Work
+from motet.engines.torch.scheduler import EngineSettings
+from motet.engines.torch.work import Work
 from motet.kernels.decode import Kernels
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Speculator:
     def _wish(self, choice: Choice) -> Speculation:
         wish = choice.group.request.speculation or self._settings.speculation
         narrow = wish.wide_only and any(stream.member.dtype.itemsize < 4 for stream in choice.streams)
-        return OFF if narrow or not choice.is_decoding else wish
+        return OFF if narrow or choice.by_member or not choice.is_decoding else wish
 
     def _begun(self, entry: Work, wish: Speculation, work: Sequence[Work]) -> Drafting | None:
         """A choice that may guess in this step."""

@@ -19,7 +19,7 @@ from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork
 from motet.engines.torch.rows import ChoiceRow
 from motet.engines.torch.rule_state import advanced, gathered, judge
-from motet.engines.torch.scheduler import Work
+from motet.engines.torch.work import Work
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
 from motet.kernels.dispatch import choose_kernels
 from motet.kernels.layout import ComposeRows, rows_index
@@ -78,7 +78,7 @@ class Step:
                 readings += item.drafted_readings(k)
                 continue
             tokens = item.choice.inputs(stream, item.counts[k])
-            rows = stream.judged_rows(len(tokens)) + item.positions
+            rows = stream.judged_rows(len(tokens)) + item.positions_of(k)
             items.append((ModelWork(stream.slot.index, stream.computed, tokens, rows), item, k))
         items.sort(key=lambda entry: (len(entry[0].tokens) > 1, entry[0].slot))
         row = len(found)
@@ -89,7 +89,7 @@ class Step:
         if readings:
             self.readings[member] = cast("list[float]", torch.cat(readings).tolist())
         for model_work, item, k in items:
-            judged = model_work.num_logits - item.positions
+            judged = model_work.num_logits - item.positions_of(k)
             if judged:
                 judge(item.choice, k, logits[row : row + judged])
             self.first_rows[item.choice, k] = row + judged
@@ -109,18 +109,16 @@ class Step:
 
     def rows(self, work: Sequence[Work]) -> tuple[Logits, list[ChoiceRow]]:
         """The members' joined logits over the width of this work, and its rows in them."""
-        members = list({stream.member: None for item in work for stream in item.choice.streams})
+        members = list({item.choice.streams[k].member: None for item in work for k in item.heard})
         joined = Logits([self.logits[member][:, : work[0].choice.vocab_size] for member in members])
         starts = dict(zip(members, joined.starts, strict=True))
         return joined, [
             ChoiceRow(
                 item.choice,
                 item.choice.position + t,
-                tuple(
-                    starts[stream.member] + self.first_rows[item.choice, k] + t
-                    for k, stream in enumerate(item.choice.streams)
-                ),
+                tuple(starts[item.choice.streams[k].member] + self.first_rows[item.choice, k] + t for k in item.heard),
                 self._reading(item.choice, t),
+                item.voice,
             )
             for item in work
             for t in range(item.positions)

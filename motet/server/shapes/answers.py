@@ -66,6 +66,8 @@ class Composed(Shape):
 
     strategy: str
     """The strategy of the composition; `plain` where one model answered alone."""
+    drawn_by_member: bool | None = None
+    """True where each token was drawn from one member of a mixture, the member drawn by its share."""
     weight_sum: float
     """The sum of the weights; acts as an inverse temperature."""
     kv_bytes: int
