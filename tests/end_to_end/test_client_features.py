@@ -15,7 +15,13 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.clients import anthropic_python, langchain_python, litellm_python, openai_python
+from tests.end_to_end.clients import (
+    anthropic_python,
+    langchain_python,
+    litellm_python,
+    openai_python,
+    pydantic_ai_python,
+)
 from tests.end_to_end.clients.asked import COMPOSITION, QUESTION, TOOL, Birth, logprobs, text
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +33,7 @@ PYTHON: Mapping[str, tuple[str, ModuleType]] = {  # title → package, what it d
     "Anthropic": ("anthropic", anthropic_python),
     "LangChain": ("langchain-openai", langchain_python),
     "LiteLLM": ("litellm", litellm_python),
+    "pydantic-ai": ("pydantic-ai-slim", pydantic_ai_python),
 }
 PACKAGES = json.loads((ROOT / "clients" / "package.json").read_text())["dependencies"]
 NODE_FEATURES = {"openai": FEATURES, "anthropic": tuple(set(FEATURES) - {"log_probs", "responses"})}

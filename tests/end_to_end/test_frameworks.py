@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,23 +88,23 @@ def get_weather(city: str) -> str:
 
 
 def weather_by_langchain(url: str, model: str) -> list[Any]:
-    agents: Any = pytest.importorskip("langchain.agents")
+    agents: Any = import_module("langchain.agents")  # partially typed
     agent = agents.create_agent(model=chat(url, model, 0), tools=[get_weather], system_prompt="You help.")
     return agent.invoke({"messages": MESSAGES})["messages"]
 
 
 def city_by_pydantic_ai(url: str, model: str) -> Any:
-    ai: Any = pytest.importorskip("pydantic_ai")
-    models: Any = pytest.importorskip("pydantic_ai.models.openai")
-    providers: Any = pytest.importorskip("pydantic_ai.providers.openai")
-    asked = models.OpenAIChatModel(model, provider=providers.OpenAIProvider(base_url=url, api_key="none"))
-    return ai.Agent(asked, output_type=CityLocation).run_sync("Where were the olympics held in 2012?").output
+    from pydantic_ai import Agent
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    asked = OpenAIChatModel(model, provider=OpenAIProvider(base_url=url, api_key="none"))
+    return Agent(asked, output_type=CityLocation).run_sync("Where were the olympics held in 2012?").output
 
 
 def user_by_instructor(url: str, model: str) -> Any:
-    instructor: Any = pytest.importorskip(
-        "instructor"
-    )  # its pins exclude newer clients: pip install --no-deps instructor
+    # its pins exclude the jiter and rich of the other clients: pip install --no-deps instructor docstring-parser
+    instructor: Any = pytest.importorskip("instructor")
     client = instructor.from_openai(OpenAI(base_url=url, api_key="none", max_retries=0))
     said = [{"role": "user", "content": "John Doe is 30 years old."}]
     return client.chat.completions.create(model=model, response_model=User, messages=said)
@@ -145,10 +147,13 @@ async def test_a_langchain_agent_calls_and_answers() -> None:
     assert CALL in engine.read()[1]
 
 
-async def test_pydantic_ai_and_instructor_get_what_the_model_says() -> None:
+async def test_pydantic_ai_gets_what_the_model_says() -> None:
     final = HERMES.written([("final_result", '{"city": "London", "country": "UK"}')])
     async with talking(final) as (url, _):
         assert await asyncio.to_thread(city_by_pydantic_ai, url, "talker") == CityLocation(city="London", country="UK")
+
+
+async def test_instructor_gets_what_the_model_says() -> None:
     async with talking(HERMES.written([("User", '{"name": "John", "age": 30}')])) as (url, _):
         user = await asyncio.to_thread(user_by_instructor, url, "talker")
     assert (user.name, user.age) == ("John", 30)
@@ -180,3 +185,12 @@ async def test_run_tools_of_the_sdk_for_node(tmp_path: Path, streamed: str) -> N
     assert run.returncode == 0, wrong.decode()
     assert said.decode().splitlines() == ["called: Paris", "answer: It is sunny."]
     assert "Sunny in Paris" in engine.read()[1]
+
+
+def test_the_page_names_the_versions() -> None:
+    """Those that are installed here; the Node SDK's is the examples' own."""
+    packages = {"LangChain": "langchain", "pydantic-ai": "pydantic-ai-slim"}
+    node = json.loads((CLIENTS / "package.json").read_text())["dependencies"]["openai"]
+    expected = {f"| {title} {version(package)} |" for title, package in packages.items()} | {f"| openai {node} |"}
+    page = (CLIENTS.parent / "docs" / "clients.md").read_text().partition("## Frameworks")[2]
+    assert {row for row in expected if row not in page} == set()

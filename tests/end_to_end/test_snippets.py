@@ -266,5 +266,7 @@ def read_only(block: Block) -> None:
             ast.parse(block.text)
         case "yaml":
             read_yaml(block.text)
+        case "json":
+            json.loads(block.text)
         case language:
             raise AssertionError(f"{language} needs no mark")
