@@ -12,6 +12,7 @@ export interface Parameter {
   maximum?: number;
   exclusiveMinimum?: number;
   exclusiveMaximum?: number;
+  examples?: unknown[];
   anyOf?: { type?: string; minimum?: number; maximum?: number }[];
 }
 

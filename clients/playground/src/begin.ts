@@ -43,7 +43,7 @@ function filled(told: Told | Group, strategy: string, scene: Scene): Json {
     strategy,
     scene,
   );
-  for (const parameter of told.parameters) if (parameter.required) made[parameter.name] = lowest(parameter);
+  for (const parameter of told.parameters) if (parameter.required) made[parameter.name] = first(parameter);
   if ("groups" in told)
     for (const group of told.groups)
       if (group.required) made[group.name] = group.many ? [item(group, strategy, scene)] : item(group, strategy, scene);
@@ -76,7 +76,9 @@ export function players(role: Role, strategy: string, { world, base }: Scene): s
     .map((cast) => cast.id);
 }
 
-function lowest(parameter: Parameter): unknown {
+/** What a parameter that must be there begins with: the server's example, or the lowest that is allowed. */
+function first(parameter: Parameter): unknown {
+  if (parameter.examples?.length) return parameter.examples[0];
   if (parameter.enum) return parameter.enum[0];
   if (parameter.type === "boolean") return false;
   return parameter.type === "number" || parameter.type === "integer" ? Math.max(parameter.minimum ?? 1, 1) : "";
