@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from typing import Any
 
 from motet.composers.plan import Plan
@@ -96,10 +97,12 @@ class Families:
 
 def _sum(stats: Sequence[EngineStats]) -> EngineStats:
     """Counts add up; the seconds of each model are those of its engine."""
+    lists = ("forward_seconds", "accepted_at")
     counts: dict[str, Any] = {
         field.name: sum(getattr(one, field.name) for one in stats)
         for field in fields(EngineStats)
-        if field.name != "forward_seconds"
+        if field.name not in lists
     }
+    accepted = tuple(map(sum, zip_longest(*(one.accepted_at for one in stats), fillvalue=0)))
     seconds = {model: value for one in stats for model, value in one.forward_seconds.items()}
-    return EngineStats(**counts, forward_seconds=seconds)
+    return EngineStats(**counts, forward_seconds=seconds, accepted_at=accepted)
