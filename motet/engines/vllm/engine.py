@@ -19,6 +19,7 @@ from motet.engines.base import (
     UnsupportedRequest,
     refuse_empty,
 )
+from motet.engines.drafts import OFF
 from motet.engines.vllm.client import Client, sizes_of, views_of
 from motet.engines.vllm.generation import VllmGeneration
 from motet.engines.vllm.memory import Capacity
@@ -36,11 +37,20 @@ class VllmEngine:
         capacity: what a request may ask for.
         tally: what vLLM reports about its steps.
         linked: whether vLLM runs `scheduler.LinkedScheduler`.
+        drafts: whether vLLM guesses ahead, for all requests alike.
     """
 
     def __init__(
-        self, llm: Any, infos: Mapping[str, ModelInfo], capacity: Capacity, tally: Tally, *, linked: bool = True
+        self,
+        llm: Any,
+        infos: Mapping[str, ModelInfo],
+        capacity: Capacity,
+        tally: Tally,
+        *,
+        linked: bool = True,
+        drafts: bool = False,
     ) -> None:
+        self._drafts = drafts
         self._client = Client(llm, infos, capacity, linked=linked)
         self.tally = tally
         self._generations: WeakSet[VllmGeneration] = WeakSet()
@@ -67,7 +77,7 @@ class VllmEngine:
 
     def _check_reports(self, request: GenerationRequest) -> None:
         """Raises UnsupportedRequest: a reason that the plan alone does not show."""
-        if request.speculation is not None:
+        if request.speculation is not None and (self._drafts or request.speculation != OFF):
             raise UnsupportedRequest(
                 "'speculation' is the embedded engine's; vLLM drafts for all requests alike, as "
                 "engine.engine_args.speculative_config says"

@@ -14,7 +14,7 @@ from motet.engines.vllm.internals import VllmUnavailable, touch
 from motet.engines.vllm.memory import Capacity
 from motet.engines.vllm.options import unfit_members, unfit_options, unfit_quantization
 from motet.engines.vllm.plugin import register
-from motet.engines.vllm.speculation import draft_of, problems_of, with_path
+from motet.engines.vllm.speculation import OPTION, draft_of, problems_of, with_path
 from motet.engines.vllm.stats import Tally
 from motet.models.info import ModelInfo
 from motet.settings import nearest
@@ -98,7 +98,8 @@ def start(
     args = touch("AsyncEngineArgs")(**own | given | dict(memory or {}))
     llm = touch("AsyncLLM").from_engine_args(args, stat_loggers=[tally.logger()])
     capacity = _capacity(llm, infos, models, data["max_position_embeddings"], draft_of(named))
-    engine = VllmEngine(llm, infos, capacity, tally, linked=given.get("scheduler_cls", SCHEDULER) == SCHEDULER)
+    linked = given.get("scheduler_cls", SCHEDULER) == SCHEDULER
+    engine = VllmEngine(llm, infos, capacity, tally, linked=linked, drafts=given.get(OPTION) is not None)
     del llm  # vLLM keeps this frame alive; its engine must go when ours closes
     return engine
 
