@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.http.bodies import JsonRoute
 from motet.server.http.headers import MAX_TOKENS, add_header
 from motet.server.http.sse import EventStream
 from motet.server.http.writing import encoded
 from motet.server.prepare import Job, prepare
 from motet.server.query import Query, ScoreQuery
 from motet.server.replies import ComparisonReply, Reply
-from motet.server.service import Reservation, Service, get_service
+from motet.server.service import Reservation, Service
 from motet.server.shapes.requests import StreamOptions
 
 T = TypeVar("T")
 CLIENT_LEFT = 499  # nginx's number; the client is gone, only the log shows it
-
-
-class AnsweringRoute(JsonRoute):
-    """A route whose answers take places: while there is none, bodies are not even read."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            (await get_service(request)).admission.check_room()
-            return await handler(request)
-
-        return handle
 
 
 async def respond(request: Request, service: Service, query: Query) -> Response:

@@ -14,10 +14,11 @@ from motet.server.forms import extension, finite, traces, usage
 from motet.server.generations import Generations
 from motet.server.http.unsupported import check_extras
 from motet.server.http.writing import beside_others
+from motet.server.places import AnsweringRoute
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
-from motet.server.respond import CLIENT_LEFT, AnsweringRoute, as_json, describe, reserve, unless_disconnected
+from motet.server.respond import CLIENT_LEFT, as_json, describe, reserve, unless_disconnected
 from motet.server.service import Served, Service
 from motet.server.shapes.answers import ANSWERS, Scores
 from motet.server.shapes.requests import ScoreRequest
