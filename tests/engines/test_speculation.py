@@ -103,7 +103,7 @@ def jobs_of(plans: Sequence[Plan], rng: random.Random) -> list[GenerationRequest
     return jobs
 
 
-@pytest.mark.parametrize("tokens", range(1, 9))
+@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8])
 async def test_every_strategy_in_a_batch_that_joins_and_leaves(members: Mapping[str, Member], tokens: int) -> None:
     jobs = jobs_of(PLANS, random.Random(tokens))
     expected = await answered(engine_with(members), jobs)

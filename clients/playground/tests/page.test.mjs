@@ -383,7 +383,8 @@ test("it is walked by the keyboard alone", async (t) => {
 for (const colorScheme of ["light", "dark"]) {
   for (const width of [1200, 375]) {
     test(`axe finds nothing: ${colorScheme}, ${width} wide`, async (t) => {
-      const page = await opened(t, { colorScheme, viewport: { width, height: 800 } });
+      // a window that shows all: what is scrolled half under the bar would be no target
+      const page = await opened(t, { colorScheme, viewport: { width, height: 4000 } });
       assert.deepEqual(await violations(page), []);
       await page.click(".examples button >> nth=0");
       await answered(page, 2);
@@ -393,8 +394,6 @@ for (const colorScheme of ["light", "dark"]) {
         .locator(".setup")
         .first()
         .evaluate((details) => (details.open = true));
-      // where half of it is scrolled under the bar, it would be no target
-      await page.locator("[role=listbox] >> nth=0").evaluate((tokens) => tokens.scrollIntoView({ block: "center" }));
       assert.deepEqual(await violations(page), []);
       assert.ok(
         await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth),
