@@ -111,6 +111,7 @@ class FakeEngine:
             kv_bytes_budget=self.kv_bytes_budget,
             steps=self.steps,
             forward_seconds=dict.fromkeys(self.infos, 0.5),
+            accepted_at=(0,) * 4,
         )
 
     async def close(self) -> None:

@@ -288,7 +288,7 @@ async def test_the_page_shows_a_key_what_it_may_ask() -> None:
         told = await client.get("/v1/strategies", headers=of("c"))
     assert [example["model"] for example in offered.json()["data"]] == ["writer"]
     assert [(cast["id"], cast["composes_with"]) for cast in told.json()["models"]] == [("parrot", ["parrot"])]
-    assert set(named(offered.text + told.text)) == {"expert"}  # which is a role's name, too
+    assert set(named(offered.text + told.text)) == {"expert", "small"}  # which are roles' names, too
     assert not named(str([(cast["id"], cast["composes_with"]) for cast in told.json()["models"]]))
 
 

@@ -125,16 +125,15 @@ class Choice:
         self.streams = [
             StreamState(member, list(context)) for member, context in zip(members, request.contexts, strict=True)
         ]
-        plan = group.request.plan
-        infos = {stream.model: member.info for stream, member in zip(plan.streams, members, strict=True)}
-        self.ends = ends_of(plan, infos)
-        self.vocab_size = common_width(plan, infos)
+        infos = {stream.model: member.info for stream, member in zip(self.plan.streams, members, strict=True)}
+        self.ends = ends_of(self.plan, infos)
+        self.vocab_size = common_width(self.plan, infos)
         self.eos_token_ids = () if request.sampling.ignore_eos else self.ends
         self.shared = list(request.forced)
         self.num_forced = len(request.forced)
         self.position = 0
         self.counts: Counter[int] = Counter()  # of generated tokens
-        self.rule_state = initial_state(plan, self.streams)  # what the plan's rule has gathered so far
+        self.rule_state = initial_state(self.plan, self.streams)  # what the plan's rule has gathered so far
         self.finished = False
         self.round: Round | None = None
         self.by_member = is_drawn(request)

@@ -32,8 +32,12 @@ class Memory:
 
     def __init__(self, members: Mapping[str, Member], budget: int, max_running: int) -> None:
         self.budget = budget
-        self._caches: dict[str, SlotCache] = {name: member.cache for name, member in members.items()}
         self._max_running = max_running
+        self.use(members)
+
+    def use(self, members: Mapping[str, Member]) -> None:
+        """Other members from now on; what one that is gone held is its own, and goes with it."""
+        self._caches: dict[str, SlotCache] = {name: member.cache for name, member in members.items()}
 
     def places(self, contexts: Sequence[tuple[str, int]], tokens: int, most: int) -> list[tuple[str, int]]:
         """Model and length of the slot that each stream of a choice needs.

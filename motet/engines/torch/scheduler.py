@@ -86,6 +86,7 @@ class Scheduler:
     def use(self, members: Mapping[str, Member]) -> None:
         """Other members from now on; what runs or waits reads none that is missing."""
         self.members = members
+        self._memory.use(members)
         self.tempo.use(members)
 
     @property

@@ -25,14 +25,13 @@ from motet.kernels.triton.columns import (
     DYNAMIC,
     EPSILON,
     FACTOR,
-    INVERSE,
     KIND,
     RULE,
     SOLVES,
     SYMMETRIC_FORM,
     WEIGHT,
 )
-from motet.kernels.triton.load import load_logits, only_if
+from motet.kernels.triton.load import only_if, scaled_logits
 
 LANES = tl.constexpr(8)
 CHUNKS = 4  # programs that share the strengths of a row of the symmetric form
@@ -50,25 +49,18 @@ PASSES = 3
 
 
 @triton.jit
-def _scaled(buffers, stream, weight, slot, offsets, keep, DTYPE: tl.constexpr):
-    """Logits of a slot at its temperature."""
-    x = load_logits(buffers, stream, slot, offsets, keep, DTYPE)
-    return x * tl.load(weight + slot * WEIGHT + INVERSE)
-
-
-@triton.jit
 def _shift(buffers, stream, weight, rule, r, pair, offsets, V, K: tl.constexpr, DTYPE: tl.constexpr):
     """Base and Δ (raw), and which tokens all streams of Δ find possible: the pair's two, unweighted, or all that a
     budget is spent on."""
     dynamic = tl.load(rule + r * RULE + KIND).to(tl.int32) == DYNAMIC
     valid = offsets < V
-    base = _scaled(buffers, stream, weight, r * K, offsets, valid, DTYPE)
+    base = scaled_logits(buffers, stream, weight, r * K, offsets, valid, DTYPE)
     possible = valid & (base != -float("inf"))
     delta = tl.zeros(offsets.shape, tl.float32)
     for k in tl.static_range(1, K):
         unit = tl.where(k == 1 + 2 * pair, 1.0, tl.where(k == 2 + 2 * pair, -1.0, 0.0))
         w = tl.where(dynamic, unit, tl.load(weight + (r * K + k) * WEIGHT + FACTOR))
-        x = _scaled(buffers, stream, weight, r * K + k, offsets, only_if(w != 0, valid), DTYPE)
+        x = scaled_logits(buffers, stream, weight, r * K + k, offsets, only_if(w != 0, valid), DTYPE)
         possible = tl.where(w == 0, possible, possible & (x != -float("inf")))
         delta += tl.where(w == 0, 0.0, tl.where(x == -float("inf"), 0.0, w * x))
     return base, tl.where(possible, delta, 0.0), possible
@@ -208,9 +200,9 @@ def alpha_stats(
             l0, delta, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
             m0, s0, d0 = _added(m0, s0, d0, tl.where(possible, l0, -float("inf")), delta)
             if K > 2:
-                x = _scaled(buffers, stream, weight, r * K + 2 * pair + 1, offsets, possible, DTYPE)
+                x = scaled_logits(buffers, stream, weight, r * K + 2 * pair + 1, offsets, possible, DTYPE)
                 m1, s1, d1 = _added(m1, s1, d1, x, delta)
-                x = _scaled(buffers, stream, weight, r * K + 2 * pair + 2, offsets, possible, DTYPE)
+                x = scaled_logits(buffers, stream, weight, r * K + 2 * pair + 2, offsets, possible, DTYPE)
                 m2, s2, d2 = _added(m2, s2, d2, x, delta)
         place = stats + (q * SPLITS + split) * STATS
         tl.store(place + BASE_STATS + STAT_MAX, m0)
@@ -265,7 +257,7 @@ def alpha_targets(
         for tile in range(split * tiles, (split + 1) * tiles):
             offsets = tile * BLOCK + tl.arange(0, BLOCK)
             _, delta, possible = _shift(buffers, stream, weight, rule, r, pair, offsets, V, K, DTYPE)
-            x = _scaled(buffers, stream, weight, r * K + 2 * pair + 2, offsets, possible, DTYPE) - lse
+            x = scaled_logits(buffers, stream, weight, r * K + 2 * pair + 2, offsets, possible, DTYPE) - lse
             y = tl.where(possible, delta - center, 0.0)
             top = tl.maximum(m, tl.max(x + y, 0))
             _, more_phi, more_psi = _terms(x, y, top)

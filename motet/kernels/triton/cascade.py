@@ -7,7 +7,6 @@ import triton.language as tl
 from motet.kernels.triton.columns import (
     CASCADE,
     ENTROPY,
-    INVERSE,
     KIND,
     LSE,
     MARGIN,
@@ -17,15 +16,8 @@ from motet.kernels.triton.columns import (
     RULE,
     THRESHOLD,
     TOTAL,
-    WEIGHT,
 )
-from motet.kernels.triton.load import load_logits
-
-
-@triton.jit
-def _scaled(buffers, stream, weight, slot, offsets, V, DTYPE: tl.constexpr):
-    x = load_logits(buffers, stream, slot, offsets, offsets < V, DTYPE)
-    return x * tl.load(weight + slot * WEIGHT + INVERSE)
+from motet.kernels.triton.load import scaled_logits
 
 
 @triton.jit
@@ -35,7 +27,7 @@ def _second(buffers, stream, weight, slot, V, BLOCK: tl.constexpr, DTYPE: tl.con
     second = -float("inf")
     for start in range(0, V, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        x = _scaled(buffers, stream, weight, slot, offsets, V, DTYPE)
+        x = scaled_logits(buffers, stream, weight, slot, offsets, offsets < V, DTYPE)
         here = tl.max(x, 0)
         rest = tl.max(tl.where(offsets == start + tl.argmax(x, 0), -float("inf"), x), 0)
         second = tl.maximum(tl.maximum(second, rest), tl.minimum(first, here))
@@ -49,7 +41,7 @@ def _entropy(buffers, stream, weight, slot, total, V, BLOCK: tl.constexpr, DTYPE
     entropy = 0.0
     for start in range(0, V, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        x = _scaled(buffers, stream, weight, slot, offsets, V, DTYPE) - total
+        x = scaled_logits(buffers, stream, weight, slot, offsets, offsets < V, DTYPE) - total
         entropy -= tl.sum(tl.where(x == -float("inf"), 0.0, tl.exp(x) * x), 0)
     return entropy
 

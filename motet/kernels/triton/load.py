@@ -7,7 +7,18 @@ Tables and their columns: see `columns`.
 import triton
 import triton.language as tl
 
-from motet.kernels.triton.columns import ADDRESS, BUFFER, BUFFERS, ELEMENT, INFO, PLACE, ROW_STRIDE, STREAM
+from motet.kernels.triton.columns import (
+    ADDRESS,
+    BUFFER,
+    BUFFERS,
+    ELEMENT,
+    INFO,
+    INVERSE,
+    PLACE,
+    ROW_STRIDE,
+    STREAM,
+    WEIGHT,
+)
 
 
 @triton.jit
@@ -67,6 +78,13 @@ def load_logits(buffers, stream, slot, offsets, mask, DTYPE: tl.constexpr):
         c = tl.load(h + start + offsets, only_if(dtype == 2, mask), ninf)
         x = tl.where(dtype == 0, a, tl.where(dtype == 1, b.to(tl.float32), c.to(tl.float32)))
     return x
+
+
+@triton.jit
+def scaled_logits(buffers, stream, weight, slot, offsets, mask, DTYPE: tl.constexpr):
+    """The same at the slot's temperature."""
+    x = load_logits(buffers, stream, slot, offsets, mask, DTYPE)
+    return x * tl.load(weight + slot * WEIGHT + INVERSE)
 
 
 @triton.jit

@@ -39,7 +39,7 @@ from motet.kernels.triton.columns import (
     WANTED_SUM,
     WEIGHT,
 )
-from motet.kernels.triton.load import load_logits, only_if
+from motet.kernels.triton.load import load_logits, only_if, scaled_logits
 
 
 @triton.jit
@@ -123,7 +123,7 @@ def _weighted_sum(
 
 @triton.jit
 def _logprob(buffers, stream, weight, lse, slot, offsets, keep, DTYPE: tl.constexpr):
-    x = load_logits(buffers, stream, slot, offsets, keep, DTYPE) * tl.load(weight + slot * WEIGHT + INVERSE)
+    x = scaled_logits(buffers, stream, weight, slot, offsets, keep, DTYPE)
     return x - tl.load(lse + slot * LSE + TOTAL)
 
 

@@ -4,8 +4,8 @@
 import triton
 import triton.language as tl
 
-from motet.kernels.triton.columns import AGREEMENT, FACTOR, INVERSE, KIND, LSE, PEAK, RULE, SPARSE, TOTAL, WEIGHT
-from motet.kernels.triton.load import load_logits
+from motet.kernels.triton.columns import AGREEMENT, FACTOR, KIND, LSE, PEAK, RULE, SPARSE, TOTAL, WEIGHT
+from motet.kernels.triton.load import scaled_logits
 
 
 @triton.jit
@@ -13,10 +13,9 @@ def _most_likely(buffers, stream, weight, slot, V, BLOCK: tl.constexpr, DTYPE: t
     """The first of a stream's most likely tokens."""
     most = -float("inf")
     token = 0
-    inverse = tl.load(weight + slot * WEIGHT + INVERSE)
     for start in range(0, V, BLOCK):
         offsets = start + tl.arange(0, BLOCK)
-        x = load_logits(buffers, stream, slot, offsets, offsets < V, DTYPE) * inverse
+        x = scaled_logits(buffers, stream, weight, slot, offsets, offsets < V, DTYPE)
         here = tl.max(x, 0)
         token = tl.where(here > most, start + tl.argmax(x, 0), token)
         most = tl.maximum(most, here)
@@ -47,8 +46,7 @@ def sparse_disagreement(
             slot = r * K + k
             w = tl.load(weight + slot * WEIGHT + FACTOR)
             if w > 0:
-                x = load_logits(buffers, stream, slot, token + lane, lane == 0, DTYPE)
-                x = x * tl.load(weight + slot * WEIGHT + INVERSE)
+                x = scaled_logits(buffers, stream, weight, slot, token + lane, lane == 0, DTYPE)
                 mass += w * tl.exp(x - tl.load(lse + slot * LSE + TOTAL))
                 others += (x < tl.load(lse + slot * LSE + PEAK)).to(tl.int32)
                 weights += w
