@@ -14,8 +14,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 demo: $(VENV)/installed
 	$(BIN)/motet demo
 
+# two processes, each with whole files of tests
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The vLLM engine, in an environment of its own: its pins are narrower than ours.
 test-vllm: $(VLLM_VENV)/installed

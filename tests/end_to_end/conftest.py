@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from filelock import FileLock
 
 from motet.demo.family import build_family
 from motet.demo.recipe import TINY
@@ -24,7 +25,12 @@ START_TIMEOUT_S = 90.0
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_family(0, tmp_path_factory.mktemp("families"), TINY)
+    """Built once, whichever of several test processes needs it first: it is the longest set-up of all."""
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent  # of all processes
+    with FileLock(folder / "families.lock"):
+        return build_family(0, folder / "families", TINY)
 
 
 @contextmanager

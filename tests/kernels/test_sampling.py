@@ -99,15 +99,17 @@ def test_top_p_beyond_the_candidates_looks_at_everything() -> None:
 
 
 def test_forbidden_tokens_are_never_drawn() -> None:
-    """A million draws, the forbidden tokens next to likely ones and at both ends."""
+    """The forbidden tokens lie next to likely ones and at both ends; the draws at every edge between two tokens, at the
+    numbers beside it, at the smallest that there are, and anywhere."""
     scores = torch.zeros(64)
     scores[[0, 5, 6, 63]] = -math.inf
-    rows = 50_000
-    seen: set[int] = set()
-    for seed in range(20):
-        tokens = sample(scores.expand(rows, -1), params(rows, (1.0, 0, 1.0, 0.0)), draws(rows, seed))
-        seen |= set(cast("list[int]", tokens.unique().tolist()))
-    assert seen == set(range(64)) - {0, 5, 6, 63}
+    edges = [k / 60 for k in range(1, 61)]
+    below, above = ([math.nextafter(edge, to) for edge in edges] for to in (0.0, 1.0))
+    coarse = [edge - 2.0**-24 for edge in edges]
+    uniform = [*edges, *below, *above[:-1], *coarse, 2.0**-53, 2.0**-24, *draws(50_000, 0)]
+    rows = len(uniform)
+    tokens = sample(scores.expand(rows, -1), params(rows, (1.0, 0, 1.0, 0.0)), uniform)
+    assert set(cast("list[int]", tokens.unique().tolist())) == set(range(64)) - {0, 5, 6, 63}
 
 
 @pytest.mark.parametrize("vocab", [7, 1024, 1500, 2048])

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 
 import numpy as np
 import pytest
@@ -71,8 +72,12 @@ def assert_close(got: Composed, oracle: Composed) -> None:
     torch.testing.assert_close(got.alpha.double(), oracle.alpha, atol=1e-4, rtol=1e-4, equal_nan=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("vocab", [1, 31, 257, 1000])
+# one of each: a single tile or several, with a last one that is full, nearly empty, or a single token
+EXACT = [(vocab, torch.float32) for vocab in (1, 31, 257, 1000)]
+HALVES = [(1000, torch.bfloat16), (257, torch.float16)]
+
+
+@pytest.mark.parametrize(("vocab", "dtype"), [*EXACT, *HALVES])
 def test_all_rules_in_one_launch(vocab: int, dtype: torch.dtype) -> None:
     chosen = plans(vocab)
     if dtype != torch.float32:  # their tokens tie, and the kernels keep what ties with the edge of a nucleus
@@ -149,22 +154,25 @@ def rows_for(
     return DecodeRows(plan, forced, params, uniform, state)
 
 
-def decoded_both(temperature: float, forced: int, vocab: int, step: int = 1) -> tuple[Decoded, Decoded]:
-    """(kernels, plain torch) on every `step`-th of the plans."""
+def decoded_both(temperature: float, forced: Sequence[int], vocab: int, step: int = 1) -> tuple[Decoded, Decoded]:
+    """(kernels, plain torch) on every `step`-th of the plans; the forced tokens are taken in turn."""
     chosen = plans(vocab)[::step]
     count = len(chosen)
     logits = Logits([buffer.to(DEVICE) for buffer in logits_of(count, vocab, torch.float32)])
     params = SampleRows([temperature] * count, [0] * count, [1.0] * count, [0.0] * count)
-    rows = rows_for(logits, chosen, params, draws(count, 3), [forced] * count)
+    rows = rows_for(logits, chosen, params, draws(count, 3), list(islice(cycle(forced), count)))
     return decode(TritonKernels(), logits, rows), decode(EagerKernels(), logits, rows)
 
 
-@pytest.mark.parametrize("vocab", [1, 257, 3000])
-def test_greedy_and_forced_tokens_are_those_of_plain_torch(vocab: int) -> None:
-    for forced in (-1, vocab // 2):
-        got, expected = decoded_both(0.0, forced, vocab)
-        assert torch.equal(got.token, expected.token)
-        torch.testing.assert_close(got.logprob, expected.logprob, atol=ATOL, rtol=1e-4)
+@pytest.mark.parametrize(
+    ("vocab", "forced"),
+    [(1, [-1, 0]), (257, [-1]), (257, [128]), (1100, [-1, 550]), (1100, [1099, -1])],
+    ids=["one token", "greedy", "forced", "every second, two tiles", "the others, two tiles"],
+)
+def test_greedy_and_forced_tokens_are_those_of_plain_torch(vocab: int, forced: list[int]) -> None:
+    got, expected = decoded_both(0.0, forced, vocab)
+    assert torch.equal(got.token, expected.token)
+    torch.testing.assert_close(got.logprob, expected.logprob, atol=ATOL, rtol=1e-4)
 
 
 def test_reported_divergence_from_the_base() -> None:
@@ -188,7 +196,7 @@ def test_the_split_of_the_vocabulary_changes_no_token(monkeypatch: pytest.Monkey
     tokens: list[Tensor] = []
     for programs in (1, 64, 512):
         monkeypatch.setattr(launch, "PROGRAMS", programs)
-        tokens.append(decoded_both(0.9, -1, 5000, 4)[0].token)
+        tokens.append(decoded_both(0.9, [-1], 5000, 4)[0].token)
     assert torch.equal(tokens[0], tokens[1])
     assert torch.equal(tokens[0], tokens[2])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -38,8 +39,13 @@ NOISE_MARGIN = 1.5
 pytestmark = pytest.mark.timeout(900)
 
 
+@lru_cache
+def tokenizer_of(name: str) -> Any:
+    return read_tokenizer(str(folder_of(name)))
+
+
 def loaded(name: str, dtype: torch.dtype) -> tuple[Member, Any]:
-    tokenizer: Any = read_tokenizer(str(folder_of(name)))
+    tokenizer = tokenizer_of(name)
     sample = tokenizer(TEXT)["input_ids"]
     gc.collect()  # the last test's model, before this one's
     return load_member(name, str(folder_of(name)), dtype=dtype, vocab_size=len(tokenizer), sample=sample), tokenizer
