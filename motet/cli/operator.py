@@ -91,7 +91,7 @@ def validate(file: File, seed: Seed = 0, cache: Cache = None) -> None:
         warnings = _preflight(configuration)
     except ConfigError as error:
         refuse(error.problems)
-    of_policies = policy_warnings(settings, configuration.compositions)
+    of_policies = policy_warnings(settings, configuration.compositions, configuration.gated)
     for warning in (*exposed(settings.server), *of_policies, *warnings):
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{file}: {len(settings.models)} models and {len(settings.compositions)} compositions, no problems.")

@@ -69,7 +69,8 @@ def _serve(configuration: Configuration) -> None:
     config, policies = configuration.settings.server, configuration.settings.policies
     try:
         port = bind(config)  # before anything slow is imported or loaded
-        for warning in (*exposed(config), *policy_warnings(configuration.settings, configuration.compositions)):
+        gives_away = policy_warnings(configuration.settings, configuration.compositions, configuration.gated)
+        for warning in (*exposed(config), *gives_away):
             typer.echo(f"warning: {warning}", err=True)
         with answering(port):
             from motet.operator.loading import load_engine

@@ -154,6 +154,9 @@ def _kind(fields: dict[object, object]) -> type[Strategy]:
     path = f"{ROOT}.strategy"
     if name is None:
         raise CompositionError(f"{path}: required; {allowed_names('allowed', '', _KINDS)}", path)
+    if name == "gated":
+        said = "gated compositions are the operator's: send the name of one as 'model' (GET /v1/models lists them)"
+        raise CompositionError(f"{path}: {said}", path)
     if not isinstance(name, str) or name not in _KINDS:
         allowed = allowed_names("allowed", name if isinstance(name, str) else "", _KINDS)
         raise CompositionError(f"{path}: unknown strategy {show(name)}; {allowed}", path)

@@ -52,7 +52,7 @@ def _read_config(path: str, place: Path, stamp: tuple[int, int]) -> PreTrainedCo
     """Read once for each state of the file: whoever checks a model asks for it several times."""
     from transformers import AutoConfig
 
-    config = cast("PreTrainedConfig", _native(path, cast(Any, AutoConfig).from_pretrained, place))
+    config = cast("PreTrainedConfig", native(path, cast(Any, AutoConfig).from_pretrained, place))
     require_text_model(config)
     return config
 
@@ -92,7 +92,7 @@ def read_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenize
     place = local(path, revision)
     if gguf.is_gguf(place):
         return cast("PreTrainedTokenizerBase", gguf.read_tokenizer(place))
-    tokenizer = cast("PreTrainedTokenizerBase", _native(path, cast(Any, AutoTokenizer).from_pretrained, place))
+    tokenizer = cast("PreTrainedTokenizerBase", native(path, cast(Any, AutoTokenizer).from_pretrained, place))
     names = sorted({*VOCABULARIES, *map(str, tokenizer.vocab_files_names.values())})
     if not any((place / name).is_file() for name in names):
         raise ValueError(f"{place} holds no tokenizer ({', '.join(names)})")
@@ -127,12 +127,16 @@ def _load_weights(path: str, revision: str | None, **options: Any) -> tuple[PreT
         return gguf.load_weights(place, **options)
     read_config(str(place))  # which refuses what is no text model shortly, before its weights are read
     read = cast(Any, AutoModelForCausalLM).from_pretrained
-    loaded = _native(path, read, place, output_loading_info=True, **options)
+    loaded = native(path, read, place, output_loading_info=True, **options)
     return cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
 
 
-def _native(path: str, read: Any, place: Path, **options: Any) -> Any:
-    """What `read` makes of a folder by transformers' own code."""
+def native(path: str, read: Any, place: Path, **options: Any) -> Any:
+    """What `read`, a `from_pretrained` of transformers, makes of a folder by transformers' own code.
+
+    Raises:
+        ValueError, OSError: it cannot be read, or only by code of its own (`OwnCodeError`).
+    """
     try:
         return read(place, trust_remote_code=False, **options)
     except ValueError as error:

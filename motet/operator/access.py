@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hmac
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from motet.composers.roles import named_models
 from motet.composers.spec import Composition
+from motet.operator.gates import Gated
 from motet.operator.keys import DIGEST, PREFIX, Key
 from motet.operator.policies import GIVES_AWAY, PolicyConfig
 from motet.operator.settings import ServerConfig, Settings
@@ -81,7 +82,7 @@ def _digest(written: str) -> bytes | None:
     return bytes.fromhex(digits) if written.startswith(PREFIX) and DIGEST.fullmatch(digits) else None
 
 
-def policy_problems(settings: Settings, compositions: Mapping[str, Composition]) -> list[str]:
+def policy_problems(settings: Settings, compositions: Collection[str]) -> list[str]:
     """What is wrong with the policies, and with the names of keys, as sentences."""
     keys = keys_of(settings.server)
     twice = [name for name, count in Counter(key.id for key in keys).items() if count > 1]
@@ -93,9 +94,7 @@ def policy_problems(settings: Settings, compositions: Mapping[str, Composition])
     return problems + _shared(settings.policies, keys)
 
 
-def _problems(
-    name: str, settings: Settings, keys: Sequence[Key], compositions: Mapping[str, Composition]
-) -> Iterator[str]:
+def _problems(name: str, settings: Settings, keys: Sequence[Key], compositions: Collection[str]) -> Iterator[str]:
     policy = settings.policies[name]
     for i, written in enumerate(policy.keys):
         if not any(_is_for(PolicyConfig(keys=(written,)), key) for key in keys):
@@ -116,7 +115,9 @@ def _shared(policies: Mapping[str, PolicyConfig], keys: Sequence[Key]) -> list[s
     return [f"policies: {' and '.join(names)} are both for key {key!r}." for key, names in found.items() if names[1:]]
 
 
-def policy_warnings(settings: Settings, compositions: Mapping[str, Composition]) -> list[str]:
+def policy_warnings(
+    settings: Settings, compositions: Mapping[str, Composition], gated: Mapping[str, Gated] | None = None
+) -> list[str]:
     """What each opening gives away, and what the operator may not have meant."""
     said = [
         f"policies.{name}.allow.{opening}: {GIVES_AWAY[opening]}."
@@ -124,7 +125,9 @@ def policy_warnings(settings: Settings, compositions: Mapping[str, Composition])
         for opening in policy.allow.opened()
     ]
     for name, policy in settings.policies.items():
-        said += [f"policies.{name}.models: {sentence}" for sentence in _beside(policy, settings, compositions)]
+        said += [
+            f"policies.{name}.models: {sentence}" for sentence in _beside(policy, settings, compositions, gated or {})
+        ]
         if not policy.models and not policy.unrestricted:
             said.append(f"policies.{name}: its keys reach no model.")
     if settings.policies and settings.server.open_metrics:
@@ -143,16 +146,21 @@ def _uncovered(settings: Settings) -> list[str]:
     return [f"policies: {who} under none of them and reach nothing."] if who else []
 
 
-def _beside(policy: PolicyConfig, settings: Settings, compositions: Mapping[str, Composition]) -> Iterator[str]:
+def _beside(
+    policy: PolicyConfig, settings: Settings, compositions: Mapping[str, Composition], gated: Mapping[str, Gated]
+) -> Iterator[str]:
     """Models of a policy that give away what a composition of the same policy hides."""
     targets = policy.targets()
-    members = {
-        name: {model for _, model in named_models(compositions[target], "")} if target in compositions else {target}
-        for name, target in targets.items()
-    }
+
+    def models_of(target: str) -> set[str]:
+        if target in gated:
+            return models_of(gated[target].composition) | models_of(gated[target].otherwise)
+        return {model for _, model in named_models(compositions[target], "")} if target in compositions else {target}
+
+    members = {name: models_of(target) for name, target in targets.items()}
     for name, target in targets.items():
         others = [other for other in targets if targets[other] != target and members[other] & members[name]]
-        if target in compositions and others:
+        if (target in compositions or target in gated) and others:
             yield f"{name} has members in common with {', '.join(others)}: together they tell more than either."
     for name, target in targets.items():
         if target in settings.models and settings.models[target].template == "plain":

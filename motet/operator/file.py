@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from motet.models.gguf import SUFFIX, is_gguf
 from motet.models.hub import is_hub_id
 from motet.operator.access import policy_problems
 from motet.operator.families import naming_problems
+from motet.operator.gates import Gated, is_gated, read_gated
 from motet.operator.keys import read_keys
 from motet.operator.settings import Families, Settings
 from motet.settings import SettingsError, Tree, closest, nearest, read_mapping, sentences
@@ -32,12 +34,14 @@ class ConfigError(SettingsError):
 
 @dataclass(frozen=True)
 class Configuration:
-    """`file`: the operator's file; `layers`: where values come from, strongest first: flag, environment, file."""
+    """`file`: the operator's file; `layers`: where values come from, strongest first: flag, environment, file;
+    `gated`: the compositions that a gate guards, which `compositions` does not hold."""
 
     settings: Settings
     compositions: Mapping[str, Composition]
     file: Path
     layers: Mapping[str, Tree]
+    gated: Mapping[str, Gated] = dataclass_field(default_factory=dict[str, Gated])
 
     @property
     def folder(self) -> Path:
@@ -68,13 +72,15 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
         settings = _with_audit_log_in(settings, folder)
         problems += unread + _examples(settings)
     compositions, composition_problems = _compositions(merged)
+    gated, gated_problems = _gated(merged)
+    composition_problems += gated_problems
     if settings is not None and not problems and not composition_problems:
-        problems += policy_problems(settings, compositions)
+        problems += policy_problems(settings, [*compositions, *gated])
     problems += _unknown_variables() + composition_problems + _collisions(merged) + _families(merged)
     problems += _missing_paths(merged, folder) if check_paths else []
     if settings is None or problems:
         raise ConfigError(problems)
-    return Configuration(settings, compositions, file, layers)
+    return Configuration(settings, compositions, file, layers, gated)
 
 
 def _read(path: Path) -> Tree:
@@ -157,6 +163,8 @@ def _compositions(merged: Tree) -> tuple[dict[str, Composition], list[str]]:
     compositions: dict[str, Composition] = {}
     problems: list[str] = []
     for name, value in _entries(merged, "compositions").items():
+        if is_gated(value):
+            continue
         try:
             compositions[str(name)] = parse_composition(value, strict=False)
             # ids of texts are known only once the tokenizers are loaded: any single id does here
@@ -164,6 +172,22 @@ def _compositions(merged: Tree) -> tuple[dict[str, Composition], list[str]]:
         except CompositionError as error:
             problems.append(f"compositions.{name}: {error.message}")
     return compositions, problems
+
+
+def _gated(merged: Tree) -> tuple[dict[str, Gated], list[str]]:
+    """The compositions that a gate guards."""
+    written = _entries(merged, "compositions")
+    sides = [*_entries(merged, "models"), *(name for name, value in written.items() if not is_gated(value))]
+    gated: dict[str, Gated] = {}
+    problems: list[str] = []
+    for name, value in written.items():
+        if not is_gated(value):
+            continue
+        found, wrong = read_gated(str(name), cast(Tree, value), list(_entries(merged, "gates")), list(map(str, sides)))
+        problems += wrong
+        if found is not None:
+            gated[str(name)] = found
+    return gated, problems
 
 
 def _examples(settings: Settings) -> list[str]:

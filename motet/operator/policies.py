@@ -68,7 +68,8 @@ class Allow(Section):
     token_ids: bool = False
     """Token ids of prompt and answer, and special tokens in its text."""
     members: bool = False
-    """What was composed: `motet` in answers, `composition` on model cards, members' names in refusals."""
+    """What was composed, and what a gate said: `motet` in answers, `composition` on model cards, members' names in
+    refusals."""
     cached_tokens: bool = False
     """`usage.prompt_tokens_details.cached_tokens`."""
     speculation: bool = False
@@ -108,7 +109,7 @@ GIVES_AWAY: Mapping[str, str] = {
     "truncation": "a prompt cut in front loses its template: a begun answer is left",
     "tokenizer": "the ids that lists and biases need, and the base's template and special tokens",
     "token_ids": "the base's rendered prompt, and which model's end ended the answer",
-    "members": "the names, roles and weights of what is composed",
+    "members": "the names, roles and weights of what is composed, and a gate's score, by which it can be evaded",
     "cached_tokens": "how much of a prompt this key sent before",
     "speculation": "the pace of a stream shows where its composition departs from the draft, and who was drawn",
     "metrics": "names of members and strategies, and when others ask",

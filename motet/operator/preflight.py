@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from motet.models.tool_formats import TOOL_FORMATS
 from motet.operator.adapters import num_tokens
 from motet.operator.experts import read_experts
 from motet.operator.file import ConfigError, Configuration
+from motet.operator.gates import load_gates
 from motet.operator.memory import memory_problems, memory_warnings
 from motet.operator.registry import LoadedModel, Registry, Template
 from motet.operator.settings import EngineConfig, ModelConfig, source_of
@@ -172,12 +173,16 @@ def registry_of(
     tokenizers: Mapping[str, Tokenizer],
     infos: Mapping[str, ModelInfo],
 ) -> Registry:
-    """The names that requests may use. Raises ConfigError, as `read_experts` and `check` do."""
+    """The names that requests may use, gates with their weights. Raises ConfigError: gates that cannot be used; and as
+    `read_experts` and `check` do."""
     experts = read_experts(sources, tokenizers)
     members = {
         name: _loaded(name, info, tokenizers[name], experts[name], configuration) for name, info in infos.items()
     }
-    registry = Registry(members, configuration.compositions, created=int(time.time()))
+    gates, problems = load_gates(configuration.settings.gates, configuration.folder)
+    if problems:
+        raise ConfigError(problems)
+    registry = Registry(members, configuration.compositions, int(time.time()), configuration.gated, gates)
     check(registry, configuration)
     return registry
 
@@ -214,12 +219,12 @@ def check(registry: Registry, configuration: Configuration) -> None:
         for name, member in registry.members.items()
         if member.template == "chat" and not member.tokenizer.has_chat_template
     ]
-    problems += _composition_problems(registry, registry.compositions)
+    problems += _composition_problems(registry, (*registry.compositions, *registry.gated))
     if problems:
         raise ConfigError(problems)
 
 
-def _composition_problems(registry: Registry, compositions: Mapping[str, object]) -> list[str]:
+def _composition_problems(registry: Registry, compositions: Sequence[str]) -> list[str]:
     problems: list[str] = []
     for name in compositions:
         try:

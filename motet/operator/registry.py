@@ -22,6 +22,7 @@ from motet.models.info import ModelInfo
 from motet.models.thoughts import ThinkTags
 from motet.models.tokenizer import Tokenizer
 from motet.models.tool_formats import ToolFormat
+from motet.operator.gates import Gate, Gated
 from motet.settings import nearest
 
 log = logging.getLogger(__name__)
@@ -86,9 +87,13 @@ class LoadedModel:
 
 @dataclass
 class Registry:
+    """`gated`: named compositions that answer what their gate lets pass to them; `gates`: by name."""
+
     members: Mapping[str, LoadedModel]
     compositions: Mapping[str, Composition] = field(default_factory=dict[str, Composition])
     created: int = 0  # unix seconds
+    gated: Mapping[str, Gated] = field(default_factory=dict[str, Gated])
+    gates: Mapping[str, Gate] = field(default_factory=dict[str, Gate])
     _named: dict[tuple[str, bool], Plan] = field(default_factory=dict[tuple[str, bool], Plan], repr=False)
     _narrowed: dict[tuple[str, int], LoadedModel] = field(
         default_factory=dict[tuple[str, int], LoadedModel], repr=False
@@ -97,11 +102,18 @@ class Registry:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return (*self.members, *self.compositions)
+        return (*self.members, *self.compositions, *self.gated)
 
-    def plan(self, name: str | None, written: Composition | None = None, *, chat: bool = False) -> Plan:
+    def gate_of(self, name: str | None) -> Gate | None:
+        """The gate that decides about prompts to the composition `name`; None: it has none, or there is none."""
+        gated = self.gated.get(name or "")
+        return None if gated is None else self.gates[gated.gate]
+
+    def plan(
+        self, name: str | None, written: Composition | None = None, *, chat: bool = False, applied: bool = True
+    ) -> Plan:
         """The plan of a request for the model or composition `name`, or for one that it has `written` over the base
-        `name`; `chat`: its prompt is messages.
+        `name`; `chat`: its prompt is messages; `applied`: what the gate said, where `name` has one.
 
         Raises:
             UnknownModel: no model and no composition has the name.
@@ -113,8 +125,9 @@ class Registry:
         if written is None:
             if name is None:
                 raise CompositionError(self._missing(), "model", "missing_model")
-            return self.named(name, chat=chat) if name in self.compositions else single(name)
-        if name in self.compositions:
+            side = self.gated[name].side(applied) if name in self.gated else name
+            return self.named(side, chat=chat) if side in self.compositions else single(side)
+        if name in self.compositions or name in self.gated:
             raise CompositionError(f"Model {name!r} is a composition already; name a base model.", "composition")
         return self.build(written, name, chat=chat)
 
@@ -218,8 +231,8 @@ class Registry:
             )
         if name is not None and name not in self.names:
             raise self.unknown(name)
-        if name is not None and name in self.compositions:
-            name = self.named(name).streams[0].model
+        if name is not None:
+            name = self.plan(name).streams[0].model
         return self.members[name or next(iter(self.members))]
 
     def _missing(self) -> str:
@@ -236,12 +249,29 @@ class Registry:
             member = self.members[name]
             expert = None if member.expert is None else member.expert.recommendation()
             return card | _card(member.source, None, member.info.max_model_len, None) | {"expert": expert}
+        if name in self.gated:
+            return card | self._gated_card(name)
         if name not in self.compositions:
             raise self.unknown(name)
         composition = self.compositions[name]
         plan = self.named(name)
         length = min(self.members[stream.model].info.max_model_len for stream in plan.streams)
         return card | _card(name, plan.streams[0].model, length, describe(composition)) | {"expert": None}
+
+    def _gated_card(self, name: str) -> dict[str, Any]:
+        """Raises CompositionError: a side is not loaded, or the two have unlike tokens, so that ids in requests would mean
+        two things."""
+        gated = self.gated[name]
+        for side in (gated.composition, gated.otherwise):
+            if side not in self.names:
+                raise CompositionError(str(self.unknown(side)), "composition")
+        plans = [self.plan(name, applied=applied) for applied in (True, False)]
+        bases = [self.members[plan.streams[0].model] for plan in plans]
+        if bases[0].vocabulary.fingerprint != bases[1].vocabulary.fingerprint:
+            said = f"otherwise: the tokens of {gated.otherwise!r} are not those of {gated.composition!r}"
+            raise CompositionError(said, "composition", "vocabulary_mismatch")
+        length = min(self.members[stream.model].info.max_model_len for plan in plans for stream in plan.streams)
+        return _card(name, bases[0].info.name, length, gated.model_dump()) | {"expert": None}
 
 
 def _a_head(info: ModelInfo) -> str:

@@ -15,6 +15,7 @@ from motet.engines.drafts import AUTO, MOST_GUESSES, OFF, Acceptance, Speculatio
 from motet.models.info import Quantization
 from motet.models.tool_formats import FormatName
 from motet.operator import keys
+from motet.operator.gates import GateConfig
 from motet.operator.policies import PolicyConfig
 from motet.operator.section import Section
 
@@ -276,7 +277,9 @@ class Settings(BaseSettings):
     models: Annotated[dict[str, ModelConfig], Field(min_length=1)]
     """The models by name."""
     compositions: dict[str, dict[str, Any]] = {}
-    """Named compositions: model ids that stand for a composition object, as requests send it."""
+    """Named compositions: model ids that stand for a composition object, as requests send it, or for a gated one."""
+    gates: dict[str, GateConfig] = {}
+    """Classifiers that gated compositions ask about prompts."""
     policies: dict[str, PolicyConfig] = {}
     """Which keys reach which models, and what they may set; without any, every key may ask for everything."""
     server: ServerConfig = ServerConfig()

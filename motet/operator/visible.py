@@ -10,6 +10,7 @@ from typing import Any
 from motet.composers.errors import CompositionError
 from motet.composers.plan import Plan
 from motet.composers.spec import Composition
+from motet.operator.gates import Gate
 from motet.operator.policies import PolicyConfig
 from motet.operator.registry import LoadedModel, Registry
 
@@ -33,10 +34,11 @@ class VisibleRegistry(Registry):
     """
 
     def __init__(self, whole: Registry, policy: PolicyConfig) -> None:
-        super().__init__(whole.members, created=whole.created)
+        super().__init__(whole.members, created=whole.created, gates=whole.gates)
         self.policy = policy
         self._whole = whole
         self._targets: Mapping[str, str] = policy.targets()
+        self._planned: dict[tuple[str, bool, bool], Plan] = {}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -45,9 +47,18 @@ class VisibleRegistry(Registry):
     @cached_property
     def hidden(self) -> frozenset[str]:
         """Names that no answer to these keys may hold."""
-        return frozenset() if self.policy.allow.members else frozenset(self._whole.names) - frozenset(self.names)
+        return (
+            frozenset()
+            if self.policy.allow.members
+            else frozenset((*self._whole.names, *self._whole.gates)) - frozenset(self.names)
+        )
 
-    def plan(self, name: str | None, written: Composition | None = None, *, chat: bool = False) -> Plan:
+    def gate_of(self, name: str | None) -> Gate | None:
+        return self._whole.gate_of(self._targets.get(name or ""))
+
+    def plan(
+        self, name: str | None, written: Composition | None = None, *, chat: bool = False, applied: bool = True
+    ) -> Plan:
         """As `Registry.plan`, of the names of the policy alone.
 
         Raises:
@@ -59,9 +70,10 @@ class VisibleRegistry(Registry):
             raise CompositionError(self._missing(), "model", "missing_model")
         if name not in self._targets:
             raise self.unknown(name)
-        if (name, chat) not in self._named:
-            self._named[name, chat] = self._holding(self._whole.plan(self._targets[name], chat=chat))
-        return self._named[name, chat]
+        if (name, chat, applied) not in self._planned:
+            plan = self._whole.plan(self._targets[name], chat=chat, applied=applied)
+            self._planned[name, chat, applied] = self._holding(plan)
+        return self._planned[name, chat, applied]
 
     def _holding(self, plan: Plan) -> Plan:
         return plan if self.policy.allow.lifted_masks else replace(plan, masks_hold=True)

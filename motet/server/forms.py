@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from motet.engines.base import TokenOutput, TokenTrace, Voices
 from motet.models.tokenizer import Tokenizer
+from motet.operator.gates import Decision
 from motet.server.dialogue.parts import delta, message
 from motet.server.prepare import Job
 from motet.server.query import Display
@@ -159,17 +160,37 @@ def extension(jobs: Sequence[Job]) -> dict[str, Any]:
     plan, allow = jobs[0].plan, jobs[0].allow
     if allow is not None and not allow.members:
         return {}
-    forced = sum(len(job.request.forced) for job in jobs)
-    read = [sum(len(job.request.contexts[k]) for job in jobs) + forced for k in range(len(plan.streams))]
+    is_alike = all(job.plan == plan for job in jobs)  # but for prompts between which a gate has made a difference
+    decisions = {id(job.decision): job.decision for job in jobs if job.decision is not None}
     return {
-        "strategy": plan.strategy,
+        "strategy": plan.strategy if is_alike else "gated",
         **({"drawn_by_member": True} if all(job.by_member for job in jobs) else {}),
-        "weight_sum": plan.weight_sum,
+        "weight_sum": plan.weight_sum if is_alike else None,
         "kv_bytes": sum(job.kv_bytes * job.request.n for job in jobs),
-        "streams": [
-            {"role": stream.role, "model": stream.model, "weight": stream.weight, "prompt_tokens": count}
-            for stream, count in zip(plan.streams, read, strict=True)
-        ],
+        "streams": _streams(jobs),
+        **({"gates": [_decided(decision) for decision in decisions.values()]} if decisions else {}),
+    }
+
+
+def _streams(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """The streams of all plans, each with the tokens that were read in its place and role."""
+    read: dict[tuple[int, str, str, float], int] = {}
+    for job in jobs:
+        for k, (stream, context) in enumerate(zip(job.plan.streams, job.request.contexts, strict=True)):
+            key = k, stream.role, stream.model, stream.weight
+            read[key] = read.get(key, 0) + len(context) + len(job.request.forced)
+    return [
+        {"role": role, "model": model, "weight": weight, "prompt_tokens": count}
+        for (_, role, model, weight), count in read.items()
+    ]
+
+
+def _decided(decision: Decision) -> dict[str, Any]:
+    return {
+        "gate": decision.gate,
+        "score": decision.score,
+        "threshold": decision.threshold,
+        "applied": decision.applied,
     }
 
 

@@ -25,12 +25,14 @@ from motet.engines.base import (
 from motet.engines.drafts import OFF
 from motet.engines.drawn import DrawsMembers
 from motet.models.tokenizer import Tokenizer
+from motet.operator.gates import Decision
 from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
 from motet.server.answer_size import check_scores, fit_answer
 from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, in_dialect
 from motet.server.dialogue.parts import Syntax
 from motet.server.encodings import Encodings
+from motet.server.gating import Decisions, decided
 from motet.server.guard import check_drawn, check_messages, check_shown
 from motet.server.http.errors import ApiError, as_api_error, invalid
 from motet.server.prompts import (
@@ -66,6 +68,7 @@ class Job:
     num_begun: int = 0  # tokens that the answer begins with
     kv_bytes: int = 0  # of one choice
     by_member: bool = False  # its tokens are drawn from single members (see `engines.drawn`)
+    decision: Decision | None = None  # of the gate that chose the plan
     allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
 
     @property
@@ -107,7 +110,7 @@ class Job:
 
 
 async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
-    """The jobs of a query. Tokenizing takes a while and has threads of its own, as compiling has;
+    """The jobs of a query. Classifying and tokenizing take a while and have threads of their own, as compiling has;
     the engine is asked in the event loop.
 
     Raises:
@@ -116,7 +119,8 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     """
     if service.allow is not None and isinstance(query, Query):
         check_shown(query.display, query.n, service.allow)
-    jobs = await tokenized(partial(_jobs, service, query))
+    decisions = await decided(service, query)
+    jobs = await tokenized(partial(_jobs, service, query, decisions))
     if isinstance(query, Query):
         jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
     for job in jobs:
@@ -137,25 +141,28 @@ async def tokenized(work: Callable[[Encodings], T]) -> T:
         raise
 
 
-def _jobs(service: Service, query: Query | ScoreQuery, encodings: Encodings) -> list[Job]:
+def _jobs(service: Service, query: Query | ScoreQuery, decisions: Decisions, encodings: Encodings) -> list[Job]:
     if isinstance(query, ScoreQuery):
-        jobs = list(_scoring(service, query, encodings))
+        jobs = list(_scoring(service, query, decisions, encodings))
         check_scores(query, [job.request for job in jobs])
         return jobs
-    jobs = list(_answering(service, query, encodings))
+    jobs = list(_answering(service, query, decisions, encodings))
     fitted = fit_answer(query, [job.request for job in jobs])
     return [replace(job, request=request) for job, request in zip(jobs, fitted, strict=True)]
 
 
-def _answering(service: Service, query: Query, encodings: Encodings) -> Iterator[Job]:
+def _answering(service: Service, query: Query, decisions: Decisions, encodings: Encodings) -> Iterator[Job]:
     """Every prompt under every target; number i of them is request `ID-i` to the engine."""
     for i, target in enumerate(query.targets):
-        plan = _target_plan(query, i, target, service.registry)
         for k, prompt in enumerate(query.prompts):
+            decision = decisions.get((i, k))
+            plan = _target_plan(query, i, target, service.registry, decision)
             asked = in_dialect(prompt, plan, service.registry.members, query)
             tokens = read(plan, asked, service.registry.members, encodings, score_prompt=query.score_prompt)
             begun = _answer_prefix(query, plan.streams[0], asked, service.registry.base_of(plan), encodings)
-            yield _job(service, query, asked, tokens, begun, f"{query.request_id}-{i * len(query.prompts) + k}")
+            number = i * len(query.prompts) + k
+            job = _job(service, query, asked, tokens, begun, f"{query.request_id}-{number}")
+            yield replace(job, decision=decision)
 
 
 def _job(
@@ -210,9 +217,10 @@ async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
     return replace(job, request=replace(job.request, sampling=replace(sampling, grammar=grammar)))
 
 
-def _scoring(service: Service, query: ScoreQuery, encodings: Encodings) -> Iterator[Job]:
+def _scoring(service: Service, query: ScoreQuery, decisions: Decisions, encodings: Encodings) -> Iterator[Job]:
     """Every continuation behind the prompt, forced; nothing is generated."""
-    plan = plan_of(query.target, service.registry, chat=query.prompt.messages is not None)
+    decision = decisions.get((0, 0))
+    plan = plan_of(query.target, service.registry, decision, chat=query.prompt.messages is not None)
     members, base = service.registry.members, service.registry.base_of(plan)
     asked = in_dialect(query.prompt, plan, members)
     prompt = read(plan, asked, members, encodings)
@@ -232,13 +240,13 @@ def _scoring(service: Service, query: ScoreQuery, encodings: Encodings) -> Itera
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
         )
-        yield Job(request, base.tokenizer, tokens.prompt_ids, allow=service.allow)
+        yield Job(request, base.tokenizer, tokens.prompt_ids, decision=decision, allow=service.allow)
 
 
-def _target_plan(query: Query, index: int, target: Target, registry: Registry) -> Plan:
+def _target_plan(query: Query, index: int, target: Target, registry: Registry, decision: Decision | None) -> Plan:
     """The target's plan; a refusal of a comparison's candidate says which one."""
     try:
-        return plan_of(target, registry, chat=query.form == "chat")
+        return plan_of(target, registry, decision, chat=query.form == "chat")
     except (ApiError, CompositionError, UnknownModel) as refusal:
         if query.labels is None:
             raise
@@ -247,8 +255,12 @@ def _target_plan(query: Query, index: int, target: Target, registry: Registry) -
         raise ApiError(error.status_code, f"{where}: {error.detail}", param=param, code=error.code) from refusal
 
 
-def plan_of(target: Target, registry: Registry, *, chat: bool = False) -> Plan:
-    """The plan of the model and composition that a request names; `chat`: its prompt is messages.
+def plan_of(target: Target, registry: Registry, decision: Decision | None = None, *, chat: bool = False) -> Plan:
+    """The plan of the model and composition that a request names.
+
+    Args:
+        decision: what the gate of `model` said, where it has one.
+        chat: its prompt is messages.
 
     Raises:
         UnknownModel, CompositionError: as `Registry.plan`, `parse_composition`.
@@ -261,7 +273,7 @@ def plan_of(target: Target, registry: Registry, *, chat: bool = False) -> Plan:
         written = from_guidance_fields(target.guidance_scale, target.negative_prompt)
     else:
         written = None if target.composition is None else parse_composition(target.composition)
-    return registry.plan(target.model, written, chat=chat)
+    return registry.plan(target.model, written, chat=chat, applied=decision is None or decision.applied)
 
 
 def _answer_prefix(

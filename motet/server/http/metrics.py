@@ -72,6 +72,12 @@ class Metrics:
             labelnames=("strategy", "finished_reason"),
             registry=self.registry,
         )
+        self.gate_decisions = Counter(
+            "motet:gate_decisions",
+            "Prompts that a gate decided about.",
+            ("gate", "applied"),
+            registry=self.registry,
+        )
         self.first_token = Histogram(
             "motet:time_to_first_token_seconds", "From the request to a choice's first token.", ("strategy",),
             buckets=LATENCIES, registry=self.registry,

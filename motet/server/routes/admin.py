@@ -66,7 +66,7 @@ async def _renewed(request: Request, without: frozenset[str]) -> dict[str, Any]:
     return {
         "object": "upkeep",
         "models": list(found.registry.members),
-        "compositions": list(found.registry.compositions),
+        "compositions": [*found.registry.compositions, *found.registry.gated],
         "policies": list(settings.policies),
         "loaded": list(found.loaded),
         "unloaded": list(found.unloaded),

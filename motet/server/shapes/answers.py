@@ -61,18 +61,34 @@ class StreamUse(Shape):
     """Tokens that it read."""
 
 
+class GateDecision(Shape):
+    """What a gate said of one prompt."""
+
+    gate: str
+    """Its name."""
+    score: float
+    """The probability of the labels that count; of a prompt that was read in windows, the greatest."""
+    threshold: float
+    """From where on the composition answers."""
+    applied: bool
+    """Whether the composition answered."""
+
+
 class Composed(Shape):
     """What was composed, and what it took."""
 
     strategy: str
-    """The strategy of the composition; `plain` where one model answered alone."""
+    """The strategy of the composition; `plain` where one model answered alone, `gated` where a gate has sent
+    prompts of one request to both sides."""
     drawn_by_member: bool | None = None
     """True where each token was drawn from one member of a mixture, the member drawn by its share."""
-    weight_sum: float
-    """The sum of the weights; acts as an inverse temperature."""
+    weight_sum: float | None
+    """The sum of the weights; acts as an inverse temperature. Null where prompts were composed in unlike ways."""
     kv_bytes: int
     """Memory for keys and values that was reserved."""
     streams: list[StreamUse]
+    gates: list[GateDecision] | None = None
+    """What the gate said of each prompt, where the model is a gated composition."""
     """Every model with what it read, the base first."""
 
 
