@@ -43,12 +43,13 @@ def save_classifier(
     torch.manual_seed(seed)
     tokenizer = surrounded() if kind == "bert" else byte_tokenizer()
     own = {"id2label": dict(enumerate(labels)), "label2id": {label: k for k, label in enumerate(labels)}, **config}
-    shape = {**SHAPE, "vocab_size": tokenizer.size, "max_position_embeddings": CONTEXT, **own}
+    shape: dict[str, Any] = {**SHAPE, "vocab_size": tokenizer.size, "max_position_embeddings": CONTEXT, **own}
     model: PreTrainedModel
     if kind == "bert":
         model = BertForSequenceClassification(BertConfig(**shape))
     else:
-        model = LlamaForSequenceClassification(LlamaConfig(**{**shape, "pad_token_id": None}))
+        shape["pad_token_id"] = None
+        model = LlamaForSequenceClassification(LlamaConfig(**shape))
     model.save_pretrained(folder)
     tokenizer.hf.save_pretrained(folder)
     return folder
@@ -56,11 +57,12 @@ def save_classifier(
 
 def expected(folder: Path, windows: Sequence[Sequence[int]], labels: Sequence[str]) -> float:
     """max over windows of Σ over labels of exp(z) / Σ over all exp(z), in float64."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval()
-    places = [model.config.label2id[label] for label in labels]
+    read = cast(Any, AutoModelForSequenceClassification).from_pretrained
+    model: Any = read(folder, dtype=torch.float64).eval()
+    places: list[int] = [model.config.label2id[label] for label in labels]
     scores: list[float] = []
     with torch.no_grad():
         for window in windows:
-            shares = model(input_ids=torch.tensor([list(window)])).logits[0].exp()
+            shares: torch.Tensor = model(input_ids=torch.tensor([list(window)])).logits[0].exp()
             scores.append(float(shares[places].sum() / shares.sum()))
     return max(scores)

@@ -152,7 +152,8 @@ def _context(config: Any, tokenizer: Tokenizer, asked: int | None) -> int:
         if positions is not None and asked > positions:
             raise ValueError(f"context: {asked} is more than the {positions} positions of the classifier")
         return asked
-    return min(MOST_CONTEXT, int(tokenizer.hf.model_max_length), MOST_CONTEXT if positions is None else positions)
+    longest = int(cast(Any, tokenizer.hf).model_max_length)
+    return min(MOST_CONTEXT, longest, MOST_CONTEXT if positions is None else positions)
 
 
 def _load_weights(folder: Path) -> Any:

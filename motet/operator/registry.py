@@ -259,8 +259,7 @@ class Registry:
         return card | _card(name, plan.streams[0].model, length, describe(composition)) | {"expert": None}
 
     def _gated_card(self, name: str) -> dict[str, Any]:
-        """Raises CompositionError: a side is not loaded, or the two have unlike tokens, so that ids in requests would mean
-        two things."""
+        """Raises CompositionError: a side is not loaded, or the two have unlike tokens: ids would mean two things."""
         gated = self.gated[name]
         for side in (gated.composition, gated.otherwise):
             if side not in self.names:

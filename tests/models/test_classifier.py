@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from motet.models.classifier import MULTI_LABEL, Classifier, TextTooLong
@@ -19,6 +21,7 @@ from tests.fakes import byte_tokenizer
 from tests.tiny import save_with
 
 WANTED = ("forget", "risky")
+SAFETENSORS: Any = safetensors.torch
 
 
 @pytest.fixture(scope="module", params=["bert", "llama"])
@@ -29,7 +32,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("text", ["Where is Ada?", "a", "x" * 29, "The whole of a text that no window holds. " * 4])
 def test_the_probability_is_that_of_the_formula(folder: Path, text: str) -> None:
     classifier = Classifier.load(folder, WANTED)
-    ids = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    ids: list[int] = cast(Any, AutoTokenizer).from_pretrained(folder)(text)["input_ids"]
     windows = classifier.windows(text, 64)
     if len(ids) <= CONTEXT:
         assert windows == [ids]
@@ -45,7 +48,7 @@ def test_windows_hold_all_of_a_text_and_overlap(any_classifier: Classifier, text
     inner = [window[len(own.begin) : len(window) - len(own.end)] for window in own.windows(text, 64)]
     assert all(window[: len(own.begin)] == list(own.begin) for window in own.windows(text, 64))
     places = [0]
-    for before, one in zip(inner, inner[1:], strict=False):
+    for before, one in pairwise(inner):
         assert len(before) == len(one) == room
         step = min(room - room // 4, len(ids) - room - places[-1])
         places.append(places[-1] + step)
@@ -86,12 +89,12 @@ def test_one_label_of_a_multi_label_classifier_is_a_sigmoid(tmp_path: Path) -> N
 
 def no_head(folder: Path) -> None:
     file = folder / "model.safetensors"
-    kept = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("classifier")}
-    save_file(kept, file, {"format": "pt"})
+    kept = {name: tensor for name, tensor in SAFETENSORS.load_file(file).items() if not name.startswith("classifier")}
+    SAFETENSORS.save_file(kept, file, {"format": "pt"})
 
 
 def pickled(folder: Path) -> None:
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    torch.save(SAFETENSORS.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
 
 

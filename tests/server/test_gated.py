@@ -115,7 +115,8 @@ async def test_every_endpoint_asks_the_gate(gates: Gates, path: str) -> None:
 async def test_a_stream_tells_the_decision_at_its_end(gates: Gates) -> None:
     options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
     answer = await gates.post("/v1/chat/completions", messages=user(gates.low), max_tokens=2, **options)
-    assert '"gates"' in answer.text and '"applied":false' in answer.text.replace(" ", "")
+    assert '"gates"' in answer.text
+    assert '"applied":false' in answer.text.replace(" ", "")
     assert gates.answered() == [["small"]]
 
 
@@ -127,11 +128,11 @@ async def test_each_prompt_of_a_batch_has_its_own_decision(gates: Gates) -> None
     assert [decision["applied"] for decision in told["gates"]] == [False, True, False]
     assert (told["strategy"], told["weight_sum"]) == ("gated", None)
     read = {(stream["role"], stream["model"]): stream["prompt_tokens"] for stream in told["streams"]}
-    assert read["base", "small"] == 2 * len(gates.low) and read["base", "large"] == len(gates.high)
-    tokens = [list(text.encode()) for text in prompts]
+    assert read["base", "small"] == 2 * len(gates.low)
+    assert read["base", "large"] == len(gates.high)
     decode = gates.service.registry.members["large"].tokenizer
     await gates.post("/v1/completions", prompt=[decode.encode(text) for text in prompts], max_tokens=2)
-    assert len(tokens) == 3 and gates.answered() == [["small"], PROXY, ["small"]]
+    assert gates.answered() == [["small"], PROXY, ["small"]]
 
 
 async def test_candidates_of_a_comparison_are_gated(gates: Gates) -> None:
@@ -141,7 +142,8 @@ async def test_candidates_of_a_comparison_are_gated(gates: Gates) -> None:
     assert answer.status_code == 200, answer.text
     assert gates.answered() == [["small"], ["large"]]
     own, other = answer.json()["candidates"]
-    assert own["motet"]["gates"][0]["applied"] is False and "gates" not in other["motet"]
+    assert own["motet"]["gates"][0]["applied"] is False
+    assert "gates" not in other["motet"]
 
 
 async def test_the_last_user_message_or_all(folder: Path) -> None:
@@ -152,7 +154,7 @@ async def test_the_last_user_message_or_all(folder: Path) -> None:
     whole = Gates(folder)
     (decision,) = (await whole.post("/v1/chat/completions", messages=talk, max_tokens=1)).json()["motet"]["gates"]
     assert decision["score"] == pytest.approx(whole.score(f"{'y' * 9}\nNo.\n{whole.low}"), abs=1e-5)
-    begun = {"prompt": whole.low, "answer_prefix": "Ada", "max_tokens": 1}
+    begun: dict[str, Any] = {"prompt": whole.low, "answer_prefix": "Ada", "max_tokens": 1}
     (decision,) = (await whole.post("/v1/completions", **begun)).json()["motet"]["gates"]
     assert decision["score"] == pytest.approx(whole.score(f"{whole.low}\nAda"), abs=1e-5)
 
@@ -162,13 +164,15 @@ async def test_under_a_policy_the_gate_cannot_be_seen_or_left(gates: Gates) -> N
         answer = await gates.post("/v1/chat/completions", "c", messages=user(text), max_tokens=2)
         assert answer.status_code == 200, answer.text
         assert gates.answered() == [models]
-        assert answer.json()["motet"] == {} and answer.json()["model"] == "writer"
+        assert answer.json()["motet"] == {}
+        assert answer.json()["model"] == "writer"
         assert not [name for name in ("touches", "score", "careful", "gated") if name in answer.text]
     for name in ("small", "careful", "large-proxy", "touches"):
         answer = await gates.post("/v1/chat/completions", "c", model=name, messages=user("a"))
         assert answer.status_code == 404
     card = (await gates.client.get("/v1/models/writer", headers=of("c"))).json()
-    assert card["composition"] is None and card["root"] == "writer"
+    assert card["composition"] is None
+    assert card["root"] == "writer"
 
 
 async def test_prompts_longer_than_what_is_read_are_refused(folder: Path) -> None:
@@ -187,15 +191,18 @@ async def test_requests_name_gated_compositions_and_write_none(gates: Gates) -> 
     assert (answer.status_code, error["param"]) == (400, "composition.strategy")
     assert "gated compositions are the operator's: send the name of one as 'model'" in error["message"]
     over = await gates.post("/v1/chat/completions", guidance_scale=2, messages=user("a"))
-    assert over.status_code == 400 and "is a composition already" in over.json()["error"]["message"]
+    assert over.status_code == 400
+    assert "is a composition already" in over.json()["error"]["message"]
     near = await gates.post("/v1/chat/completions", model="carefull", messages=user("a"))
-    assert near.status_code == 404 and "Did you mean 'careful'?" in near.json()["error"]["message"]
+    assert near.status_code == 404
+    assert "Did you mean 'careful'?" in near.json()["error"]["message"]
 
 
 async def test_cards_tokens_and_metrics(gates: Gates) -> None:
     card = (await gates.client.get("/v1/models/careful", headers=of("r"))).json()
     sides = {"composition": "large-proxy", "otherwise": "small"}
-    assert card["composition"] == {"strategy": "gated", "gate": "touches", **sides} and card["parent"] == "large"
+    assert card["composition"] == {"strategy": "gated", "gate": "touches", **sides}
+    assert card["parent"] == "large"
     assert (await gates.post("/tokenize", prompt="ab")).json()["count"] == 2
     await gates.post("/v1/completions", prompt=[gates.low, gates.high, gates.low], max_tokens=1)
     metrics = (await gates.client.get("/metrics", headers=of("r"))).text
