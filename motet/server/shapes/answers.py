@@ -87,9 +87,9 @@ class Composed(Shape):
     kv_bytes: int
     """Memory for keys and values that was reserved."""
     streams: list[StreamUse]
+    """Every model with what it read, the base first."""
     gates: list[GateDecision] | None = None
     """What the gate said of each prompt, where the model is a gated composition."""
-    """Every model with what it read, the base first."""
 
 
 class CalledFunction(Shape):
