@@ -90,7 +90,19 @@ def policy_problems(settings: Settings, compositions: Mapping[str, Composition])
     defaults = [name for name, policy in settings.policies.items() if policy.default]
     if len(defaults) > 1:
         problems.append(f"policies: {' and '.join(defaults)} are both the default.")
-    return problems + _shared(settings.policies, keys)
+    return problems + _drafting(settings) + _shared(settings.policies, keys)
+
+
+def _drafting(settings: Settings) -> list[str]:
+    """vLLM drafts for all requests or for none: it could serve nothing to keys whose policy closes speculation."""
+    if not settings.engine.engine_args.get("speculative_config"):
+        return []
+    closed = [name for name, policy in settings.policies.items() if policy.models and not policy.allow.speculation]
+    return [
+        f"policies.{name}.allow.speculation: vLLM drafts for every request, as engine.engine_args.speculative_config "
+        "says, and this policy closes that: all its requests would be refused. Open it, or leave speculative_config out."
+        for name in closed
+    ]
 
 
 def _problems(
@@ -129,8 +141,6 @@ def policy_warnings(settings: Settings, compositions: Mapping[str, Composition])
             said.append(f"policies.{name}: its keys reach no model.")
     if settings.policies and settings.server.open_metrics:
         said.append("server.open_metrics: /metrics names members and strategies to everybody.")
-    if settings.policies and settings.engine.engine_args.get("speculative_config"):
-        said.append(f"engine.engine_args.speculative_config: under policies, too, {GIVES_AWAY['speculation']}.")
     return said + _uncovered(settings)
 
 

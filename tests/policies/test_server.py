@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from motet.operator.access import Access, policy_warnings
+from motet.operator.access import Access, policy_problems, policy_warnings
 from motet.operator.file import ConfigError, load
 from motet.operator.keys import Key, digest_of, problem
 from motet.operator.policies import GIVES_AWAY, Allow, PolicyConfig
@@ -248,6 +248,18 @@ def test_each_opening_is_told(opening: str) -> None:
         FILE | {"policies": {"p": {"default": True, "models": ["large"], "allow": {opening: value}}}}
     )
     assert policy_warnings(settings, {}) == [f"policies.p.allow.{opening}: {GIVES_AWAY[opening]}."]
+
+
+def test_a_policy_that_closes_speculation_and_a_vllm_that_drafts_do_not_go_together() -> None:
+    engine = {"kind": "vllm", "engine_args": {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}}
+    policies: dict[str, Any] = {
+        "closed": {"keys": ["alice"], "models": ["large"]},
+        "opened": {"keys": ["bob"], "models": ["large"], "allow": {"speculation": True}},
+        "root": {"unrestricted": True, "default": True},
+    }
+    settings = Settings.model_validate(FILE | {"engine": engine, "policies": policies})
+    (said,) = policy_problems(settings, {})
+    assert said.startswith("policies.closed.allow.speculation: vLLM drafts for every request")
 
 
 def test_what_an_operator_may_not_have_meant(tmp_path: Path) -> None:
