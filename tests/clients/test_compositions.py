@@ -119,7 +119,7 @@ def test_the_wheel_needs_nothing(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         about = next(archive.read(name).decode() for name in names if name.endswith("METADATA"))
-    files = {str(file.relative_to(folder)) for file in (folder / "motet_client").glob("*.py")}
+    files = {str(file.relative_to(folder)) for file in (folder / "motet_client").rglob("*.py")}
     assert {*files, "motet_client/py.typed"} == {name for name in names if ".dist-info/" not in name}
     assert [line for line in about.splitlines() if line.startswith("Requires-Dist") and "extra" not in line] == []
     script = f"import sys; sys.path.insert(0, {str(wheel)!r}); from motet_client import ProxyTuning, compose"
