@@ -89,14 +89,16 @@ class NaiveLoop:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], -1)
 
 
-def engine_at(members: dict[str, Member], batch: Sequence[Sequence[int]], max_tokens: int) -> EngineCore:
-    """An engine whose requests have all been prefilled."""
+def engine_at(
+    members: dict[str, Member], batch: Sequence[Sequence[int]], max_tokens: int, plan: Plan = PLAN
+) -> EngineCore:
+    """An engine whose requests have all been prefilled; every stream reads the same prompt."""
     for member in members.values():
         member.cache.clear()
     core = EngineCore(members)
     for prompt in batch:
         sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
-        core.add(core.group(GenerationRequest("bench", PLAN, (tuple(prompt),) * 3, sampling)))
+        core.add(core.group(GenerationRequest("bench", plan, (tuple(prompt),) * len(plan.streams), sampling)))
     while any(choice.num_generated == 0 for choice in core.scheduler.running) or core.scheduler.waiting:
         core.step()
     return core
