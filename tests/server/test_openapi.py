@@ -11,7 +11,7 @@ from typing import Any
 
 import schemathesis
 from fastapi.openapi.utils import get_openapi
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
@@ -99,23 +99,10 @@ def test_every_answer_is_described(case: AnyCase) -> None:
     assert SERVICE.admission.taken == 0
 
 
-COMPLETIONS: Any = schema["/v1/completions"]["POST"].as_strategy(generation_mode=GenerationMode.POSITIVE)
-
-
-def test_plausible_examples_reach_the_engine() -> None:
+def test_the_examples_reached_the_engine() -> None:
     """Else the test above would only have seen refusals."""
-    engine = SERVICE.engine
-    assert isinstance(engine, FakeEngine)
-    before, statuses = len(engine.requests), list[int]()
-
-    @settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=SLOW)
-    @given(case=COMPLETIONS)
-    def ask(case: AnyCase) -> None:
-        make_plausible(case)
-        statuses.append(case.call().status_code)
-
-    ask()
-    assert len(engine.requests) - before >= statuses.count(200) > len(statuses) // 5
+    assert isinstance(SERVICE.engine, FakeEngine)
+    assert len(SERVICE.engine.requests) > 50
 
 
 def test_every_field_is_described() -> None:
