@@ -27,8 +27,8 @@ os.environ.update(missing(os.environ))  # must stand before torch is imported
 
 import torch
 
-from benchmarks.common import environment, interleave, make_family, median_of_ratios, report, seconds
-from benchmarks.step import bare_steps, engine_at, finish, prompts
+from benchmarks.common import environment, interleave, make_family, median_of_ratios, report
+from benchmarks.step import step_variants
 from motet.composers.catalogue import example, plan_of
 from motet.composers.plan import Plan
 from motet.composers.strategies import STRATEGIES
@@ -54,21 +54,7 @@ def plan_for(strategy: str) -> Plan | None:
 @torch.inference_mode()
 def measure(members: Mapping[str, Member], plan: Plan, batch: int, steps: int, rounds: int) -> dict[str, float]:
     used = {stream.model: members[stream.model] for stream in plan.streams}
-    contexts = prompts(batch, members["base"].vocab_size)
-
-    def composed() -> float:
-        core = engine_at(used, contexts, steps + 8, plan)
-        spent = seconds(lambda: [core.step() for _ in range(steps)])
-        finish(core)
-        return spent / steps
-
-    def bare() -> float:
-        core = engine_at(used, contexts, steps + 8, plan)
-        spent = seconds(lambda: bare_steps(core, steps))
-        finish(core)
-        return spent / steps
-
-    times = interleave({"bare": bare, "composed": composed}, rounds)
+    times = interleave(step_variants(used, plan, batch, steps), rounds)
     return {
         "streams": len(plan.streams),
         "bare_ms": 1e3 * statistics.median(times["bare"]),

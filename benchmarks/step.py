@@ -116,31 +116,33 @@ def bare_steps(core: EngineCore, steps: int) -> None:
             member.forward([ModelWork(slot.index, len(slot.tokens) + t, [5], 1) for slot in slots])
 
 
+def step_variants(members: dict[str, Member], plan: Plan, batch: int, steps: int) -> dict[str, Callable[[], float]]:
+    """Seconds per decoding step, `composed` and of the members' `bare` forwards."""
+    contexts = prompts(batch, next(iter(members.values())).vocab_size)
+
+    def timed(run: Callable[[EngineCore], object]) -> float:
+        core = engine_at(members, contexts, steps + 8, plan)
+        spent = seconds(lambda: run(core))
+        finish(core)
+        return spent / steps
+
+    return {
+        "bare": lambda: timed(lambda core: bare_steps(core, steps)),
+        "composed": lambda: timed(lambda core: [core.step() for _ in range(steps)]),
+    }
+
+
 @torch.inference_mode()
 def measure_step(
     members: dict[str, Member], models: Sequence[PreTrainedModel], batch: int, steps: int, rounds: int
 ) -> Figures:
-    vocab = members["base"].vocab_size
-
-    def composed() -> float:
-        core = engine_at(members, prompts(batch, vocab), steps + 8)
-        spent = seconds(lambda: [core.step() for _ in range(steps)])
-        finish(core)
-        return spent / steps
-
-    def bare() -> float:
-        core = engine_at(members, prompts(batch, vocab), steps + 8)
-        spent = seconds(lambda: bare_steps(core, steps))
-        finish(core)
-        return spent / steps
 
     def naive() -> float:
-        loop = NaiveLoop(models, prompts(batch, vocab))
+        loop = NaiveLoop(models, prompts(batch, members["base"].vocab_size))
         loop.step()
         return seconds(lambda: [loop.step() for _ in range(steps)]) / steps
 
-    variants: dict[str, Callable[[], float]] = {"bare": bare, "composed": composed, "naive": naive}
-    return Figures(batch, **interleave(variants, rounds))
+    return Figures(batch, **interleave({**step_variants(members, PLAN, batch, steps), "naive": naive}, rounds))
 
 
 @torch.inference_mode()

@@ -17,14 +17,10 @@ class Spec:
         """The JSON: all values, those of the defaults too, so that it means the same wherever it is read; what may be
         left out and is None is left out."""
         tag = {} if self.strategy is None else {"strategy": self.strategy}
-        values = {field.name: getattr(self, field.name) for field in fields(self) if not _is_absent(self, field.name)}
-        return tag | {name.removesuffix("_"): _plain(value) for name, value in values.items()}
-
-
-def _is_absent(spec: Spec, name: str) -> bool:
-    """None where that is the default; elsewhere it says something, "no mask" for example."""
-    default = next(field.default for field in fields(spec) if field.name == name)
-    return default is None and getattr(spec, name) is None
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        # None is absent where that is the default; elsewhere it says something, "no mask" for example
+        said = {field.name: value for field, value in values if not (field.default is None and value is None)}
+        return tag | {name.removesuffix("_"): _plain(value) for name, value in said.items()}
 
 
 def _plain(value: object) -> Any:
