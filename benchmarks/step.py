@@ -89,14 +89,16 @@ class NaiveLoop:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], -1)
 
 
-def engine_at(members: dict[str, Member], batch: Sequence[Sequence[int]], max_tokens: int) -> EngineCore:
-    """An engine whose requests have all been prefilled."""
+def engine_at(
+    members: dict[str, Member], batch: Sequence[Sequence[int]], max_tokens: int, plan: Plan = PLAN
+) -> EngineCore:
+    """An engine whose requests have all been prefilled; every stream reads the same prompt."""
     for member in members.values():
         member.cache.clear()
     core = EngineCore(members)
     for prompt in batch:
         sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
-        core.add(core.group(GenerationRequest("bench", PLAN, (tuple(prompt),) * 3, sampling)))
+        core.add(core.group(GenerationRequest("bench", plan, (tuple(prompt),) * len(plan.streams), sampling)))
     while any(choice.num_generated == 0 for choice in core.scheduler.running) or core.scheduler.waiting:
         core.step()
     return core
@@ -114,31 +116,33 @@ def bare_steps(core: EngineCore, steps: int) -> None:
             member.forward([ModelWork(slot.index, len(slot.tokens) + t, [5], 1) for slot in slots])
 
 
+def step_variants(members: dict[str, Member], plan: Plan, batch: int, steps: int) -> dict[str, Callable[[], float]]:
+    """Seconds per decoding step, `composed` and of the members' `bare` forwards."""
+    contexts = prompts(batch, next(iter(members.values())).vocab_size)
+
+    def timed(run: Callable[[EngineCore], object]) -> float:
+        core = engine_at(members, contexts, steps + 8, plan)
+        spent = seconds(lambda: run(core))
+        finish(core)
+        return spent / steps
+
+    return {
+        "bare": lambda: timed(lambda core: bare_steps(core, steps)),
+        "composed": lambda: timed(lambda core: [core.step() for _ in range(steps)]),
+    }
+
+
 @torch.inference_mode()
 def measure_step(
     members: dict[str, Member], models: Sequence[PreTrainedModel], batch: int, steps: int, rounds: int
 ) -> Figures:
-    vocab = members["base"].vocab_size
-
-    def composed() -> float:
-        core = engine_at(members, prompts(batch, vocab), steps + 8)
-        spent = seconds(lambda: [core.step() for _ in range(steps)])
-        finish(core)
-        return spent / steps
-
-    def bare() -> float:
-        core = engine_at(members, prompts(batch, vocab), steps + 8)
-        spent = seconds(lambda: bare_steps(core, steps))
-        finish(core)
-        return spent / steps
 
     def naive() -> float:
-        loop = NaiveLoop(models, prompts(batch, vocab))
+        loop = NaiveLoop(models, prompts(batch, members["base"].vocab_size))
         loop.step()
         return seconds(lambda: [loop.step() for _ in range(steps)]) / steps
 
-    variants: dict[str, Callable[[], float]] = {"bare": bare, "composed": composed, "naive": naive}
-    return Figures(batch, **interleave(variants, rounds))
+    return Figures(batch, **interleave({**step_variants(members, PLAN, batch, steps), "naive": naive}, rounds))
 
 
 @torch.inference_mode()

@@ -11,7 +11,8 @@ into the sections, each has its own part, and
 
     <!-- a section for each of motet.composers.strategies:STRATEGIES -->
 
-is where the sections go that are not on the page yet. A test compares the pages with what this writes.
+is where the sections go that are not on the page yet. The classes of `clients/python` are written, too (`client.py`).
+Tests compare the pages and the classes with what this writes.
 """
 
 from __future__ import annotations
@@ -26,21 +27,26 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from docs import client
+from docs.bounds import bounds
+
 PAGES = Path(__file__).parent
 PART = re.compile(r"(<!-- made from (?P<source>[\w.]+:\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 EACH = re.compile(r"<!-- a section for each of (?P<module>[\w.]+):(?P<name>\w+) -->")
-BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 Schema = Mapping[str, Any]
 
 
 def main() -> None:
     for page in sorted(PAGES.glob("*.md")):
-        text = page.read_text("utf-8")
-        made = with_parts(text)
-        if made != text:
-            page.write_text(made, "utf-8")
-            print(f"wrote {page.name}")
+        _write(page, with_parts(page.read_text("utf-8")))
+    _write(client.FILE, client.module())
+
+
+def _write(file: Path, made: str) -> None:
+    if not file.exists() or file.read_text("utf-8") != made:
+        file.write_text(made, "utf-8")
+        print(f"wrote {file.name}")
 
 
 def with_parts(text: str) -> str:
@@ -156,8 +162,7 @@ def _typed(field: Schema, defs: Schema) -> str:
         case "boolean":
             return "`true`, `false`"
         case "integer" | "number":
-            bounds = [f"{sign} {field[key]:.10g}" for key, sign in BOUNDS.items() if key in field]
-            return f"{field['type']} {', '.join(bounds)}".strip()
+            return f"{field['type']} {', '.join(bounds(field))}".strip()
         case _:
             return "anything"
 

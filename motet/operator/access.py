@@ -101,7 +101,7 @@ def _drafting(settings: Settings) -> list[str]:
     closed = [name for name, policy in settings.policies.items() if policy.models and not policy.allow.speculation]
     return [
         f"policies.{name}.allow.speculation: vLLM drafts for every request, as engine.engine_args.speculative_config "
-        "says, and this policy closes that: all its requests would be refused. Open it, or leave that option out."
+        "says, and this policy closes that: all its requests would be refused. Open it, or leave the other out."
         for name in closed
     ]
 

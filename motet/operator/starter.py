@@ -101,7 +101,7 @@ def starter(places: Iterable[Path], folder: Path) -> Starter:
     """
     paths = _paths(list(places), folder)
     settings = Settings.model_validate({"models": {name: {"path": path} for name, path in paths.items()}})
-    configuration = Configuration(settings, {}, folder / "models.yaml", {})  # the file that is to be written
+    configuration = Configuration(settings, {}, folder / "models.yaml", {})  # whose folder alone is read
     found, left_out = each_model(configuration, lambda name, model: _read(name, model, configuration))
     sources = {name: source for name, (source, _, _) in found.items()}
     experts, unread = _experts(sources, {name: tokenizer for name, (_, tokenizer, _) in found.items()})

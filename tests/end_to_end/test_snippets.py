@@ -1,4 +1,4 @@
-"""What README.md and docs/ show is run, page by page, in the order of the page and in one folder.
+"""What README.md, docs/ and motet-client's README show is run, page by page, in its order and in one folder.
 
 - `motet …` runs in this process; `motet serve FILE` goes as far as the port: a server of the demo family runs already.
 - `curl …` is sent to that server, and must be answered with a 200, or with the status of `<!-- answers 400 -->`.
@@ -37,7 +37,7 @@ from motet.training.run.recipe_file import read_recipe as read_training
 from tests.end_to_end.conftest import serving
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "clients" / "python" / "README.md"]
 SHOWN = "http://127.0.0.1:8000"
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>not run|answers?)(?:: | )?(?P<why>[^>]*?) ?-->\n)?"
@@ -233,7 +233,7 @@ def reader(family: Path, server: str, tmp_path: Path, monkeypatch: pytest.Monkey
     return Reader(folder, family, server)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_snippets_run(page: Path, reader: Reader) -> None:
     for block in blocks(page):
         if block.mark != "not run":

@@ -49,7 +49,8 @@ ALL, FILTERED, RELAXED, STORED, TOPPED = map(columns.as_int, ROWS)
 TOOLS = Path(nvidia.__file__).parent / "bin"
 EIGHT = {"num_warps": 8}
 DTYPES = (0, 1, 3, 4, 5, 6, 7)  # float32, bfloat16 and mixed unaligned; all of them aligned
-SOLVED = (0, 5, 7)  # of the rules' solvers, which take long to compile: the widest loads, the usual ones, the richest
+# slots of the rules' solvers, by dtype: these take long to compile, so of loads only the widest, the usual, the richest
+SOLVED = {0: (3,), 5: (3, 8), 7: (3, 8)}
 ASKS = [{"BOUND": bound, "TRACES": traces} for bound, traces in ((False, False), (False, True), (True, True))]
 Variant = tuple[str, Any, dict[str, Any], dict[str, int]]
 
@@ -86,9 +87,7 @@ def variants() -> Iterator[Variant]:
             shape = {"BOUND": bound, "ONLY": only, "TILE": TILE, "DTYPE": dtype}
             yield "normalise", decode.normalise, shape, EIGHT
         yield "set_thresholds", sets.set_thresholds, {"BLOCK": BLOCK, "DTYPE": dtype}, EIGHT
-        for slots in (3, 8) if dtype in SOLVED else ():
-            if slots == 8 and dtype == 0:
-                continue
+        for slots in SOLVED.get(dtype, ()):
             shape = {"K": slots, "BLOCK": BLOCK, "DTYPE": dtype}
             yield (
                 "discriminator",
