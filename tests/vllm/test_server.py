@@ -150,7 +150,7 @@ BAD: list[Body] = [
     {"composition": {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c"}},
     {"composition": {"strategy": "mixture", "members": [{"model": "llama", "weight": -1}]}},
     {"composition": {"strategy": "nonsense"}},
-    {"max_tokens": 100_000},
+    {"max_tokens": 2**40},
     {"prompt": "x" * 600},
     {"trace": {"top": 10_000}},
     {"logit_bias": {"999999": 1}},
