@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from motet.composers.errors import CompositionError
+from motet.composers.exits import Depth
 from motet.composers.plan import Plan
 from motet.composers.roles import Context, Reading, Spec, field_names, named_models
 from motet.composers.spec import ROOT, build_plan, parse_composition, strategy_kinds
@@ -23,6 +24,7 @@ from motet.composers.strategies.rule_strategy import RuleStrategy
 from motet.composers.strategies.strategy import Strategy
 from motet.settings import models_in
 
+SHALLOW = Depth(1)  # of an example's base: what it has of layers, every model has
 BASE = "base"  # the model of an example's base; other roles are played by models of their own names
 # (Title, Authors 2022, arXiv:2210.15097), or the title before the parenthesis
 CITATION = re.compile(r"\((?:([^(),]+), )?([^(),]+ \d{4})(?:, arXiv:(\d{4}\.\d{5}))?\)")
@@ -189,7 +191,7 @@ def plan_of(body: Json) -> Plan | None:
     try:
         composition = parse_composition(body)
         known = {BASE, *(name for _, name in named_models(composition, ROOT))}
-        return build_plan(composition, BASE, known=known, token_id=lambda _: None)
+        return build_plan(composition, BASE, known=known, token_id=lambda _: None, depth=SHALLOW)
     except CompositionError:
         return None
 
@@ -205,7 +207,7 @@ def cost(kind: type[Strategy]) -> Json | None:
     lists = [role for role in told["roles"] if role["many"]] + [group for group in told["groups"] if group["many"]]
     each = {entry["name"]: added for entry in lists if (added := _added(kind, entry)) is not None}
     models = len({stream.model for stream in plan.streams})
-    return {"forwards": len(plan.streams), "models": models, "per_entry": each}
+    return {"forwards": len(plan.readers), "models": models, "per_entry": each}
 
 
 def _added(kind: type[Strategy], entry: Json) -> int | None:
@@ -217,7 +219,7 @@ def _added(kind: type[Strategy], entry: Json) -> int | None:
         plan = plan_of(body) if body is not None else None
         if plan is None:
             return None
-        counts.append(len(plan.streams))
+        counts.append(len(plan.readers))
     return counts[1] - counts[0]
 
 

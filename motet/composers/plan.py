@@ -7,7 +7,7 @@ distribution of stream k over the shared vocabulary, a plan's composed score of 
     z[v] = Σ_k weight_k · L_k[v] · [v ∈ inside_k]  +  rules[v]        for v in every mask,  −inf elsewhere
 
 and the composed distribution is `softmax(z)`. Other rules than this weighted sum are `Rule`s. This module imports
-nothing but the standard library and schedules, so that engines and kernels can be used without the server.
+nothing but the standard library, schedules and exits, so that engines and kernels can be used without the server.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from motet.composers.exits import Exit
 from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
@@ -81,7 +82,7 @@ class Stream:
 
     `weight` 0 is allowed (a stream that only defines a mask). `temperature` divides the logits before the
     normalisation. `inside` limits the term to a set of tokens: outside of it the term is 0. `scheduled` are the parts
-    of the weight that count by a schedule.
+    of the weight that count by a schedule. With an `exit` it is an early layer of the base's own forward.
     """
 
     role: str
@@ -91,6 +92,7 @@ class Stream:
     temperature: float = 1.0
     inside: TokenSet | None = None
     scheduled: tuple[tuple[Schedule, float], ...] = ()
+    exit: Exit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,8 @@ MIN_STREAMS: dict[type, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Streams, masks and rules of one composition. Stream 0 is the base: the reference of KL and of traces.
+    """Streams, masks and rules of one composition. Stream 0 is the base: the reference of KL and of traces. Early exits
+    of it stand behind all other streams.
 
     `rule` says how streams become one score; where it is not `LinearRule` its streams stand in the order that the rule
     names, without gates. Masks and the rule vector apply to every score. A row whose masks leave no token keeps the
@@ -253,6 +256,7 @@ class Plan:
     masks_hold: bool = False
 
     def __post_init__(self) -> None:
+        self._check_exits()
         if isinstance(self.rule, LinearRule):
             return
         name = type(self.rule).__name__.removesuffix("Rule")
@@ -269,6 +273,28 @@ class Plan:
             weights = [stream.weight for stream in self.streams]
             if min(weights) < 0 or max(weights) == 0:
                 raise ValueError(f"{name} needs weights ≥ 0, not all of them 0, got {weights}")
+
+    def _check_exits(self) -> None:
+        readers = self.readers
+        early = self.streams[len(readers) :]
+        if not early:
+            return
+        base = self.streams[0]
+        own = all(s.exit is not None and (s.model, s.prompt) == (base.model, base.prompt) for s in early)
+        if self.streams[: len(readers)] != readers or not own:
+            raise ValueError("early exits are of the base, and stand behind all other streams")
+        if not isinstance(self.rule, LinearRule | BudgetRule):
+            raise ValueError(f"{type(self.rule).__name__.removesuffix('Rule')} composes no early exits")
+
+    @property
+    def readers(self) -> tuple[Stream, ...]:
+        """The streams that read a context of their own: all but early exits."""
+        return tuple(stream for stream in self.streams if stream.exit is None)
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """Layers at which the base's forward is left early, ascending."""
+        return tuple(sorted({layer for stream in self.streams if stream.exit for layer in stream.exit.layers}))
 
     @property
     def weight_sum(self) -> float:

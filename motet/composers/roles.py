@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from motet.composers.exits import Exit
 from motet.composers.plan import Prompt
 from motet.composers.schedule import Schedule, SchedulePoint
 
@@ -28,12 +29,13 @@ ModelName = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """A model, what it reads (None: the request's own prompt), and what divides its logits. Equal voices have equal
-    distributions."""
+    """A model, what it reads (None: the request's own prompt), what divides its logits, and where its forward is left
+    early (None: at its end). Equal voices have equal distributions."""
 
     model: str
     prompt: Prompt | None = None
     temperature: float = 1.0
+    exit: Exit | None = None
 
 
 class Spec(BaseModel, frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True):

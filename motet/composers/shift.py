@@ -112,7 +112,7 @@ def shifted_plan(base: Voice, shift: Shift, strategy: str) -> Plan:
     merged = _merged([Term("base", base, 1.0), *shift.terms])
     kept = [merged[0], *(term for term in merged[1:] if term.weight != 0.0 or term.scheduled)]
     sets = [*shift.masks, *(term.inside for term in kept if term.inside is not None)]
-    streams = _unique_roles([*kept, *_set_only_streams(sets, kept, merged)])
+    streams = _unique_roles(_early_last([*kept, *_set_only_streams(sets, kept, merged)]))
     if len(streams) > MAX_STREAMS:
         raise CompositionError(f"composition: {len(streams)} streams, at most {MAX_STREAMS} are allowed")
     number = {_untempered(term.voice): k for k, term in reversed(list(enumerate(streams)))}
@@ -170,6 +170,11 @@ def _set_only_streams(sets: Sequence[VoiceSet], kept: Sequence[_Sum], merged: Se
     return [_Sum(roles.get(voice, "mask"), voice, 0.0) for voice in voices if voice not in used]
 
 
+def _early_last(terms: Sequence[_Sum]) -> list[_Sum]:
+    """Early exits behind the streams that read, as a plan has them."""
+    return sorted(terms, key=lambda term: term.voice.exit is not None)
+
+
 def _unique_roles(terms: Sequence[_Sum]) -> list[_Sum]:
     """Roles with a number from the second of a name on (expert, expert_2), so that traces can be told apart."""
     seen: Counter[str] = Counter()
@@ -183,7 +188,8 @@ def _unique_roles(terms: Sequence[_Sum]) -> list[_Sum]:
 def _stream(term: _Sum, number: dict[Voice, int]) -> Stream:
     inside = None if term.inside is None else _token_set(term.inside, number)
     voice = term.voice
-    return Stream(term.role, voice.model, term.weight, voice.prompt, voice.temperature, inside, term.scheduled)
+    scheduled = term.scheduled
+    return Stream(term.role, voice.model, term.weight, voice.prompt, voice.temperature, inside, scheduled, voice.exit)
 
 
 def _token_set(voice_set: VoiceSet, number: dict[Voice, int]) -> TokenSet:

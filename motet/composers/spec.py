@@ -24,6 +24,7 @@ from motet.composers.errors import (
     refusal,
     show,
 )
+from motet.composers.exits import Depth
 from motet.composers.plan import BudgetRule, Plan
 from motet.composers.roles import MAX_PARTS, Reading, Spec, Voice, field_names, named_models
 from motet.composers.shift import Shift, add_shifts
@@ -78,8 +79,7 @@ class Compose(Strategy, frozen=True):
             path = f"{request.path}.compose.{i}"
             if part.base is not None and part.own_base(request.base.model) != request.base:
                 raise CompositionError(f"{path}.base: not the base of the whole composition", f"{path}.base")
-            at = Request(request.base, request.token_id, request.chat, request.vocab_size, path)
-            shifts.append(part.scheduled_shift(at))
+            shifts.append(part.scheduled_shift(replace(request, path=path)))
         return add_shifts(shifts, request.path)
 
     def plan(self, request: Request) -> Plan:
@@ -216,6 +216,7 @@ def build_plan(
     token_id: Callable[[str], int | None],
     chat: bool = False,
     vocab_size: int | None = None,
+    depth: Depth | None = None,
 ) -> Plan:
     """The plan of a composition.
 
@@ -226,6 +227,7 @@ def build_plan(
         token_id: the id of a text that is exactly one token, else None (for `rules`).
         chat: the request has messages: `negative_prompt` is then a user message, else plain text.
         vocab_size: the shared width, where known: bounds the ids of `rules`.
+        depth: the base's layers, where known: `layer_contrast` is left open without, and no engine runs it.
 
     Raises:
         CompositionError: unknown models, no base, two different bases, and what only the request decides.
@@ -235,7 +237,7 @@ def build_plan(
     if voice is None:
         path = f"{ROOT}.base"
         raise CompositionError(f"{path}: required: neither the composition nor the request names one", path)
-    request = Request(voice, token_id, chat, vocab_size, ROOT)
+    request = Request(voice, token_id, chat, vocab_size, depth, ROOT)
     return composition.plan(request)
 
 

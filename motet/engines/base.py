@@ -124,8 +124,8 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """`contexts[k]` are the token ids (≥ 1) that stream k reads; `forced` tokens are appended to every stream and
-    scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n` independent choices. What is
+    """`contexts[k]` are the token ids (≥ 1) that stream k reads, the base's for its early exits; `forced` tokens are
+    appended to every stream and scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n` independent choices. What is
     computed for one `cache_salt` spares nothing to requests with another. `by_member`: nobody reads log-probs of what
     is generated, so it may be drawn from single members (see `drawn`); its outputs then have that member's."""
 
@@ -147,6 +147,9 @@ def refuse_empty(request: GenerationRequest) -> None:
         raise ValueError("a request must score or generate at least one token")
     if not all(request.contexts):
         raise ValueError("every stream needs a context of at least one token")
+    for stream, context in zip(request.plan.streams, request.contexts, strict=True):
+        if stream.exit is not None and context != request.contexts[0]:
+            raise ValueError(f"stream {stream.role!r} is an early exit of the base, which reads another context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ class TokenTrace:
     `argmax_moved` whether base and composed disagree about the most likely token. `alpha` are the strengths that a rule
     chose for this token, one per pair of experts, or the share of a cascade's small model; none where the rule has a
     fixed one. `voices` only where the request asks for its members. `head` is what the base's head says of the token's
-    place, where the composition asks for it.
+    place, where the composition asks for it, `layers` the early layers that were chosen, one per early exit.
     """
 
     member_logprobs: tuple[float, ...]
@@ -190,6 +193,7 @@ class TokenTrace:
     alpha: tuple[float, ...] = ()
     voices: Voices | None = None
     head: float | None = None
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

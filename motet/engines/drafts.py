@@ -46,12 +46,20 @@ def drafts_of(plan: Plan, name: str | None) -> Sequence[int | str]:
     without a name all streams, where there are several, and the text itself."""
     if name == NGRAM:
         return [NGRAM]
+    able = _able(plan)
     if name is None:
-        return [*(range(len(plan.streams)) if len(plan.streams) > 1 else ()), NGRAM]
-    return [k for k, stream in enumerate(plan.streams) if name in (stream.role, stream.model)][:1]
+        return [*(able if len(plan.readers) > 1 else ()), NGRAM]
+    return [k for k in able if name in (plan.streams[k].role, plan.streams[k].model)][:1]
 
 
 def draft_names(plan: Plan) -> list[str]:
     """Everything that a wish may call a draft."""
-    roles, models = [stream.role for stream in plan.streams], [stream.model for stream in plan.streams]
+    streams = [plan.streams[k] for k in _able(plan)]
+    roles, models = [stream.role for stream in streams], [stream.model for stream in streams]
     return list(dict.fromkeys([*roles, *models, NGRAM]))
+
+
+def _able(plan: Plan) -> list[int]:
+    """The streams that can guess: those that read, but no base that is left early, since its guesses would have to be
+    computed to the end with all their layers, and there is nothing left to verify them with."""
+    return [k for k in range(len(plan.readers)) if k > 0 or not plan.exit_layers]

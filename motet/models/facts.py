@@ -49,7 +49,15 @@ def read_facts(
         dtype=used,
         device=device,
         eos_token_ids=ends_within(vocab_size, ends, end_token_ids(config, text)),
+        num_layers=text.num_hidden_layers,
+        tied=is_tied(config),
     )
+
+
+def is_tied(config: PreTrainedConfig) -> bool:
+    """Whether the output head is the embeddings once more."""
+    configs = cast("tuple[object, ...]", (config, config.get_text_config()))
+    return any(bool(getattr(one, "tie_word_embeddings", False)) for one in configs)
 
 
 def own_dtype(text: Any) -> str:

@@ -23,3 +23,5 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...] = ()
     quantization: Quantization | None = None
     head: HeadKind | None = None  # that is served with it
+    num_layers: int = 0  # 0: nobody knows
+    tied: bool = False  # whether its output head is its embeddings once more

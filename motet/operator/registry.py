@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from motet.composers.errors import MAX_SHOWN, CompositionError
+from motet.composers.exits import Depth
 from motet.composers.plan import Plan, single
 from motet.composers.roles import named_models
 from motet.composers.spec import Composition, build_plan, describe
@@ -149,6 +150,7 @@ class Registry:
             known=self.members,
             token_id=member.tokenizer.single_id if member else lambda _: None,
             chat=chat,
+            depth=_depth(member),
             vocab_size=min((self.infos[model].vocab_size for model in named if model in self.infos), default=None),
         )
         self._check_vocabulary(plan)
@@ -271,6 +273,12 @@ class Registry:
             raise CompositionError(said, "composition", "vocabulary_mismatch")
         length = min(self.members[stream.model].info.max_model_len for plan in plans for stream in plan.streams)
         return _card(name, bases[0].info.name, length, gated.model_dump()) | {"expert": None}
+
+
+def _depth(base: LoadedModel | None) -> Depth | None:
+    if base is None or not base.info.num_layers:
+        return None
+    return Depth(base.info.num_layers, base.info.tied)
 
 
 def _a_head(info: ModelInfo) -> str:

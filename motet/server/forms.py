@@ -178,7 +178,8 @@ def _streams(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     for job in jobs:
         for k, (stream, context) in enumerate(zip(job.plan.streams, job.request.contexts, strict=True)):
             key = k, stream.role, stream.model, stream.weight
-            read[key] = read.get(key, 0) + len(context) + len(job.request.forced)
+            count = 0 if stream.exit is not None else len(context) + len(job.request.forced)
+            read[key] = read.get(key, 0) + count
     return [
         {"role": role, "model": model, "weight": weight, "prompt_tokens": count}
         for (_, role, model, weight), count in read.items()
@@ -300,8 +301,9 @@ def _trace_entry(output: TokenOutput, trace: TokenTrace, job: Job) -> dict[str, 
         "base_rank": trace.base_rank,
         "shift": shift_class(trace.base_rank),
         "argmax_moved": trace.argmax_moved,
-        **_strength(trace.alpha),
+        **_one_or_all("alpha", trace.alpha),
         **({} if trace.head is None else {"head": trace.head}),
+        **_one_or_all("layer", trace.layers),
         "top": {"base": _top(trace.base_top, job), "composed": _top(trace.composed_top, job)},
         **({} if trace.voices is None else _voices(trace.voices, job)),
     }
@@ -329,9 +331,9 @@ def _by_role(logprobs: Iterable[float], job: Job) -> dict[str, float]:
     return {stream.role: finite(value) for stream, value in zip(job.plan.streams, logprobs, strict=True)}
 
 
-def _strength(alpha: Sequence[float]) -> dict[str, Any]:
-    """One number where there is one pair of experts, a list where there are several."""
-    return {} if not alpha else {"alpha": alpha[0] if len(alpha) == 1 else list(alpha)}
+def _one_or_all(name: str, values: Sequence[float]) -> dict[str, Any]:
+    """One number where there is one pair of experts, or one early exit; a list where there are several."""
+    return {} if not values else {name: values[0] if len(values) == 1 else list(values)}
 
 
 def _top(pairs: Iterable[tuple[int, float]], job: Job) -> list[dict[str, Any]]:

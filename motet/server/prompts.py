@@ -141,7 +141,7 @@ def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_
         raise _too_long(tokens, members)
     if asked is not None:
         return min(asked, left)
-    per_token = sum(info.kv_bytes_per_token for info in models)
+    per_token = sum(members[stream.model].info.kv_bytes_per_token for stream in tokens.plan.readers)
     if not kv_budget or not per_token:
         return left
     held = int(kv_budget * DEFAULT_SHARE) // per_token

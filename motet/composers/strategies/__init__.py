@@ -13,6 +13,7 @@ from motet.composers.strategies.eft import Eft
 from motet.composers.strategies.experts import Experts
 from motet.composers.strategies.generic import Generic
 from motet.composers.strategies.guidance import Guidance
+from motet.composers.strategies.layer_contrast import LayerContrast
 from motet.composers.strategies.mixture import Mixture
 from motet.composers.strategies.novelty import Novelty
 from motet.composers.strategies.product import Product
@@ -27,6 +28,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "proxy_tuning": ProxyTuning,
     "eft": Eft,
     "contrastive": Contrastive,
+    "layer_contrast": LayerContrast,
     "novelty": Novelty,
     "unlearn": Unlearn,
     "divergence": Divergence,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from motet.composers.exits import Depth
 from motet.composers.plan import Plan
 from motet.composers.roles import Base, Spec, Timing, Voice
 from motet.composers.shift import Shift, shifted_plan
@@ -17,13 +18,15 @@ class Request:
     """What a strategy may know of the request that it shifts.
 
     `chat`: the request has messages, not text. `token_id`: the id of a text that is exactly one token, else None.
-    `vocab_size`: the shared width where it is known. `path`: where the strategy's object stands, for errors.
+    `vocab_size`: the shared width where it is known. `depth`: the base's layers, where they are known. `path`: where the
+    strategy's object stands, for errors.
     """
 
     base: Voice
     token_id: Callable[[str], int | None]
     chat: bool = False
     vocab_size: int | None = None
+    depth: Depth | None = None
     path: str = "composition"
 
 

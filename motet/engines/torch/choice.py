@@ -122,9 +122,13 @@ class Choice:
         self.timeline = Timeline(request.plan)
         self.sampling = request.sampling
         self.allowed = group.allowed
+        num_read = len(self.plan.readers)  # an early exit is a row of the base's forward, and no stream here
         self.streams = [
-            StreamState(member, list(context)) for member, context in zip(members, request.contexts, strict=True)
+            StreamState(member, list(context))
+            for member, context in zip(members[:num_read], request.contexts[:num_read], strict=True)
         ]
+        self.exits = [stream.exit for stream in self.plan.streams if stream.exit is not None]
+        self.exit_layers = self.plan.exit_layers
         infos = {stream.model: member.info for stream, member in zip(self.plan.streams, members, strict=True)}
         self.ends = ends_of(self.plan, infos)
         self.vocab_size = common_width(self.plan, infos)
@@ -158,6 +162,11 @@ class Choice:
     def queued_seconds(self) -> float:
         """Between arrival and admission; up to now while it waits."""
         return (self._admitted or time.perf_counter()) - self.created
+
+    @property
+    def rows_per_position(self) -> int:
+        """Distributions that the base computes of one position: its own, and those behind early layers."""
+        return 1 + len(self.exit_layers)
 
     @cached_property
     def matcher(self) -> Matcher | None:

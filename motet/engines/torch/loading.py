@@ -107,6 +107,10 @@ def _prepare(
             raise ModelLoadError(
                 f"model {name!r} computes something else here than in transformers: {error}{_quantisation(model)}"
             ) from error
+        if not member.prove_exits(recording.ids):
+            log.info(
+                "%s: no early exits: %s has other parts than layers, a norm and a head", name, type(model).__name__
+            )
     return member
 
 

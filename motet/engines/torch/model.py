@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -14,21 +15,30 @@ from transformers import PreTrainedModel
 
 from motet.engines.torch.attention import STEP, Segment, StepContext
 from motet.engines.torch.cache import LayerShape, SlotCache
+from motet.engines.torch.exits import EarlyExits
 from motet.engines.torch.prices import Prices
 from motet.models.ends import ends_within, model_ends
-from motet.models.facts import num_parameters
+from motet.models.facts import is_tied, num_parameters
 from motet.models.heads import ReadingHead
 from motet.models.info import HeadKind, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
 class ModelWork:
-    """What one stream computes in a step: `tokens` from position `start` in `slot`; logits of the last `num_logits`."""
+    """What one stream computes in a step: `tokens` from position `start` in `slot`; logits of the last `num_logits`,
+    and of the same tokens behind each of the layers `exits`."""
 
     slot: int
     start: int
     tokens: Sequence[int]
     num_logits: int
+    exits: tuple[int, ...] = ()
+
+
+def early_rows(work: Sequence[ModelWork]) -> list[tuple[int, int]]:
+    """(layer, number of the item) of the logits behind early layers, each for all of the item's `num_logits`: in the
+    order in which they stand behind those of the last layer."""
+    return sorted((layer, number) for number, item in enumerate(work) for layer in item.exits)
 
 
 class Member:
@@ -38,6 +48,7 @@ class Member:
 
     Attributes:
         readings: (n,) float32, what the member's head says of each row of the last forward; None without a head.
+        exits: where its forward may be left early; None as long as that is not proven (`prove_exits`).
     """
 
     def __init__(
@@ -59,6 +70,7 @@ class Member:
         self.num_forwards = 0
         self.prices = Prices()
         self.readings: Tensor | None = None
+        self.exits: EarlyExits | None = None
         self._head: ReadingHead | None = None
         self._hidden: Tensor | None = None
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -71,6 +83,8 @@ class Member:
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
             eos_token_ids=ends_within(vocab_size, ends, model_ends(model)),
+            num_layers=len(shapes),
+            tied=is_tied(model.config),
         )
 
     def attach(self, kind: HeadKind, head: ReadingHead) -> None:
@@ -86,6 +100,20 @@ class Member:
         self._head = head.to(self.device)
         self.info = replace(self.info, head=kind)
 
+    def prove_exits(self, ids: Sequence[int]) -> bool:
+        """Finds where the forward may be left early, by a forward of these ids through an empty cache. False: the model
+        has no layers, norm and head that states flow through one after the other."""
+        exits = EarlyExits.of(self.model)
+        if exits is None:
+            return False
+        self.cache.resize(1, len(ids))
+        try:
+            found = exits.flows(lambda: self._forward([ModelWork(0, 0, ids, len(ids))]))
+        finally:
+            self.cache.clear()
+        self.exits = exits if found else None
+        return found
+
     def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._hidden = inputs[0].detach()
 
@@ -93,7 +121,8 @@ class Member:
         """Runs all streams' tokens as one flat batch; single tokens must come first, in ascending slot order.
 
         Returns:
-            (n, vocab_size) raw logits, in the model's dtype: the last `num_logits` tokens of each item, in order.
+            (n, vocab_size) raw logits, in the model's dtype: the last `num_logits` tokens of each item, in order; then
+            those behind early layers (`early_rows`).
         """
         began = time.perf_counter()
         logits = self._forward(work)
@@ -108,11 +137,14 @@ class Member:
         ids: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
+        early: dict[int, list[int]] = {}
         for item in work:
             segments.append(Segment(item.slot, item.start, len(item.tokens), len(ids)))
             ids += item.tokens
             positions += range(item.start, item.start + len(item.tokens))
             wanted += range(len(ids) - item.num_logits, len(ids))
+            for layer in item.exits:
+                early.setdefault(layer, []).extend(range(len(ids) - item.num_logits, len(ids)))
         singles = next((i for i, segment in enumerate(segments) if segment.length > 1), len(segments))
         step = StepContext(self.cache, segments[:singles], segments[singles:])
         # a tensor, never a number: with a number some models drop queries early, and we need every token's keys
@@ -121,12 +153,13 @@ class Member:
         extra = {"logits_to_keep": 0 if every else keep} if self._keeps_logits else {}
         current = STEP.set(step)
         try:
-            output = self.model(
-                input_ids=torch.tensor([ids], dtype=torch.int64, device=self.device),
-                position_ids=torch.tensor([positions], dtype=torch.int64, device=self.device),
-                use_cache=False,
-                **extra,
-            )
+            with self._leaving(early):
+                output = self.model(
+                    input_ids=torch.tensor([ids], dtype=torch.int64, device=self.device),
+                    position_ids=torch.tensor([positions], dtype=torch.int64, device=self.device),
+                    use_cache=False,
+                    **extra,
+                )
         finally:
             STEP.reset(current)
         logits: Tensor = output.logits[0]
@@ -134,4 +167,14 @@ class Member:
         if self._head is not None and self._hidden is not None:
             self.readings = self._head.reading(self._hidden.flatten(0, -2)[rows]).float()
             self._hidden = None
+        if isinstance(rows, Tensor) and early:
+            rows = torch.cat([rows, torch.arange(len(ids), logits.shape[0], device=self.device)])
         return logits[rows][:, : self.vocab_size]
+
+    def _leaving(self, early: Mapping[int, Sequence[int]]) -> AbstractContextManager[None]:
+        """A forward in which these tokens leave early as well, by the layer that they leave behind."""
+        if not early:
+            return nullcontext()
+        if self.exits is None:
+            raise ValueError(f"model {self.name!r} has no early exits")
+        return self.exits.taken(dict(sorted(early.items())))

@@ -53,7 +53,7 @@ def generate(
         for number, (streams, seed) in enumerate(zip(contexts, drawn, strict=True))
     ]
     longest = max((len(ids) for streams in contexts for ids in streams), default=0) + max_tokens
-    per_token = sum(members[stream.model].info.kv_bytes_per_token for stream in plan.streams)
+    per_token = sum(members[stream.model].info.kv_bytes_per_token for stream in plan.readers)
     settings = EngineSettings(kv_cache_bytes=rows * slot_length(longest, longest) * per_token, max_running=rows)
     return asyncio.run(_answers(TorchEngine(members, settings), requests))
 

@@ -65,7 +65,8 @@ class Scheduler:
             RequestTooLarge: a stream is longer than its model reads, or the choice alone exceeds the budget.
         """
         total = len(request.forced) + request.sampling.max_tokens
-        for stream, context in zip(request.plan.streams, request.contexts, strict=True):
+        read = list(zip(request.plan.readers, request.contexts, strict=False))  # early exits take no keys and values
+        for stream, context in read:
             member = self.members[stream.model]
             length = len(context) + total
             if length > member.info.max_model_len:
@@ -74,11 +75,11 @@ class Scheduler:
                     f"prompt, {len(request.forced)} to score and {request.sampling.max_tokens} to generate; "
                     f"its context holds {member.info.max_model_len}"
                 )
-        contexts = [(s.model, len(c)) for s, c in zip(request.plan.streams, request.contexts, strict=True)]
+        contexts = [(stream.model, len(context)) for stream, context in read]
         nbytes = self._memory.nbytes(Places(self._memory.places(contexts, total, total)))
         if nbytes > self.settings.kv_cache_bytes:
             raise RequestTooLarge(
-                f"{nbytes:,} bytes of key / value cache are needed by one choice of {len(request.contexts)} streams; "
+                f"{nbytes:,} bytes of key / value cache are needed by one choice of {len(read)} streams; "
                 f"the engine has {self.settings.kv_cache_bytes:,}"
             )
         return nbytes
@@ -256,7 +257,7 @@ def _chunk(choice: Choice, allowance: Allowance, least: int) -> Work | None:
     wanted = max(stream.missing(choice.position) for stream in streams) + choice.waiting_positions
     shares = [allowance.share(stream, streams, wanted, least) for stream in streams]
     room = min(share - stream.missing(choice.position) for share, stream in zip(shares, streams, strict=True))
-    positions = min(choice.waiting_positions, room, allowance.rows)
+    positions = min(choice.waiting_positions, room, -(-allowance.rows // choice.rows_per_position))
     if positions >= 1:
         counts = tuple(stream.missing(choice.position) + positions for stream in streams)
     else:

@@ -16,12 +16,13 @@ from motet.composers.rows import compose_rows
 from motet.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
 from motet.engines.decoding import decode_rows, reported, trace_of, voiced_rows
 from motet.engines.torch.choice import Choice
-from motet.engines.torch.model import Member, ModelWork
+from motet.engines.torch.model import Member, ModelWork, early_rows
 from motet.engines.torch.rows import ChoiceRow
 from motet.engines.torch.rule_state import advanced, gathered, judge
 from motet.engines.torch.work import Work
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
 from motet.kernels.dispatch import choose_kernels
+from motet.kernels.exits import ExitRow, premature
 from motet.kernels.layout import ComposeRows, rows_index
 from motet.kernels.logits import Logits
 
@@ -36,6 +37,7 @@ class Step:
         logits: (n, V) raw logits of each member that was run.
         first_rows: of (choice, stream number): the row of its first position in its member's logits. What a stream has
             computed while it drafted is there as well.
+        early_rows: of (choice, layer): the same of the base's rows behind an early layer.
         readings: what each member's head says of the rows of its logits; members without one are not there.
         outputs: in row order.
         failures: why choices failed.
@@ -44,6 +46,7 @@ class Step:
     work: Sequence[Work] = ()
     logits: dict[Member, Tensor] = field(default_factory=dict[Member, Tensor])
     first_rows: dict[tuple[Choice, int], int] = field(default_factory=dict[tuple[Choice, int], int])
+    early_rows: dict[tuple[Choice, int], int] = field(default_factory=dict[tuple[Choice, int], int])
     readings: dict[Member, list[float]] = field(default_factory=dict[Member, list[float]])
     outputs: list[tuple[Choice, TokenOutput]] = field(default_factory=list[tuple[Choice, TokenOutput]])
     failures: dict[Choice, EngineError] = field(default_factory=dict[Choice, EngineError])
@@ -79,7 +82,8 @@ class Step:
                 continue
             tokens = item.choice.inputs(stream, item.counts[k])
             rows = stream.judged_rows(len(tokens)) + item.positions_of(k)
-            items.append((ModelWork(stream.slot.index, stream.computed, tokens, rows), item, k))
+            work = ModelWork(stream.slot.index, stream.computed, tokens, rows, item.exits_of(k))
+            items.append((work, item, k))
         items.sort(key=lambda entry: (len(entry[0].tokens) > 1, entry[0].slot))
         row = len(found)
         if items:
@@ -97,6 +101,10 @@ class Step:
             slot = item.choice.streams[k].slot
             assert slot is not None
             slot.tokens += model_work.tokens
+        for layer, number in early_rows([entry[0] for entry in items]):
+            model_work, item, _ = items[number]
+            self.early_rows[item.choice, layer] = row
+            row += model_work.num_logits
 
     def by_width(self) -> list[list[Work]]:
         """What can be composed: members of unlike vocabularies may run side by side, but only distributions of one
@@ -112,7 +120,7 @@ class Step:
         members = list({item.choice.streams[k].member: None for item in work for k in item.heard})
         joined = Logits([self.logits[member][:, : work[0].choice.vocab_size] for member in members])
         starts = dict(zip(members, joined.starts, strict=True))
-        return joined, [
+        found = [
             ChoiceRow(
                 item.choice,
                 item.choice.position + t,
@@ -123,6 +131,24 @@ class Step:
             for item in work
             for t in range(item.positions)
         ]
+        return joined, self._left_early(joined, found, starts)
+
+    def _left_early(self, logits: Logits, rows: list[ChoiceRow], starts: Mapping[Member, int]) -> list[ChoiceRow]:
+        """The rows with those of their early exits behind their other streams, each of the layer that is chosen."""
+        asked: list[ExitRow] = []
+        for row in rows:
+            for own in row.choice.exits:
+                ahead = starts[row.choice.streams[0].member] + row.position - row.choice.position
+                early = [ahead + self.early_rows[row.choice, layer] for layer in own.layers]
+                asked.append(ExitRow(row.streams[0], early, own.select))
+        chosen = zip(asked, premature(logits, asked), strict=True)
+        found: list[ChoiceRow] = []
+        for row in rows:
+            places = [next(chosen) for _ in row.choice.exits]
+            early = tuple(exit_row.early[place] for exit_row, place in places)
+            layers = tuple(own.layers[place] for own, (_, place) in zip(row.choice.exits, places, strict=True))
+            found.append(replace(row, streams=row.streams + early, layers=layers) if places else row)
+        return found
 
     def _reading(self, choice: Choice, t: int) -> float | None:
         """What the base's head says of the choice's position t of this step, where its plan asks."""
@@ -263,7 +289,7 @@ def _traces(
             members = logits.logprobs(rows_index(row.streams))
             voiced = composed if sampling.trace_members else None
             trace = trace_of(row.plan, members, decoded, index, sampling.trace_top, voiced)
-            traces[index] = trace if row.reading is None else replace(trace, head=row.reading)
+            traces[index] = replace(trace, head=row.reading, layers=row.layers)
     return traces
 
 

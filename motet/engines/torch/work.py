@@ -30,6 +30,10 @@ class Work:
         """Positions of which stream k yields rows."""
         return self.positions if self.voice in (None, k) else 0
 
+    def exits_of(self, k: int) -> tuple[int, ...]:
+        """Early layers of which stream k yields rows as well."""
+        return self.choice.exit_layers if k == 0 and self.positions else ()
+
     def drafted(self, k: int) -> list[Tensor]:
         """The rows that stream k has computed while it drafted."""
         own = self.choice.round
@@ -44,7 +48,7 @@ class Work:
     def rows(self) -> int:
         """Distributions of the stream that has the most of them."""
         judged = (stream.judged_rows(count) for stream, count in zip(self.choice.streams, self.counts, strict=True))
-        return self.positions + max(judged)
+        return self.positions * self.choice.rows_per_position + max(judged)
 
 
 def next_work(choice: Choice) -> Work:

@@ -241,6 +241,11 @@ def unsupported(plan: Plan, members: Collection[str]) -> str | None:
             f"the composition asks a {plan.head} on the base's hidden states, which vLLM's models do not hand out; the "
             "embedded engine runs it"
         )
+    if len(plan.readers) < len(plan.streams):
+        return (
+            "the composition leaves the base early, at hidden states that vLLM's models do not hand out; the embedded "
+            "engine runs it"
+        )
     if isinstance(plan.rule, DiscriminatorRule):
         return (
             "rule 'Discriminator' keeps sums over all tokens so far, which vLLM's workers lose with a preempted "
