@@ -292,9 +292,9 @@ class Plan:
         return tuple(stream for stream in self.streams if stream.exit is None)
 
     @property
-    def exit_layers(self) -> tuple[int, ...]:
-        """Layers at which the base's forward is left early, ascending."""
-        return tuple(sorted({layer for stream in self.streams if stream.exit for layer in stream.exit.layers}))
+    def exits(self) -> tuple[Exit, ...]:
+        """Where the base's forward is left early, by the last streams."""
+        return tuple(stream.exit for stream in self.streams if stream.exit is not None)
 
     @property
     def weight_sum(self) -> float:

@@ -125,9 +125,10 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """`contexts[k]` are the token ids (≥ 1) that stream k reads, the base's for its early exits; `forced` tokens are
-    appended to every stream and scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n` independent choices. What is
-    computed for one `cache_salt` spares nothing to requests with another. `by_member`: nobody reads log-probs of what
-    is generated, so it may be drawn from single members (see `drawn`); its outputs then have that member's."""
+    appended to every stream and scored instead of sampled, then up to `sampling.max_tokens` tokens are generated. `n`
+    independent choices. What is computed for one `cache_salt` spares nothing to requests with another. `by_member`:
+    nobody reads log-probs of what is generated, so it may be drawn from single members (see `drawn`); its outputs then
+    have that member's."""
 
     request_id: str
     plan: Plan

@@ -62,4 +62,4 @@ def draft_names(plan: Plan) -> list[str]:
 def _able(plan: Plan) -> list[int]:
     """The streams that can guess: those that read, but no base that is left early, since its guesses would have to be
     computed to the end with all their layers, and there is nothing left to verify them with."""
-    return [k for k in range(len(plan.readers)) if k > 0 or not plan.exit_layers]
+    return [k for k in range(len(plan.readers)) if k > 0 or not plan.exits]

@@ -127,8 +127,8 @@ class Choice:
             StreamState(member, list(context))
             for member, context in zip(members[:num_read], request.contexts[:num_read], strict=True)
         ]
-        self.exits = [stream.exit for stream in self.plan.streams if stream.exit is not None]
-        self.exit_layers = self.plan.exit_layers
+        self.exits = self.plan.exits
+        self.exit_layers = tuple(sorted({layer for own in self.exits for layer in own.layers}))
         infos = {stream.model: member.info for stream, member in zip(self.plan.streams, members, strict=True)}
         self.ends = ends_of(self.plan, infos)
         self.vocab_size = common_width(self.plan, infos)

@@ -238,9 +238,10 @@ class TorchEngine:
         if absent is not None:
             return f"model {absent!r} is not loaded"
         base = plan.streams[0].model
-        if plan.exit_layers and members[base].exits is None:
-            kind = type(members[base].model).__name__
-            return f"model {base!r} ({kind}) cannot be left early: it has other parts than layers, a norm and a head"
+        if plan.exits and members[base].exits is None:
+            return f"model {base!r} cannot be left early: it has other parts than layers, a final norm and a head"
+        if not all(own.layers for own in plan.exits):
+            return "the composition leaves its base early, and was planned without knowing how deep that is"
         if plan.head not in (None, members[base].info.head):
             return f"the composition needs a {plan.head} that was trained on its base, and the model {base!r} has none"
         return None

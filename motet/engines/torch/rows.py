@@ -61,7 +61,7 @@ class Ahead:
 class ChoiceRow:
     """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits,
     `reading` what the base's head says there, where the plan has a head. Where the token is drawn from one stream, its
-    `voice`, there is only that one. `layers` are those that were chosen for the plan's early exits, the last streams."""
+    `voice`, there is only that one. `layers` are those that were chosen for the plan's early exits."""
 
     choice: Choice
     position: int

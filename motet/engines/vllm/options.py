@@ -241,7 +241,7 @@ def unsupported(plan: Plan, members: Collection[str]) -> str | None:
             f"the composition asks a {plan.head} on the base's hidden states, which vLLM's models do not hand out; the "
             "embedded engine runs it"
         )
-    if len(plan.readers) < len(plan.streams):
+    if plan.exits:
         return (
             "the composition leaves the base early, at hidden states that vLLM's models do not hand out; the embedded "
             "engine runs it"

@@ -78,9 +78,9 @@ def member_plan(composition: Mapping[str, Any], models: Collection[str], token_i
             f"train it with the {'gate' if plan.head == 'gate' else 'temperature_head'} objective",
             f"{path}.strategy",
         )
-    if len(plan.readers) < len(plan.streams):
+    if plan.exits:
         raise CompositionError(
-            f"{path}.strategy: {plan.strategy!r} reads early layers of its base, which members of a run do not hand out",
+            f"{path}.strategy: {plan.strategy!r} reads early layers of its base, which no run does",
             f"{path}.strategy",
         )
     if plan.schedules:
