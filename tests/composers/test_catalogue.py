@@ -69,7 +69,7 @@ def test_the_cost_is_that_of_a_plan(name: str) -> None:
     assert body is not None, "the shortest composition is one"
     plan = plan_of(body)
     assert plan is not None
-    assert TOLD[name]["cost"]["forwards"] == len(plan.streams)
+    assert TOLD[name]["cost"]["forwards"] == len(plan.readers)
 
 
 def test_costs_and_strengths() -> None:

@@ -23,6 +23,8 @@ from motet.composers.spec import build_plan, parse_composition
 from motet.composers.strategies import STRATEGIES
 from motet.composers.strategies.rule_strategy import RuleStrategy
 from motet.composers.timeline import Timeline
+from motet.kernels.exits import ExitRow, premature
+from motet.kernels.logits import Logits
 
 Array = NDArray[np.float64]
 KNOWN = ("base", "expert", "anti", "other")
@@ -66,8 +68,22 @@ def composed(
 ) -> Array:
     """Composed log-probs through the shipped path."""
     plan = Timeline(plan_of(value, base)).at(lambda: past)
-    rows = np.stack([world.logits(s.model, text_of(s.prompt)) for s in plan.streams])
+    rows = spoken(plan, world)
     return reference_logprobs(plan, torch.from_numpy(rows[:, None]), generated=[past], eos_token_ids=eos)[0].numpy()
+
+
+def spoken(plan: Plan, world: World) -> Array:
+    """Logits (K, V) of the plan's streams; of early exits, those of the layer that is chosen."""
+    final = torch.from_numpy(world.logits(plan.streams[0].model))
+    rows: list[Array] = []
+    for stream in plan.streams:
+        text = text_of(stream.prompt)
+        if stream.exit is not None:
+            early = [torch.from_numpy(world.logits(stream.model, f"layer {layer}")) for layer in stream.exit.layers]
+            asked = ExitRow(0, range(1, len(early) + 1), stream.exit.select)
+            text = f"layer {stream.exit.layers[premature(Logits([torch.stack([final, *early])]), [asked])[0]]}"
+        rows.append(world.logits(stream.model, text))
+    return np.stack(rows)
 
 
 def text_of(prompt: Prompt | None) -> str | None:
@@ -97,6 +113,28 @@ def nucleus(base: Array, mass: float) -> NDArray[np.bool_]:
 
 def masked(z: Array, *keeps: NDArray[np.bool_]) -> Array:
     return np.where(np.logical_and.reduce(keeps), z, -np.inf)
+
+
+def entropy(p: Array) -> float:
+    return float(-sum(x * np.log(x) for x in p if x > 0))
+
+
+def premature_layer(final: Array, early: dict[int, Array], select: str) -> int:
+    """DoLa's layer: of distributions by layer that of the greatest JSD = H((p + q) / 2) − (H(p) + H(q)) / 2 from the
+    final one, or of the greatest entropy; of equals the lowest."""
+    p = np.exp(final)
+
+    def score(layer: int) -> float:
+        q = np.exp(early[layer])
+        return entropy(q) if select == "entropy" else entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
+
+    return max(sorted(early), key=score)
+
+
+def early(world: World, layers: tuple[int, ...], select: str = "divergence") -> Array:
+    """L of the layer that is chosen for the base."""
+    found = {layer: world.L("base", f"layer {layer}") for layer in layers}
+    return found[premature_layer(world.L("base"), found, select)]
 
 
 Formula = Callable[[World, float, float], Array]
@@ -152,6 +190,23 @@ CASES = [
             "alpha": s,
         },
         lambda m, w, s: masked(m.L("base") - m.L("anti", "last 1", temperature=abs(w) + 0.1), ratio(m.L("base"), s)),
+    ),
+    Case(
+        "layer_contrast",
+        lambda w, s: {"strategy": "layer_contrast", "layers": [1, 0], "alpha": w, "mask": s},
+        lambda m, w, s: masked(m.L("base") - w * early(m, (0, 1)), ratio(m.L("base"), s)),
+    ),
+    Case(
+        "layer_contrast by entropy",
+        lambda w, s: {
+            "strategy": "layer_contrast",
+            "layers": [0, 1, 2],
+            "select": "entropy",
+            "alpha": w,
+            "mask": None,
+            "form": "extrapolation",
+        },
+        lambda m, w, s: (1 + w) * m.L("base") - w * early(m, (0, 1, 2), "entropy"),
     ),
     Case(
         "novelty",
@@ -225,6 +280,7 @@ CASES = [
                 {"strategy": "unlearn", "assistant": "anti", "filter": s},
                 {"strategy": "eft", "tuned": "expert", "reference": "anti", "beta": w, "top_p": 0.7},
                 {"strategy": "contrastive", "amateur": "other"},
+                {"strategy": "layer_contrast", "layers": [0, 3], "alpha": 0.3},
                 {"strategy": "guidance"},
                 {"strategy": "rules", "repetition": 2},
             ]
@@ -234,6 +290,7 @@ CASES = [
             - 0.8 * m.L("anti")
             + np.where(nucleus(m.L("expert"), 0.7), w * (m.L("expert") - m.L("anti")), 0.0)
             - 0.5 * m.L("other")
+            - 0.3 * early(m, (0, 3))
             - 0.5 * m.L("base", "last 1")
             - 2.0 * np.isin(np.arange(m.vocab), PAST),
             rank_or_ratio(m.L("base"), s),
@@ -334,6 +391,7 @@ IDENTITIES: list[tuple[str, dict[str, Any], str]] = [
         },
         "expert",
     ),
+    ("layer_contrast α = 0", {"strategy": "layer_contrast", "layers": [0, 1], "alpha": 0, "mask": None}, "base"),
     ("novelty λ = 0", {"strategy": "novelty", "untuned": "anti", "lambda": 0, "alpha": None}, "base"),
     ("unlearn w = 0", {"strategy": "unlearn", "assistant": "anti", "weight": 0, "filter": None}, "base"),
     ("unlearn f = 1", {"strategy": "unlearn", "assistant": "anti", "weight": 0, "filter": 1}, "base"),

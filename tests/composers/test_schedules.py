@@ -30,7 +30,7 @@ from tests.composers.test_laws import (
     rank_or_ratio,
     ratio,
     shares,
-    text_of,
+    spoken,
     weights,
     worlds,
 )
@@ -184,7 +184,7 @@ TEMPERED: list[tuple[dict[str, Any], Callable[[World], Array]]] = [
 def test_temperature_of_a_stream(value: dict[str, Any], z: Callable[[World], Array]) -> None:
     world = World(9)
     plan = plan_of(value)
-    rows = np.stack([world.logits(s.model, text_of(s.prompt)) for s in plan.streams])
+    rows = spoken(plan, world)
     state = torch.zeros(1, 3, dtype=torch.float64)
     actual = reference_logprobs(plan, torch.from_numpy(rows[:, None]), state=state)[0].numpy()
     assert_same(actual, normalised(z(world)))

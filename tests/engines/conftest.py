@@ -8,23 +8,32 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from motet.composers.exits import Exit
 from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule
 from motet.composers.rows import reference_logprobs
 from motet.composers.timeline import Timeline, adapted
 from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, load_member
 from motet.models.heads import GateHead, ReadingHead, ScaleHead
 from motet.models.info import HeadKind
+from tests.composers.test_laws import premature_layer
 from tests.tiny import EOS, save_all
 
 
 @pytest.fixture(scope="session")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return save_all(tmp_path_factory.mktemp("tiny"))
+
+
+def chosen_layer(behind: list[torch.Tensor], own: Exit) -> int:
+    """DoLa's choice by the logits (1, V) behind all layers."""
+    *_, final = logprobs = [logits[0].log_softmax(-1).numpy() for logits in behind]
+    return premature_layer(final, {layer: logprobs[layer] for layer in own.layers}, own.select)
 
 
 def varied(head: ReadingHead) -> ReadingHead:
@@ -66,13 +75,29 @@ class PlainLoop:
     def distribution(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor:
         logits = [
             self.models[stream.model](torch.tensor([[*context, *shared]]), use_cache=False).logits[0, -1:].double()
-            for stream, context in zip(plan.streams, contexts, strict=True)
+            for stream, context in zip(plan.readers, contexts, strict=False)
         ]
+        behind = self.early(plan.streams[0].model, [*contexts[0], *shared]) if plan.exits else []
+        logits += [behind[chosen_layer(behind, own)] for own in plan.exits]
         state = self.state(plan, contexts, shared)
         reading = None if plan.head is None else self.reading(plan, contexts, shared)
         plan = Timeline(plan).at(lambda: shared)
         plan = plan if reading is None else adapted(plan, reading)
         return reference_logprobs(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
+
+    @torch.no_grad()
+    def early(self, model: str, ids: list[int]) -> list[torch.Tensor]:
+        """(1, V) logits behind 0, 1, … and all layers, float64: transformers' own hidden states through the final norm,
+        the head and Gemma's soft cap."""
+        whole = self.models[model]
+        stack: Any = getattr(whole, whole.base_model_prefix)
+        told: Any = whole(torch.tensor([ids]), use_cache=False, output_hidden_states=True)
+        norm = stack.ln_f if hasattr(stack, "ln_f") else stack.norm
+        *states, last = [state[0, -1:] for state in told.hidden_states]  # the last has been through the norm
+        head: Any = whole.get_output_embeddings()
+        logits = torch.cat([head(norm(torch.cat(states))), head(last)]).double()
+        cap = getattr(whole.config, "final_logit_softcapping", None)
+        return list((cap * (logits / cap).tanh() if cap else logits).split(1))
 
     @torch.no_grad()
     def state(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor | None:

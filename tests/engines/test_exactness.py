@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from motet.composers.exits import Depth
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition, strategy_names
 from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
 from motet.engines.torch import TorchEngine
 from tests.composers.test_laws import example
 from tests.engines.conftest import PlainLoop
-from tests.tiny import MAKERS, VOCAB
+from tests.tiny import MAKERS, SHAPE, VOCAB
 
 TOLERANCE = 1e-4
+DEPTH = Depth(SHAPE["num_hidden_layers"])
 COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"}),
     ("qwen", {"strategy": "proxy_tuning", "expert": "mistral", "antiexpert": "gpt2", "alpha": 0.6}),
@@ -42,6 +44,10 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
             "amateur_temperature": 0.5,
         },
     ),
+    ("llama", {"strategy": "layer_contrast", "layers": [0, 1]}),
+    ("gemma", {"strategy": "layer_contrast", "layers": [0, 1, 2], "select": "entropy", "form": "extrapolation"}),
+    ("gpt2", {"strategy": "layer_contrast", "layers": [1, 0], "alpha": 0.6, "mask": None}),
+    ("mistral", {"strategy": "layer_contrast", "bucket": "high", "schedule": {"warmup": 3}}),
     ("llama", {"strategy": "novelty", "untuned": "llama-b", "lambda": 0.7}),
     ("qwen", {"strategy": "unlearn", "assistant": "gpt2"}),
     ("mistral", {"strategy": "context_aware", "without": {"prompt": ""}, "alpha": 0.5}),
@@ -132,6 +138,7 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
             "compose": [
                 {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"},
                 {"strategy": "unlearn", "assistant": "gpt2", "weight": 0.4},
+                {"strategy": "layer_contrast", "layers": [0, 1], "alpha": 0.5, "mask": 0.01},
                 {"strategy": "rules", "repetition": 0.7},
             ]
         },
@@ -140,7 +147,8 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
 
 
 def plan_of(base: str, composition: dict[str, Any]) -> Plan:
-    return build_plan(parse_composition(composition), base, known=list(MAKERS), token_id=lambda text: None)
+    known = list(MAKERS)
+    return build_plan(parse_composition(composition), base, known=known, token_id=lambda _: None, depth=DEPTH)
 
 
 # a strategy that is not written above: as its case in test_laws writes it
@@ -157,13 +165,14 @@ def test_every_strategy_is_covered() -> None:
 def request_for(plan: Plan, rng: random.Random, name: str = "r", **sampling: Any) -> GenerationRequest:
     """Contexts of unlike lengths, sometimes text to score first; equal `prompt`s read the same context."""
     contexts: dict[object, tuple[int, ...]] = {}
-    for stream in plan.streams:
+    for stream in plan.readers:
         length = rng.randrange(1, 60)
         contexts.setdefault((stream.prompt, stream.role), tuple(rng.randrange(3, VOCAB) for _ in range(length)))
     forced = tuple(rng.randrange(3, VOCAB) for _ in range(rng.choice([0, 0, 3, 21])))
     max_tokens = rng.randrange(0 if forced else 1, 16)
     defaults: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "ignore_eos": True, "top_logprobs": 3}
-    chosen = tuple(contexts[stream.prompt, stream.role] for stream in plan.streams)
+    chosen = tuple(contexts[stream.prompt, stream.role] for stream in plan.readers)
+    chosen += chosen[:1] * len(plan.exits)
     return GenerationRequest(name, plan, chosen, SamplingParams(**{**defaults, **sampling}), forced)
 
 

@@ -32,10 +32,9 @@ class LayerContrast(Strategy, frozen=True):
     strength = "alpha"
     strategy: Literal["layer_contrast"] = "layer_contrast"
     bucket: Bucket | None = None
-    """Candidates: every second layer of the model's lower half (`low`, as if left out, for long answers) or of its
-    upper half (`high`, for short ones). Excludes `layers`."""
+    """Every second layer of the lower half is a candidate (`low`, also if left out), or of the upper half (`high`)."""
     layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_CANDIDATES)] | None = None
-    """The candidates themselves: 0 is the embeddings, 1 what is behind the first layer; one alone is fixed."""
+    """The candidates themselves; 0 is the embeddings, 1 what is behind the first layer. Excludes `bucket`."""
     select: Select = "divergence"
     """What chooses among the candidates, for every token."""
     alpha: Weight = 1.0
@@ -43,8 +42,7 @@ class LayerContrast(Strategy, frozen=True):
     mask: Share | None = 0.1
     """Tokens less likely than this share m of the base's most likely one are impossible; null: no mask."""
     form: Literal["difference", "extrapolation"] = "difference"
-    """`difference` is L_base − α L_early, `extrapolation` is (1 + α) L_base − α L_early: beyond the last layer, on the
-    line from the early one."""
+    """`difference` is L_base − α L_early, `extrapolation` is (1 + α) L_base − α L_early."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:

@@ -127,8 +127,8 @@ class Choice:
             StreamState(member, list(context))
             for member, context in zip(members[:num_read], request.contexts[:num_read], strict=True)
         ]
-        self.exits = self.plan.exits
-        self.exit_layers = tuple(sorted({layer for own in self.exits for layer in own.layers}))
+        self.exit_layers = tuple(sorted({layer for own in self.plan.exits for layer in own.layers}))
+        self.rows_per_position = 1 + len(self.exit_layers)  # distributions that the base computes
         infos = {stream.model: member.info for stream, member in zip(self.plan.streams, members, strict=True)}
         self.ends = ends_of(self.plan, infos)
         self.vocab_size = common_width(self.plan, infos)
@@ -162,11 +162,6 @@ class Choice:
     def queued_seconds(self) -> float:
         """Between arrival and admission; up to now while it waits."""
         return (self._admitted or time.perf_counter()) - self.created
-
-    @property
-    def rows_per_position(self) -> int:
-        """Distributions that the base computes of one position: its own, and those behind early layers."""
-        return 1 + len(self.exit_layers)
 
     @cached_property
     def matcher(self) -> Matcher | None:

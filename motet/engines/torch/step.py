@@ -137,16 +137,16 @@ class Step:
         """The rows with those of their early exits behind their other streams, each of the layer that is chosen."""
         asked: list[ExitRow] = []
         for row in rows:
-            for own in row.choice.exits:
+            for own in row.choice.plan.exits:
                 ahead = starts[row.choice.streams[0].member] + row.position - row.choice.position
                 early = [ahead + self.early_rows[row.choice, layer] for layer in own.layers]
                 asked.append(ExitRow(row.streams[0], early, own.select))
         chosen = zip(asked, premature(logits, asked), strict=True)
         found: list[ChoiceRow] = []
         for row in rows:
-            places = [next(chosen) for _ in row.choice.exits]
+            places = [next(chosen) for _ in row.choice.plan.exits]
             early = tuple(exit_row.early[place] for exit_row, place in places)
-            layers = tuple(own.layers[place] for own, (_, place) in zip(row.choice.exits, places, strict=True))
+            layers = tuple(own.layers[place] for own, (_, place) in zip(row.choice.plan.exits, places, strict=True))
             found.append(replace(row, streams=row.streams + early, layers=layers) if places else row)
         return found
 
