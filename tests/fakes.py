@@ -246,6 +246,7 @@ class FakeChoice:
             argmax_moved=bool(base.argmax() != composed.argmax()),
             base_top=_top(base, top),
             composed_top=_top(composed, top),
+            layers=tuple(own.layers[-1] for own in self._request.plan.exits),
         )
 
 
@@ -264,6 +265,7 @@ def fake_info(name: str, tokenizer: Tokenizer, max_model_len: int = 256) -> Mode
         dtype="float32",
         device="cpu",
         eos_token_ids=(tokenizer.backend.token_to_id("<|end|>") or 0,),
+        num_layers=12,
     )
 
 

@@ -27,6 +27,6 @@ def wish_of(written: Literal["auto", "off"] | SpeculationOptions | None, plan: P
             return AUTO
         case asked:
             if not drafts_of(plan, asked.draft):
-                wrong = f"{show(asked.draft)} is no stream of the composition."
+                wrong = f"{show(asked.draft)} is no stream of the composition that guesses ahead."
                 raise invalid(f"{wrong}{offer(str(asked.draft), draft_names(plan))}", "speculation.draft")
             return Speculation(asked.draft, asked.tokens, asked.acceptance)

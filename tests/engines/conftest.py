@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -94,10 +94,10 @@ class PlainLoop:
         told: Any = whole(torch.tensor([ids]), use_cache=False, output_hidden_states=True)
         norm = stack.ln_f if hasattr(stack, "ln_f") else stack.norm
         *states, last = [state[0, -1:] for state in told.hidden_states]  # the last has been through the norm
-        head: Any = whole.get_output_embeddings()
+        head = cast(Any, whole).get_output_embeddings()
         logits = torch.cat([head(norm(torch.cat(states))), head(last)]).double()
         cap = getattr(whole.config, "final_logit_softcapping", None)
-        return list((cap * (logits / cap).tanh() if cap else logits).split(1))
+        return [row[None] for row in (cap * (logits / cap).tanh() if cap else logits)]
 
     @torch.no_grad()
     def state(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor | None:

@@ -199,3 +199,45 @@ async def test_tokenizer_refusals(world: World) -> None:
         response = await world.post(path, model="large", **body)
         assert response.status_code == 400, (path, body)
         ErrorBody.model_validate(response.json())
+
+
+@pytest.mark.parametrize(
+    ("written", "layers"), [({}, [0, 2, 4]), ({"bucket": "high"}, [6, 8, 10]), ({"layers": [5, 1]}, [1, 5])]
+)
+async def test_a_layer_contrast_knows_the_layers_of_its_base(
+    world: World, written: dict[str, object], layers: list[int]
+) -> None:
+    composition = {"strategy": "layer_contrast", **written}
+    made = await world.post(
+        "/v1/completions", model="large", prompt="Hi", composition=composition, max_tokens=2, trace=True
+    )
+    body = made.json()
+    request = world.engine.requests[-1]
+    assert [list(own.layers) for own in request.plan.exits] == [layers]
+    assert request.contexts == request.contexts[:1] * 2
+    for token in body["choices"][0]["motet"]["trace"]:
+        assert token["layer"] == layers[-1]
+        assert list(token["members"]) == ["base", "early"]
+    told = {stream["role"]: stream["prompt_tokens"] for stream in body["motet"]["streams"]}
+    assert told == {"base": len(request.contexts[0]), "early": 0}
+
+
+async def test_several_layer_contrasts_have_a_layer_each(world: World) -> None:
+    parts = [{"strategy": "layer_contrast", "layers": [layer], "mask": None} for layer in (3, 7)]
+    made = await world.post("/v1/completions", model="large", prompt="Hi", composition={"compose": parts}, trace=True)
+    assert {tuple(token["layer"]) for token in made.json()["choices"][0]["motet"]["trace"]} == {(3, 7)}
+
+
+async def test_a_base_that_is_left_early_is_no_draft(world: World) -> None:
+    for draft in ("base", "early", "large"):
+        made = await world.post(
+            "/v1/completions",
+            model="large",
+            prompt="Hi",
+            composition={"strategy": "layer_contrast"},
+            speculation={"draft": draft},
+        )
+        assert made.status_code == 400
+        error = ErrorBody.model_validate(made.json()).error
+        assert error.param == "speculation.draft"
+        assert "ngram" in error.message

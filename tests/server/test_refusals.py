@@ -13,6 +13,7 @@ from tests.server.conftest import MakeWorld, World
 CHAT: dict[str, Any] = {"model": "large", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 TEXT: dict[str, Any] = {"model": "large", "prompt": "Hi", "max_tokens": 2}
 JSON = {"content-type": "application/json"}
+DOLA: dict[str, Any] = {"strategy": "layer_contrast"}
 PROXY = {"strategy": "proxy_tuning", "expert": "expert", "antiexpert": "small"}
 
 
@@ -39,6 +40,20 @@ async def refusal(world: World, path: str, body: dict[str, Any]) -> tuple[int, s
         ({"composition": PROXY, "guidance_scale": 2.0}, 400, "guidance_scale", "exclude"),
         ({"guidance_scale": "high"}, 400, "guidance_scale", "valid number"),
         ({"composition": {"strategy": "experts", "expert": "expert"}}, 400, "composition", "does not run"),
+        ({"composition": DOLA | {"layers": [2, 13]}}, 400, "composition.layers.1", "0 (its embeddings) to 12 (all"),
+        ({"composition": DOLA | {"layers": [99]}}, 400, "composition.layers.0", "'large' has no layer 99"),
+        ({"composition": DOLA | {"layers": [-1]}}, 400, "composition.layers.0", "greater than or equal to 0"),
+        ({"composition": DOLA | {"layers": []}}, 400, "composition.layers", "at least 1 entry"),
+        ({"composition": DOLA | {"layers": [1], "bucket": "low"}}, 400, "composition", "exclude each other"),
+        ({"composition": DOLA | {"bucket": "hihg"}}, 400, "composition.bucket", "did you mean 'high'"),
+        ({"composition": DOLA | {"select": "entrpy"}}, 400, "composition.select", "did you mean 'entropy'"),
+        ({"composition": DOLA | {"layer": 3}}, 400, "composition.layer", "did you mean 'layers'"),
+        (
+            {"composition": {"compose": [DOLA | {"layers": [13]}]}},
+            400,
+            "composition.compose.0.layers.0",
+            "nearest is 12",
+        ),
         ({"temperature": -1}, 400, "temperature", "greater than or equal to 0"),
         ({"temperature": "warm"}, 400, "temperature", "valid number"),
         ({"top_p": 0}, 400, "top_p", "greater than 0"),

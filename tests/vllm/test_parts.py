@@ -80,6 +80,7 @@ def test_rows_travel_as_json(plan: object) -> None:
         {"composition": '{"strategy": "proxy_tuning", "expert": "llama", "antiexpert": "llama", "alpha": "big"}'},
         {"composition": '{"strategy": "guidance", "scale": 2}'},
         {"composition": '{"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c"}'},
+        {"composition": '{"strategy": "layer_contrast"}'},
     ],
     ids=lambda bad: str(bad)[:80],
 )

@@ -148,6 +148,7 @@ BAD: list[Body] = [
     {"composition": {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c", "alpha": "much"}},
     {"composition": {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c", "alpha": 1e9}},
     {"composition": {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c"}},
+    {"composition": {"strategy": "layer_contrast"}},
     {"composition": {"strategy": "mixture", "members": [{"model": "llama", "weight": -1}]}},
     {"composition": {"strategy": "nonsense"}},
     {"max_tokens": 2**40},

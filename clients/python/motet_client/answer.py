@@ -71,6 +71,8 @@ class TracedToken(Token):
     """The strength that `dynamic` and `budget` have solved for; of other strategies, see the server's documentation."""
     head: NotRequired[float]
     """What the base's head says, where `routed` and `adaptive_temperature` ask it."""
+    layer: NotRequired[int | list[int]]
+    """The early layer that `layer_contrast` has chosen for the token."""
     top: Top
     """As many as `TraceOptions.top` asks for."""
     ranks: NotRequired[dict[str, int]]

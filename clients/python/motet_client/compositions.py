@@ -275,6 +275,33 @@ class Contrastive(Strategy):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerContrast(Strategy):
+    """`z = L_base − α L_early` inside `{v: L_base[v] ≥ max L_base + ln m}`, else −inf
+
+    DoLa: Decoding by Contrasting Layers Improves Factuality in Large Language Models (Chuang et al. 2024,
+    arXiv:2309.03883), α = 1 and m = 0.1. L_early is what the base's own final norm and output head make of its hidden
+    state behind an early layer, in the same forward. Every token has its layer: of the candidates the one whose
+    distribution has the greatest Jensen–Shannon divergence from the base's, or with `select: "entropy"` the greatest
+    entropy. Form `extrapolation` is `(1 + α) L_base − α L_early`. The trace reports the layer as `layer`.
+    """
+
+    strategy = "layer_contrast"
+    bucket: Literal["low", "high"] | None = None
+    """Every second layer of the lower half is a candidate (`low`, also if left out), or of the upper half (`high`)."""
+    layers: Sequence[int] | None = None
+    """The candidates themselves; 0 is the embeddings, 1 what is behind the first layer. Excludes `bucket`. (1 to 32 of
+    them)"""
+    select: Literal["divergence", "entropy"] = "divergence"
+    """What chooses among the candidates, for every token."""
+    alpha: float = 1.0
+    """Strength of the contrast: 0 changes nothing but what `mask` leaves out. (≥ -100, ≤ 100)"""
+    mask: float | None = 0.1
+    """Tokens less likely than this share m of the base's most likely one are impossible; null: no mask. (> 0, ≤ 1)"""
+    form: Literal["difference", "extrapolation"] = "difference"
+    """`difference` is L_base − α L_early, `extrapolation` is (1 + α) L_base − α L_early."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Novelty(Strategy):
     """`z = L_base − λ L_untuned` inside `{v: L_base[v] ≥ max L_base + ln α}`, else −inf
 
@@ -631,6 +658,7 @@ Part: TypeAlias = (
     ProxyTuning
     | Eft
     | Contrastive
+    | LayerContrast
     | Novelty
     | Unlearn
     | Divergence
@@ -673,6 +701,7 @@ __all__ = [
     "Experts",
     "Generic",
     "Guidance",
+    "LayerContrast",
     "MemberObject",
     "MixedObject",
     "Mixture",

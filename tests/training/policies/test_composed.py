@@ -281,6 +281,12 @@ def test_a_rule_that_judges_the_prompt_is_no_composition_of_a_run() -> None:
         through_plan(composition, ["large", "small"], lambda _: 0)
 
 
+def test_early_layers_are_in_no_composition_of_a_run() -> None:
+    composition = {"strategy": "layer_contrast", "base": "trained"}
+    with pytest.raises(CompositionError, match=r"through.strategy: 'layer_contrast' reads early layers"):
+        through_plan(composition, ["large"], lambda _: 0)
+
+
 @pytest.mark.parametrize(
     ("fields", "objective"),
     [
