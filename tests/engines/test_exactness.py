@@ -44,10 +44,6 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
             "amateur_temperature": 0.5,
         },
     ),
-    ("llama", {"strategy": "layer_contrast", "layers": [0, 1]}),
-    ("gemma", {"strategy": "layer_contrast", "layers": [0, 1, 2], "select": "entropy", "form": "extrapolation"}),
-    ("gpt2", {"strategy": "layer_contrast", "layers": [1, 0], "alpha": 0.6, "mask": None}),
-    ("mistral", {"strategy": "layer_contrast", "bucket": "high", "schedule": {"warmup": 3}}),
     ("llama", {"strategy": "novelty", "untuned": "llama-b", "lambda": 0.7}),
     ("qwen", {"strategy": "unlearn", "assistant": "gpt2"}),
     ("mistral", {"strategy": "context_aware", "without": {"prompt": ""}, "alpha": 0.5}),
@@ -138,8 +134,20 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
             "compose": [
                 {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"},
                 {"strategy": "unlearn", "assistant": "gpt2", "weight": 0.4},
-                {"strategy": "layer_contrast", "layers": [0, 1], "alpha": 0.5, "mask": 0.01},
                 {"strategy": "rules", "repetition": 0.7},
+            ]
+        },
+    ),
+    ("llama", {"strategy": "layer_contrast", "layers": [0, 1]}),
+    ("gemma", {"strategy": "layer_contrast", "layers": [0, 1, 2], "select": "entropy", "form": "extrapolation"}),
+    ("gpt2", {"strategy": "layer_contrast", "layers": [1, 0], "alpha": 0.6, "mask": None}),
+    ("mistral", {"strategy": "layer_contrast", "bucket": "high", "schedule": {"warmup": 3}}),
+    (
+        "llama",
+        {
+            "compose": [
+                {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"},
+                {"strategy": "layer_contrast", "layers": [0, 1], "alpha": 0.5, "mask": 0.01},
             ]
         },
     ),

@@ -43,7 +43,7 @@ async def refusal(world: World, path: str, body: dict[str, Any]) -> tuple[int, s
         ({"composition": DOLA | {"layers": [2, 13]}}, 400, "composition.layers.1", "0 (its embeddings) to 12 (all"),
         ({"composition": DOLA | {"layers": [99]}}, 400, "composition.layers.0", "'large' has no layer 99"),
         ({"composition": DOLA | {"layers": [-1]}}, 400, "composition.layers.0", "greater than or equal to 0"),
-        ({"composition": DOLA | {"layers": []}}, 400, "composition.layers", "at least 1 entry"),
+        ({"composition": DOLA | {"layers": list[int]()}}, 400, "composition.layers", "at least 1 entry"),
         ({"composition": DOLA | {"layers": [1], "bucket": "low"}}, 400, "composition", "exclude each other"),
         ({"composition": DOLA | {"bucket": "hihg"}}, 400, "composition.bucket", "did you mean 'high'"),
         ({"composition": DOLA | {"select": "entrpy"}}, 400, "composition.select", "did you mean 'entropy'"),
