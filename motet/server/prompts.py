@@ -244,13 +244,12 @@ def _to_ponder(
     cut = own.last_tokens or (prompt.truncate if not own.is_own else None)
     turns = asked.messages if asked.messages is not None else ({"role": "user", "content": asked.text},)
     place = last_question(turns)
-    said = f"Role {stream.role!r} reads key tokens at the end of the last user message, "
     if place is None:
-        raise invalid(f"{said}and there is none.", asked.param)
+        raise _not_pondered(stream, "and there is none", asked.param)
     if cut is not None:
-        raise invalid(f"{said}and a chat that is cut may not hold it: leave the cut out.", asked.param)
+        raise _not_pondered(stream, "and a chat that is cut may not hold it: leave the cut out", asked.param)
     if asked.continue_final_message and place == len(turns) - 1:
-        raise invalid(f"{said}which 'continue_final_message' continues.", "continue_final_message")
+        raise _not_pondered(stream, "which 'continue_final_message' continues", "continue_final_message")
     message = str(turns[place]["content"])
     encodings.check_length(message, member, asked.param)
     return Highlights(stream.model, share, tuple(encodings.ids(message, member, special=True)), own.is_own)
@@ -302,6 +301,11 @@ def _swapped(value: Any, own: Prompt) -> Any:
             return [_swapped(part, own) for part in cast("Sequence[Any]", value)]
         case _:
             return value
+
+
+def _not_pondered(stream: Stream, why: str, param: str) -> ApiError:
+    message = f"Role {stream.role!r} reads key tokens at the end of the last user message, {why}."
+    return ApiError(400, message, param=param, public=f"The last user message is needed as it is, {why}.")
 
 
 @dataclass(frozen=True, slots=True)

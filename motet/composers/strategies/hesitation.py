@@ -30,7 +30,7 @@ class Hesitation(Strategy, frozen=True):
 
     strategy: Literal["hesitation"] = "hesitation"
     alpha: Weight = 1.6
-    """How much the key tokens count beyond reading them: 0 is the model that has pondered, −1 the base."""
+    """How much the key tokens count beyond reading them: 0 is the model after pondering, −1 the base."""
     share: KeyShare = 0.04
     """Which share of the prompt's tokens are read once more; 0 is the base, inside of the mask."""
     mask: Share | None = 0.1
