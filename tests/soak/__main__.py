@@ -83,8 +83,9 @@ def _aborts(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
 
 def _mixed(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
     command.add_argument("--minutes", type=float, default=60)
+    command.add_argument("--explosive", type=float, default=0.02, help="share of grammars that are made to explode")
     command.add_argument("--concurrency", type=int, default=4, help="clients of each of the two kinds")
-    return lambda asked: mixed(_launch(asked), asked.minutes, asked.seed, asked.concurrency)
+    return lambda asked: mixed(_launch(asked), asked.minutes, asked.seed, asked.explosive, asked.concurrency)
 
 
 def _connections(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:

@@ -7,6 +7,7 @@ which caches fill and the allocator finds its size, it must not go on growing.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 from itertools import count, takewhile
@@ -19,11 +20,11 @@ from tests.soak.process import Launch, Server, serving
 from tests.soak.raw import until_idle
 
 
-def mixed(launch: Launch, minutes: float, seed: int, concurrency: int) -> dict[str, Any]:
-    """`concurrency` clients of each of the two kinds. A server that dies ends the run, and is a finding."""
+def mixed(launch: Launch, minutes: float, seed: int, explosive: float, concurrency: int) -> dict[str, Any]:
+    """`concurrency` clients of each of the two kinds. A server that dies ends the run; findings go to stderr."""
     sent, left = fuzz.Tally(), aborts.Tally()
     with serving(launch) as server:
-        generator = Generator(*fuzz.describe(server.url), seed, explosive=0.0)
+        generator = Generator(*fuzz.describe(server.url), seed, explosive)
         sent.quiet.ask(server.url)
         with HealthWatch(server.url) as watch:
             asyncio.run(_both(server, sent, left, generator, minutes, concurrency))
@@ -34,6 +35,7 @@ def mixed(launch: Launch, minutes: float, seed: int, concurrency: int) -> dict[s
         idle_after = asyncio.run(until_idle(server.url, aborts.IDLE_WITHIN_S)) if server.alive else None
         if server.alive:
             sent.quiet.ask(server.url)
+        fuzz.write_findings([*sent.findings, *sent.suspects], seed, sys.stderr)
         return {
             "requests": server.answered,
             **fuzz.results(sent),
