@@ -20,7 +20,7 @@ test: check
 
 # The vLLM engine, in an environment of its own: its pins are narrower than ours.
 test-vllm: $(VLLM_VENV)/installed
-	$(VLLM_VENV)/bin/python -m pytest tests/vllm
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -32,6 +32,7 @@ soak: $(VENV)/installed-dev
 	$(BIN)/python -m tests.soak points --out benchmarks/results/soak-points.json
 	$(BIN)/python -m tests.soak connections --out benchmarks/results/soak-connections.json
 	$(BIN)/python -m tests.soak aborts --requests 10000 --out benchmarks/results/soak-aborts.json
+	$(BIN)/python -m tests.soak mixed --minutes 60 --out benchmarks/results/soak-mixed.json
 	$(BIN)/python -m tests.soak fuzz --requests 100000 --out benchmarks/results/soak-fuzz.json
 
 # Every benchmark at the size that this repository's results were measured with.

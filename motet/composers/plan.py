@@ -53,7 +53,8 @@ class Prompt:
 
     `template` names how messages are rendered ("chat" or "plain"), None means the model's own default.
     `last_tokens` keeps only the last tokens of the rendered prompt (contrastive decoding's blind amateur). `swaps` are
-    (word, other) texts that change places in it, whichever prompt that is.
+    (word, other) texts that change places in it, whichever prompt that is. `pondered` is the share of its tokens that
+    are read once more, those that the stream's model finds least likely: whoever renders it has to score it first.
     """
 
     text: str | None = None
@@ -61,6 +62,7 @@ class Prompt:
     template: Literal["chat", "plain"] | None = None
     last_tokens: int | None = None
     swaps: tuple[tuple[str, str], ...] = ()
+    pondered: float | None = None
 
     def swapped(self, text: str) -> str:
         """The text with every whole word of `swaps` replaced, all at once, longer ones first."""

@@ -44,9 +44,10 @@ def check_scores(query: ScoreQuery, requests: Sequence[GenerationRequest]) -> No
     """Raises ApiError: 400 with the numbers, scores of more than `MAX_NUMBERS`."""
     each = 1 if query.trace is None else 1 + _of_trace(query.trace, requests[0], voiced=query.trace_members)
     scored = sum(len(request.forced) for request in requests)
-    if scored * each > MAX_NUMBERS:
+    told = scored * each + (0 if query.trace is None else _pondered(requests[0]))
+    if told > MAX_NUMBERS:
         what = f"({len(requests)} continuations, {scored} tokens)"
-        raise _too_large(scored * each, what, "send fewer continuations, or ask for a trace with less in it")
+        raise _too_large(told, what, "send fewer continuations, or ask for a trace with less in it")
 
 
 def _of_token(show: Display, request: GenerationRequest) -> int:
@@ -74,7 +75,14 @@ def _of_prompt(query: Query, request: GenerationRequest) -> int:
     echoed = _of_token(replace(show, token_ids=False), request) if show.echo else 0
     listed = show.token_ids + (show.echo and show.logprobs is None)  # an echo without log-probs: a text in every choice
     read = len(request.contexts[0]) + forced
-    return (forced * (scored + echoed) + read * listed) * (1 if query.form == "chat" else request.n)
+    choices = 1 if query.form == "chat" else request.n
+    return (forced * (scored + echoed) + read * listed) * choices + (0 if show.trace is None else _pondered(request))
+
+
+def _pondered(request: GenerationRequest) -> int:
+    """Key tokens are listed with the trace: no more of them than their streams read."""
+    streams = zip(request.plan.streams, request.contexts, strict=True)
+    return sum(len(ids) for stream, ids in streams if stream.prompt is not None and stream.prompt.pondered is not None)
 
 
 def _shortened(request: GenerationRequest, most: int) -> GenerationRequest:

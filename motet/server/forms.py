@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 from motet.engines.base import TokenOutput, TokenTrace, Voices
 from motet.models.tokenizer import Tokenizer
 from motet.operator.gates import Decision
+from motet.server.dialogue.highlights import Highlights
 from motet.server.dialogue.parts import delta, message
-from motet.server.prepare import Job
+from motet.server.prepare import DIGITS, Job
 from motet.server.query import Display
 from motet.server.text import TextPiece
 
@@ -154,14 +155,15 @@ def is_wanted(piece: TextPiece, show: Display) -> bool:
     return bool(piece.finish or (asked and piece.tokens))
 
 
-def extension(jobs: Sequence[Job]) -> dict[str, Any]:
+def extension(jobs: Sequence[Job], *, traced: bool = False) -> dict[str, Any]:
     """What was composed, and what it took: KV bytes reserved, prompt tokens that each stream read. Nothing for keys
-    whose policy hides it."""
+    whose policy hides it. `traced`: a trace was asked for."""
     plan, allow = jobs[0].plan, jobs[0].allow
     if allow is not None and not allow.members:
         return {}
     is_alike = all(job.plan == plan for job in jobs)  # but for prompts between which a gate has made a difference
     decisions = {id(job.decision): job.decision for job in jobs if job.decision is not None}
+    pondered = {one: job for job in jobs for one in job.pondered.values()}
     return {
         "strategy": plan.strategy if is_alike else "gated",
         **({"drawn_by_member": True} if all(job.by_member for job in jobs) else {}),
@@ -169,6 +171,7 @@ def extension(jobs: Sequence[Job]) -> dict[str, Any]:
         "kv_bytes": sum(job.kv_bytes * job.request.n for job in jobs),
         "streams": _streams(jobs),
         **({"gates": [_decided(decision) for decision in decisions.values()]} if decisions else {}),
+        **({"pondered": [_pondered(*pair, traced=traced) for pair in pondered.items()]} if pondered else {}),
     }
 
 
@@ -193,6 +196,23 @@ def _decided(decision: Decision) -> dict[str, Any]:
         "threshold": decision.threshold,
         "applied": decision.applied,
     }
+
+
+def _pondered(one: Highlights, job: Job, *, traced: bool) -> dict[str, Any]:
+    """What was scored, and with a trace its key tokens: under a policy those of the request's own prompt alone, where
+    the log-probs of prompts may be read."""
+    told: dict[str, Any] = {"model": one.model, "scored_tokens": len(one.ids), "num_tokens": len(one.places)}
+    allow = job.allow
+    if not traced or (allow is not None and (one.is_own or not (allow.traces and allow.scoring))):
+        return told
+    digits = None if allow is None or allow.exact_logprobs else DIGITS
+    return told | {"tokens": [_key_token(one, place, job, digits) for place in one.places]}
+
+
+def _key_token(one: Highlights, place: int, job: Job, digits: int | None) -> dict[str, Any]:
+    token, logprob = one.ids[place], finite(one.logprobs[place - 1])
+    said = logprob if digits is None else round(logprob, digits)
+    return {"token": job.tokenizer.label_of(token), "token_id": token, "position": place, "logprob": said}
 
 
 def usage(

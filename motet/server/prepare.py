@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -30,11 +30,13 @@ from motet.operator.policies import Allow
 from motet.operator.registry import LoadedModel, Registry, UnknownModel
 from motet.server.answer_size import check_scores, fit_answer
 from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, in_dialect
+from motet.server.dialogue.highlights import Highlights
 from motet.server.dialogue.parts import Syntax
 from motet.server.encodings import Encodings
 from motet.server.gating import Decisions, decided
 from motet.server.guard import check_drawn, check_messages, check_shown
 from motet.server.http.errors import ApiError, as_api_error, invalid
+from motet.server.pondering import Pondered, highlighted
 from motet.server.prompts import (
     PromptTokens,
     RequestPrompt,
@@ -42,6 +44,7 @@ from motet.server.prompts import (
     continuation,
     max_new_tokens,
     read,
+    with_keys,
 )
 from motet.server.query import Query, ScoreQuery
 from motet.server.service import Service
@@ -69,6 +72,7 @@ class Job:
     kv_bytes: int = 0  # of one choice
     by_member: bool = False  # its tokens are drawn from single members (see `engines.drawn`)
     decision: Decision | None = None  # of the gate that chose the plan
+    pondered: Pondered = field(default_factory=dict[int, Highlights])
     allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
 
     @property
@@ -120,7 +124,11 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     if service.allow is not None and isinstance(query, Query):
         check_shown(query.display, query.n, service.allow)
     decisions = await decided(service, query)
-    jobs = await tokenized(partial(_jobs, service, query, decisions))
+    jobs = await tokenized(partial(_jobs, service, query, decisions, ()))
+    if any(job.pondered for job in jobs):  # what does not fit without key tokens is refused before any is looked for
+        asked = [checked(job, service.engine) for job in jobs]
+        highlights = await highlighted(service, query, [job.pondered for job in asked])
+        jobs = await tokenized(partial(_jobs, service, query, decisions, highlights))
     if isinstance(query, Query):
         jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
     for job in jobs:
@@ -141,26 +149,37 @@ async def tokenized(work: Callable[[Encodings], T]) -> T:
         raise
 
 
-def _jobs(service: Service, query: Query | ScoreQuery, decisions: Decisions, encodings: Encodings) -> list[Job]:
+def _jobs(
+    service: Service,
+    query: Query | ScoreQuery,
+    decisions: Decisions,
+    highlights: Sequence[Pondered],
+    encodings: Encodings,
+) -> list[Job]:
+    """`highlights`: what each job's streams ponder; empty: nothing is scored yet."""
     if isinstance(query, ScoreQuery):
-        jobs = list(_scoring(service, query, decisions, encodings))
+        jobs = list(_scoring(service, query, decisions, highlights, encodings))
         check_scores(query, [job.request for job in jobs])
         return jobs
-    jobs = list(_answering(service, query, decisions, encodings))
+    jobs = list(_answering(service, query, decisions, highlights, encodings))
     fitted = fit_answer(query, [job.request for job in jobs])
     return [replace(job, request=request) for job, request in zip(jobs, fitted, strict=True)]
 
 
-def _answering(service: Service, query: Query, decisions: Decisions, encodings: Encodings) -> Iterator[Job]:
+def _answering(
+    service: Service, query: Query, decisions: Decisions, highlights: Sequence[Pondered], encodings: Encodings
+) -> Iterator[Job]:
     """Every prompt under every target; number i of them is request `ID-i` to the engine."""
     for i, target in enumerate(query.targets):
         for k, prompt in enumerate(query.prompts):
             decision = decisions.get((i, k))
             plan = _target_plan(query, i, target, service.registry, decision)
             asked = in_dialect(prompt, plan, service.registry.members, query)
-            tokens = read(plan, asked, service.registry.members, encodings, score_prompt=query.score_prompt)
-            begun = _answer_prefix(query, plan.streams[0], asked, service.registry.base_of(plan), encodings)
             number = i * len(query.prompts) + k
+            own = highlights[number] if highlights else None
+            members = service.registry.members
+            tokens = read(plan, asked, members, encodings, score_prompt=query.score_prompt, pondered=own)
+            begun = _answer_prefix(query, plan.streams[0], asked, service.registry.base_of(plan), encodings)
             job = _job(service, query, asked, tokens, begun, f"{query.request_id}-{number}")
             yield replace(job, decision=decision)
 
@@ -170,7 +189,7 @@ def _job(
 ) -> Job:
     """The job of one prompt; `begun` are the tokens that its answer begins with."""
     members, base = service.registry.members, service.registry.base_of(tokens.plan)
-    _check_prompt(service, tokens.plan, prompt)
+    _check_prompt(service, tokens.plan, prompt, tokens.pondered)
     is_paced = service.allow is not None and not service.allow.speculation
     check_tokens(tokens.forced, base, prompt.param)
     whole = replace(tokens, forced=tokens.forced + begun)
@@ -189,14 +208,26 @@ def _job(
     )
     text = prompt.text if prompt.truncate is None else None
     form = form_of(prompt, tokens.plan, service.registry, query)
-    return Job(request, base.tokenizer, tokens.prompt_ids, text, form, len(begun), allow=service.allow)
+    return Job(
+        request,
+        base.tokenizer,
+        tokens.prompt_ids,
+        text,
+        form,
+        len(begun),
+        pondered=tokens.pondered,
+        allow=service.allow,
+    )
 
 
-def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt) -> None:
-    """Raises NotAllowed: messages that the policy of the request's key closes. Of a prompt that was read: they are no
-    longer than a context."""
-    if service.allow is not None:
-        check_messages(prompt, plan, service.registry.members, service.allow)
+def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt, pondered: Pondered) -> None:
+    """Raises NotAllowed: messages, with their key tokens or without, that the policy of the request's key closes. Of a
+    prompt that was read: they are no longer than a context."""
+    if service.allow is None:
+        return
+    keys = [one.text for one in pondered.values() if one.places and prompt.messages is not None and not one.is_own]
+    for asked in (prompt, *(with_keys(prompt, text) for text in keys)):
+        check_messages(asked, plan, service.registry.members, service.allow)
 
 
 def _permitted(asked: SamplingParams, prompt_ids: tuple[int, ...], allow: Allow | None) -> SamplingParams:
@@ -217,14 +248,16 @@ async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
     return replace(job, request=replace(job.request, sampling=replace(sampling, grammar=grammar)))
 
 
-def _scoring(service: Service, query: ScoreQuery, decisions: Decisions, encodings: Encodings) -> Iterator[Job]:
+def _scoring(
+    service: Service, query: ScoreQuery, decisions: Decisions, highlights: Sequence[Pondered], encodings: Encodings
+) -> Iterator[Job]:
     """Every continuation behind the prompt, forced; nothing is generated."""
     decision = decisions.get((0, 0))
     plan = plan_of(query.target, service.registry, decision, chat=query.prompt.messages is not None)
     members, base = service.registry.members, service.registry.base_of(plan)
     asked = in_dialect(query.prompt, plan, members)
-    prompt = read(plan, asked, members, encodings)
-    _check_prompt(service, plan, asked)
+    prompt = read(plan, asked, members, encodings, pondered=highlights[0] if highlights else None)
+    _check_prompt(service, plan, asked, prompt.pondered)
     shows_members = service.allow is None or service.allow.traces
     params = SamplingParams(
         max_tokens=0,
@@ -240,7 +273,8 @@ def _scoring(service: Service, query: ScoreQuery, decisions: Decisions, encoding
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
         )
-        yield Job(request, base.tokenizer, tokens.prompt_ids, decision=decision, allow=service.allow)
+        job = Job(request, base.tokenizer, tokens.prompt_ids, decision=decision, allow=service.allow)
+        yield replace(job, pondered=prompt.pondered)
 
 
 def _target_plan(query: Query, index: int, target: Target, registry: Registry, decision: Decision | None) -> Plan:

@@ -13,6 +13,7 @@ from motet.models.tokenizer import ChatTemplateError
 from motet.operator.registry import LoadedModel
 from motet.server.dialogue.conversation import Conversation, Turn
 from motet.server.dialogue.dialect import Dialect
+from motet.server.dialogue.highlights import Highlights, last_question, preface, with_epilogue
 from motet.server.encodings import Encodings
 from motet.server.http.errors import ApiError, invalid
 from motet.server.shapes.requests import Message
@@ -71,16 +72,26 @@ def prompt_of(given: str | list[int] | None, messages: Sequence[Message] | None)
 
 
 def contexts(
-    plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel], encodings: Encodings
+    plan: Plan,
+    prompt: RequestPrompt,
+    members: Mapping[str, LoadedModel],
+    encodings: Encodings,
+    pondered: Mapping[int, Highlights] | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """Token ids that each stream reads, all non-empty: an empty text is read as the beginning of a sequence.
+
+    Args:
+        pondered: what streams read once more, by their places; without it they read the prompt alone.
 
     Raises:
         ApiError: 400, an empty text where the model has no token to begin with, a prompt that was truncated to nothing,
             a template that refuses the messages, token ids outside of the vocabulary.
     """
     check_variables(prompt.variables)
-    return tuple(context(stream, members[stream.model], prompt, encodings) for stream in plan.streams)
+    keys = {k: one.text for k, one in (pondered or {}).items() if one.places}
+    return tuple(
+        context(stream, members[stream.model], prompt, encodings, keys.get(k)) for k, stream in enumerate(plan.streams)
+    )
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,7 @@ class PromptTokens:
     contexts: tuple[tuple[int, ...], ...]
     forced: tuple[int, ...] = ()
     param: str = "prompt"  # the request's field that is read
+    pondered: Mapping[int, Highlights] = field(default_factory=dict[int, Highlights])  # by stream
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -108,15 +120,26 @@ def read(
     encodings: Encodings,
     *,
     score_prompt: bool = False,
+    pondered: Mapping[int, Highlights] | None = None,
 ) -> PromptTokens:
     """Renders the contexts. With `score_prompt` all but the prompt's first token is forced instead of read.
 
+    Args:
+        pondered: what is read once more, scored; without it the result says what has to be scored.
+
     Raises:
-        ApiError: 400, as `contexts` does, or streams that read different prompts where the prompt is to be scored.
+        ApiError: 400, as `contexts` does, or streams that read different prompts where the prompt is to be scored, or
+            none that can be pondered.
     """
-    rendered = contexts(plan, prompt, members, encodings)
+    rendered = contexts(plan, prompt, members, encodings, pondered)
+    if pondered is None:
+        pondered = {
+            k: _to_ponder(stream, share, rendered[k], prompt, members[stream.model], encodings)
+            for k, stream in enumerate(plan.streams)
+            if (share := (stream.prompt or Prompt()).pondered) is not None
+        }
     if not score_prompt:
-        return PromptTokens(plan, rendered, param=prompt.param)
+        return PromptTokens(plan, rendered, param=prompt.param, pondered=pondered)
     unlike = next((k for k, ids in enumerate(rendered) if ids != rendered[0]), None)
     if unlike is not None:
         raise invalid(
@@ -125,7 +148,7 @@ def read(
             "echo",
             "unlike_contexts",
         )
-    return PromptTokens(plan, tuple(ids[:1] for ids in rendered), rendered[0][1:], prompt.param)
+    return PromptTokens(plan, tuple(ids[:1] for ids in rendered), rendered[0][1:], prompt.param, pondered)
 
 
 def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_budget: int, asked: int | None) -> int:
@@ -165,17 +188,71 @@ def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel]) -> ApiEr
     )
 
 
-def context(stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings) -> tuple[int, ...]:
+def context(
+    stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings, keys: str | None = None
+) -> tuple[int, ...]:
+    """Token ids that a stream reads; `keys` are the text of its key tokens."""
     own = stream.prompt or Prompt()
-    if own.is_own:
-        ids = _render(_own(own), own, member, stream.role, encodings)
-        ids = ids or _start(member, "composition")
-    else:
-        ids = _render(_with_swaps(prompt, own), own, member, stream.role, encodings) or _start(member, prompt.param)
+    asked = _own(own) if own.is_own else _with_swaps(prompt, own)
+    is_said = _is_said(asked, own)
+    asked = with_keys(asked, keys) if keys is not None and is_said else asked
+    ids = _render(asked, own, member, stream.role, encodings)
+    ids = ids or _start(member, "composition" if own.is_own else prompt.param)
+    if not own.is_own:
         ids = _truncated(ids, prompt, member)
         if not ids:
             raise invalid("'truncate_prompt_tokens' leaves nothing of the prompt.", prompt.param, "empty_prompt")
-    return tuple(ids[-own.last_tokens :] if own.last_tokens else ids)
+    ids = ids[-own.last_tokens :] if own.last_tokens else ids
+    return tuple(ids if keys is None or is_said else _behind_keys(ids, keys, member, encodings))
+
+
+def _is_said(prompt: RequestPrompt, own: Prompt) -> bool:
+    """Whether a prompt is read as messages: it has some, or its text becomes one."""
+    return prompt.messages is not None or (prompt.text is not None and own.template == "chat")
+
+
+def with_keys(prompt: RequestPrompt, keys: str) -> RequestPrompt:
+    """A prompt that is read as messages, with its key tokens at the end of the last user message."""
+    if prompt.text is not None:
+        return replace(prompt, text=with_epilogue(prompt.text, keys))
+    turns = list(prompt.messages or ())
+    place = last_question(turns)
+    if place is not None:
+        turns[place] = {**turns[place], "content": with_epilogue(turns[place]["content"], keys)}
+    return replace(prompt, messages=tuple(turns))
+
+
+def _behind_keys(ids: Sequence[int], keys: str, member: LoadedModel, encodings: Encodings) -> list[int]:
+    """A text behind its key tokens, which stand behind what its tokenizer begins every text with."""
+    begin = encodings.ids("", member, special=True)
+    begin = begin if list(ids[: len(begin)]) == begin else []
+    return [*begin, *encodings.ids(preface(keys), member), *ids[len(begin) :]]
+
+
+def _to_ponder(
+    stream: Stream, share: float, ids: tuple[int, ...], prompt: RequestPrompt, member: LoadedModel, encodings: Encodings
+) -> Highlights:
+    """What has to be scored of a stream's prompt, of which it reads `ids`: the last user message, or a text as it is.
+
+    Raises:
+        ApiError: 400, messages among which there is no user's, that are cut, or of which the user's is continued.
+    """
+    own = stream.prompt or Prompt()
+    asked = _own(own) if own.is_own else prompt
+    if not _is_said(asked, own):
+        return Highlights(stream.model, share, ids, own.is_own)
+    cut = own.last_tokens or (prompt.truncate if not own.is_own else None)
+    turns = asked.messages if asked.messages is not None else ({"role": "user", "content": asked.text},)
+    place = last_question(turns)
+    if place is None:
+        raise _not_pondered(stream, "and there is none", asked.param)
+    if cut is not None:
+        raise _not_pondered(stream, "and a chat that is cut may not hold it: leave the cut out", asked.param)
+    if asked.continue_final_message and place == len(turns) - 1:
+        raise _not_pondered(stream, "which 'continue_final_message' continues", "continue_final_message")
+    message = str(turns[place]["content"])
+    encodings.check_length(message, member, asked.param)
+    return Highlights(stream.model, share, tuple(encodings.ids(message, member, special=True)), own.is_own)
 
 
 def _own(own: Prompt) -> RequestPrompt:
@@ -224,6 +301,11 @@ def _swapped(value: Any, own: Prompt) -> Any:
             return [_swapped(part, own) for part in cast("Sequence[Any]", value)]
         case _:
             return value
+
+
+def _not_pondered(stream: Stream, why: str, param: str) -> ApiError:
+    message = f"Role {stream.role!r} reads key tokens at the end of the last user message, {why}."
+    return ApiError(400, message, param=param, public=f"The last user message is needed as it is, {why}.")
 
 
 @dataclass(frozen=True, slots=True)

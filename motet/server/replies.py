@@ -112,7 +112,7 @@ class Reply:
         choices = await self.collect()
         extras = self.form.extras(choices[0])
         body = self._head() | {"object": self.form.whole_object, "choices": choices, "usage": self.usage()}
-        return body | extras | {"motet": extension(self.jobs)}
+        return body | extras | {"motet": self._extension(self.jobs)}
 
     async def events(self, options: StreamOptions) -> AsyncIterator[bytes]:
         """The bytes of a stream; an error in the middle of it is its last event."""
@@ -158,12 +158,15 @@ class Reply:
         return self._head()
 
     def last_chunk(self) -> dict[str, Any]:
-        return self._head() | {"choices": [], "usage": self.usage(), "motet": extension(self.jobs)}
+        return self._head() | {"choices": [], "usage": self.usage(), "motet": self._extension(self.jobs)}
 
     def usage(self) -> dict[str, Any]:
         """What the client sent, once per job, and all generated tokens."""
         cached, thought = self.generations.cached_tokens, thought_tokens(self.owners, self.choices)
         return usage(self.prompt_tokens, self.answer_tokens, cached, thought)
+
+    def _extension(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        return extension(jobs, traced=self.show.trace is not None)
 
     @property
     def prompt_tokens(self) -> int:
@@ -216,4 +219,4 @@ class ComparisonReply(Reply):
         said, thought = sum(choice.num_tokens for choice in own), thought_tokens([job], own)
         used = usage(job.num_prompt_tokens, said, self.generations.cached_of(index), thought)
         head = {"label": self.labels[index], "model": self.names[index], "choices": choices, "usage": used}
-        return head | {"motet": extension([job])}
+        return head | {"motet": self._extension([job])}

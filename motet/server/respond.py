@@ -13,6 +13,7 @@ from starlette.responses import Response
 from motet.server.http.headers import MAX_TOKENS, add_header
 from motet.server.http.sse import EventStream
 from motet.server.http.writing import encoded
+from motet.server.pondering import scored_tokens
 from motet.server.prepare import Job, prepare
 from motet.server.query import Query, ScoreQuery
 from motet.server.replies import ComparisonReply, Reply
@@ -40,7 +41,7 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
             add_header(request, MAX_TOKENS, str(fits))
         reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
         held.enter_context(closing(reply))
-        place.spend(reply.prompt_tokens)
+        place.spend(reply.prompt_tokens + scored_tokens([job.pondered for job in jobs]))
         held.callback(lambda: place.spend(reply.answer_tokens))
         if query.fields.stream:
             events = reply.events(query.fields.stream_options or StreamOptions())

@@ -89,7 +89,8 @@ def spoken(plan: Plan, world: World) -> Array:
 def text_of(prompt: Prompt | None) -> str | None:
     if prompt is None:
         return None
-    return f"last {prompt.last_tokens}" if prompt.last_tokens else prompt.text
+    changed = {"last": prompt.last_tokens, "pondered": prompt.pondered}
+    return next((f"{how} {much}" for how, much in changed.items() if much), prompt.text)
 
 
 def ratio(base: Array, alpha: float) -> NDArray[np.bool_]:
@@ -227,6 +228,13 @@ CASES = [
         "context_aware",
         lambda w, s: {"strategy": "context_aware", "without": {"prompt": "Q"}, "alpha": w},
         lambda m, w, s: (1 + w) * m.L("base") - w * m.L("base", "Q"),
+    ),
+    Case(
+        "hesitation",
+        lambda w, s: {"strategy": "hesitation", "alpha": w, "share": 0.3, "mask": s},
+        lambda m, w, s: np.where(
+            ratio(m.L("base", "pondered 0.3"), s), (1 + w) * m.L("base", "pondered 0.3") - w * m.L("base"), -np.inf
+        ),
     ),
     Case(
         "guidance",
@@ -403,6 +411,8 @@ IDENTITIES: list[tuple[str, dict[str, Any], str]] = [
         "base",
     ),
     ("context_aware α = 0", {"strategy": "context_aware", "without": {"prompt": "Q"}, "alpha": 0}, "base"),
+    ("hesitation α = −1", {"strategy": "hesitation", "alpha": -1, "mask": None}, "base"),
+    ("hesitation share 0", {"strategy": "hesitation", "share": 0, "mask": None}, "base"),
     ("guidance γ = 1", {"strategy": "guidance", "scale": 1}, "base"),
     ("experts α = 0", {"strategy": "experts", "expert": "expert", "alpha": 0, "top_p": None}, "base"),
     (

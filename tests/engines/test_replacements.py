@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motet.engines.torch import packing
 from motet.engines.torch.norms import FusedRMSNorm
-from motet.engines.torch.packing import PackedLinear, ProjectionPart
+from motet.engines.torch.packing import PackedLinear, ProjectionPart, padded_rows
 from motet.engines.torch.recording import record
 from motet.engines.torch.replacements import replace_modules, replaceable
 
@@ -153,6 +153,26 @@ def test_a_linear_that_does_more_is_left_alone(change: Any) -> None:
     with torch.inference_mode():
         replace_modules(model, {"0": torch.randn(3, 8), "1": torch.randn(3, 8)})
     assert [type(module) for module in model] == [nn.Linear, PackedLinear]
+
+
+def test_few_numbers_of_rows_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN compiles kernels for each, and keeps them; the answers are those of the rows alone."""
+    torch.manual_seed(0)
+    linear, computed = nn.Linear(24, 8), set[int]()
+    packed = PackedLinear(linear.weight.detach(), linear.bias.detach())
+    product = packed._product  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(packed, "_product", lambda x: (computed.add(x.shape[:-1].numel()), product(x))[1])  # pyright: ignore
+    with torch.inference_mode():
+        for rows in (0, *range(1, 300), 1000, 4095):
+            x = torch.randn(rows, 24)
+            found = packed(x)
+            assert found.shape == (rows, 8)
+            assert packing.same_linear(found, linear.weight, linear.bias, x)
+        batch = torch.randn(3, 7, 24)
+        torch.testing.assert_close(packed(batch), linear(batch), atol=1e-5, rtol=1e-5)
+    assert len(computed) < 60
+    assert all(rows <= padded_rows(rows) <= rows * 9 / 8 for rows in range(1, 5000))
+    assert len({padded_rows(rows) for rows in range(1, 4097)}) == 16 + 8 * 8
 
 
 class Mlp(nn.Module):

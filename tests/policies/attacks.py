@@ -130,6 +130,7 @@ COMPOSITIONS: Mapping[str, Body] = {
     "rules that do nothing": RULES,
     "novelty": {"strategy": "novelty", "untuned": ERASER, "lambda": -1.0},
     "context-aware, weight 0": {"strategy": "context_aware", "without": {"prompt": "x"}, "alpha": 0.0},
+    "hesitation over nothing": {"strategy": "hesitation", "share": 0.0, "mask": None},
     "an eraser that reads another prompt": unlearn(WEIGHT, {"model": ERASER, "prompt": "x"}),
     "guidance of scale 1": {"strategy": "guidance", "scale": 1.0},
 }

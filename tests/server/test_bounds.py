@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from motet.composers.errors import MAX_SHOWN
 from motet.server.http import bodies
 from motet.server.http.bodies import MAX_CONTAINERS, MAX_NAMES, MAX_TEXTS, MAX_VALUES, parse
 from motet.server.http.errors import MAX_MESSAGE, ApiError, error_body
@@ -20,7 +21,7 @@ JSON = {"content-type": "application/json"}
 async def said(world: World, path: str, content: bytes) -> ErrorBody:
     response = await world.client.post(path, content=content, headers=JSON)
     assert response.status_code in (400, 404)
-    assert len(response.content) < 4 * MAX_MESSAGE
+    assert len(response.content) <= 2048
     assert not world.engine.requests
     assert world.service.admission.taken == 0
     return ErrorBody.model_validate(response.json())
@@ -138,6 +139,17 @@ async def test_a_list_is_read_up_to_its_first_problem(world: World) -> None:
     assert error.message.endswith("and 280 more problems")
 
 
-def test_error_texts_end() -> None:
-    told = ErrorBody.model_validate(error_body(400, "x" * 10_000, "p" * 10_000)).error
-    assert (len(told.message), len(told.param or "")) == (MAX_MESSAGE, 200)
+def json_bytes(value: object) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "🜂", "\x00", '"', "\ud800"])
+def test_error_texts_end(letter: str) -> None:
+    """In bytes as they are sent, whatever the letters; what fits is whole."""
+    body = error_body(400, letter * 10_000, letter * 10_000)
+    told = ErrorBody.model_validate(body).error
+    assert MAX_MESSAGE - 8 < json_bytes(told.message) - 2 <= MAX_MESSAGE
+    assert MAX_SHOWN - 8 < json_bytes(told.param) - 2 <= MAX_SHOWN
+    assert json_bytes(body) <= 2048
+    whole = letter * (MAX_SHOWN // (json_bytes(letter) - 2))
+    assert ErrorBody.model_validate(error_body(400, whole, whole)).error.param == whole

@@ -1,4 +1,4 @@
-"""python -m tests.soak fuzz | aborts | connections | points [--help]"""
+"""python -m tests.soak fuzz | aborts | mixed | connections | points [--help]"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from tests.soak import fuzz as fuzzing
 from tests.soak.aborts import aborts
 from tests.soak.connections import SCENARIOS, connections
+from tests.soak.mixed import mixed
 from tests.soak.points import POINTS, points
 from tests.soak.process import GIB, Launch, family_file
 from tests.soak.report import report
@@ -80,6 +81,13 @@ def _aborts(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
     return lambda asked: aborts(_launch(asked), asked.requests, asked.seed, asked.concurrency)
 
 
+def _mixed(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
+    command.add_argument("--minutes", type=float, default=60)
+    command.add_argument("--explosive", type=float, default=0.02, help="share of grammars that are made to explode")
+    command.add_argument("--concurrency", type=int, default=4, help="clients of each of the two kinds")
+    return lambda asked: mixed(_launch(asked), asked.minutes, asked.seed, asked.explosive, asked.concurrency)
+
+
 def _connections(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
     command.add_argument("--patience", type=float, default=75, help="seconds that a server may keep what they hold")
     command.add_argument("--only", nargs="*", choices=sorted(SCENARIOS), default=[])
@@ -94,6 +102,7 @@ def _points(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Arguments], Any]]] = {
     "fuzz": _fuzz,
     "aborts": _aborts,
+    "mixed": _mixed,
     "connections": _connections,
     "points": _points,
 }

@@ -41,7 +41,7 @@ def aborts(launch: Launch, number: int, seed: int, concurrency: int) -> dict[str
         probe.ask(server.url)
         before, descriptors = server.resident(), server.descriptors()
         with HealthWatch(server.url) as watch:
-            asyncio.run(_all(server, tally, iter(range(number)), seed, concurrency))
+            asyncio.run(leave_all(server, tally, iter(range(number)), seed, concurrency))
         idle_after = asyncio.run(until_idle(server.url, IDLE_WITHIN_S)) if server.alive else None
         return {
             "left": dict(sorted(tally.left.items())),
@@ -57,7 +57,7 @@ def aborts(launch: Launch, number: int, seed: int, concurrency: int) -> dict[str
         }
 
 
-async def _all(server: Server, tally: Tally, indices: Iterator[int], seed: int, concurrency: int) -> None:
+async def leave_all(server: Server, tally: Tally, indices: Iterator[int], seed: int, concurrency: int) -> None:
     models = members(server.url)
 
     async def worker() -> None:

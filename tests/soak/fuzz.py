@@ -72,7 +72,7 @@ def _until_death(
         generator = Generator(*describe(server.url), seed, explosive)
         tally.quiet.ask(server.url)
         with HealthWatch(server.url) as watch:
-            asyncio.run(_all(server, tally, indices, generator, concurrency))
+            asyncio.run(send_all(server, tally, indices, generator, concurrency))
         tally.health += watch.answers
         tally.samples.append(list(server.samples))
         if not server.alive:
@@ -81,7 +81,9 @@ def _until_death(
         return None
 
 
-async def _all(server: Server, tally: Tally, indices: Iterator[int], generator: Generator, concurrency: int) -> None:
+async def send_all(
+    server: Server, tally: Tally, indices: Iterator[int], generator: Generator, concurrency: int
+) -> None:
     limits = httpx.Limits(max_connections=concurrency)
     async with httpx.AsyncClient(base_url=server.url, timeout=None, limits=limits) as client:
         await asyncio.gather(*(_worker(client, server, tally, indices, generator) for _ in range(concurrency)))

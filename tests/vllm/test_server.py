@@ -71,6 +71,17 @@ CASES: list[tuple[str, Body]] = [
         },
     ),
     (
+        "/v1/completions",
+        {
+            "model": "llama",
+            "prompt": ["She was born there.", "In"],
+            "composition": {"strategy": "hesitation", "share": 0.2, "alpha": 0.5},
+            "logprobs": 2,
+            "trace": True,
+            "max_tokens": 9,
+        },
+    ),
+    (
         "/v1/compare",
         {"prompt": "She", "candidates": [{"model": "llama"}, {"model": "proxy"}], "max_tokens": 5, "temperature": 0},
     ),

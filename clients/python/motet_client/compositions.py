@@ -377,6 +377,31 @@ class ContextAware(Strategy):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hesitation(Strategy):
+    """`z = (1 + α) L_pondered − α L_base` inside `{v: L_pondered[v] ≥ max L_pondered + ln m}`, else −inf
+
+    SH2: Self-Highlighted Hesitation Helps You Decode More Truthfully (Kai et al. 2024, arXiv:2401.05930). One model,
+    two contexts: the base reads the prompt, `pondered` the prompt and its key tokens once more. These are the `share`
+    of its tokens, rounded down but one at least, that the base finds least likely, the first of equal ones first; they
+    are read in the order of the prompt. The engine scores the prompt for it, once, before the answer begins. In a chat
+    the last user message is scored, by itself, and the key tokens stand at its end, behind a line break and
+    "Pondering: ". A text, or token ids, are scored as they are read, and the key tokens stand in front, between
+    "Pondering: " and an empty line with "Context:", so that the answer still continues the text. Special tokens are
+    never key tokens; of a prompt of one token there is none, and both contexts are the same.
+    """
+
+    strategy = "hesitation"
+    alpha: float = 1.6
+    """How much the key tokens count beyond reading them: 0 is the model after pondering, −1 the base. (≥ -100, ≤
+    100)"""
+    share: float = 0.04
+    """Which share of the prompt's tokens are read once more; 0 is the base, inside of the mask. (≥ 0, ≤ 1)"""
+    mask: float | None = 0.1
+    """Tokens less likely than this share of the most likely one, after pondering, are impossible; null: none are. (> 0,
+    ≤ 1)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Guidance(Strategy):
     """`z = γ L(· | prompt) + (1 − γ) L(· | unconditional)`
 
@@ -663,6 +688,7 @@ Part: TypeAlias = (
     | Unlearn
     | Divergence
     | ContextAware
+    | Hesitation
     | Guidance
     | Experts
     | Product
@@ -701,6 +727,7 @@ __all__ = [
     "Experts",
     "Generic",
     "Guidance",
+    "Hesitation",
     "LayerContrast",
     "MemberObject",
     "MixedObject",

@@ -13,6 +13,7 @@ from motet.composers.strategies.eft import Eft
 from motet.composers.strategies.experts import Experts
 from motet.composers.strategies.generic import Generic
 from motet.composers.strategies.guidance import Guidance
+from motet.composers.strategies.hesitation import Hesitation
 from motet.composers.strategies.layer_contrast import LayerContrast
 from motet.composers.strategies.mixture import Mixture
 from motet.composers.strategies.novelty import Novelty
@@ -33,6 +34,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "unlearn": Unlearn,
     "divergence": Divergence,
     "context_aware": ContextAware,
+    "hesitation": Hesitation,
     "guidance": Guidance,
     "experts": Experts,
     "product": Product,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from http import HTTPStatus
+from itertools import accumulate
 from typing import Any, cast
 
 from fastapi.exceptions import RequestValidationError
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
 NO_MODEL = "model_not_found"
-MAX_MESSAGE = 2000  # characters
+MAX_MESSAGE = 1700  # bytes in JSON: with the field's name and the rest, an answer stays below two KiB
 MAX_READ = 5 * MAX_PROBLEMS  # of pydantic's problems: a field of several types has one for each
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 # what an engine or a composition says of its parts: keys that may not know them read that something is wrong, not what
@@ -83,7 +85,15 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
 
 
 def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """The beginning of a text that is longer than so many bytes in JSON."""
+    if len(text) <= most and _json_bytes(text) <= most:
+        return text
+    sizes = accumulate(map(_json_bytes, text[:most]))
+    return text[: sum(size <= most - 3 for size in sizes)] + "…"
+
+
+def _json_bytes(text: str) -> int:
+    return len(json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass")) - 2
 
 
 def messages_error(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:

@@ -15,6 +15,7 @@ from motet.server.generations import Generations
 from motet.server.http.unsupported import check_extras
 from motet.server.http.writing import beside_others
 from motet.server.places import AnsweringRoute
+from motet.server.pondering import scored_tokens
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
@@ -45,7 +46,7 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
         describe(service, query, jobs)
-        place.spend(sum(job.num_prompt_tokens for job in jobs))
+        place.spend(sum(job.num_prompt_tokens for job in jobs) + scored_tokens([job.pondered for job in jobs]))
         return await as_json(await unless_disconnected(request, _scores(service, query, jobs)))
 
 
@@ -69,7 +70,7 @@ async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> d
         "model": query.target.model or jobs[0].base,
         "data": entries,
         "usage": usage(prompt_tokens, 0, generations.cached_tokens),
-        "motet": extension(jobs),
+        "motet": extension(jobs, traced=query.trace is not None),
     }
 
 

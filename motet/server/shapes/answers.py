@@ -74,6 +74,32 @@ class GateDecision(Shape):
     """Whether the composition answered."""
 
 
+class KeyToken(Shape):
+    """A token that was read once more."""
+
+    token: str
+    """Its text."""
+    token_id: int
+    """Its id."""
+    position: int
+    """Its place in what was scored, counted from 0."""
+    logprob: float
+    """How likely the model found it there."""
+
+
+class PonderedPrompt(Shape):
+    """What the engine scored of one prompt before it answered, to read its least likely tokens once more."""
+
+    model: str
+    """The model that scored it."""
+    scored_tokens: int
+    """How many tokens it has; they are not part of the usage."""
+    num_tokens: int
+    """How many of them were read once more."""
+    tokens: list[KeyToken] | None = None
+    """Which, in the order of the prompt, where a trace was asked for."""
+
+
 class Composed(Shape):
     """What was composed, and what it took."""
 
@@ -90,6 +116,8 @@ class Composed(Shape):
     """Every model with what it read, the base first."""
     gates: list[GateDecision] | None = None
     """What the gate said of each prompt, where the model is a gated composition."""
+    pondered: list[PonderedPrompt] | None = None
+    """What was read once more of each prompt, under strategy `hesitation`."""
 
 
 class CalledFunction(Shape):

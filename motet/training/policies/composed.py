@@ -134,7 +134,8 @@ def prompt_form(prompt: Prompt | None) -> PromptForm | None:
     """
     if prompt is None:
         return None
-    if prompt.messages is not None or prompt.last_tokens is not None or prompt.swaps or prompt.text:
+    changed = prompt.messages is not None or prompt.last_tokens is not None or prompt.swaps or prompt.text
+    if changed or prompt.pondered is not None:
         raise ValueError("streams read the records' own prompts: only `template` and an empty `prompt` are possible")
     return "none" if prompt.text == "" else prompt.template
 
