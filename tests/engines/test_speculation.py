@@ -108,8 +108,12 @@ async def test_every_strategy_in_a_batch_that_joins_and_leaves(members: Mapping[
     jobs = jobs_of(PLANS, random.Random(tokens))
     expected = await answered(engine_with(members), jobs)
     engine = engine_with(members, tokens=tokens)
-    for ours, theirs in zip(await answered(engine, jobs, pause=0.003), expected, strict=True):
-        assert_alike(ours, theirs)
+    for job, ours, theirs in zip(jobs, await answered(engine, jobs, pause=0.003), expected, strict=True):
+        try:
+            assert_alike(ours, theirs)
+        except AssertionError as error:
+            error.add_note(f"{job.plan}, {job.sampling}")
+            raise
     stats = engine.stats()
     assert 0 < stats.accepted_tokens < stats.draft_tokens, "some guesses were right, some wrong"
     assert sum(stats.accepted_at) == stats.accepted_tokens
