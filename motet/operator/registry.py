@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from motet.composers.errors import MAX_SHOWN, CompositionError
+from motet.composers.errors import CompositionError, show
 from motet.composers.exits import Depth
 from motet.composers.plan import Plan, single
 from motet.composers.roles import named_models
@@ -242,7 +242,7 @@ class Registry:
 
     def unknown(self, name: str) -> UnknownModel:
         """What is raised about a name that nothing has."""
-        return UnknownModel(f"The model {name[:MAX_SHOWN]!r} does not exist.{nearest(name, self.names)}")
+        return UnknownModel(f"The model {show(name)} does not exist.{nearest(name, self.names)}")
 
     def card(self, name: str) -> dict[str, Any]:
         """OpenAI's model object; a composition's `parent` is its base."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from motet.composers.errors import MAX_SHOWN
+from motet.composers.roles import MAX_NAME
 from motet.server.http import bodies
 from motet.server.http.bodies import MAX_CONTAINERS, MAX_NAMES, MAX_TEXTS, MAX_VALUES, parse
 from motet.server.http.errors import MAX_MESSAGE, ApiError, error_body
@@ -127,6 +128,16 @@ async def test_refusals_are_short(world: World, path: str, change: dict[str, Any
     assert len(error.message) <= MAX_MESSAGE
     assert len(error.param or "") <= 200
     assert not any(letter * 201 in error.message for letter in "mbnsrx")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages"])
+async def test_a_name_is_repeated_in_part(world: World, path: str) -> None:
+    """As it is written out: twice as many letters where each is escaped."""
+    body = {"model": "\n" * MAX_NAME, "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}
+    body.pop("messages" if path.endswith("completions") else "prompt")
+    response = await world.client.post(path, json=body)
+    assert response.status_code == 404
+    assert response.json()["error"]["message"].count("\\n") <= 100
 
 
 async def test_a_list_is_read_up_to_its_first_problem(world: World) -> None:

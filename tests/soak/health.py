@@ -10,8 +10,9 @@ import http.client
 import select
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -31,10 +32,19 @@ class HealthWatch:
         self._asking = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._asking.stdout is not None
         self._read(self._asking.stdout.readline())  # so that what follows is watched from its beginning
+        # read as it is written: a full pipe would end the watch
+        self._reading = threading.Thread(target=self._read_all, args=(self._asking.stdout,), daemon=True)
+        self._reading.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for line in self._asking.communicate()[0].splitlines():
+        assert self._asking.stdin is not None
+        self._asking.stdin.close()
+        self._reading.join()
+        self._asking.wait()
+
+    def _read_all(self, lines: Iterable[str]) -> None:
+        for line in lines:
             self._read(line)
 
     def _read(self, line: str) -> None:

@@ -49,12 +49,12 @@ def check_extras(body: Body, request: Request) -> None:
     ignored: dict[str, None] = {}
     for extra in _extras(body, ""):
         if (reason := _refusal(extra, body)) is not None:
-            raise invalid(f"{extra.path[:MAX_SHOWN]!r} is not supported here. {reason}", extra.path, UNSUPPORTED)
+            raise invalid(f"{show(extra.path)} is not supported here. {reason}", extra.path, UNSUPPORTED)
         ignored[extra.name] = None
         if len(ignored) > MAX_NAMES:
             raise invalid(f"The body has more than {MAX_NAMES} names that are not known.", extra.path, UNSUPPORTED)
     if ignored:
-        names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1] for name in sorted(ignored))
+        names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1][:MAX_SHOWN] for name in sorted(ignored))
         add_header(request, IGNORED, names)
         log.info("ignored request fields: %s", names)
 
