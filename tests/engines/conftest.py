@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motet.composers.exits import Exit
-from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule
+from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule, Stream, single
 from motet.composers.rows import reference_logprobs
 from motet.composers.timeline import Timeline, adapted
 from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, load_member
@@ -91,6 +91,14 @@ class PlainLoop:
         plan = Timeline(plan).at(lambda: shared)
         plan = plan if reading is None else adapted(plan, reading)
         return reference_logprobs(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
+
+    @torch.no_grad()
+    def alone(self, stream: Stream, context: tuple[int, ...], shared: list[int]) -> torch.Tensor:
+        """Log-probs (V,) of one stream."""
+        if stream.exit is None:
+            return self.distribution(single(stream.model), (context,), shared)
+        behind = self.early(stream.model, [*context, *shared])
+        return behind[chosen_layer(behind, stream.exit)][0].log_softmax(-1)
 
     @torch.no_grad()
     def early(self, model: str, ids: list[int]) -> list[torch.Tensor]:

@@ -79,7 +79,7 @@ async def test_the_engine_tells_what_models_alone_say(plan: Plan, engine: TorchE
         voices = output.trace.voices
         assert voices is not None
         alone = torch.stack([
-            plain_loop.distribution(single(stream.model), (context,), shared)
+            plain_loop.alone(stream, context, shared)
             for stream, context in zip(plan.streams, request.contexts, strict=True)
         ])  # fmt: skip
         composed = plain_loop.distribution(plan, request.contexts, shared)
