@@ -54,7 +54,7 @@ def url(request: pytest.FixtureRequest, paths: dict[str, Path], tmp_path: Path) 
         process.wait(60)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 @pytest.mark.asyncio(loop_scope="session")
 async def test_vllm_serves_the_exported_folder(url: str, embedded: TorchEngine) -> None:
     context = tuple(TOKENIZER.encode(PROMPT, add_special_tokens=True))

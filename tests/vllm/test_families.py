@@ -23,7 +23,7 @@ from tests.vllm.models import llama, narrow
 from tests.vllm.test_launches import MEMBERS, serve, wait_ready
 from tests.vllm.test_server import bare, rounded
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(900)
 GIB = 1 << 30
 KV_CACHE_GIB = 0.125
 ENGINE: dict[str, Any] = {"dtype": "float32", "max_model_len": 256, "kv_cache_gib": KV_CACHE_GIB}

@@ -24,9 +24,9 @@ from motet.models.info import ModelInfo
 from tests.vllm.conftest import start_engine
 from tests.vllm.requests import SPLIT_PLANS, answers, assert_alike, plan_of, request_for, tokens
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(900)
 MEMBERS = ("llama", "llama-b", "llama-c")
-START_SECONDS = 240.0
+START_SECONDS = 480.0
 PARALLEL: list[dict[str, Any]] = [
     {"tensor_parallel_size": 2},
     {"data_parallel_size": 2},

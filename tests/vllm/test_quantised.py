@@ -19,7 +19,7 @@ from tests.vllm.models import VOCAB
 from tests.vllm.quantised import save_int4
 from tests.vllm.requests import answers, request_for, tokens
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
 NAMES = ("int4", "llama-b", "llama-c")
 TOLERANCE = 0.1  # float16
 CPU = Path("/proc/cpuinfo")

@@ -19,7 +19,7 @@ from tests.vllm.models import EOS
 from tests.vllm.requests import SPLIT_PLANS, answers, assert_alike, plan_of, request_for, tokens
 from tests.vllm.test_grammars import of_regex
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
 MEMBERS = ("llama", "llama-b", "llama-c")
 DRAFTERS: dict[str, dict[str, Any]] = {
     "ngram": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3, "prompt_lookup_min": 1},
