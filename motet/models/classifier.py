@@ -17,9 +17,8 @@ from motet.models.tokenizer import Tokenizer
 from motet.settings import nearest
 
 HEAD = "ForSequenceClassification"
-MOST_CONTEXT = (
-    2048  # tokens of a window, where nobody asks for more: longer ones are slow, and few were trained on them
-)
+# tokens of a window, where nobody asks for more: longer ones are slow, and few were trained on them
+MOST_CONTEXT = 2048
 MULTI_LABEL = "multi_label_classification"
 OVERLAP = 4  # one token of so many is also in the next window: a phrase is not cut by both
 

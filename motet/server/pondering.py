@@ -70,9 +70,4 @@ def _chosen(one: Highlights, logprobs: tuple[float, ...], tokenizer: Tokenizer) 
 
 def scored_tokens(jobs: Sequence[Pondered]) -> int:
     """How many tokens were scored for these jobs."""
-    return sum(len(ids) for _, ids in {(one.model, one.ids) for one in distinct(jobs)})
-
-
-def distinct(jobs: Sequence[Pondered]) -> list[Highlights]:
-    """Everything that these jobs ponder, once."""
-    return list(dict.fromkeys(one for job in jobs for one in job.values()))
+    return sum(len(ids) for _, ids in {(one.model, one.ids) for job in jobs for one in job.values()})

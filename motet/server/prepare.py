@@ -273,8 +273,14 @@ def _scoring(
         request = GenerationRequest(
             f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
         )
-        job = Job(request, base.tokenizer, tokens.prompt_ids, decision=decision, allow=service.allow)
-        yield replace(job, pondered=prompt.pondered)
+        yield Job(
+            request,
+            base.tokenizer,
+            tokens.prompt_ids,
+            decision=decision,
+            pondered=prompt.pondered,
+            allow=service.allow,
+        )
 
 
 def _target_plan(query: Query, index: int, target: Target, registry: Registry, decision: Decision | None) -> Plan:

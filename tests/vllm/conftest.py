@@ -23,11 +23,8 @@ os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
 os.environ["VLLM_LOGGING_LEVEL"] = "WARNING"
 
 Paths = dict[str, Path]
-LONGEST = (
-    "test_runner_v2",
-    "test_real",
-    "test_launches",
-)  # begun first, so that two processes end alike
+# begun first, so that two processes end alike
+LONGEST = ("test_runner_v2", "test_real", "test_launches")
 # few and small blocks and chunks: prompts are cut, prefixes are found again, and memory runs out
 SMALL = {"enforce_eager": True, "block_size": 32, "max_num_batched_tokens": 64, "num_gpu_blocks_override": 120}
 

@@ -135,6 +135,8 @@ class Step:
 
     def _left_early(self, logits: Logits, rows: list[ChoiceRow], starts: Mapping[Member, int]) -> list[ChoiceRow]:
         """The rows with those of their early exits behind their other streams, each of the layer that is chosen."""
+        if not any(row.choice.exit_layers for row in rows):
+            return rows
         asked: list[ExitRow] = []
         for row in rows:
             for own in row.choice.plan.exits:
