@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import anyio
+import anyio.lowlevel
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import motet
@@ -54,9 +58,29 @@ def create_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.state.paths = [route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)]
-    app.openapi = lambda: describe_api(app)
+    _describe_in_a_thread(app)
     for router in (*ROUTERS, *([playground.router] if service.config.playground.enabled else [])):
         app.include_router(router)
     if service.traces is not None:
         service.traces.watch(app, service.engine)
     return app
+
+
+def _describe_in_a_thread(app: FastAPI) -> None:
+    """The description takes a second to make, in which FastAPI's own route for it would let nobody else in."""
+
+    def description(_: Request) -> Response:
+        return JSONResponse(app.openapi())
+
+    app.openapi = lambda: describe_api(app)
+    app.router.routes[:] = [route for route in app.routes if getattr(route, "path", None) != app.openapi_url]
+    app.add_route(app.openapi_url or "", description, include_in_schema=False)
+
+
+async def build(app: FastAPI) -> None:
+    """Builds what would otherwise be built, while everybody waits, for whoever asks first: anyio's part for this event
+    loop, and the routes."""
+    await anyio.lowlevel.checkpoint()
+    nowhere = {"type": "http", "method": "GET", "path": "/", "headers": [], "path_params": {}}
+    for route in app.routes:
+        route.matches(dict(nowhere))

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 
 from motet.engines.base import Engine, Generation, TokenOutput
 from motet.server.http.errors import ApiError
+from motet.server.http.turns import TURN_S, Turns
 from motet.server.prepare import Job
 
 MAX_UNREAD = 1 << 16  # numbers: about 8 MiB
 STALLED_S = 1.0  # one output, of some kilobytes, has been in sending for so long
-TURN_S = 0.001  # of a request that has outputs to send: then it is the others' turn
 JobOutput = tuple[int, TokenOutput]  # (job, output)
 
 
@@ -36,8 +36,9 @@ class Generations:
     forbids its reader to wait for anything.
     """
 
-    def __init__(self, engine: Engine, jobs: Sequence[Job]) -> None:
+    def __init__(self, engine: Engine, jobs: Sequence[Job], turns: Turns) -> None:
         self._engine = engine
+        self._turns = turns
         self._jobs = jobs
         self._generations: dict[int, Generation] = {}
         self._queue: asyncio.Queue[JobOutput | Exception | None] = asyncio.Queue()
@@ -62,6 +63,7 @@ class Generations:
 
     async def _read(self, index: int, job: Job) -> None:
         try:
+            await self._turns.take()  # to begin many choices takes milliseconds
             generation = self._generations[index] = self._engine.generate(job.request)
             try:
                 async for output in generation:
@@ -100,17 +102,17 @@ class Generations:
             EngineError: one of the generations failed; the others are closed.
         """
         open_readers = len(self._readers)
-        began = time.monotonic()
+        began = 0.0
         while open_readers:
-            if time.monotonic() - began > TURN_S:
-                await asyncio.sleep(0)
-                began = time.monotonic()
             try:
                 async with asyncio.timeout(idle_seconds):
                     event = await self._queue.get()
             except TimeoutError:
                 yield None
                 continue
+            if time.monotonic() - began > TURN_S:
+                await self._turns.take()
+                began = time.monotonic()
             if isinstance(event, Exception):
                 raise event
             if event is None:

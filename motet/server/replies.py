@@ -42,7 +42,7 @@ class Reply:
         self.owners = [job for job in jobs for _ in range(job.request.n)]
         self.choices = [ChoiceText(job, self.show) for job in self.owners]
         self.meters = [Meter(service.metrics, job.plan.strategy) for job in self.owners]
-        self.generations = Generations(service.engine, jobs)
+        self.generations = Generations(service.engine, jobs, service.turns)
         for job in jobs:
             service.metrics.prompt_tokens.labels(job.plan.strategy).inc(job.num_prompt_tokens)
 

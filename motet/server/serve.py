@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -15,16 +16,20 @@ from typing import cast
 
 import psutil
 import uvicorn
+from fastapi import FastAPI
 
 from motet.engines.grammar_process import GrammarUnavailable
 from motet.engines.grammars import ROOM
 from motet.operator.port import release
-from motet.server.app import create_app
+from motet.server.app import build, create_app
 from motet.server.http.connections import AcceptWarnings, Connections
 from motet.server.service import Service
 
 log = logging.getLogger(__name__)
 ABORT_SECONDS = 5  # for the error events of aborted answers
+SWITCH_S = (
+    0.0005  # the engine's thread lets the event loop in after it; Python's own 5 ms, several times, delay an answer
+)
 
 
 class DrainingServer(uvicorn.Server):
@@ -39,6 +44,7 @@ class DrainingServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().set_exception_handler(AcceptWarnings())
+        await build(cast(FastAPI, self.config.app))
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -114,6 +120,7 @@ def serve(service: Service, port: socket.socket) -> None:
         ROOM.processes.start()
     except GrammarUnavailable as error:
         log.warning("structured outputs will be refused (503): %s", error)
+    sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()  # what was loaded stays: to look through it took the collector 0.2 s, several times per large answer
     make_server(service, end_process).run(sockets=[release(port)])

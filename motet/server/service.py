@@ -24,6 +24,7 @@ from motet.server.http.errors import busy, invalid
 from motet.server.http.metrics import Metrics
 from motet.server.http.pace import Pace
 from motet.server.http.rates import Rates
+from motet.server.http.turns import Turns
 
 if TYPE_CHECKING:
     from motet.server.http.tracing import Traces
@@ -153,6 +154,7 @@ class Service:
     upkeep: Upkeep | None = None  # None: no operator's file
     allow: Allow | None = None  # what a policy's keys may set and see; None: no policy
     traces: Traces | None = None
+    turns: Turns = field(default_factory=Turns)
     _views: dict[str | None, Service] = field(default_factory=dict["str | None", "Service"], repr=False)
 
     @classmethod

@@ -51,7 +51,7 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
 
 
 async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> dict[str, Any]:
-    generations = Generations(service.engine, jobs)
+    generations = Generations(service.engine, jobs, service.turns)
     prompt_tokens = sum(job.num_prompt_tokens for job in jobs)
     service.metrics.prompt_tokens.labels(jobs[0].plan.strategy).inc(prompt_tokens)
     outputs: list[list[TokenOutput]] = [[] for _ in jobs]
