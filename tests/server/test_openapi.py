@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import copy
 import re
+import threading
 from typing import Any
 
+import httpx
+import pytest
 import schemathesis
 from fastapi.openapi.utils import get_openapi
 from hypothesis import HealthCheck, settings
@@ -143,3 +146,20 @@ async def test_the_page_of_the_api_asks_no_other_machine(world: World) -> None:
     for path in paths:
         assert re.match("/[^/]", path), "on this server"
         assert (await world.client.get(path)).status_code == 200
+
+
+async def test_the_description_is_made_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    """It takes a second, in which others are answered."""
+    made: list[threading.Thread] = []
+    app = create_app(world.service)
+    described = app.openapi
+
+    def describe() -> dict[str, Any]:
+        made.append(threading.current_thread())
+        return described()
+
+    monkeypatch.setattr(app, "openapi", describe)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://motet") as client:
+        assert (await client.get("/openapi.json")).json()["info"]["title"] == "Motet"
+    assert made
+    assert threading.main_thread() not in made
