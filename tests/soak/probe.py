@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from functools import cache
 from typing import Any
 
@@ -9,11 +10,13 @@ import httpx
 
 MODEL_FIELDS = ("large", "small-chat", "small")  # of the demo family; others take their first models
 TIMEOUT_S = 60.0
-PROMPT = "~ What no other request begins with: where was Lodry Vell born?"  # so that no other has read a part of it
+PROMPT = "~ What"  # read in one piece at any load: how long prompts are cut goes by measured times
+SEEDS = (7, 8, 9, 10)
 
 
 def probe_body(models: tuple[str, ...]) -> dict[str, Any]:
-    """Four choices drawn with a seed under a composition, with all that is reported of them."""
+    """An answer drawn with a seed under a composition, with all that is reported of it. What goes by measured times or
+    by what was asked before (guesses ahead, prefixes found) decides how last digits are rounded, and is left out."""
     base, expert, antiexpert = (models * 3)[:3]
     return {
         "model": base,
@@ -24,12 +27,12 @@ def probe_body(models: tuple[str, ...]) -> dict[str, Any]:
             "expert": expert,
             "antiexpert": {"model": antiexpert, "prompt": ""},
         },
-        "seed": 7,
-        "n": 4,
         "temperature": 0.8,
         "max_tokens": 24,
         "logprobs": 5,
         "trace": {"top": 2},
+        "speculation": "off",
+        "cache_salt": uuid.uuid4().hex,
     }
 
 
@@ -42,11 +45,7 @@ def members(url: str) -> tuple[str, ...]:
 
 
 class Probe:
-    """Asks it again and again. What depends on the moment (ids, times, cached tokens) is left out.
-
-    Every time it is asked twice and the second answer counts, which finds the prompt in the cache: how much of a prompt
-    is still to be read decides how its last digits are rounded.
-    """
+    """Asks it again and again, with every seed. What depends on the moment (ids, times) is left out."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -54,13 +53,12 @@ class Probe:
         self.other_texts = 0
         self.largest_difference = 0.0  # of two log-probabilities, in nats
         self._first: Any = None
-        self._body: dict[str, Any] = {}
 
     def ask(self, url: str) -> bool:
         """Whether the answer is the first one, bit by bit."""
-        self._body = self._body or probe_body(members(url))
-        self._choices(url)
-        choices = self._choices(url)
+        if self._first is None:  # what a server answers first, it measures itself by
+            self._all(url)
+        choices = self._all(url)
         self._first = self._first or choices
         self.asked += 1
         if choices == self._first:
@@ -74,8 +72,12 @@ class Probe:
             self.largest_difference = max(self.largest_difference, *(abs(one - other) for one, other in pairs))
         return False
 
-    def _choices(self, url: str) -> Any:
-        answer = httpx.post(f"{url}/v1/completions", json=self._body, timeout=TIMEOUT_S)
+    def _all(self, url: str) -> list[Any]:
+        return [choice for seed in SEEDS for choice in self._choices(url, seed)]
+
+    def _choices(self, url: str, seed: int) -> Any:
+        body = {**probe_body(members(url)), "seed": seed}
+        answer = httpx.post(f"{url}/v1/completions", json=body, timeout=TIMEOUT_S)
         answer.raise_for_status()
         return answer.json()["choices"]
 
