@@ -43,12 +43,12 @@ def init(
 ) -> None:
     """Write a commented operator's file for the models in PLACES, with the compositions that fit them."""
     from motet.operator.file import ConfigError
-    from motet.operator.starter import starter
+    from motet.operator.scaffold import scaffold
 
     if out.exists() and not force:
         refuse([f"{out} exists: name another file with --out, or write over it with --force."])
     try:
-        found = starter(places, out.absolute().parent)
+        found = scaffold(places, out.absolute().parent)
         out.write_text(found.text(), encoding="utf-8")
         load(out, {})  # what was written can be served
     except ConfigError as error:

@@ -11,7 +11,7 @@ from motet.cli import app
 from motet.experts.bundle import ExpertBundle, ModelReference, fingerprint, write_bundle
 from motet.operator.file import ConfigError, load
 from motet.operator.preflight import prepare
-from motet.operator.starter import starter
+from motet.operator.scaffold import scaffold
 from tests.fakes import byte_tokenizer
 from tests.tiny import save_with
 
@@ -51,7 +51,7 @@ def test_the_file_can_be_served_and_says_what_was_made_for_what(zoo: Path, tmp_p
     configuration = load(file)
     assert list(configuration.settings.models) == ["big", "small", "tuned"]
     prepare(configuration)
-    assert starter([zoo], tmp_path).compositions == {
+    assert scaffold([zoo], tmp_path).compositions == {
         "big-tuned": {
             "strategy": "proxy_tuning",
             "base": "big",
@@ -64,16 +64,16 @@ def test_the_file_can_be_served_and_says_what_was_made_for_what(zoo: Path, tmp_p
 
 
 def test_paths_are_relative_where_models_lie_beside_the_file(zoo: Path) -> None:
-    assert {model.name: model.path for model in starter([zoo], zoo).models} == {
+    assert {model.name: model.path for model in scaffold([zoo], zoo).models} == {
         "big": "big",
         "small": "deep/er/small",
         "tuned": "tuned",
     }
-    assert [model.path for model in starter([zoo / "big"], zoo / "deep").models] == ["../big"]
+    assert [model.path for model in scaffold([zoo / "big"], zoo / "deep").models] == ["../big"]
 
 
 def test_names_are_told_apart(zoo: Path) -> None:
-    assert [model.name for model in starter([zoo / "big", zoo / "deep", zoo / "big"], zoo).models] == [
+    assert [model.name for model in scaffold([zoo / "big", zoo / "deep", zoo / "big"], zoo).models] == [
         "big",
         "small",
         "big-2",
@@ -83,7 +83,7 @@ def test_names_are_told_apart(zoo: Path) -> None:
 def test_a_partner_is_known_by_its_weights(zoo: Path, tmp_path: Path) -> None:
     """Set against another model, an expert would mean something else."""
     save_with(tmp_path / "stranger", byte_tokenizer())
-    found = starter([zoo / "big", zoo / "tuned", tmp_path / "stranger"], tmp_path)
+    found = scaffold([zoo / "big", zoo / "tuned", tmp_path / "stranger"], tmp_path)
     assert list(found.compositions) == ["big-contrastive"]
 
 
@@ -91,7 +91,7 @@ def test_models_of_other_vocabularies_are_not_composed(zoo: Path, tmp_path: Path
     tokenizer = byte_tokenizer()
     tokenizer.hf.add_tokens(["<of another kind>"])
     save_with(tmp_path / "other", tokenizer, vocab_size=tokenizer.size + 1)
-    found = starter([zoo / "big", tmp_path / "other"], tmp_path)
+    found = scaffold([zoo / "big", tmp_path / "other"], tmp_path)
     assert not found.compositions
     assert "# What folders do not tell" in found.text()
 
@@ -99,7 +99,7 @@ def test_models_of_other_vocabularies_are_not_composed(zoo: Path, tmp_path: Path
 @pytest.mark.parametrize(("place", "said"), [("nowhere", "does not exist"), ("data", "no model lies in")])
 def test_where_nothing_lies_nothing_is_written(zoo: Path, tmp_path: Path, place: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        starter([zoo / place], tmp_path)
+        scaffold([zoo / place], tmp_path)
 
 
 def test_a_file_is_not_written_over(zoo: Path, tmp_path: Path) -> None:

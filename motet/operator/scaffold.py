@@ -70,7 +70,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Starter:
+class Scaffold:
     """`left_out`: what was found and cannot be served, one sentence each."""
 
     models: Sequence[Model]
@@ -90,7 +90,7 @@ class Starter:
         return "".join(parts)
 
 
-def starter(places: Iterable[Path], folder: Path) -> Starter:
+def scaffold(places: Iterable[Path], folder: Path) -> Scaffold:
     """What a file in `folder` may say about the models in these places; reads no weights.
 
     Args:
@@ -111,7 +111,7 @@ def starter(places: Iterable[Path], folder: Path) -> Starter:
     ]
     if not models:
         raise ConfigError(left_out)
-    return Starter(models, dict(_compositions(models)), [*left_out, *unread])
+    return Scaffold(models, dict(_compositions(models)), [*left_out, *unread])
 
 
 def _read(name: str, model: ModelConfig, configuration: Configuration) -> tuple[Source, Tokenizer, ModelInfo]:
