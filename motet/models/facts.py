@@ -80,8 +80,12 @@ def kv_bytes(text: Any, dtype: str) -> int:
     heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_attention_heads", None)
     if heads is None:
         raise ValueError(f"{type(text).__name__} has no attention heads: only models with attention are served")
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * width * DTYPE_BYTES.get(dtype, 4)
+    return 2 * text.num_hidden_layers * heads * head_width(text) * DTYPE_BYTES.get(dtype, 4)
+
+
+def head_width(text: Any) -> int:
+    """Numbers in a key of one head; `text` is a text model's configuration."""
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def max_positions(config: PreTrainedConfig) -> int:

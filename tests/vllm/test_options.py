@@ -27,6 +27,7 @@ from motet.engines.vllm.options import (
     PARTITION,
     SIZES,
     UNFIT,
+    unfit_heads,
     unfit_members,
     unfit_options,
     unfit_quantization,
@@ -166,6 +167,14 @@ def test_quantisation_that_vllm_cannot_load_is_named() -> None:
     assert unfit_quantization({"int4": configs["int4"], "awq": configs["awq"]}, {}, "float16") == []
     [asked] = unfit_quantization({"int4": configs["int4"]}, {"quantization": "fp8"}, "float16")
     assert "'int4' is quantised in its checkpoint (compressed-tensors)" in asked
+
+
+def test_heads_that_vllm_cannot_compute_are_named() -> None:
+    """Its worker ended with the first request: the demo family of the tests has heads of 16."""
+    narrow = LlamaConfig(**shape(hidden_size=64, num_attention_heads=4, head_dim=16))
+    given = LlamaConfig(**shape(hidden_size=64, num_attention_heads=4, head_dim=64))
+    (problem,) = unfit_heads({"plain": SHALLOW, "narrow": narrow, "given": given})
+    assert problem.startswith("models.narrow: vLLM's attention for CPUs has no heads of 16, only of 32, 64")
 
 
 def test_models_are_checked_before_anything_starts(paths: dict[str, Any], infos: dict[str, ModelInfo]) -> None:

@@ -91,6 +91,7 @@ TOUCHED: dict[str, Touched] = {
         Touched("vllm.v1.core.kv_cache_manager", "KVCacheManager", "how many blocks a request takes"),
         Touched("vllm.v1.core.sched.output", "NewRequestData", "prompt and drawn tokens of who comes or comes back"),
         Touched("vllm.v1.attention.backends.cpu_attn", "CPUAttentionMetadata", "query_start_loc"),
+        Touched("vllm.v1.attention.backends.cpu_attn", "CPUAttentionBackend", "get_supported_head_sizes"),
         Touched("vllm.v1.metrics.stats", "SchedulerStats", "requests, KV usage, prefix cache"),
         Touched("vllm.v1.metrics.stats", "IterationStats", "num_preempted_reqs"),
     )

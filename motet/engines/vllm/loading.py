@@ -12,7 +12,7 @@ from motet.engines.vllm.config import cached_composite, composite_data
 from motet.engines.vllm.engine import VllmEngine
 from motet.engines.vllm.internals import VllmUnavailable, touch
 from motet.engines.vllm.memory import Capacity
-from motet.engines.vllm.options import unfit_members, unfit_options, unfit_quantization
+from motet.engines.vllm.options import unfit_heads, unfit_members, unfit_options, unfit_quantization
 from motet.engines.vllm.plugin import register
 from motet.engines.vllm.speculation import OPTION, draft_of, problems_of, with_path
 from motet.engines.vllm.stats import Tally
@@ -195,7 +195,7 @@ def check_models(models: Mapping[str, Checkpoint], infos: Mapping[str, ModelInfo
         for name, source in models.items()
     }
     dtype = next(iter(infos.values())).dtype
-    problems = unfit_members(configs, given) + unfit_quantization(configs, given, dtype)
+    problems = unfit_members(configs, given) + unfit_heads(configs) + unfit_quantization(configs, given, dtype)
     if problems:
         raise EngineArgsError(problems)
 

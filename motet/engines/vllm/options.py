@@ -11,6 +11,7 @@ from typing import Any
 
 from motet.composers.plan import DiscriminatorRule, Plan
 from motet.engines.vllm.internals import touch
+from motet.models.facts import head_width
 from motet.settings import nearest
 
 # reason → options; vLLM's own default of each is taken
@@ -186,6 +187,25 @@ def quantization_of(hf_config: Any) -> dict[str, Any] | None:
         if written:
             return {"quant_method": "compressed-tensors"} | dict(written)
     return None
+
+
+def unfit_heads(configs: Mapping[str, Any]) -> list[str]:
+    """One sentence for each model whose heads vLLM's attention for CPUs cannot compute: it starts with such a one, and
+    its worker ends with the first request.
+
+    Args:
+        configs: name → configuration of the checkpoint.
+    """
+    if not touch("current_platform").is_cpu():
+        return []
+    known: list[int] = sorted(touch("CPUAttentionBackend").get_supported_head_sizes())
+    widths = {name: head_width(config.get_text_config()) for name, config in configs.items()}
+    return [
+        f"models.{name}: vLLM's attention for CPUs has no heads of {width}, only of {', '.join(map(str, known))}; "
+        "engine.kind: torch serves the model."
+        for name, width in widths.items()
+        if width not in known
+    ]
 
 
 def unfit_quantization(configs: Mapping[str, Any], given: Mapping[str, Any], dtype: str) -> list[str]:
