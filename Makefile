@@ -32,7 +32,7 @@ soak: $(VENV)/installed-dev
 	$(BIN)/python -m tests.soak points --out benchmarks/results/soak-points.json
 	$(BIN)/python -m tests.soak connections --out benchmarks/results/soak-connections.json
 	$(BIN)/python -m tests.soak aborts --requests 10000 --out benchmarks/results/soak-aborts.json
-	$(BIN)/python -m tests.soak mixed --minutes 60 --out benchmarks/results/soak-mixed.json
+	$(BIN)/python -m tests.soak mixed --minutes 60 --env MOTET_ENGINE__KV_CACHE_GIB=0.0625 --out benchmarks/results/soak-mixed.json
 	$(BIN)/python -m tests.soak fuzz --requests 100000 --out benchmarks/results/soak-fuzz.json
 
 # Every benchmark at the size that this repository's results were measured with.

@@ -40,8 +40,9 @@ def _cpuinfo() -> list[str]:
 
 
 def report(name: str, asked: dict[str, Any], results: Any, out: Path | None) -> None:
-    """Prints the last line; writes it to a file as well."""
-    whole = {"soak": name, "asked": asked, "environment": asdict(environment()), "results": results}
+    """Prints the last line; writes it to a file as well. Of files that were given the names are told, not the folders."""
+    named = {field: Path(value).name if Path(str(value)).is_absolute() else value for field, value in asked.items()}
+    whole = {"soak": name, "asked": named, "environment": asdict(environment()), "results": results}
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
