@@ -9,9 +9,9 @@ from collections.abc import Mapping
 # operation to the next (some 0.1 ms), and sleep then.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 
-# oneDNN compiles kernels for every shape that it multiplies, and keeps the last thousand; torch keeps as many descriptions
-# of them. With up to 0.4 MiB a shape a server that meets many numbers of rows would grow for hours. To make one anew takes
-# 1.5 ms.
+# oneDNN compiles kernels for every shape that it multiplies, and keeps the last thousand; torch keeps as many
+# descriptions of them. With up to 0.4 MiB a shape a server that meets many numbers of rows would grow for hours. To
+# make one anew takes 1.5 ms.
 KEEPING = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 
 

@@ -40,7 +40,7 @@ def _cpuinfo() -> list[str]:
 
 
 def report(name: str, asked: dict[str, Any], results: Any, out: Path | None) -> None:
-    """Prints the last line; writes it to a file as well. Of files that were given the names are told, not the folders."""
+    """Prints the last line; writes it to a file as well. Of paths that were given the names are told, no folders."""
     named = {field: Path(value).name if Path(str(value)).is_absolute() else value for field, value in asked.items()}
     whole = {"soak": name, "asked": named, "environment": asdict(environment()), "results": results}
     if out is not None:
