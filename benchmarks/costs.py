@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from motet.openmp import missing
+from motet.environment import missing
 
 os.environ.update(missing(os.environ))  # must stand before torch is imported
 

@@ -26,7 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from motet.openmp import missing
+from motet.environment import missing
 
 os.environ.update(missing(os.environ))  # must stand before torch is imported
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from motet.openmp import missing
+from motet.environment import missing
 
 os.environ.update(missing(os.environ))  # must stand before torch is imported
 

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from motet.openmp import missing
+from motet.environment import missing
 
 os.environ.update(missing(os.environ))  # must stand before torch is imported
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from motet.openmp import missing
+from motet.environment import missing
 
 os.environ.update(missing(os.environ))  # must stand before torch is imported
 

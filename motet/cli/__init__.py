@@ -13,7 +13,7 @@ from motet.cli import data, demo, evaluation, experts, operator, serve
 from motet.cli.audit import audit
 from motet.cli.chat import chat
 from motet.cli.training import train
-from motet.openmp import missing
+from motet.environment import missing
 
 os.environ.update(missing(os.environ))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

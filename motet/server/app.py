@@ -83,6 +83,6 @@ async def build(app: FastAPI) -> None:
     """Builds what would otherwise be built, while everybody waits, for whoever asks first: anyio's part for this event
     loop, and the routes."""
     await anyio.lowlevel.checkpoint()
-    nowhere: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": [], "path_params": {}}
+    nowhere: dict[str, Any] = {"type": "http", "method": "GET", "path": "/-", "headers": [], "path_params": {}}
     for route in app.routes:
         route.matches(dict(nowhere))

@@ -22,7 +22,7 @@ from motet.demo.family import build_family
 from motet.demo.recipe import TINY
 
 GIB = 1 << 30
-START_TIMEOUT_S = 400.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 45.0
 SAMPLE_S = 0.25
 GAUGES = ("motet:num_requests_running", "motet:num_requests_waiting", "motet:kv_cache_usage_perc")

@@ -25,8 +25,8 @@ LinearMaker = Callable[[Tensor, Tensor | None], nn.Module]  # weight (out, in), 
 def padded_rows(rows: int) -> int:
     """The next of eight sizes between one power of two and the next; at most an eighth more, and none up to 16.
 
-    oneDNN compiles a kernel of a quarter of a MiB for every number of rows that it meets and keeps a thousand of them:
-    with every number of its own, a server would compile, and grow, for days.
+    oneDNN compiles a kernel for every number of rows that it meets, and does not keep all (`motet.environment`): with
+    every number of its own, a server would compile for days.
     """
     step = 1 << max(0, (rows - 1).bit_length() - 4)
     return -(-rows // step) * step
