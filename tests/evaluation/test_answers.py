@@ -32,6 +32,12 @@ TASKS = [
     {"type": "quality", "data": "q.jsonl", "base": "a", "repeats": 1},
     {"type": "leak", "forget": "q.jsonl", "retain": "q.jsonl", "k": [1], "samples": 3, "attacks": ["plain", "ignore"]},
 ]
+TREE: dict[str, Any] = {
+    "api": {"server": "http://fake"},
+    "subjects": {"a": "a", "b": "b"},
+    "tasks": TASKS,
+    "concurrency": 2,
+}
 
 
 class Server(FakeApi):
@@ -74,9 +80,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 def recipe(tmp_path: Path) -> Recipe:
     lines = [json.dumps({"question": f"{i}?", "answer": str(i), "value": str(i)}) for i in range(4)]
     (tmp_path / "q.jsonl").write_text("\n".join(lines) + "\n")
-    subjects = {"a": "a", "b": "b"}
-    tree = {"output": tmp_path, "api": {"server": "http://fake"}, "subjects": subjects, "tasks": TASKS}
-    return validated(Recipe, tree | {"concurrency": 2})
+    return validated(Recipe, TREE | {"output": tmp_path})
 
 
 class Told(Progress):
@@ -147,8 +151,7 @@ def test_answers_of_other_models_are_not_taken_over(server: Server, recipe: Reci
 
 def test_the_file_is_gone_once_results_are_written(server: Server, recipe: Recipe, tmp_path: Path) -> None:
     file, out = tmp_path / "recipe.yaml", tmp_path / "out"
-    tree = recipe.model_dump(mode="json", exclude_defaults=True) | {"output": str(out)}
-    file.write_text(json.dumps(tree))
+    file.write_text(json.dumps(TREE | {"output": str(out)}))
     server.left = 20
     assert CliRunner().invoke(app, ["eval", str(file)]).exit_code == 1
     assert [path.name for path in out.iterdir()] == ["unfinished.jsonl"]
