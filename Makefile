@@ -70,8 +70,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
 	@touch $@
 
+# instructor behind the others and alone: it names older versions of jiter and rich than they need, and works with theirs
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps instructor
 	@touch $@
 
 # torch's CPU build first; then everything that is pinned; then vLLM itself without the torch family that it names

