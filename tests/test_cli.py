@@ -66,7 +66,7 @@ def test_validate_good_file(tmp_path: Path) -> None:
     file = write(tmp_path, "models: {a: {path: model}}")
     result = RUN.invoke(app, ["config", "validate", file])
     assert result.exit_code == 0
-    assert "1 models and 0 compositions" in result.output
+    assert "1 model and 0 compositions" in result.output
 
 
 def test_show_tells_where_values_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ export`."""
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,7 +58,12 @@ def init(
         refuse([f"{error.filename or out}: {error.strerror}"])
     for problem in found.left_out:
         typer.echo(f"left out: {problem}", err=True)
-    typer.echo(f"{out}: {len(found.models)} models and {len(found.compositions)} compositions. Next: motet serve {out}")
+    models, compositions = _count(found.models, "model"), _count(found.compositions, "composition")
+    typer.echo(f"{out}: {models} and {compositions}. Next: motet serve {out}, or motet chat {out}")
+
+
+def _count(named: Sized, what: str) -> str:
+    return f"{len(named)} {what}" + ("" if len(named) == 1 else "s")
 
 
 @vllm_app.command()
@@ -94,7 +100,8 @@ def validate(file: File, seed: Seed = 0, cache: Cache = None) -> None:
     of_policies = policy_warnings(settings, configuration.compositions, configuration.gated)
     for warning in (*exposed(settings.server), *of_policies, *warnings):
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"{file}: {len(settings.models)} models and {len(settings.compositions)} compositions, no problems.")
+    models, compositions = _count(settings.models, "model"), _count(settings.compositions, "composition")
+    typer.echo(f"{file}: {models} and {compositions}, no problems.")
 
 
 def _preflight(configuration: Configuration) -> list[str]:
