@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
-from fastapi import Depends
-from starlette.requests import Request
+from fastapi import Depends, Request, Response
 
 from motet.engines.base import Engine
 from motet.operator.access import NOTHING, Access, Grant
@@ -20,6 +19,7 @@ from motet.operator.policies import Allow
 from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
 from motet.operator.visible import VisibleRegistry
+from motet.server.http.bodies import JsonRoute
 from motet.server.http.errors import busy, invalid
 from motet.server.http.metrics import Metrics
 from motet.server.http.pace import Pace
@@ -210,3 +210,16 @@ async def get_service(request: Request) -> Service:
 
 
 Served = Annotated[Service, Depends(get_service)]
+
+
+class AnsweringRoute(JsonRoute):
+    """A route whose answers take places: while there is none, bodies are not even read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            (await get_service(request)).admission.check_room()
+            return await handler(request)
+
+        return handle

@@ -158,7 +158,7 @@ class Auth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
             access: Access = scope["app"].state.service.access
-            given = digest_of(_key(Headers(scope=scope)))
+            given = digest_of(_key(Headers(scope=scope))) if access.needs_key else b""
             grant = access.grant(given)
             refusal = self._refused(given, grant) if access.needs_key else None
             if refusal is not None:
