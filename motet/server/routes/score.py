@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.engines.base import TokenOutput
-from motet.server.forms import extension, finite, traces, usage
+from motet.server.forms import extension, usage
 from motet.server.generations import Generations
 from motet.server.http.unsupported import check_extras
 from motet.server.http.writing import beside_others
+from motet.server.logprobs import finite
 from motet.server.pondering import scored_tokens
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
@@ -22,6 +23,7 @@ from motet.server.respond import CLIENT_LEFT, as_json, describe, reserve, unless
 from motet.server.service import AnsweringRoute, Served, Service
 from motet.server.shapes.answers import ANSWERS, Scores
 from motet.server.shapes.requests import ScoreRequest
+from motet.server.token_traces import traces
 
 router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 
