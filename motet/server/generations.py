@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from motet.engines.base import Engine, Generation, TokenOutput
+from motet.engines.base import Engine, Generation
+from motet.engines.outputs import TokenOutput
 from motet.server.http.errors import ApiError
 from motet.server.http.turns import Turn, Turns
 from motet.server.prepare import Job

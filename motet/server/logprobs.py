@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from motet.engines.base import TokenOutput
+from motet.engines.outputs import TokenOutput
 from motet.models.tokenizer import Tokenizer
 from motet.server.prepare import Job
 from motet.server.query import Display

@@ -14,16 +14,10 @@ from anyio import CapacityLimiter, to_thread
 
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
-from motet.engines.base import (
-    Engine,
-    GenerationRequest,
-    RequestTooLarge,
-    SamplingParams,
-    TokenOutput,
-    UnsupportedRequest,
-)
+from motet.engines.base import Engine, GenerationRequest, RequestTooLarge, SamplingParams, UnsupportedRequest
 from motet.engines.drafts import OFF
 from motet.engines.drawn import DrawsMembers
+from motet.engines.outputs import TokenOutput
 from motet.models.tokenizer import Tokenizer
 from motet.operator.gates import Decision
 from motet.operator.policies import Allow

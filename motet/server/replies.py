@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from motet.engines.base import TokenOutput
+from motet.engines.outputs import TokenOutput
 from motet.server.forms import FORMS, extension, usage
 from motet.server.generations import Generations
 from motet.server.http.errors import for_reader

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from motet.engines.base import TokenOutput, TokenTrace, Voices
+from motet.engines.outputs import TokenOutput, TokenTrace, Voices
 from motet.server.logprobs import LOWEST, finite
 from motet.server.prepare import Job
 

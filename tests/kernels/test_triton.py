@@ -20,8 +20,9 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from motet.composers.plan import LinearRule, Plan, Stream, TokenSet
+from motet.composers.plan import Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
+from motet.composers.rules import LinearRule
 from motet.kernels.decode import Decoded, DecodeRows, decode
 from motet.kernels.eager import EagerKernels
 from motet.kernels.layout import edits

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from motet.composers.plan import single
-from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.outputs import TokenOutput
 from motet.server.logprobs import LOWEST, chat_logprobs, completion_logprobs, top_by_label
 from motet.server.prepare import Job
 from motet.server.query import Display

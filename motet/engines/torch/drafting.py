@@ -9,8 +9,9 @@ from typing import cast
 
 from torch import Tensor
 
-from motet.composers.plan import Plan, RoutedRule, Stream
+from motet.composers.plan import Plan, Stream
 from motet.composers.rows import compose_rows
+from motet.composers.rules import RoutedRule
 from motet.engines.decoding import Answer, decode_rows
 from motet.engines.drafts import NGRAM
 from motet.engines.torch.cache import Slot

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.engines.base import TokenOutput
+from motet.engines.outputs import TokenOutput
 from motet.server.forms import extension, usage
 from motet.server.generations import Generations
 from motet.server.http.unsupported import check_extras
