@@ -22,7 +22,7 @@ from motet.operator.keys import digest_of
 from motet.operator.settings import ServerConfig
 from motet.operator.visible import NotAllowed
 from motet.server.guard import PROBES, check_endpoint
-from motet.server.http.audit import Audited, AuditLog
+from motet.server.http.audit_log import Audited, AuditLog
 from motet.server.http.connections import CROWDED
 from motet.server.http.errors import ApiError, as_api_error, busy, error_response
 from motet.server.http.headers import EXPOSED, added_headers
