@@ -117,7 +117,7 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     """
     if service.allow is not None and isinstance(query, Query):
         check_shown(query.display, query.n, service.allow)
-    decisions = await decided(service, query) if service.registry.gates else {}
+    decisions: Decisions = await decided(service, query) if service.registry.gates else {}
     jobs = await tokenized(partial(_jobs, service, query, decisions, ()))
     if any(job.pondered for job in jobs):  # what does not fit without key tokens is refused before any is looked for
         asked = [checked(job, service.engine) for job in jobs]
