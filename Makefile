@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
-VLLM_PIP := $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# python compiles the few modules that are used when they are first imported; pip would compile fifty thousand
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+VLLM_PIP := $(VLLM_VENV)/bin/python $(INSTALL)
+PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -28,10 +30,13 @@ check: $(VENV)/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The server under attack, for hours: what a release has to hold.
-soak: $(VENV)/installed-dev
+soak: SOAK_VLLM := --python $(VLLM_VENV)/bin/python --flag=--engine=vllm --env 'MOTET_ENGINE__ENGINE_ARGS={"enforce_eager": true}' \
+	--address-space 0 --resident 8 --start-s 600
+soak: $(VENV)/installed-dev $(VLLM_VENV)/installed
 	$(BIN)/python -m tests.soak points --out benchmarks/results/soak-points.json
 	$(BIN)/python -m tests.soak connections --out benchmarks/results/soak-connections.json
 	$(BIN)/python -m tests.soak aborts --requests 10000 --out benchmarks/results/soak-aborts.json
+	$(BIN)/python -m tests.soak aborts --requests 10000 $(SOAK_VLLM) --out benchmarks/results/soak-aborts-vllm.json
 	$(BIN)/python -m tests.soak mixed --minutes 60 --env MOTET_ENGINE__KV_CACHE_GIB=0.0625 --out benchmarks/results/soak-mixed.json
 	$(BIN)/python -m tests.soak fuzz --requests 100000 --out benchmarks/results/soak-fuzz.json
 
@@ -70,8 +75,10 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
 	@touch $@
 
+# instructor behind the others and alone: it names older versions of jiter and rich than they need, and works with theirs
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps instructor
 	@touch $@
 
 # torch's CPU build first; then everything that is pinned; then vLLM itself without the torch family that it names

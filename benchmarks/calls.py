@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import platform
 import sys
 import tempfile
 from collections import Counter
@@ -27,6 +26,7 @@ import httpx
 import jsonschema_rs
 import yaml
 
+from benchmarks.common import report
 from motet.engines.base import Engine
 from motet.operator.file import load
 from motet.operator.loading import load_engine
@@ -197,20 +197,20 @@ async def ask(client: httpx.AsyncClient, composed: Mapping[str, Any], count: int
     return counts
 
 
-def loaded(folders: Mapping[str, Any]) -> tuple[Engine, Registry]:
-    settings = {"dtype": "bfloat16", "max_model_len": 2048, "kv_cache_gib": 1.0}
+def loaded(folders: Mapping[str, Any], dtype: str) -> tuple[Engine, Registry]:
+    settings = {"dtype": dtype, "max_model_len": 2048, "kv_cache_gib": 1.0}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "models.yaml")
         file.write_text(yaml.safe_dump({"models": dict(folders), "engine": settings}))
         return load_engine(load(file))
 
 
-async def measured(models: Path, name: str, amateur: str | None, count: int) -> dict[str, Any]:
+async def measured(models: Path, name: str, amateur: str | None, dtype: str, count: int) -> dict[str, Any]:
     folders = {"base": {"path": str((models / name).resolve())}}
     if amateur is not None:
         folders["amateur"] = {"path": str((models / amateur).resolve())}
     composition = {"composition": {"strategy": "contrastive", "amateur": "amateur"}} if amateur else GUIDANCE
-    engine, registry = loaded(folders)
+    engine, registry = loaded(folders, dtype)
     service = Service.assemble(ServerConfig(), engine, registry)
     transport = httpx.ASGITransport(app=create_app(service), raise_app_exceptions=False)
     try:
@@ -218,7 +218,8 @@ async def measured(models: Path, name: str, amateur: str | None, count: int) -> 
             counts = await ask(client, {"model": "base", **composition}, count)
     finally:
         await engine.close()
-    return {"model": name, "composed": composition, "requests": count, **{kind: dict(c) for kind, c in counts.items()}}
+    asked_for = {"model": name, "dtype": dtype, "composed": composition, "requests": count}
+    return {**asked_for, **{kind: dict(c) for kind, c in counts.items()}}
 
 
 def main() -> None:
@@ -226,14 +227,14 @@ def main() -> None:
     parser.add_argument("models", type=Path, help="folder of checkpoints")
     parser.add_argument("name", help="the checkpoint in it that answers")
     parser.add_argument("--amateur", help="the smaller one that it is decoded against; without: guidance")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--requests", type=int, default=200, help="of each kind")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    result = asyncio.run(measured(arguments.models, arguments.name, arguments.amateur, arguments.requests))
-    text = json.dumps({"machine": platform.processor() or platform.machine(), **result}, indent=1)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    result = asyncio.run(
+        measured(arguments.models, arguments.name, arguments.amateur, arguments.dtype, arguments.requests)
+    )
+    report("calls", result, arguments.out)
 
 
 if __name__ == "__main__":

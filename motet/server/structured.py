@@ -167,6 +167,11 @@ def _refused(field: str, error: ValueError) -> ApiError:
     return invalid(f"{field}: {reason}", field, INVALID_GRAMMAR)
 
 
+def asks_for_format(body: StructuredFields) -> bool:
+    """Whether the text of the answer is held to anything."""
+    return bool(_asked(body))
+
+
 def _asked(body: StructuredFields) -> dict[str, Callable[[], str]]:
     """Field → what writes its grammar, of the fields that ask for one."""
     own = body.structured_outputs or StructuredOutputs()

@@ -1,15 +1,18 @@
-"""The load generator's arithmetic, and what it says of bad input."""
+"""The load generator's arithmetic, what it says of bad input, and how it counts what goes wrong."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from motet_client.load.__main__ import main
-from motet_client.load.report import percentile, summary
-from motet_client.load.run import Measured
+from motet_client.load.report import percentile, summary, table
+from motet_client.load.run import Load, Measured, run
 from motet_client.load.work import Target, jobs, read_mix, synthetic_prompts
 
 
@@ -66,3 +69,72 @@ def test_bad_input_is_named(flags: list[str], said: str, tmp_path: Path) -> None
     (tmp_path / "mix.json").write_text('[{"weight": 1}]')
     with pytest.raises(SystemExit, match=said):
         main(["http://127.0.0.1:9/v1", *(flag.format(folder=tmp_path) for flag in flags)])
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+CHUNKED = STREAM + b"Transfer-Encoding: chunked\r\n\r\n"
+TEXT = b'data: {"choices": [{"text": "a\xe2\x80\xa8b"}]}\n\n'  # with a line separator of Unicode's in it
+USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}\n\n'
+DONE = b"data: [DONE]\n\n"
+# model → what the server sends before it hangs up, and how that is counted
+ANSWERS: dict[str, tuple[bytes, str | None]] = {
+    "good": (STREAM + b"\r\n" + TEXT + USAGE + DONE, None),
+    "unended": (STREAM + b"\r\n" + TEXT + USAGE, "stream"),
+    "cut": (CHUNKED + b"%x\r\n%b\r\n40\r\ndata: " % (len(TEXT), TEXT), "stream"),
+    "cut-at-once": (CHUNKED, "stream"),
+    "failed": (STREAM + b"\r\n" + TEXT + b'data: {"error": {"message": "engine stopped"}}\n\n' + DONE, "stream"),
+    "garbled": (STREAM + b"\r\ndata: {nothing\n\n" + DONE, "stream"),
+    "other": (STREAM + b'\r\ndata: {"choices": [7]}\n\n' + DONE, "stream"),
+    "busy": (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\n{}", "503"),
+    "gone": (b"", "connection"),
+    "silent": (b"...", "timeout"),
+    "stuck": (CHUNKED + b"%x\r\n%b\r\n" % (len(TEXT), TEXT) + b"...", "timeout"),
+}
+
+
+@asynccontextmanager
+async def canned() -> AsyncGenerator[str]:
+    """A server that answers each model in its way; three dots are silence until the client leaves."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        body = json.loads(await reader.readexactly(int(size.partition(b":")[2])))
+        sent, _ = ANSWERS[body["model"]]
+        with closing(writer):
+            writer.write(sent.removesuffix(b"..."))
+            await writer.drain()
+            if sent.endswith(b"..."):
+                await reader.read()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}/v1"
+
+
+@pytest.mark.parametrize("rate", [None, 200.0])
+async def test_every_request_is_answered_or_counted_with_its_error(rate: float | None) -> None:
+    prompts = synthetic_prompts(4, (2, 2), seed=0)
+    work = [job for name in ANSWERS for job in jobs(4, [Target(name, 1, {"model": name})], prompts, (4, 4), {}, 0)]
+    waiting = [job for job in work if ANSWERS[job.label][1] == "timeout"]
+    async with canned() as url:
+        measured, seconds = await run(Load(url, {}, len(work), rate, 0.5, 0), waiting, warmup=0)
+        others, more = await run(Load(url, {}, 3, rate, 60.0, 0), [job for job in work if job not in waiting], warmup=0)
+    measured, seconds = [*measured, *others], seconds + more
+    told = summary(measured, seconds)
+    assert told["all"]["requests"] == len(work)
+    assert told["all"]["answered"] + sum(told["all"]["errors"].values()) == len(work)
+    expected = {name: {} if error is None else {error: 4} for name, (_, error) in ANSWERS.items()}
+    assert {name: group["errors"] for name, group in told["each"].items()} == expected
+    assert told["all"]["output_tokens"] == told["each"]["good"]["output_tokens"] == 4
+    assert {len(one.pieces) for one in measured if one.label == "good"} == {1}
+    assert "cut: 0 of 4 answered, 0.00 requests/s, 0.0 tokens/s; errors: 4 × stream" in table(told)
+
+
+async def test_nobody_listens() -> None:
+    async with canned() as url:
+        pass
+    work = jobs(2, [Target("good", 1, {"model": "good"})], synthetic_prompts(2, (2, 2), seed=0), (4, 4), {}, 0)
+    measured, _ = await run(Load(url, {}, 1, None, 60.0, 0), work, warmup=0)
+    assert [one.error for one in measured] == ["connection"] * 2

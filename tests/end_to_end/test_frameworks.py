@@ -36,6 +36,10 @@ TOOLS: Any = [{"type": "function", "function": {"name": "get_weather", "paramete
 MESSAGES: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 
+JOHN: Any = [{"role": "user", "content": "John Doe is 30 years old."}]
+MODES = [None, "JSON_SCHEMA", "TOOLS_STRICT"]  # of instructor
+
+
 class CityLocation(BaseModel):
     city: str
     country: str
@@ -102,12 +106,20 @@ def city_by_pydantic_ai(url: str, model: str) -> Any:
     return Agent(asked, output_type=CityLocation).run_sync("Where were the olympics held in 2012?").output
 
 
-def user_by_instructor(url: str, model: str) -> Any:
-    # its pins exclude the jiter and rich of the other clients: pip install --no-deps instructor docstring-parser
-    instructor: Any = pytest.importorskip("instructor")
-    client = instructor.from_openai(OpenAI(base_url=url, api_key="none", max_retries=0))
-    said = [{"role": "user", "content": "John Doe is 30 years old."}]
-    return client.chat.completions.create(model=model, response_model=User, messages=said)
+def instructor(url: str, mode: str | None) -> Any:
+    """Its client; mode None is its own default."""
+    module: Any = import_module("instructor")  # partially typed
+    chosen = {} if mode is None else {"mode": module.Mode[mode]}
+    return module.from_openai(OpenAI(base_url=url, api_key="none", max_retries=0), **chosen).chat.completions
+
+
+def user_by_instructor(url: str, model: str, mode: str | None = None) -> Any:
+    return instructor(url, mode).create(model=model, response_model=User, messages=JOHN)
+
+
+def users_by_instructor(url: str, model: str, mode: str | None) -> list[Any]:
+    """As they grow while the answer comes."""
+    return list(instructor(url, mode).create_partial(model=model, response_model=User, messages=JOHN))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -117,6 +129,13 @@ def test_typed_answers_of_the_demo_family(
 ) -> None:
     """Both ask by tools in their default mode."""
     assert isinstance(first(f"{url}/v1", model), kind)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_instructor_on_the_demo_family(url: str, mode: str | None) -> None:
+    assert isinstance(user_by_instructor(f"{url}/v1", "large-proxy", mode), User)
+    last = users_by_instructor(f"{url}/v1", "large-proxy", mode)[-1]
+    User.model_validate(last.model_dump())
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -153,10 +172,16 @@ async def test_pydantic_ai_gets_what_the_model_says() -> None:
         assert await asyncio.to_thread(city_by_pydantic_ai, url, "talker") == CityLocation(city="London", country="UK")
 
 
-async def test_instructor_gets_what_the_model_says() -> None:
-    async with talking(HERMES.written([("User", '{"name": "John", "age": 30}')])) as (url, _):
-        user = await asyncio.to_thread(user_by_instructor, url, "talker")
+@pytest.mark.parametrize("mode", MODES)
+async def test_instructor_gets_what_the_model_says(mode: str | None) -> None:
+    said = '{"name": "John", "age": 30}'
+    calls = [HERMES.written([(name, said)]) for name in ("User", "PartialUser")]
+    async with talking(*([said] if mode == "JSON_SCHEMA" else calls)) as (url, _):
+        user = await asyncio.to_thread(user_by_instructor, url, "talker", mode)
+        grown = await asyncio.to_thread(users_by_instructor, url, "talker", mode)
     assert (user.name, user.age) == ("John", 30)
+    assert {one.name for one in grown} >= {"Jo", "John"}
+    assert (grown[-1].name, grown[-1].age) == ("John", 30)
 
 
 @pytest.mark.parametrize("streamed", ["0", "1"])
@@ -189,7 +214,7 @@ async def test_run_tools_of_the_sdk_for_node(tmp_path: Path, streamed: str) -> N
 
 def test_the_page_names_the_versions() -> None:
     """Those that are installed here; the Node SDK's is the examples' own."""
-    packages = {"LangChain": "langchain", "pydantic-ai": "pydantic-ai-slim"}
+    packages = {"LangChain": "langchain", "pydantic-ai": "pydantic-ai-slim", "instructor": "instructor"}
     node = json.loads((CLIENTS / "package.json").read_text())["dependencies"]["openai"]
     expected = {f"| {title} {version(package)} |" for title, package in packages.items()} | {f"| openai {node} |"}
     page = (CLIENTS.parent / "docs" / "clients.md").read_text().partition("## Frameworks")[2]

@@ -164,6 +164,48 @@ async def test_an_answer_without_calls_is_text(world: World) -> None:
     assert choice["finish_reason"] == "stop"
 
 
+FENCED = '```json\n{"name": "get_weather", "arguments": {"city": "Rome", "days": 3}}\n```'
+
+
+@pytest.mark.parametrize("form", TOOL_FORMATS)
+async def test_a_fenced_call_alone_is_one(world: World, form: str) -> None:
+    """Qwen 2.5 Coder writes them so, though its template asks for tags."""
+    serve(world, form=form)
+    world.script("m", FENCED)
+    choice = (await ask(world, tools=TOOLS, temperature=0))["choices"][0]
+    assert choice["message"]["content"] is None
+    assert choice["finish_reason"] == "tool_calls"
+    check(choice["message"]["tool_calls"])
+    sent = [chunk["choices"][0] for chunk in await chunks(world, tools=TOOLS, temperature=0)]
+    pieces = [call for one in sent for call in one["delta"].get("tool_calls", [])]
+    assert not any(one["delta"].get("content") for one in sent)
+    assert sent[-1]["finish_reason"] == "tool_calls"
+    assert pieces[0]["function"] == {"name": "get_weather", "arguments": ""}
+    assert "".join(piece["function"]["arguments"] for piece in pieces) == '{"city": "Rome", "days": 3}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"tools": TOOLS}, FENCED + "\nThis calls the function."),
+        ({"tools": TOOLS, "tool_choice": "none"}, FENCED),
+        ({"tools": TOOLS, "guided_regex": "```json(.|\\n)*```"}, FENCED),
+        ({"tools": [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]}, FENCED),
+    ],
+    ids=["more", "none", "format", "strict"],
+)
+async def test_a_fenced_block_stays_text(world: World, fields: dict[str, Any], said: str) -> None:
+    """Where the answer says more, where nothing may be called, where a format asks for it, and where a grammar alone
+    may write arguments."""
+    serve(world, form="hermes")
+    world.script("m", said)
+    choice = (await ask(world, **fields, temperature=0))["choices"][0]
+    assert choice["message"]["content"] == said
+    assert "tool_calls" not in choice["message"]
+    sent = [chunk["choices"][0]["delta"] for chunk in await chunks(world, **fields, temperature=0)]
+    assert "".join(delta.get("content") or "" for delta in sent) == said
+
+
 async def test_stop_strings_and_limits_cut_calls(world: World) -> None:
     serve(world, form="hermes")
     world.script("m", TOOL_FORMATS["hermes"].written([("get_weather", '{"city": "Rome", "days": 3}')]))

@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--env", action="append", default=[], help="variable of the server, as NAME=VALUE; repeats")
     common.add_argument("--address-space", type=float, default=8, help="GiB that the server may map (0: no limit)")
     common.add_argument("--resident", type=float, default=3, help="GiB beyond which it is killed (0: no limit)")
+    common.add_argument("--start-s", type=float, default=180, help="seconds within which it must be ready")
     common.add_argument("--seed", type=int, default=0)
     common.add_argument("--out", type=Path, help="file for the last line, as benchmarks/results/soak-fuzz.json")
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
@@ -48,6 +49,7 @@ def _launch(asked: Arguments) -> Launch:
         environment=dict(pair.split("=", 1) for pair in asked.env),
         address_space=int(asked.address_space * GIB),
         resident=int(asked.resident * GIB),
+        start_s=asked.start_s,
     )
 
 

@@ -22,7 +22,6 @@ from motet.demo.family import build_family
 from motet.demo.recipe import TINY
 
 GIB = 1 << 30
-START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 45.0
 SAMPLE_S = 0.25
 GAUGES = ("motet:num_requests_running", "motet:num_requests_waiting", "motet:kv_cache_usage_perc")
@@ -35,7 +34,8 @@ class ServerEnded(Exception):
 @dataclass(frozen=True)
 class Launch:
     """How servers are started. `address_space` and `resident` are bytes (0: no limit): beyond the first, allocations
-    fail; beyond the second the server is killed. `prefix` stands between `python` and `serve`."""
+    fail; beyond the second the server is killed. `prefix` stands between `python` and `serve`. A server that is not
+    ready after `start_s` has failed."""
 
     file: Path
     python: str = sys.executable
@@ -45,6 +45,7 @@ class Launch:
     address_space: int = 8 * GIB
     resident: int = 3 * GIB
     descriptors: int = 0
+    start_s: float = 180.0
 
     def command(self, *arguments: str) -> list[str]:
         return [self.python, *self.prefix, *arguments]
@@ -78,7 +79,7 @@ class Server:
         self.answered = 0
         self.samples: list[Sample] = []
         self.killed_for: str | None = None
-        self._launch = launch
+        self.launch = launch
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._sample, daemon=True)
         self._watch.start()
@@ -132,7 +133,7 @@ class Server:
         self.log.unlink(missing_ok=True)
 
     def _sample(self) -> None:
-        limit = self._launch.resident
+        limit = self.launch.resident
         while self.alive and not self._over.wait(SAMPLE_S):
             self.samples.append(Sample(time.monotonic(), self.answered, self.resident()))
             if limit and self.samples[-1].resident > limit:
@@ -160,7 +161,7 @@ def start(launch: Launch, *, stdin: bytes = b"") -> Server:
 
 
 def _wait_ready(server: Server) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + server.launch.start_s
     while server.alive and time.monotonic() < deadline:
         with suppress(httpx.TransportError):
             if httpx.get(f"{server.url}/ready").status_code == 200:

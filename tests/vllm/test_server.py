@@ -30,11 +30,15 @@ NAMED = {"proxy": {"base": "llama", "strategy": "proxy_tuning", "expert": "llama
 MESSAGES = [{"role": "user", "content": "Where was she born?"}]
 
 
-def client_of(engine: Engine, infos: Mapping[str, ModelInfo]) -> httpx.AsyncClient:
+def service_of(engine: Engine, infos: Mapping[str, ModelInfo]) -> Service:
     vocabulary = read_vocabulary(TOKENIZER.hf, VOCAB)
     members = {name: LoadedModel(info, TOKENIZER, vocabulary, "chat", name) for name, info in infos.items()}
     registry = Registry(members, {name: parse_composition(value) for name, value in NAMED.items()})
-    app = create_app(Service.assemble(ServerConfig(max_choices=4096), engine, registry))
+    return Service.assemble(ServerConfig(port=0, max_choices=4096), engine, registry)
+
+
+def client_of(engine: Engine, infos: Mapping[str, ModelInfo]) -> httpx.AsyncClient:
+    app = create_app(service_of(engine, infos))
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://motet", timeout=120)
 

@@ -18,7 +18,7 @@ from motet.server.dialogue.tools import Offer
 from motet.server.http.errors import ApiError
 from motet.server.prompts import RequestPrompt, opens_thought
 from motet.server.query import Query
-from motet.server.structured import INVALID_GRAMMAR, TOOLS, compiled_grammar
+from motet.server.structured import INVALID_GRAMMAR, TOOLS, asks_for_format, compiled_grammar
 
 OPEN_SHARE = 2 / 3  # of an answer, behind which JSON is closed where the operator wants it
 
@@ -68,7 +68,8 @@ def form_of(prompt: RequestPrompt, plan: Plan, registry: Registry, query: Query)
     words = (*(calls.marks if calls else ()), *((dialect.tags.begin, dialect.tags.end) if dialect.tags else ()))
     ids = {base.tokenizer.added_id(word): word for word in words}
     shown = {token: word for token, word in ids.items() if token in base.tokenizer.special_ids}
-    syntax = Syntax(calls, query.offer.names, dialect.tags, bool(opened), shown)
+    fenced = query.offer.loose if calls and not asks_for_format(query.fields) else frozenset[str]()
+    syntax = Syntax(calls, query.offer.names, fenced, dialect.tags, bool(opened), shown)
     return AnswerForm(syntax, phase_of(dialect, base, opened=opened, budget=budget), dialect.is_single)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from motet.models.fenced_calls import FencedCallReader
 from motet.models.thoughts import ThinkTags, ThoughtReader
 from motet.models.tool_calls import CallArguments, CallBegin, CallReader, Part, Said, Thought
 from motet.models.tool_formats import ToolFormat
@@ -15,12 +16,14 @@ from motet.models.tool_formats import ToolFormat
 class Syntax:
     """How an answer is taken apart. `calls` None: it has none; `tags` None: it has no thought.
 
-    `names` are the functions that may be called. `is_open`: the prompt has begun the thought. `shown` are special
-    tokens with their texts, which are read though answers leave special tokens out.
+    `names` are the functions that may be called, `fenced` those of them that a fenced block alone calls, too.
+    `is_open`: the prompt has begun the thought. `shown` are special tokens with their texts, which are read though
+    answers leave special tokens out.
     """
 
     calls: ToolFormat | None = None
     names: frozenset[str] = frozenset()
+    fenced: frozenset[str] = frozenset()
     tags: ThinkTags | None = None
     is_open: bool = False
     shown: Mapping[int, str] = field(default_factory=dict[int, str])
@@ -32,6 +35,7 @@ class PartsReader:
     def __init__(self, syntax: Syntax) -> None:
         self._thought = None if syntax.tags is None else ThoughtReader(syntax.tags, is_open=syntax.is_open)
         self._calls = None if syntax.calls is None else CallReader(syntax.calls, syntax.names)
+        self._fence = None if syntax.calls is None else FencedCallReader(syntax.calls, syntax.fenced)
         self.num_thought = 0  # tokens
         self.has_called = False
 
@@ -42,16 +46,20 @@ class PartsReader:
             was_open = self._thought.in_thought
             parts = self._thought.push(text) + (self._thought.flush() if is_last else [])
             self.num_thought += was_open or self._thought.in_thought
-        if self._calls is None:
+        if self._calls is None or self._fence is None:
             return parts
-        return self._called(parts, is_last=is_last)
+        return self._called(parts, self._fence, self._calls, is_last=is_last)
 
-    def _called(self, parts: Sequence[Part], *, is_last: bool) -> list[Part]:
-        assert self._calls is not None
+    def _called(
+        self, parts: Sequence[Part], fence: FencedCallReader, calls: CallReader, *, is_last: bool
+    ) -> list[Part]:
         read: list[Part] = []
         for part in parts:
-            read += self._calls.push(part.text) if isinstance(part, Said) else [part]
-        read += self._calls.flush() if is_last else []
+            read += calls.push(fence.push(part.text)) if isinstance(part, Said) else [part]
+        if is_last:
+            for part in fence.flush():
+                read += calls.push(part.text) if isinstance(part, Said) else [part]
+            read += calls.flush()
         self.has_called = self.has_called or any(isinstance(part, CallBegin) for part in read)
         return read
 

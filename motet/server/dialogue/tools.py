@@ -118,6 +118,11 @@ class Offer:
     def names(self) -> frozenset[str]:
         return frozenset(tool.function.name for tool in self.callable)
 
+    @property
+    def loose(self) -> frozenset[str]:
+        """Functions that may get arguments which no grammar has held: none where an answer must call."""
+        return frozenset(tool.function.name for tool in self.callable if not (self.must or tool.function.strict))
+
 
 def offered(tools: Sequence[Tool] | None, choice: Choice | None, parallel: bool | None) -> Offer:
     """

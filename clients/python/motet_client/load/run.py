@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -39,7 +39,8 @@ class Measured:
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None
-    """Status of the refusal, or what broke: `timeout`, `stream` (an error in the stream, or no end), `connection`."""
+    """Status of the refusal, or what broke: `timeout`, `connection` (before an answer began), `stream` (an error in the
+    answer, or no end)."""
 
 
 async def run(load: Load, jobs: Sequence[Job], warmup: int) -> tuple[list[Measured], float]:
@@ -86,7 +87,9 @@ async def _ask(client: httpx.AsyncClient, load: Load, job: Job, due: float) -> M
     except (TimeoutError, httpx.TimeoutException):
         told.error = "timeout"
     except httpx.HTTPError:
-        told.error = "connection" if not told.pieces else "stream"
+        told.error = told.error or "connection"
+    except (ValueError, TypeError, AttributeError):  # it speaks something else
+        told.error = "stream"
     told.end = perf_counter() - due
     return told
 
@@ -98,24 +101,28 @@ async def _read(client: httpx.AsyncClient, url: str, job: Job, told: Measured) -
             return
         told.error = "stream"  # until it has ended as it should
         async for event in _events(response):
-            if event == "[DONE]":
+            if event == b"[DONE]":
                 told.error = None
                 return
-            chunk: dict[str, Any] = json.loads(event)
-            if "error" in chunk:
+            chunk: Any = json.loads(event)
+            if not isinstance(chunk, dict) or "error" in chunk:
                 return
-            _note(chunk, told)
+            _note(cast("dict[str, Any]", chunk), told)
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[str]:
-    async for line in response.aiter_lines():
-        if line.startswith("data:"):
-            yield line.removeprefix("data:").strip()
+async def _events(response: httpx.Response) -> AsyncIterator[bytes]:
+    """What the stream's lines hold. Only line feeds end them: JSON may have Unicode's other separators as they are."""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line.removeprefix(b"data:").strip()
 
 
 def _note(chunk: dict[str, Any], told: Measured) -> None:
     """The time of a piece that has something of the answer in it, and the usage."""
-    if any(map(_says_something, chunk.get("choices", ()))):
+    if any(map(_says_something, chunk.get("choices") or ())):
         told.pieces.append(perf_counter() - told.due)
     usage: dict[str, int] = chunk.get("usage") or {}
     told.prompt_tokens = usage.get("prompt_tokens", told.prompt_tokens)
@@ -123,6 +130,6 @@ def _note(chunk: dict[str, Any], told: Measured) -> None:
 
 
 def _says_something(choice: dict[str, Any]) -> bool:
-    delta: dict[str, Any] = choice.get("delta", {})
+    delta: dict[str, Any] = choice.get("delta") or {}
     said = (choice.get("text"), *(delta.get(name) for name in ("content", "reasoning_content", "tool_calls")))
     return any(said)
