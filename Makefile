@@ -71,6 +71,7 @@ $(VENV)/bin/python:
 
 # torch first and alone: the pinned version has a CPU build, which a later resolution then keeps
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "$(VENV): torch and the other packages are installed, once"
 	$(PIP) torch
 	$(PIP) --editable .
 	@touch $@

@@ -27,7 +27,7 @@ async def run_command(line: str, conversation: Conversation, console: Console) -
     """Raises ChatError: no such command, or it cannot be done."""
     name, _, rest = line.removeprefix("/").partition(" ")
     if name not in COMMANDS:
-        raise ChatError(f"there is no command /{name}.{offer(name, COMMANDS)}")
+        raise ChatError(f"there is no command /{name}.{offer('/' + name, [f'/{known}' for known in COMMANDS])}")
     await COMMANDS[name].run(conversation, rest.strip(), console)
 
 
@@ -96,7 +96,11 @@ async def _system(conversation: Conversation, rest: str, console: Console) -> No
 
 
 async def _temperature(conversation: Conversation, rest: str, console: Console) -> None:
-    conversation.sampling["temperature"] = _number(rest, "/temperature 0.7")
+    temperature = _number(rest, "/temperature 0.7")
+    if not temperature >= 0:
+        raise ChatError(f"{rest} is no temperature: 0 takes the likeliest token, 1 draws as the distribution is.")
+    conversation.sampling["temperature"] = temperature
+    console.print(f"Temperature {temperature:g} from now on.")
 
 
 async def _new(conversation: Conversation, rest: str, console: Console) -> None:
@@ -112,7 +116,8 @@ def _number(text: str, example: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise ChatError(f"{text!r} is no number: {example}") from error
+        told = f"{text!r} is no number" if text else "a number is missing"
+        raise ChatError(f"{told}: {example}") from error
 
 
 def style_of(shift: float | None) -> str:

@@ -117,7 +117,8 @@ class Conversation:
             await stream.close()
 
     async def compare(self, text: str, models: Sequence[str]) -> list[tuple[str, str]]:
-        """(model, answer) of each to the same question, which does not count as said.
+        """(model, answer) of each to the same question, which does not count as said; who answers now, answers at the
+        strength that was chosen.
 
         Raises:
             ChatError: no such model.
@@ -127,9 +128,16 @@ class Conversation:
             if model not in self.cards:
                 raise ChatError(f"the server has no model {model!r}.{offer(model, self.cards)}")
         asked = [*self.messages, {"role": "user", "content": text}]
-        body = {"messages": asked, "candidates": [*models], **self.sampling}
+        body = {"messages": asked, "candidates": [self._candidate(model) for model in models], **self.sampling}
         found = cast("dict[str, Any]", await self.sdk.post("/compare", cast_to=object, body=body))
-        return [(one["model"], one["choices"][0]["message"]["content"] or "") for one in found["candidates"]]
+        return [(one["label"], one["choices"][0]["message"]["content"] or "") for one in found["candidates"]]
+
+    def _candidate(self, model: str) -> str | dict[str, Any]:
+        if model != self.model or self.composition is None:
+            return model
+        strength = self.strengths[self.composition["strategy"]]
+        label = f"{model}, {strength} {self.composition[strength]:g}"
+        return {"label": label, "model": self._asked_model, **self._composed()}
 
     @property
     def _asked_model(self) -> str:

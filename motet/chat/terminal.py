@@ -50,6 +50,8 @@ async def _said(line: str, conversation: Conversation, console: Console) -> None
         console.print(Text(str(error), style="red"))
     except APIError as error:
         console.print(Text(f"the server says: {_message(error)}", style="red"))
+        if getattr(error, "code", None) == "context_length_exceeded" and conversation.messages:
+            console.print("/new forgets what was said before.")
 
 
 def _message(error: APIError) -> str:

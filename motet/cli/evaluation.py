@@ -45,7 +45,8 @@ Key = Annotated[str, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Of
 
 @app.command()
 def run(recipe: RecipeFile, overrides: Overrides = None, cache: Cache = None, api_key: Key = "none") -> None:
-    """Run a recipe and write results.json, results.md and items.jsonl to its output folder."""
+    """Run a recipe and write results.json, results.md and items.jsonl to its output folder. What was ended early goes
+    on where it was: the same command again."""
     from motet.evaluation.report import print_results, write_results
     from motet.evaluation.run import evaluate
 
@@ -54,7 +55,8 @@ def run(recipe: RecipeFile, overrides: Overrides = None, cache: Cache = None, ap
 
 @app.command()
 def sweep(recipe: RecipeFile, overrides: Overrides = None, cache: Cache = None, api_key: Key = "none") -> None:
-    """Run a recipe at every point of its `sweep`: table, Pareto front, CSV and figure."""
+    """Run a recipe at every point of its `sweep`: table, Pareto front, CSV and figure. What was ended early goes on
+    where it was: the same command again."""
     from motet.evaluation.sweep import evaluate_sweep
     from motet.evaluation.sweep_report import print_sweep, write_sweep
 
@@ -72,18 +74,21 @@ def _evaluate(
     """Runs a recipe by `evaluate`, writes the files and shows the results."""
     from rich.console import Console
 
+    from motet.evaluation.answers import UNFINISHED
     from motet.evaluation.recipe import find_recipe, read_recipe
     from motet.evaluation.settings import RecipeError
     from motet.training.run.outputs import output_problems
 
     console = Console()
-    with refusals(), watched(console) as progress:
+    with refusals(), watched() as progress:
         file = find_recipe(recipe)
         chosen = read_recipe(file, overrides or [])
         if problems := list(output_problems(chosen.output)):
             raise RecipeError(problems)
-        results = evaluate(chosen, file.resolve().parent, progress, **options)
+        unfinished = chosen.output / UNFINISHED
+        results = evaluate(chosen, file.resolve().parent, progress, unfinished=unfinished, **options)
         files = write(results)
+        unfinished.unlink()
     show(console, results)
     console.print("written: " + ", ".join(map(str, files)), highlight=False)
 
@@ -127,12 +132,15 @@ def refusals() -> Generator[None]:
 
 
 @contextmanager
-def watched(console: Console) -> Generator[Progress]:
-    """A bar of requests where somebody watches, a line per task elsewhere; both on standard error."""
+def watched() -> Generator[Progress]:
+    """A bar of requests where somebody watches, lines elsewhere; both on standard error."""
+    from rich.console import Console
+
     from motet.evaluation.progress import Bar, Lines
 
+    console = Console(stderr=True)
     if not console.is_terminal:
-        yield Lines()
+        yield Lines(console)
         return
-    with Bar() as bar:
+    with Bar(console) as bar:
         yield bar

@@ -40,6 +40,7 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
 }
 NAME = re.compile(r"demo(?::(\d+))?")  # of a family, as recipes write it
+MINUTES = "three to eight"  # to train the default family (`seconds.family` of benchmarks/results/demo-seed*.json)
 MEASURED_QUESTIONS = 300  # per split, at most
 
 
@@ -81,11 +82,18 @@ def build_family(
     """
     folder = family_folder(seed, cache, recipe)
     if not (folder / "family.json").is_file():
+        progress = progress or for_console()
+        progress.note(_cost(recipe, folder))
         with _scratch(folder) as scratch:
-            _build(scratch, seed, recipe, progress or for_console())
+            _build(scratch, seed, recipe, progress)
             _publish(scratch, folder)
     _renew_operator_file(folder)
     return folder
+
+
+def _cost(recipe: FamilyRecipe, folder: Path) -> str:
+    minutes = f", about {MINUTES} minutes on two cores" if recipe == DEFAULT else ""
+    return f"   {len(recipe.steps)} small models are trained, once{minutes}; they stay in {folder}"
 
 
 def _renew_operator_file(folder: Path) -> None:

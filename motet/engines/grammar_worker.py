@@ -8,7 +8,6 @@ with "load": {"text", "size", "end"} of the tokenizer.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import resource
 import signal
@@ -22,6 +21,7 @@ import psutil
 
 from motet.engines.grammar_limits import GrammarError, check
 from motet.engines.guidance import as_lark, failure_of, matcher_of
+from motet.heap import heap_bytes
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -108,23 +108,6 @@ def _compiled(environment: LLTokenizer, text: str) -> dict[str, Any]:
 
 def too_large() -> str:
     return f"the grammar cannot be compiled within {COMPILE_BYTES >> 20} MiB of memory; make it smaller"
-
-
-class _MallInfo(ctypes.Structure):
-    """`struct mallinfo2` of <malloc.h>; names of what is not read here are shortened."""
-
-    _fields_ = tuple((name, ctypes.c_size_t) for name in ("arena", *"osh", "mapped", *"uf", "used", "free", "keep"))
-
-
-def heap_bytes() -> int:
-    """What the process has allocated: glibc's own count, which knows freed memory; elsewhere the resident set."""
-    try:
-        mallinfo = ctypes.CDLL(None).mallinfo2
-    except AttributeError:
-        return psutil.Process().memory_info().rss
-    mallinfo.restype = _MallInfo
-    info = mallinfo()
-    return int(info.used + info.mapped)
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ from motet.engines.base import Grammar, GrammarFailed, ThoughtPhase
 from motet.engines.closing import ClosingGrammar
 from motet.engines.grammar_limits import GrammarError, check_size
 from motet.engines.grammar_process import PROCESSES, Checked, CompileProcesses, GrammarUnavailable, TokenizerText
-from motet.engines.grammar_worker import heap_bytes
 from motet.engines.guidance import failure_of, matcher_of, shown
 from motet.engines.thought import ThoughtGrammar
+from motet.heap import heap_bytes
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -12,9 +12,11 @@ from openai import AsyncOpenAI, BaseModel
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
+from motet.evaluation.answers import Answers
 from motet.evaluation.subject import Subject
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 Messages = Sequence[tuple[str, str]]  # (role, content)
 
 
@@ -46,12 +48,13 @@ class ContinuationScores(BaseModel):
 
 @dataclass
 class Api:
-    """At most `concurrency` requests under way. `expect` is told of requests to come, `done` of each that is over."""
+    """At most `concurrency` requests under way. `done` is told of each that is over; `answers` are kept for a run that
+    goes on where this one ends, and what an earlier one kept is not asked again."""
 
     sdk: AsyncOpenAI
     concurrency: int = 32
-    expect: Callable[[int], None] = lambda count: None
     done: Callable[[], None] = lambda: None
+    answers: Answers | None = None
     _places: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +62,6 @@ class Api:
 
     async def together(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         """All results in order; the first failure ends the others."""
-        self.expect(len(calls))
         tasks = [asyncio.create_task(self._one(call)) for call in calls]
         try:
             return await asyncio.gather(*tasks)
@@ -69,6 +71,11 @@ class Api:
             await asyncio.gather(*tasks, return_exceptions=True)
             for call in calls:
                 call.close()  # one that never began would be missed
+
+    def skip(self, count: int) -> None:
+        """So many of the announced requests are not needed."""
+        for _ in range(count):
+            self.done()
 
     async def _one(self, call: Coroutine[Any, Any, T]) -> T:
         async with self._places:
@@ -86,8 +93,9 @@ class Api:
         ignore_end: bool = False,
         temperature: float = 0.0,
         seed: int | None = None,
+        timed: bool = False,
     ) -> SubjectReply:
-        """`POST /v1/chat/completions`, greedy unless a `temperature` is given."""
+        """`POST /v1/chat/completions`, greedy unless a `temperature` is given; `timed`: whatever is known already."""
         body = {
             "messages": _as_dicts(messages),
             "temperature": temperature,
@@ -97,7 +105,8 @@ class Api:
             "trace": trace,
             "ignore_eos": ignore_end,
         }
-        response = await self.sdk.post("/chat/completions", body=subject.target | body, cast_to=ChatCompletion)
+        known = not timed and (temperature == 0 or seed is not None)
+        response = await self._post("/chat/completions", subject.target | body, ChatCompletion, keep=known)
         choice = response.choices[0]
         tokens = (choice.logprobs.content if choice.logprobs else None) or []
         return SubjectReply(
@@ -130,14 +139,14 @@ class Api:
             "max_tokens": max_tokens,
             **({"continue_final_message": True, "add_generation_prompt": False} if prefilled else {}),
         }
-        response = await self.sdk.post("/chat/completions", body=subject.target | body, cast_to=ChatCompletion)
+        response = await self._post("/chat/completions", subject.target | body, ChatCompletion, keep=seed is not None)
         return [choice.message.content or "" for choice in response.choices]
 
     async def greedy(self, subject: Subject, messages: Messages, continuation: str) -> tuple[bool, ...]:
         """`POST /v1/score` with a trace: for each token of the continuation whether it is the most likely one after
         those before it."""
         body = {"messages": _as_dicts(messages), "continuations": [continuation], "trace": {"top": 1}}
-        scores = await self.sdk.post("/score", body=subject.target | body, cast_to=ContinuationScores)
+        scores = await self._post("/score", subject.target | body, ContinuationScores)
         traced: list[dict[str, Any]] = (scores.data[0].model_extra or {})["motet"]["trace"]
         return tuple(entry["token_id"] == entry["top"]["composed"][0]["token_id"] for entry in traced)
 
@@ -152,7 +161,7 @@ class Api:
     ) -> list[tuple[float, ...]]:
         """`POST /v1/score`: log-probabilities of the tokens of each continuation, in nats."""
         body = {**subject.target, "messages": _as_dicts(messages), "continuations": list(continuations)}
-        scores = await self.sdk.post("/score", body=body, cast_to=ContinuationScores)
+        scores = await self._post("/score", body, ContinuationScores)
         return [tuple(entry.token_logprobs) for entry in scores.data]
 
     async def score_text(self, subject: Subject, text: str) -> tuple[float, ...]:
@@ -164,7 +173,18 @@ class Api:
         return tuple(value for value in found if value is not None)
 
     async def _completion(self, subject: Subject, body: dict[str, Any]) -> Completion:
-        return await self.sdk.post("/completions", body=subject.target | body, cast_to=Completion)
+        return await self._post("/completions", subject.target | body, Completion)
+
+    async def _post(self, path: str, body: dict[str, Any], kind: type[M], *, keep: bool = True) -> M:
+        """`keep`: the answer is the same whenever this is asked."""
+        answers = self.answers if keep else None
+        earlier = None if answers is None else answers.find([path, body])
+        if earlier is not None:
+            return kind.construct(**earlier)
+        response = await self.sdk.post(path, body=body, cast_to=kind)
+        if answers is not None:
+            answers.keep([path, body], response.to_dict(mode="json"))
+        return response
 
 
 def _as_dicts(messages: Messages) -> list[dict[str, str]]:

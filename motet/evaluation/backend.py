@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
 
+from motet.evaluation.recipe import ApiSource
 from motet.evaluation.settings import RecipeError
 
 TIMEOUT_S = 600.0
 
 
 def connect(url: str, api_key: str = "none") -> AsyncOpenAI:
-    """The SDK for a running server at `url` (without /v1), past any proxy where it is on this machine."""
+    """The SDK for a running server at `url` (with or without /v1), past any proxy where it is on this machine."""
     local = httpx2.URL(url).host in ("127.0.0.1", "localhost", "::1")
     client = DefaultAsyncHttpxClient(trust_env=not local)
-    return AsyncOpenAI(base_url=f"{url.rstrip('/')}/v1", api_key=api_key, timeout=TIMEOUT_S, http_client=client)
+    return AsyncOpenAI(
+        base_url=f"{url.rstrip('/').removesuffix('/v1')}/v1", api_key=api_key, timeout=TIMEOUT_S, http_client=client
+    )
 
 
 @asynccontextmanager
@@ -56,3 +60,33 @@ async def in_process(
             yield sdk
     finally:
         await engine.close()
+
+
+async def models_asked(api: ApiSource, root: Path, sdk: AsyncOpenAI) -> Any:
+    """What is known of the models that answer without asking them: the operator's settings and the files' sizes and
+    times, or a server's address and its list of models."""
+    if api.server is not None:
+        try:
+            listed = [model.to_dict(mode="json") async for model in await sdk.models.list()]
+        except APIStatusError:  # not every server lists them
+            listed = []
+        return [api.server, [{name: value for name, value in model.items() if name != "created"} for model in listed]]
+    from motet.operator.file import ConfigError, load
+    from motet.operator.settings import source_of
+
+    try:
+        configuration = load(root / api.models)
+    except ConfigError as error:
+        raise RecipeError(error.problems) from error
+    models = configuration.settings.models.values()
+    places = [Path(source_of(model, configuration.folder)) for model in models]
+    written = (root / api.models).read_text(encoding="utf-8")
+    merges = {name: merge.model_dump(mode="json") for name, merge in api.merges.items()}
+    return [written, merges, configuration.settings.model_dump(mode="json"), [list(_stamps(place)) for place in places]]
+
+
+def _stamps(place: Path) -> Iterator[tuple[str, int, int]]:
+    """(path, size, time) of a model's files; nothing of a hub id."""
+    for file in sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []:
+        found = file.stat()
+        yield str(file), found.st_size, found.st_mtime_ns

@@ -8,7 +8,7 @@
       - {type: gap_closed, data: held_out.jsonl, base: base, tuned: tuned}
 
 `root` is the folder of data and of the operator's file, by default the recipe's own; `demo` is the cached demo family
-of seed 0, `demo:3` of seed 3. `output` is relative to the working directory.
+of seed 0, whose data files lie in its folder `evaluation`. `output` is relative to the working directory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ApiSource(Setting, frozen=True):
     """What is asked: a running server, else the application in this process over an operator's file."""
 
     server: str | None = None
-    """The address of a running server, without /v1."""
+    """The address of a running server, with or without /v1."""
     models: str = "models.yaml"
     """The operator's file, in the root."""
     merges: dict[str, Merge] = Field(default_factory=dict[str, Merge])
@@ -103,8 +103,8 @@ class Recipe(Setting, frozen=True):
     name: str | None = None
     """By default the output folder's name."""
     root: str | None = None
-    """The folder of data and of the operator's file, by default the recipe's own; `demo` is the cached demo family of
-    seed 0, `demo:3` that of seed 3."""
+    """The folder of data and of the operator's file, by default the recipe's own. `demo` is the cached demo family of
+    seed 0, `demo:3` that of seed 3, built where it is missing; its data files lie in its folder `evaluation`."""
     output: Path
     """The folder to write, relative to the working directory."""
     api: ApiSource = ApiSource()

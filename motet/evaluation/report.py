@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from motet.evaluation.bench import Row
 from motet.evaluation.run import Results
 from motet.training.data.json_text import lines
 
+MIN_SUBJECT = 12  # characters of a subject's name in a line, where numbers leave no more
+BORDER = 3  # a column's line and blanks; a table has one line more
 SMALL = 1e-3  # below it, a value is written with an exponent: p-values
 
 
@@ -33,15 +35,39 @@ def columns(measures: Mapping[str, Row]) -> list[str]:
     return list(dict.fromkeys(name for row in measures.values() for name in row))
 
 
-def table(title: str, measures: Mapping[str, Row], first: str = "subject") -> Table:
-    """One line per subject."""
-    drawn = Table(title=title)
-    drawn.add_column(first, overflow="fold", min_width=12)
-    for name in columns(measures):
-        drawn.add_column(name, justify="right", overflow="fold")
-    for subject, row in measures.items():
-        drawn.add_row(subject, *(shown(row.get(name)) if name in row else "" for name in columns(measures)))
+def tables(title: str, measures: Mapping[str, Row], width: int, first: str = "subject") -> list[Table]:
+    """One line per subject; several tables where the measures are too many for a screen of `width` characters, so that
+    every number is whole."""
+    of = {name: [shown(row[name]) if name in row else "" for row in measures.values()] for name in columns(measures)}
+    longest = max(map(len, (first, *measures)))
+    widths = {name: _width(name, column) for name, column in of.items()}
+    left = min(longest, max(MIN_SUBJECT, width - BORDER - 1 - max(widths.values(), default=0)))
+    drawn: list[Table] = []
+    for names in _parts(widths, width - left - BORDER - 1):
+        part = Table(title=title if not drawn else f"{title}, continued")
+        part.add_column(first, overflow="fold", width=left)
+        for name in names:
+            part.add_column(name, justify="right", overflow="fold", width=widths[name] - BORDER)
+        for i, subject in enumerate(measures):
+            part.add_row(subject, *(of[name][i] for name in names))
+        drawn.append(part)
     return drawn
+
+
+def _width(name: str, values: Sequence[str]) -> int:
+    """What a column takes: its longest number, or word of its name."""
+    return max(map(len, [*values, *name.split()])) + BORDER
+
+
+def _parts(widths: Mapping[str, int], room: int) -> Iterator[list[str]]:
+    """The columns in order, as many together as there is room for, one at least."""
+    part: list[str] = []
+    for name, width in widths.items():
+        if part and sum(widths[other] for other in part) + width > room:
+            yield part
+            part = []
+        part = [*part, name]
+    yield part
 
 
 def markdown(measures: Mapping[str, Row], first: str = "subject") -> str:
@@ -55,9 +81,10 @@ def markdown(measures: Mapping[str, Row], first: str = "subject") -> str:
 
 
 def print_results(console: Console, results: Results) -> None:
-    """A table per task."""
+    """The tables of each task."""
     for name, findings in results.findings.items():
-        console.print(table(f"{results.recipe.title}: {name}", findings.measures))
+        for part in tables(f"{results.recipe.title}: {name}", findings.measures, console.width):
+            console.print(part)
 
 
 def write_results(results: Results) -> list[Path]:

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
+from motet.evaluation.answers import Answers
 from motet.evaluation.asking import Api
-from motet.evaluation.backend import connect, in_process
+from motet.evaluation.backend import connect, in_process, models_asked
 from motet.evaluation.bench import Bench, Findings
 from motet.evaluation.data import missing, read_items
 from motet.evaluation.merge import write_merge
@@ -24,13 +25,16 @@ from motet.evaluation.subject import Pair
 
 
 class Progress:
-    """Told of requests to come and of each that is over, and of what is going on; does nothing by itself."""
+    """Told of all requests to come and of each that is over, and of what is going on; does nothing by itself."""
 
     def tell(self, what: str) -> None:
         """What comes next."""
 
+    def note(self, what: str) -> None:
+        """What should be known, and stay to be read."""
+
     def expect(self, count: int) -> None:
-        """So many requests more."""
+        """So many requests in all."""
 
     def done(self) -> None:
         """One request is over."""
@@ -56,7 +60,13 @@ class Results:
 
 
 def evaluate(
-    recipe: Recipe, folder: Path, progress: Progress | None = None, *, cache: Path | None = None, api_key: str = "none"
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    cache: Path | None = None,
+    api_key: str = "none",
+    unfinished: Path | None = None,
 ) -> Results:
     """Runs all tasks.
 
@@ -66,28 +76,50 @@ def evaluate(
         progress: is told how it goes.
         cache: of demo families, by default `$MOTET_CACHE` or `~/.cache/motet`.
         api_key: of a running server.
+        unfinished: where answers are kept as they come. Those of an earlier run are not asked again, if it asked the
+            same models: the same files, or a server at the same address with the same list of models.
 
     Raises:
         RecipeError: data, models or subjects that cannot be had; all of a kind together.
     """
-    return asyncio.run(_evaluate(recipe, folder, progress or Progress(), cache, api_key))
+    return asyncio.run(_evaluate(recipe, folder, progress or Progress(), cache, api_key, unfinished))
 
 
-async def _evaluate(recipe: Recipe, folder: Path, progress: Progress, cache: Path | None, api_key: str) -> Results:
+async def _evaluate(
+    recipe: Recipe, folder: Path, progress: Progress, cache: Path | None, api_key: str, unfinished: Path | None
+) -> Results:
     started = time.monotonic()
     root = find_root(recipe, folder, progress, cache)
     data = find_data(root)
     check_files(recipe, data)
     async with _opened(recipe, root, progress, api_key) as sdk:
-        api = Api(sdk, recipe.concurrency, progress.expect, progress.done)
-        bench = Bench(api, recipe.subjects, data, recipe.limit, _shots(recipe, data))
         try:
-            findings = {name: await _told(name, task, bench, progress) for name, task in _tasks(recipe)}
+            async with _kept(recipe, root, sdk, unfinished, progress) as answers:
+                api = Api(sdk, recipe.concurrency, progress.done, answers)
+                bench = Bench(api, recipe.subjects, data, recipe.limit, _shots(recipe, data))
+                progress.expect(sum(task.requests(bench) for task in recipe.tasks))
+                findings = {name: await _told(name, task, bench, progress) for name, task in _tasks(recipe)}
         except APIStatusError as error:
             raise RecipeError([f"the server refuses a request: {_message(error)}"]) from error
         except APIConnectionError as error:
             raise RecipeError([f"the server does not answer: {error.__cause__ or error}"]) from error
     return Results(recipe, findings, time.monotonic() - started, data)
+
+
+@asynccontextmanager
+async def _kept(
+    recipe: Recipe, root: Path, sdk: AsyncOpenAI, file: Path | None, progress: Progress
+) -> AsyncGenerator[Answers | None]:
+    if file is None:
+        yield None
+        return
+    answers = Answers(file, await models_asked(recipe.api, root, sdk))
+    if answers.taken_over:
+        progress.note(f"{answers.taken_over} answers of an earlier run that did not end are taken over from {file}")
+    try:
+        yield answers
+    finally:
+        answers.close()
 
 
 async def _told(name: str, task: Any, bench: Bench, progress: Progress) -> Findings:

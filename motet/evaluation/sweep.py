@@ -27,13 +27,33 @@ class Swept:
     chosen: str | None
 
     @property
+    def choice(self) -> str | None:
+        """Why the chosen point is chosen, and what that has to do with the front; None without a rule."""
+        select, axes = self.sweep.select, [axis.measure for axis in self.sweep.front]
+        if select is None:
+            return None
+        if self.chosen is None:
+            return f"no point's {select.measure!r} {_reaches(select)}"
+        said = f"{_why(select)} of the grid" if select.rule == "best" else _why(select)
+        if self.chosen in self.front:
+            return said
+        reason = "is not an axis of the front" if select.measure not in axes else "is only one axis of the front"
+        return f"{said}; not on the Pareto front: {select.measure!r} {reason}"
+
+    @property
     def rows(self) -> dict[str, Row]:
         """The measures of every point, of the other subjects too."""
         return dict(self.results.measures)
 
 
 def evaluate_sweep(
-    recipe: Recipe, folder: Path, progress: Progress | None = None, *, cache: Path | None = None, api_key: str = "none"
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    cache: Path | None = None,
+    api_key: str = "none",
+    unfinished: Path | None = None,
 ) -> Swept:
     """Runs the recipe's tasks once over its subjects with the swept one replaced by one per point; arguments as of
     `evaluate`.
@@ -45,10 +65,21 @@ def evaluate_sweep(
     if sweep is None:
         raise RecipeError(["sweep: required: what is varied, `motet eval RECIPE` runs a recipe without it."])
     points = {label(sweep.subject, point): point for point in sweep.points()}
-    results = evaluate(expanded(recipe, sweep, points), folder, progress, cache=cache, api_key=api_key)
+    whole = expanded(recipe, sweep, points)
+    results = evaluate(whole, folder, progress, cache=cache, api_key=api_key, unfinished=unfinished)
     _check_measures(sweep, results)
     rows = {name: results.measures[name] for name in points}
     return Swept(results, sweep, points, front_of(sweep, rows), chosen_of(sweep.select, rows))
+
+
+def _why(select: Select) -> str:
+    if select.rule == "first":
+        return f"the first point whose {select.measure!r} {_reaches(select)}"
+    return f"the {'highest' if select.better == 'max' else 'lowest'} {select.measure!r}"
+
+
+def _reaches(select: Select) -> str:
+    return f"reaches {select.at_least:g}" if select.rule == "first" else "is known"
 
 
 def expanded(recipe: Recipe, sweep: Sweep, points: Mapping[str, dict[str, Any]]) -> Recipe:

@@ -9,15 +9,18 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
 
 from motet.evaluation.bench import Row
-from motet.evaluation.report import as_json, columns, markdown, table, write_results
+from motet.evaluation.labels import annotate
+from motet.evaluation.report import as_json, columns, markdown, tables, write_results
 from motet.evaluation.sweep import Swept
 
 BLUE, ORANGE, GREEN, BLACK, GREY = "#0072B2", "#E69F00", "#009E73", "#000000", "#999999"
+LEGEND = 60  # characters in a line of it
 # kind of point → (what the legend says, colour, marker, size)
 STYLES = {
     "other": ("point of the grid", GREY, "o", 36),
@@ -42,12 +45,14 @@ def _marked(swept: Swept) -> dict[str, Row]:
 
 def print_sweep(console: Console, swept: Swept) -> None:
     """The points with the front's measures, and the choice."""
-    wanted = [axis.measure for axis in swept.sweep.front]
-    wanted += [swept.sweep.select.measure] if swept.sweep.select else []
+    measured = [axis.measure for axis in swept.sweep.front]
+    measured += [swept.sweep.select.measure] if swept.sweep.select else []
+    wanted: list[str] = list(dict.fromkeys(measured))
     short = {name: {measure: row.get(measure) for measure in wanted} for name, row in _marked(swept).items()}
-    console.print(table(f"{swept.results.recipe.title}: sweep", short, "point"))
-    if swept.sweep.select is not None:
-        console.print(f"chosen: {swept.chosen or 'none: no point reaches the level'}", highlight=False)
+    for part in tables(f"{swept.results.recipe.title}: sweep", short, console.width, "point"):
+        console.print(part)
+    if swept.choice is not None:
+        console.print(f"chosen: {swept.chosen or 'none'} ({swept.choice})", highlight=False, markup=False)
 
 
 def write_sweep(swept: Swept) -> list[Path]:
@@ -55,9 +60,16 @@ def write_sweep(swept: Swept) -> list[Path]:
     files = write_results(swept.results)
     folder = swept.results.recipe.output
     said = marks(swept)
-    about = {"chosen": swept.chosen, "front": sorted(swept.front), "points": swept.points, **as_json(swept.results)}
+    about = {
+        "chosen": swept.chosen,
+        "choice": swept.choice,
+        "front": sorted(swept.front),
+        "points": swept.points,
+        **as_json(swept.results),
+    }
     (folder / "sweep.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "sweep.md").write_text(markdown(_marked(swept), "point"), encoding="utf-8")
+    chosen = "" if swept.choice is None else f"\nChosen: {swept.chosen or 'none'} ({swept.choice}).\n"
+    (folder / "sweep.md").write_text(markdown(_marked(swept), "point") + chosen, encoding="utf-8")
     with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         names = columns(swept.rows)
@@ -79,22 +91,31 @@ def draw(swept: Swept, files: Sequence[Path]) -> None:
 
     figure: Any
     axes: Any
-    figure, axes = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 6), layout="constrained")
     try:
         x, y = swept.sweep.front[:2]
-        for kind, names in _kinds(swept).items():
+        kinds = _kinds(swept)
+        for kind, names in kinds.items():
             _scatter(swept, axes, kind, names)
         for name, axis in zip("xy", (x, y), strict=True):
             better = "more" if axis.better == "max" else "less"
             getattr(axes, f"set_{name}label")(f"{axis.measure} ({better} is better)")
             getattr(axes, f"set_{name}scale")("log" if axis.log else "linear")
+        axes.margins(0.12)
         axes.set_title(swept.results.recipe.title)
         axes.grid(visible=True, alpha=0.3)
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, title=_key(swept), title_fontsize=8)
+        figure.draw_without_rendering()  # lays it out; labels are placed in what there is then
+        _label(swept, axes, kinds)
         for file in files:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
     finally:
         pyplot.close(figure)
+
+
+def _key(swept: Swept) -> str:
+    """What the labels say."""
+    return f"labels of the grid's points: {', '.join(swept.sweep.over)}"
 
 
 def _kinds(swept: Swept) -> dict[str, list[str]]:
@@ -114,10 +135,29 @@ def _kinds(swept: Swept) -> dict[str, list[str]]:
 
 def _scatter(swept: Swept, axes: Any, kind: str, names: Sequence[str]) -> None:
     said, colour, marker, size = STYLES[kind]
-    x, y = (axis.measure for axis in swept.sweep.front[:2])
-    at = [(swept.rows[name][x], swept.rows[name][y]) for name in names]
+    said = fill(f"{said}: {swept.choice}", LEGEND) if kind == "chosen" else said
+    at = [_at(swept, name) for name in names]
     axes.scatter(*zip(*at, strict=True), c=colour, marker=marker, s=size, label=said, edgecolors=BLACK, linewidths=0.5)
-    for name, place in zip(names, at, strict=True):
-        values = swept.points.get(name, {}).values()
-        text = " ".join(map(str, values)) if name in swept.points else name
-        axes.annotate(text, place, xytext=(5, 4), textcoords="offset points", fontsize=7)
+
+
+def _at(swept: Swept, name: str) -> tuple[Any, Any]:
+    x, y = (axis.measure for axis in swept.sweep.front[:2])
+    return swept.rows[name][x], swept.rows[name][y]
+
+
+def _label(swept: Swept, axes: Any, kinds: dict[str, list[str]]) -> None:
+    """The chosen point and the front first: where it is narrow, they have their labels near."""
+    named = [(kind, name) for kind in ("chosen", "front", "given", "other") for name in kinds.get(kind, [])]
+    texts = {_text(swept, name): _at(swept, name) for _, name in named}
+    left_out = annotate(axes, texts, [STYLES[kind][3] ** 0.5 / 2 for kind, _ in named], fontsize=7)
+    if left_out:
+        axes.set_title(f"{len(left_out)} labels found no room: see sweep.csv", fontsize=7, loc="right")
+
+
+def _text(swept: Swept, name: str) -> str:
+    """A point by its values, others by their names."""
+    return ", ".join(_value(value) for value in swept.points[name].values()) if name in swept.points else name
+
+
+def _value(value: Any) -> str:
+    return "none" if value is None else str(value)

@@ -37,6 +37,13 @@ engine:
   dtype: auto          # as each checkpoint is stored; bfloat16 or float32 for all
   kv_cache_gib: 1      # memory for keys and values, beside the weights
 """
+APART = """\
+# Models can be combined where they share a vocabulary, token by token. Here they are apart: {families}.
+"""
+ALONE = """\
+# One model alone, sharpened against its own early layers:
+#   {name}: {{strategy: layer_contrast, base: {base}}}
+"""
 PAIRS = """\
 # What folders do not tell: which small model is a tuned version of which. With such a pair, steer a larger one:
 #   {name}:
@@ -80,14 +87,23 @@ class Scaffold:
     def text(self) -> str:
         """The operator's file."""
         parts = [HEAD, "\nmodels:\n", *map(_entry, self.models), ENGINE, "\ncompositions:"]
-        if not self.compositions:
-            parts.append(" {}")
-        parts.append("\n")
+        parts.append("\n" if self.compositions else " {}  # take the braces away with the first one\n")
+        parts += [] if self.compositions else [_indented(text) for text in self._alone()]
         parts += [_indented(yaml.safe_dump({name: tree}, sort_keys=False)) for name, tree in self.compositions.items()]
         if all(model.card is None for model in self.models):
             largest = max(self.models, key=lambda model: model.size)
             parts.append(_indented(PAIRS.format(name=f"{largest.name}-steered", base=largest.name)))
         return "".join(parts)
+
+    def _alone(self) -> Iterator[str]:
+        """Why nothing is combined, and what one model can do."""
+        families: dict[str, list[str]] = {}
+        for model in self.models:
+            families.setdefault(model.fingerprint, []).append(model.name)
+        if len(families) > 1:
+            yield APART.format(families="; ".join(" and ".join(names) for names in families.values()))
+        first = self.models[0].name
+        yield ALONE.format(name=f"{first}-dola", base=first)
 
 
 def scaffold(places: Iterable[Path], folder: Path) -> Scaffold:

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from motet.engines.grammar_process import GrammarUnavailable
 from motet.engines.grammars import ROOM
+from motet.heap import trimmed
 from motet.operator.port import release
 from motet.server.app import build, create_app
 from motet.server.http.connections import AcceptWarnings, Connections
@@ -123,6 +124,7 @@ def serve(service: Service, port: socket.socket) -> None:
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()  # what was loaded stays: to look through it took the collector 0.2 s, several times per large answer
-    make_server(service, end_process).run(sockets=[release(port)])
+    with trimmed():
+        make_server(service, end_process).run(sockets=[release(port)])
     if service.traces is not None:
         service.traces.close()

@@ -12,6 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class TrainingProgress(Protocol):
     """Told about every run by its name."""
 
+    def note(self, what: str) -> None:
+        """What should be known before the first run."""
+        ...
+
     def start(self, steps: Mapping[str, int]) -> None:
         """All runs to come, with their numbers of steps."""
         ...
@@ -44,6 +48,10 @@ class Bars:
         )
         self._tasks: dict[str, TaskID] = {}
 
+    def note(self, what: str) -> None:
+        """Above the bars."""
+        self._progress.console.print(what, highlight=False, markup=False)
+
     def start(self, steps: Mapping[str, int]) -> None:
         """Shows all bars, none of them running."""
         for name, total in steps.items():
@@ -70,6 +78,10 @@ class Lines:
         self._console = console
         self._steps: Mapping[str, int] = {}
         self._quarter: dict[str, int] = {}
+
+    def note(self, what: str) -> None:
+        """Prints it."""
+        self._console.print(what, highlight=False, markup=False, soft_wrap=True)
 
     def start(self, steps: Mapping[str, int]) -> None:
         """Remembers the totals."""

@@ -17,12 +17,14 @@ from typer.testing import CliRunner
 
 from motet.chat import terminal
 from motet.chat.commands import COMMANDS, run_command, style_of, words
-from motet.chat.conversation import ChatError, Conversation
+from motet.chat.conversation import ChatError, Conversation, Piece
 from motet.cli import app
 from motet.server.app import create_app
 from motet.server.service import Service
 from tests.fakes import FakeEngine
 from tests.server.conftest import make_service
+
+REQUEST = httpx2.Request("POST", "http://motet/v1/chat/completions")
 
 
 @pytest.fixture
@@ -113,12 +115,31 @@ async def test_a_question_to_several(sdk: AsyncOpenAI) -> None:
     assert conversation.messages == [], "it does not count as said"
 
 
+async def test_a_comparison_is_at_the_strength_that_was_chosen(sdk: AsyncOpenAI, service: Service) -> None:
+    conversation = await Conversation.begin(sdk, "large-proxy")
+    await said(conversation, "/alpha 0.5")
+    assert isinstance(service.engine, FakeEngine)
+    shown = await said(conversation, "/compare What now?")
+    assert "large-proxy, alpha 0.5" in shown
+    weights = {tuple(stream.weight for stream in request.plan.streams) for request in service.engine.requests}
+    assert weights == {(1.0, 0.5, -0.5), (1.0,)}
+
+
+async def test_temperatures_are_confirmed_or_refused_at_once(sdk: AsyncOpenAI) -> None:
+    conversation = await Conversation.begin(sdk, "expert")
+    assert await said(conversation, "/temperature 0.70") == "Temperature 0.7 from now on.\n"
+    for wrong in ("-1", "nan", ""):
+        with pytest.raises(ChatError, match=r"no temperature|a number is missing"):
+            await said(conversation, f"/temperature {wrong}")
+    assert conversation.sampling == {"temperature": 0.7}
+
+
 async def test_commands_are_found_and_misspelt_ones_told(sdk: AsyncOpenAI) -> None:
     conversation = await Conversation.begin(sdk)
     listed = await said(conversation, "/help", "/models")
     assert all(f"/{name}" in listed for name in COMMANDS)
     assert {"/alpha", "large-proxy", "expert"} <= set(words(conversation))
-    with pytest.raises(ChatError, match="Did you mean 'model'"):
+    with pytest.raises(ChatError, match="Did you mean '/model'"):
         await said(conversation, "/modle")
     with pytest.raises(EOFError):
         await said(conversation, "/quit")
@@ -133,7 +154,7 @@ async def test_what_the_server_refuses_does_not_count_as_said(sdk: AsyncOpenAI) 
 
 
 async def test_a_piped_conversation(sdk: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = "Hi\n/temperature -1\nHi\n/nonsense\n/quit\nnever read\n"
+    lines = "Hi\n/temperature 9\nHi\n/nonsense\n/quit\nnever read\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     out = io.StringIO()
     await terminal.chat(sdk, "expert", None, Console(file=out, width=200))
@@ -143,6 +164,21 @@ async def test_a_piped_conversation(sdk: AsyncOpenAI, monkeypatch: pytest.Monkey
     assert "temperature" in text
     assert "there is no command /nonsense" in text
     assert "never" not in text
+
+
+async def test_where_too_much_was_said_it_says_how_to_forget(sdk: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(self: Conversation, text: str) -> AsyncIterator[Any]:
+        if self.messages:
+            body = {"message": "too long", "code": "context_length_exceeded"}
+            raise BadRequestError("400", response=httpx2.Response(400, request=REQUEST), body=body)
+        self.messages.append({"role": "user", "content": text})
+        yield Piece("so")
+
+    monkeypatch.setattr(Conversation, "ask", full)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\nAnd\n"))
+    out = io.StringIO()
+    await terminal.chat(sdk, "expert", None, Console(file=out, width=200))
+    assert "too long\n/new forgets what was said before.\n" in out.getvalue()
 
 
 async def test_ctrl_c_stops_the_answer_alone(sdk: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,15 @@ class Silence:
     """Keeps what it was told."""
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self.started: Mapping[str, int] = {}
         self.last: dict[str, int] = {}
         self.finished: list[str] = []
         self.stopped = 0
+
+    def note(self, what: str) -> None:
+        assert not self.started, "said beforehand"
+        self.notes.append(what)
 
     def start(self, steps: Mapping[str, int]) -> None:
         self.started = steps
@@ -54,6 +59,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(cache: Path) -> tuple[Path, Silence]:
     told = Silence()
     return build_family(seed=1, cache=cache, recipe=TINY, progress=told), told
+
+
+def test_what_it_costs_is_said_beforehand(
+    built: tuple[Path, Silence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, told = built
+    assert told.notes == [f"   8 small models are trained, once; they stay in {folder}"]
+
+    def begins(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    said = Silence()
+    monkeypatch.setattr(family, "_build", begins)
+    with pytest.raises(KeyboardInterrupt):
+        build_family(cache=tmp_path, progress=said)
+    (note,) = said.notes
+    assert "about three to eight minutes on two cores" in note
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_member_loads_in_transformers(built: tuple[Path, Silence]) -> None:

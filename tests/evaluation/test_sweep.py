@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import motet.evaluation.run as run_module
 from motet.evaluation.recipe import Recipe, Select, Sweep
 from motet.evaluation.settings import RecipeError, validated
 from motet.evaluation.sweep import Swept, chosen_of, evaluate_sweep, front_of
-from motet.evaluation.sweep_report import print_sweep, write_sweep
+from motet.evaluation.sweep_report import draw, print_sweep, write_sweep
 from tests.evaluation.conftest import FakeApi
 
 TREE: dict[str, Any] = {
@@ -115,7 +117,30 @@ def test_every_file_is_written(swept: Swept) -> None:
 def test_the_table_names_the_choice(swept: Swept) -> None:
     console = Console(width=200, record=True, file=StringIO())
     print_sweep(console, swept)
-    assert f"chosen: {swept.chosen}" in console.export_text()
+    reason = "the lowest 'ignorance distance' of the grid"
+    assert f"chosen: {swept.chosen} ({reason})" in console.export_text()
+
+
+def test_a_choice_behind_the_front_says_why(swept: Swept) -> None:
+    behind = replace(swept, front=frozenset({"unlearned weight=0.0"}))
+    assert behind.choice == (
+        "the lowest 'ignorance distance' of the grid; not on the Pareto front: 'ignorance distance' is not an axis of "
+        "the front"
+    )
+    (table,) = [file for file in write_sweep(behind) if file.name == "sweep.md"]
+    assert f"Chosen: {swept.chosen} ({behind.choice})." in table.read_text()
+    first = Select(rule="first", measure="model utility", at_least=0.5)
+    chosen = replace(swept, sweep=swept.sweep.model_copy(update={"select": first}))
+    assert chosen.choice == "the first point whose 'model utility' reaches 0.5"
+    assert replace(chosen, chosen=None).choice == "no point's 'model utility' reaches 0.5"
+    assert replace(swept, sweep=swept.sweep.model_copy(update={"select": None})).choice is None
+
+
+def test_the_figure_says_what_its_labels_and_its_star_are(swept: Swept, tmp_path: Path) -> None:
+    draw(swept, [tmp_path / "sweep.svg"])
+    comments = re.findall("<!-- (.+?) -->", (tmp_path / "sweep.svg").read_text())  # the texts that are drawn
+    assert {"0.0", "1.0", "2.0", "retain", "labels of the grid's points: weight"} <= set(comments)
+    assert "chosen: the lowest 'ignorance distance' of the grid" in comments
 
 
 def test_rules_of_choice() -> None:

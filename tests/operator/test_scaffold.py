@@ -94,6 +94,18 @@ def test_models_of_other_vocabularies_are_not_composed(zoo: Path, tmp_path: Path
     found = scaffold([zoo / "big", tmp_path / "other"], tmp_path)
     assert not found.compositions
     assert "# What folders do not tell" in found.text()
+    assert "Here they are apart: big; other." in found.text()
+
+
+def test_what_one_model_can_do_is_written_out(zoo: Path, tmp_path: Path) -> None:
+    text = scaffold([zoo / "big"], tmp_path).text()
+    assert "apart" not in text
+    offered = "  #   big-dola: {strategy: layer_contrast, base: big}\n"
+    assert offered in text
+    head, _, _ = text.partition(" {}  # take the braces away")
+    file = tmp_path / "models.yaml"
+    file.write_text(f"{head}\n{offered.replace('#', ' ')}")
+    prepare(load(file))
 
 
 @pytest.mark.parametrize(("place", "said"), [("nowhere", "does not exist"), ("data", "no model lies in")])

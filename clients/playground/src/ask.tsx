@@ -6,13 +6,13 @@ interface AskProps {
   state: State;
   busy: boolean;
   asked: boolean;
+  answered: boolean;
   onChange: (part: Partial<State>) => void;
   onAsk: () => void;
   onStop: () => void;
-  onClear: () => void;
 }
 
-export function Ask({ state, busy, asked, onChange, onAsk, onStop, onClear }: AskProps) {
+export function Ask({ state, busy, asked, answered, onChange, onAsk, onStop }: AskProps) {
   const chat = state.form === "chat";
   const sampling = (part: Partial<Sampling>) => onChange({ sampling: { ...state.sampling, ...part } });
   return (
@@ -44,7 +44,9 @@ export function Ask({ state, busy, asked, onChange, onAsk, onStop, onClear }: As
             Stop
           </button>
         ) : (
-          <button class="main">{asked && !state.draft.trim() ? "Again" : chat ? "Send" : "Go on"}</button>
+          <button class="main">
+            {asked && !state.draft.trim() ? (answered ? "Again" : "Answer") : chat ? "Send" : "Go on"}
+          </button>
         )}
       </form>
       <details>
@@ -102,11 +104,6 @@ export function Ask({ state, busy, asked, onChange, onAsk, onStop, onClear }: As
                 onInput={(event) => onChange({ system: event.currentTarget.value })}
               />
             </span>
-          )}
-          {asked && (
-            <button type="button" class="small" onClick={onClear}>
-              Begin anew
-            </button>
           )}
         </div>
       </details>

@@ -14,11 +14,13 @@ export function Legend({
   measure,
   roles,
   shown,
+  differs,
   onChange,
 }: {
   measure: Measure;
   roles: string[];
   shown: boolean;
+  differs: boolean;
   onChange: (measure: Measure) => void;
 }) {
   if (!shown) return null;
@@ -45,10 +47,16 @@ export function Legend({
         ))}{" "}
         nats
       </span>
+      {measure.of !== "kl" && <span>orange was made likelier, blue less likely</span>}
       <span class="scale">
-        <span class="t moved">underlined</span>: the base alone would have said another. Press a token to see its
-        voices.
+        <span class="t moved">underlined</span>: the base alone would have said another
       </span>
+      {differs && (
+        <span class="scale">
+          <span class="t differs">framed</span> is the first that differs
+        </span>
+      )}
+      <span>Press a token to see its voices.</span>
     </div>
   );
 }
@@ -65,7 +73,7 @@ interface ColumnProps {
   waiting: boolean;
   busy: boolean;
   onVoice: (voice: Voice) => void;
-  onSelect: (index: number | null) => void;
+  onSelect: (index: number | null, byPointer: boolean) => void;
   onBegin: () => void;
   onCopy: () => void;
   onRemove: () => void;

@@ -73,7 +73,8 @@ function GroupField({
   const replaced = (i: number, one: Json) => set(list.map((old, k) => (k === i ? one : old)));
   return (
     <fieldset>
-      <legend title={group.description}>{group.name}</legend>
+      <legend>{group.name}</legend>
+      {!list.length && <p class="about">{group.description}</p>}
       {list.map((one, i) => (
         <fieldset class="entry" key={i}>
           <legend>

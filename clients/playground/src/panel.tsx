@@ -1,13 +1,14 @@
 // What each voice said of one token: log-probs, ranks and pushes, the alternatives before and after, and the same
 // alternatives at another strength.
 
-import { useId, useState } from "preact/hooks";
+import { useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Alternative, Json, Ranked, Stream, Strategy, Trace } from "./api";
 import { baseOf, LOWEST, nats, percent, restrengthened, signed, strengthOf } from "./numbers";
 
 interface Props {
   name: string;
   index: number;
+  shownAtOnce: boolean;
   trace: Trace;
   streams: Stream[];
   composition: Json | null;
@@ -16,9 +17,16 @@ interface Props {
   onClose: () => void;
 }
 
-export function Panel({ name, index, trace, streams, composition, strategies, onContinue, onClose }: Props) {
+export function Panel(props: Props) {
+  const { name, index, shownAtOnce, trace, streams, composition, strategies, onContinue, onClose } = props;
+  const section = useRef<HTMLElement>(null);
+  useLayoutEffect(() => {
+    // whoever presses a token sees what comes of it, on small screens too; arrow keys leave the text where it is
+    if (shownAtOnce && section.current!.getBoundingClientRect().top > innerHeight / 2)
+      section.current!.scrollIntoView({ block: "start" });
+  }, []);
   return (
-    <section class="panel" aria-label={`Token ${index + 1} of answer ${name}`}>
+    <section ref={section} class="panel" aria-label={`Token ${index + 1} of answer ${name}`}>
       <header>
         <h2>
           {name}
@@ -54,7 +62,7 @@ function Voices({ trace, streams }: { trace: Trace; streams: Stream[] }) {
   const moved = trace.logprob - baseOf(trace);
   return (
     <div class="scroll" tabIndex={0} role="group" aria-label="Voices">
-      <table>
+      <table class="voices">
         <caption>Voices</caption>
         <thead>
           <tr>

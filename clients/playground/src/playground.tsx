@@ -25,6 +25,7 @@ export function Playground({ world }: { world: World }) {
   const [measure, setMeasure] = useState<Measure>(SHIFT);
   const [copying, setCopying] = useState<Request | null>(null);
   const running = useRef<(AbortController | undefined)[]>([]);
+  const pressed = useRef(false);
 
   const change = (part: Partial<State>) => setState((old) => ({ ...old, ...part }));
   useEffect(() => {
@@ -102,9 +103,9 @@ export function Playground({ world }: { world: World }) {
         <LinkButton state={state} />
       </Header>
       <main>
-        {!answers.length && <Examples world={world} onOffer={offer} onVoices={(voices) => change({ voices })} />}
+        {!answers.length && !state.turns.length && <Examples world={world} onOffer={offer} onVoices={(voices) => change({ voices })} />}
         <Conversation state={state} />
-        <Legend measure={measure} roles={roles} onChange={setMeasure} shown={answers.length > 0} />
+        <Legend measure={measure} roles={roles} onChange={setMeasure} shown={answers.length > 0} differs={differs !== null} />
         <div class={`columns n${state.voices.length}`}>
           {state.voices.map((voice, column) => (
             <Column
@@ -120,7 +121,10 @@ export function Playground({ world }: { world: World }) {
               waiting={column < answers.length && !answers[column]}
               busy={busy}
               onVoice={(next) => change({ voices: state.voices.map((old, i) => (i === column ? next : old)) })}
-              onSelect={(index) => setSelected(index === null ? null : { column, index })}
+              onSelect={(index, byPointer) => {
+                pressed.current = byPointer;
+                setSelected(index === null ? null : { column, index });
+              }}
               onBegin={() => (setSelected(null), begin(column, []))}
               onCopy={() => setCopying(requestOf(state, column))}
               onRemove={() => {
@@ -135,20 +139,28 @@ export function Playground({ world }: { world: World }) {
             />
           ))}
         </div>
-        {state.voices.length < MAX_VOICES && (
-          <button
-            type="button"
-            class="small"
-            onClick={() => change({ voices: [...state.voices, beside(state, world)] })}
-          >
-            + compare with another
-          </button>
-        )}
+        <div class="row">
+          {state.voices.length < MAX_VOICES && (
+            <button
+              type="button"
+              class="small"
+              onClick={() => change({ voices: [...state.voices, beside(state, world)] })}
+            >
+              + compare with another
+            </button>
+          )}
+          {state.turns.length > 0 && (
+            <button type="button" class="small" onClick={clear}>
+              begin anew
+            </button>
+          )}
+        </div>
         {token && selected && (
           <Panel
             key={`${selected.column}-${selected.index}-${token.trace.token_id}`}
             name={NAMES[selected.column]!}
             index={selected.index}
+            shownAtOnce={pressed.current}
             trace={token.trace}
             streams={answers[selected.column]!.streams}
             composition={compositionOf(state.voices[selected.column]!, world)}
@@ -162,10 +174,10 @@ export function Playground({ world }: { world: World }) {
         state={state}
         busy={busy}
         asked={state.turns.length > 0}
+        answered={answers.length > 0}
         onChange={change}
         onAsk={() => ask(state)}
         onStop={stop}
-        onClear={clear}
       />
       {copying && <CopyDialog request={copying} onClose={() => setCopying(null)} />}
     </>

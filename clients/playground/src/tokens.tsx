@@ -11,14 +11,14 @@ interface Props {
   measure: Measure;
   selected: number | null;
   differs: number | null;
-  onSelect: (index: number | null) => void;
+  onSelect: (index: number | null, byPointer: boolean) => void;
 }
 
 export function Tokens({ name, answer, measure, selected, differs, onSelect }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const last = answer.count - 1;
   const id = (index: number) => `${name}-${index}`;
-  const go = useCallback((index: number) => onSelect(Math.max(0, Math.min(index, last))), [last, onSelect]);
+  const go = useCallback((index: number) => onSelect(Math.max(0, Math.min(index, last)), false), [last, onSelect]);
   useEffect(() => {
     if (selected !== null) document.getElementById(id(selected))?.scrollIntoView({ block: "nearest" });
   }, [selected]);
@@ -31,7 +31,7 @@ export function Tokens({ name, answer, measure, selected, differs, onSelect }: P
       ArrowUp: () => go(at - 10),
       Home: () => go(0),
       End: () => go(last),
-      Escape: () => onSelect(null),
+      Escape: () => onSelect(null, false),
     };
     const move = moves[event.key];
     if (!move || last < 0) return;
@@ -40,7 +40,7 @@ export function Tokens({ name, answer, measure, selected, differs, onSelect }: P
   };
   const onClick = (event: MouseEvent) => {
     const index = (event.target as HTMLElement).closest<HTMLElement>("[data-i]")?.dataset["i"];
-    if (index !== undefined) onSelect(Number(index));
+    if (index !== undefined) onSelect(Number(index), true);
   };
   return (
     <div

@@ -157,7 +157,7 @@ test("the first token that differs is marked in both answers", async (t) => {
   const page = await compared(t);
   const [one, other] = [await asked(page, 0), await asked(page, 1)];
   const first = one.findIndex((token, i) => other[i] && token.token_id !== other[i].token_id);
-  assert.deepEqual(await page.$$eval(".differs", (tokens) => tokens.map((token) => token.id)), [
+  assert.deepEqual(await page.$$eval(".tokens .differs", (tokens) => tokens.map((token) => token.id)), [
     `A-${first}`,
     `B-${first}`,
   ]);
@@ -268,9 +268,14 @@ test("a conversation goes on, and the link holds it all but the key", async (t) 
     "And where is it?",
   ]);
   assert.equal(await second.locator(".column").count(), 2);
-  const [again] = await Promise.all([second.waitForRequest("**/v1/chat/completions"), second.click("text=Again")]);
+  assert.equal(await second.locator(".examples").count(), 0);
+  assert.equal((await second.textContent(".ask .main")).trim(), "Answer");
+  const [again] = await Promise.all([second.waitForRequest("**/v1/chat/completions"), second.click(".ask .main")]);
   assert.deepEqual(again.postDataJSON().messages, messages);
   await answered(second, 2);
+  await second.click("text=begin anew");
+  await second.waitForSelector(".examples");
+  assert.equal(await second.locator(".asked").count(), 0);
 });
 
 test("a link that is broken opens the page as it is", async (t) => {
@@ -362,6 +367,26 @@ test("what the server refuses is said in its words", async (t) => {
   await page.keyboard.press("Enter");
   await page.waitForSelector("[role=alert]");
   assert.equal((await page.textContent("[role=alert]")).trim(), "No room for that.");
+});
+
+test("a pressed token's panel can be seen on a phone, and arrow keys leave the text where it is", async (t) => {
+  const page = await compared(t, { viewport: { width: 390, height: 844 } });
+  const bar = async () => (await page.locator(".ask").boundingBox()).y;
+  await page.click("#A-1");
+  await page.waitForSelector(".panel");
+  const { y } = await page.locator(".panel").boundingBox();
+  assert.ok(y >= 0 && y < 0.65 * (await bar()), `the panel begins at ${y}`);
+  const voices = page.locator(".voices");
+  assert.ok(
+    await voices.evaluate((table) => table.parentElement.scrollWidth <= table.parentElement.clientWidth),
+    "pushes are not cut off",
+  );
+  await page.keyboard.press("Escape");
+  await page.evaluate(() => scrollTo(0, 0));
+  await page.focus("[role=listbox]");
+  await page.keyboard.press("ArrowRight");
+  await page.waitForSelector(".panel");
+  assert.ok((await page.locator("#A-0").boundingBox()).y < (await bar()), "the token can still be seen");
 });
 
 test("it is walked by the keyboard alone", async (t) => {

@@ -30,6 +30,9 @@ class EftGrid(Task, frozen=True):
     def named(self) -> Mapping[str, str]:
         return {f"grid.{row}.{column}": name for row, cells in self.grid.items() for column, name in cells.items()}
 
+    def requests(self, bench: Bench) -> int:
+        return sum(map(len, self.grid.values())) * len(bench.items(self.data))
+
     async def run(self, bench: Bench) -> Findings:
         items = bench.items(self.data)
         questions = [item.question for item in items]

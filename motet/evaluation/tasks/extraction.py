@@ -22,6 +22,9 @@ class Extraction(Task, frozen=True):
     def files(self) -> tuple[str, ...]:
         return (self.data,)
 
+    def requests(self, bench: Bench) -> int:
+        return len(bench.subjects) * len(bench.items(self.data))
+
     async def run(self, bench: Bench) -> Findings:
         items = bench.items(self.data)
         measures: dict[str, Row] = {}

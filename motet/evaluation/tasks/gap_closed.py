@@ -31,6 +31,9 @@ class GapClosed(Task, frozen=True):
     def named(self) -> Mapping[str, str]:
         return {"base": self.base, "tuned": self.tuned}
 
+    def requests(self, bench: Bench) -> int:
+        return len(bench.subjects) * len(bench.items(self.data))
+
     async def run(self, bench: Bench) -> Findings:
         items = bench.items(self.data)
         records: list[dict[str, Any]] = []

@@ -58,6 +58,10 @@ class Ignorance(Task, frozen=True):
     def named(self) -> Mapping[str, str]:
         return {} if self.ignorant is None else {"ignorant": self.ignorant}
 
+    def requests(self, bench: Bench) -> int:
+        standards = 1 if self.ignorant else len(bench.subjects)
+        return len(bench.subjects) * len(bench.items(self.forget)) + standards * len(bench.items(self.unknown))
+
     async def run(self, bench: Bench) -> Findings:
         sets = {"forget": bench.items(self.forget), "unknown": bench.items(self.unknown)}
         check_wrong_answers({"forget": self.forget, "unknown": self.unknown}, sets)

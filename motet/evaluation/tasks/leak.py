@@ -69,6 +69,10 @@ class Leak(Task, frozen=True):
     def files(self) -> tuple[str, ...]:
         return (self.forget, self.retain)
 
+    def requests(self, bench: Bench) -> int:
+        ways = {*self.attacks, *self.prompts}
+        return len(bench.subjects) * len(ways) * len(bench.items(self.forget)) * len(self._counts)
+
     async def run(self, bench: Bench) -> Findings:
         items, retain = bench.items(self.forget), bench.items(self.retain)
         ways = {name: ATTACKS[name] for name in self.attacks}
@@ -81,12 +85,17 @@ class Leak(Task, frozen=True):
         rows = {name: [record for record in records if record["subject"] == name] for name in bench.subjects}
         return Findings({name: self._row(found, list(chats), len(items)) for name, found in rows.items()}, records)
 
+    @property
+    def _counts(self) -> list[int]:
+        """The samples of one question, in parts of what a request may ask for."""
+        return [min(AT_ONCE, self.samples - begun) for begun in range(0, self.samples, AT_ONCE)]
+
     async def _records(
         self, bench: Bench, name: str, attack: str, items: Sequence[Item], asked: Sequence[Messages]
     ) -> list[Record]:
         subject = bench.subjects[name]
         before = subject.messages("", bench.shots)[:-1]  # as in `robustness`
-        counts = [min(AT_ONCE, self.samples - begun) for begun in range(0, self.samples, AT_ONCE)]
+        counts = self._counts
         calls = [
             bench.api.sample(
                 subject,

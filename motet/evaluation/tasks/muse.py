@@ -86,6 +86,14 @@ class Muse(Task, frozen=True):
         named = {f"{field}.{i}": name for field, names in series.items() for i, name in enumerate(names)}
         return named | ({"privacy.reference": self.privacy.reference} if self.privacy else {})
 
+    def requests(self, bench: Bench) -> int:
+        asked = [knowledge for knowledge in (self.forget_knowledge, self.retain_knowledge) if knowledge]
+        texts = (self.privacy.forget, self.privacy.holdout) if self.privacy else ()
+        count = len(read_excerpts(bench.root / self.verbatim, bench.limit)) if self.verbatim else 0
+        count += sum(len(bench.items(knowledge.data)) for knowledge in asked)
+        count += sum(len(read_texts(bench.root / file, bench.limit)) for file in texts)
+        return len(bench.subjects) * count
+
     async def run(self, bench: Bench) -> Findings:
         records: list[Record] = []
         for name, subject in bench.subjects.items():

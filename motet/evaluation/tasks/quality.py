@@ -44,6 +44,10 @@ class Quality(Task, frozen=True):
     def named(self) -> Mapping[str, str]:
         return {"base": self.base}
 
+    def requests(self, bench: Bench) -> int:
+        replies = len(bench.items(self.data))
+        return len(bench.subjects) * (2 * replies + self.repeats + 1)  # each is written, then read by `base`
+
     async def run(self, bench: Bench) -> Findings:
         items = bench.items(self.data)
         measures: dict[str, dict[str, float | None]] = {}
@@ -62,6 +66,7 @@ class Quality(Task, frozen=True):
     async def _perplexity(self, bench: Bench, replies: Sequence[SubjectReply]) -> float | None:
         base = bench.subjects[self.base]
         texts = [reply.text for reply in replies if reply.text]
+        bench.api.skip(len(replies) - len(texts))
         return perplexity(await bench.api.together([bench.api.score_text(base, text) for text in texts]))
 
     async def _latency(self, bench: Bench, question: str) -> dict[str, float]:
@@ -80,7 +85,9 @@ class Quality(Task, frozen=True):
 async def _seconds(bench: Bench, subject: Subject, question: str) -> float:
     started = time.perf_counter()
     messages = subject.messages(question, bench.shots)
-    await bench.api.chat(subject, messages, max_tokens=LATENCY_TOKENS, ignore_end=True)
+    await bench.api.together(
+        [bench.api.chat(subject, messages, max_tokens=LATENCY_TOKENS, ignore_end=True, timed=True)]
+    )
     return time.perf_counter() - started
 
 

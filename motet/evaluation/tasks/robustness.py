@@ -32,6 +32,9 @@ class Robustness(Task, frozen=True):
     def files(self) -> tuple[str, ...]:
         return (self.forget, self.retain)
 
+    def requests(self, bench: Bench) -> int:
+        return len(bench.subjects) * len(dict.fromkeys(self.conditions)) * len(bench.items(self.forget))
+
     async def run(self, bench: Bench) -> Findings:
         items, retain = bench.items(self.forget), bench.items(self.retain)
         chats = {name: chats_of(name, CONDITIONS[name], items, retain, self.forget) for name in self.conditions}

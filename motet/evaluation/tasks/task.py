@@ -30,6 +30,10 @@ class Task(Setting, frozen=True):
         return {}
 
     @abstractmethod
+    def requests(self, bench: Bench) -> int:
+        """How many requests `run` makes, each of which the API tells when it is over."""
+
+    @abstractmethod
     async def run(self, bench: Bench) -> Findings:
         """Asks the API, and measures.
 

@@ -66,6 +66,10 @@ class Tofu(Task, frozen=True):
     def named(self) -> Mapping[str, str]:
         return {} if self.reference is None else {"reference": self.reference}
 
+    def requests(self, bench: Bench) -> int:
+        questions = sum(len(bench.items(file)) for file in ({"forget": self.forget} | self.splits).values())
+        return len(bench.subjects) * 2 * questions  # a reply, and scores
+
     async def run(self, bench: Bench) -> Findings:
         sets = {"forget": bench.items(self.forget)} | {name: bench.items(file) for name, file in self.splits.items()}
         check_wrong_answers({name: self.splits.get(name, self.forget) for name in sets}, sets)
