@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import interleave, median_of_ratios, report, seconds
-from motet.composers.plan import DynamicRule, LinearRule, Plan, Stream, TokenSet
+from motet.composers.plan import Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
+from motet.composers.rules import DynamicRule, LinearRule
 from motet.kernels.decode import DecodeRows, Kernels, decode
 from motet.kernels.dispatch import choose_kernels
 from motet.kernels.logits import Logits

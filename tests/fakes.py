@@ -16,16 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from motet.composers.plan import Plan
 from motet.composers.vocabulary import read_vocabulary
-from motet.engines.base import (
-    EngineError,
-    EngineStats,
-    EngineStopped,
-    FinishReason,
-    GenerationRequest,
-    RequestTooLarge,
-    TokenOutput,
-    TokenTrace,
-)
+from motet.engines.base import EngineError, EngineStopped, GenerationRequest, RequestTooLarge
+from motet.engines.outputs import EngineStats, FinishReason, TokenOutput, TokenTrace
 from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.operator.registry import LoadedModel, Template

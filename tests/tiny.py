@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,10 @@ MAKERS: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
-def save_all(folder: Path) -> dict[str, Path]:
+def save_all(folder: Path, makers: Mapping[str, Callable[[], PreTrainedModel]] = MAKERS) -> dict[str, Path]:
     """Every tiny model under its name, each from its own seed."""
     paths: dict[str, Path] = {}
-    for seed, (name, make) in enumerate(MAKERS.items()):
+    for seed, (name, make) in enumerate(makers.items()):
         torch.manual_seed(seed)
         paths[name] = folder / name
         make().eval().save_pretrained(paths[name])

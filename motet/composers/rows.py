@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from motet.composers.plan import (
+from motet.composers.plan import Plan, RuleVector, TokenSet
+from motet.composers.rules import (
     AdaptiveRule,
     BudgetRule,
     CascadeRule,
@@ -15,13 +16,10 @@ from motet.composers.plan import (
     DynamicRule,
     LinearRule,
     MixtureRule,
-    Plan,
     ReluRule,
     RoutedRule,
     Rule,
-    RuleVector,
     SparseRule,
-    TokenSet,
 )
 from motet.kernels.layout import (
     ComposeRows,

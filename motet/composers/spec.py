@@ -25,8 +25,9 @@ from motet.composers.errors import (
     show,
 )
 from motet.composers.exits import Depth
-from motet.composers.plan import BudgetRule, Plan
+from motet.composers.plan import Plan
 from motet.composers.roles import MAX_PARTS, Reading, Spec, Voice, field_names, named_models
+from motet.composers.rules import BudgetRule
 from motet.composers.shift import Shift, add_shifts
 from motet.composers.strategies import STRATEGIES
 from motet.composers.strategies.budget import Epsilon

@@ -6,21 +6,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from motet.composers.plan import (
-    ZERO,
+from motet.composers.plan import ZERO, Plan, RuleVector, Stream
+from motet.composers.rules import (
     AdaptiveRule,
     CascadeRule,
     DiscriminatorRule,
     DivergenceRule,
     LinearRule,
     MixtureRule,
-    Plan,
     ReluRule,
     RoutedRule,
     Rule,
-    RuleVector,
     Scalable,
-    Stream,
 )
 from motet.composers.schedule import Moment, Schedule
 

@@ -1,20 +1,19 @@
 """What an engine is: the interface between the HTTP server and whatever computes tokens.
 
 Two engines give the same answers: `torch` (embedded) and `vllm` (scale-out). This module imports only the standard
-library, `composers.plan`, `drafts` and `models.info`.
+library, `composers.plan`, `drafts`, `outputs` and `models.info`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from motet.composers.plan import Plan
 from motet.engines.drafts import Speculation
+from motet.engines.outputs import EngineStats, StepTimes, TokenOutput
 from motet.models.info import ModelInfo
-
-FinishReason = Literal["stop", "length"]
 
 
 class EngineError(Exception):
@@ -153,64 +152,6 @@ def refuse_empty(request: GenerationRequest) -> None:
             raise ValueError(f"stream {stream.role!r} is an early exit of the base, which reads another context")
 
 
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """A token that could have stood there: its composed log-prob, and that of each stream (plan order)."""
-
-    token: int
-    logprob: float
-    members: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Voices:
-    """What each stream (plan order) says of one token: the chosen token's rank under it (0 = arg-max), and its push in
-    nats (see `engines.voices.pushes`; none where the rule's score is no sum of pushes). `alternatives` are the tokens
-    of both tops, those after composition first."""
-
-    ranks: tuple[int, ...]
-    pushes: tuple[float, ...]
-    alternatives: tuple[Alternative, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenTrace:
-    """What each voice did to one token.
-
-    `member_logprobs[k]` is stream k's own log-prob of the chosen token (plan order, temperature 1),
-    `kl` is KL(composed ‖ base) in nats, `base_rank` the chosen token's rank under the base (0 = arg-max),
-    `argmax_moved` whether base and composed disagree about the most likely token. `alpha` are the strengths that a rule
-    chose for this token, one per pair of experts, or the share of a cascade's small model; none where the rule has a
-    fixed one. `voices` only where the request asks for its members. `head` is what the base's head says of the token's
-    place, where the composition asks for it, `layers` the early layers that were chosen, one per early exit.
-    """
-
-    member_logprobs: tuple[float, ...]
-    kl: float
-    base_rank: int
-    argmax_moved: bool
-    base_top: tuple[tuple[int, float], ...]
-    composed_top: tuple[tuple[int, float], ...]
-    alpha: tuple[float, ...] = ()
-    voices: Voices | None = None
-    head: float | None = None
-    layers: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TokenOutput:
-    """One token of one choice. `logprob` is the composed log-prob; `top` is best first and, where the chosen token
-    is among it, holds the very same float. `finish` is set on the last token of the choice."""
-
-    choice: int
-    token: int
-    logprob: float
-    forced: bool = False
-    top: tuple[tuple[int, float], ...] = ()
-    trace: TokenTrace | None = None
-    finish: FinishReason | None = None
-
-
 class Generation(Protocol):
     """A running request: iterate it for outputs of all choices, interleaved as they come.
 
@@ -248,38 +189,6 @@ def ends_of(plan: Plan, infos: Mapping[str, ModelInfo]) -> tuple[int, ...]:
 def common_width(plan: Plan, infos: Mapping[str, ModelInfo]) -> int:
     """The ids that all members of a plan have are those below it: what is composed."""
     return min(infos[stream.model].vocab_size for stream in plan.streams)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """A snapshot for /metrics."""
-
-    running: int = 0  # choices being decoded or prefilled
-    waiting: int = 0  # choices admitted to the queue, without memory yet
-    kv_bytes_used: int = 0
-    kv_bytes_budget: int = 0
-    prefix_queries: int = 0  # tokens looked up in the prefix cache
-    prefix_hits: int = 0  # tokens found there
-    steps: int = 0
-    drafts: int = 0  # rounds of speculation
-    draft_tokens: int = 0  # guessed in them
-    accepted_tokens: int = 0  # of them right
-    accepted_at: tuple[int, ...] = ()  # of them at each place of their round
-    restarts: int = 0  # after a defect that ended the engine
-    preemptions: int = 0  # of choices that gave their memory up and began anew
-    forward_seconds: Mapping[str, float] = field(default_factory=dict[str, float])  # per model, cumulative
-
-
-@dataclass(frozen=True, slots=True)
-class StepTimes:
-    """One step, for traces; moments are nanoseconds since 1970."""
-
-    began: int
-    ended: int
-    requests: tuple[str, ...]  # ids of those that were computed
-    choices: int
-    tokens: int  # that were handed out, scored ones included
-    failures: int  # choices
 
 
 @runtime_checkable

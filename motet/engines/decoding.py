@@ -14,7 +14,8 @@ from torch import Tensor
 
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, rule_places
-from motet.engines.base import Matcher, SamplingParams, TokenTrace
+from motet.engines.base import Matcher, SamplingParams
+from motet.engines.outputs import TokenTrace
 from motet.engines.voices import voices_of
 from motet.kernels.decode import NO_END, Decoded, DecodeRows, Kernels, compose_restricted
 from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_none

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from motet.composers.plan import LinearRule, MixtureRule, Plan, Stream
+from motet.composers.plan import Plan, Stream
+from motet.composers.rules import LinearRule, MixtureRule
 from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.drafts import AUTO, OFF
 

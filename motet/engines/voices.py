@@ -8,8 +8,9 @@ from typing import cast
 
 from torch import Tensor
 
-from motet.composers.plan import BudgetRule, DynamicRule, LinearRule, Plan, ReluRule, Stream
-from motet.engines.base import Alternative, Voices
+from motet.composers.plan import Plan, Stream
+from motet.composers.rules import BudgetRule, DynamicRule, LinearRule, ReluRule
+from motet.engines.outputs import Alternative, Voices
 from motet.kernels.reference import outside_set, shift_rank
 
 LOWEST = -9999.0  # stands for −inf, so that differences of two impossible tokens are numbers

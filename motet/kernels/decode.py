@@ -69,6 +69,15 @@ class DecodeRows:
         """Whether the request, not the composition, makes tokens impossible."""
         return bool(self.allowed) or self.banned is not None or self.grammar is not None
 
+    @property
+    def is_penalised(self) -> bool:
+        """Whether tokens are drawn from other scores than the log-probs that are reported."""
+        return any(edit is not None for edit in (self.bias, self.repetition, self.presence))
+
+    def penalised(self, logprobs: Tensor) -> Tensor:
+        """What is drawn from: (R, V)."""
+        return penalise(logprobs, self.bias, self.repetition, self.presence) if self.is_penalised else logprobs
+
     def topped(self, vocab: int) -> tuple[list[int], int]:
         """The rows that report alternatives, and how many the greediest of them wants."""
         wanting = [r for r, count in enumerate(self.top) if count]
@@ -197,7 +206,7 @@ def _tokens(kernels: Kernels, composed: Tensor, rows: DecodeRows) -> Tensor:
     tokens = torch.tensor(rows.forced, dtype=torch.int64, device=composed.device)
     if not drawn:
         return tokens
-    scores = penalise(composed, rows.bias, rows.repetition, rows.presence)
+    scores = rows.penalised(composed)
     if len(drawn) == len(rows.forced):
         tokens = kernels.sample(scores, rows.sampling, rows.uniform)
     else:

@@ -11,41 +11,16 @@ import difflib
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from motet.kernels.decode import Decoded, DecodeRows, Kernels
-from motet.kernels.eager import compose_logits
-from motet.kernels.layout import ComposeRows, SparseEdits
-from motet.kernels.logits import Logits
-from motet.kernels.reference import Composed
-from motet.kernels.sampling import SampleRows, sample
+from motet.kernels.decode import Kernels
+from motet.kernels.eager import EagerKernels
 from motet.kernels.self_check import differs
 
 log = logging.getLogger(__name__)
 VARIABLE = "MOTET_KERNELS"
 NAMES = ("auto", "eager", "triton")
-
-
-class EagerKernels:
-    """Plain torch on any device."""
-
-    name = "eager"
-
-    def compose(self, logits: Logits, plan: ComposeRows, rules: SparseEdits | None, state: Tensor | None) -> Composed:
-        return compose_logits(logits, plan, rules, state)
-
-    def sample(self, scores: Tensor, params: SampleRows, uniform: Sequence[float]) -> Tensor:
-        return sample(scores, params, uniform)
-
-    def top(self, logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        values, tokens = logprobs.topk(count)
-        return values, tokens
-
-    def fused(self, logits: Logits, rows: DecodeRows) -> Decoded | None:
-        return None
 
 
 def choose_kernels(device: torch.device, name: str | None = None) -> Kernels:

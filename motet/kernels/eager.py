@@ -8,17 +8,38 @@ normalised. Equal to `reference.composed`, which also recomputes the rare rows w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from motet.kernels.cores import rule_scores
+from motet.kernels.decode import Decoded, DecodeRows
 from motet.kernels.layout import ComposeRows, Index, Kind, RuleRows, SetRows, SparseEdits, TermRows
 from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed, composed, outside_set
+from motet.kernels.sampling import SampleRows, sample
 
 BLOCK = 1 << 18  # elements handled at once: a megabyte of float32 stays in a core's cache
+
+
+class EagerKernels:
+    """Plain torch on any device (see `decode.Kernels`)."""
+
+    name = "eager"
+
+    def compose(self, logits: Logits, plan: ComposeRows, rules: SparseEdits | None, state: Tensor | None) -> Composed:
+        return compose_logits(logits, plan, rules, state)
+
+    def sample(self, scores: Tensor, params: SampleRows, uniform: Sequence[float]) -> Tensor:
+        return sample(scores, params, uniform)
+
+    def top(self, logprobs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        values, tokens = logprobs.topk(count)
+        return values, tokens
+
+    def fused(self, logits: Logits, rows: DecodeRows) -> Decoded | None:
+        return None
 
 
 def compose_logits(

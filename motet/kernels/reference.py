@@ -190,8 +190,6 @@ def penalise(
 
     The repetition penalty acts on log-probs, where its sign is defined: a constant added to a member changes nothing.
     """
-    if bias is None and repetition is None and presence is None:
-        return logprobs
     scores = logprobs.clone()
     if bias is not None:
         scores.index_put_((bias.rows, bias.tokens), bias.values, accumulate=True)

@@ -71,9 +71,7 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
         settings, unread = _with_keys_of_file(settings, folder)
         settings = _with_audit_log_in(settings, folder)
         problems += unread + _examples(settings)
-    compositions, composition_problems = _compositions(merged)
-    gated, gated_problems = _gated(merged)
-    composition_problems += gated_problems
+    compositions, gated, composition_problems = _compositions(merged)
     if settings is not None and not problems and not composition_problems:
         problems += policy_problems(settings, [*compositions, *gated])
     problems += _unknown_variables() + composition_problems + _collisions(merged) + _families(merged)
@@ -157,37 +155,25 @@ def _entries(merged: Tree, section: str) -> Tree:
     return cast(Tree, entries) if isinstance(entries, dict) else {}
 
 
-def _compositions(merged: Tree) -> tuple[dict[str, Composition], list[str]]:
-    """Parses the named compositions and checks the models that they name."""
-    known = _entries(merged, "models")
-    compositions: dict[str, Composition] = {}
-    problems: list[str] = []
-    for name, value in _entries(merged, "compositions").items():
-        if is_gated(value):
+def _compositions(merged: Tree) -> tuple[dict[str, Composition], dict[str, Gated], list[str]]:
+    """The named compositions, with the models that they name checked, and those that a gate guards."""
+    models, gates = _entries(merged, "models"), list(_entries(merged, "gates"))
+    written = {str(name): value for name, value in _entries(merged, "compositions").items()}
+    sides = [*map(str, models), *(name for name, value in written.items() if not is_gated(value))]
+    compositions, gated, problems = dict[str, Composition](), dict[str, Gated](), list[str]()
+    for name, value in written.items():
+        if name not in sides:
+            found, wrong = read_gated(name, cast(Tree, value), gates, sides)
+            problems += wrong
+            gated |= {} if found is None else {name: found}
             continue
         try:
-            compositions[str(name)] = parse_composition(value, strict=False)
+            compositions[name] = parse_composition(value, strict=False)
             # ids of texts are known only once the tokenizers are loaded: any single id does here
-            build_plan(compositions[str(name)], None, known=known, token_id=lambda _: 0)
+            build_plan(compositions[name], None, known=models, token_id=lambda _: 0)
         except CompositionError as error:
             problems.append(f"compositions.{name}: {error.message}")
-    return compositions, problems
-
-
-def _gated(merged: Tree) -> tuple[dict[str, Gated], list[str]]:
-    """The compositions that a gate guards."""
-    written = _entries(merged, "compositions")
-    sides = [*_entries(merged, "models"), *(name for name, value in written.items() if not is_gated(value))]
-    gated: dict[str, Gated] = {}
-    problems: list[str] = []
-    for name, value in written.items():
-        if not is_gated(value):
-            continue
-        found, wrong = read_gated(str(name), cast(Tree, value), list(_entries(merged, "gates")), list(map(str, sides)))
-        problems += wrong
-        if found is not None:
-            gated[str(name)] = found
-    return gated, problems
+    return compositions, gated, problems
 
 
 def _examples(settings: Settings) -> list[str]:

@@ -1,22 +1,18 @@
-"""What answers look like: each endpoint's choices, whole and in pieces, with log-probabilities and traces."""
+"""What answers look like: each endpoint's choices, whole and in pieces, and what stands beside them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from motet.engines.base import TokenOutput, TokenTrace, Voices
-from motet.models.tokenizer import Tokenizer
 from motet.operator.gates import Decision
 from motet.server.dialogue.highlights import Highlights
 from motet.server.dialogue.parts import delta, message
+from motet.server.logprobs import chat_logprobs, completion_logprobs, finite, prompt_logprobs
 from motet.server.prepare import DIGITS, Job
 from motet.server.query import Display
 from motet.server.text import TextPiece
-
-LOWEST = -9999.0  # JSON has no −inf
-MARGINAL_RANK = 3  # Lin et al. 2023 (URIAL): rank 0 unshifted, 1 and 2 marginal, from 3 on shifted
+from motet.server.token_traces import traces
 
 
 class Form(Protocol):
@@ -99,7 +95,7 @@ class ChatForm:
         generated = [output for piece in pieces for output in piece.tokens if not output.forced]
         return {
             "index": index,
-            "logprobs": chat_logprobs(generated, job, show),
+            "logprobs": None if show.logprobs is None else chat_logprobs(generated, job, show, show.logprobs),
             "finish_reason": self._finish(pieces[-1]) if pieces else None,
             "stop_reason": pieces[-1].stop_reason if pieces else None,
         } | extensions(pieces, job, show)
@@ -140,10 +136,12 @@ class CompletionForm:
         } | extensions(pieces, job, show)
 
     def _logprobs(self, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any] | None:
+        if show.logprobs is None:
+            return None
         placed = [pair for piece in pieces for pair in zip(piece.tokens, piece.offsets, strict=True)]
         placed = [(output, offset) for output, offset in placed if show.echo or not output.forced]
         first = job.prompt_ids[0] if show.echo and any(piece.prompt for piece in pieces) else None
-        return completion_logprobs(placed, job, show, first=first)
+        return completion_logprobs(placed, job, show, show.logprobs, first=first)
 
 
 FORMS: Mapping[Literal["chat", "completion"], Form] = {"chat": ChatForm(), "completion": CompletionForm()}
@@ -226,137 +224,3 @@ def usage(
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
     } | thought
-
-
-def finite(logprob: float) -> float:
-    return logprob if logprob > LOWEST or math.isnan(logprob) else LOWEST
-
-
-def label(token: int, tokenizer: Tokenizer, show: Display) -> str:
-    return f"token_id:{token}" if show.tokens_as_ids else tokenizer.label_of(token)
-
-
-def chat_logprobs(outputs: Iterable[TokenOutput], job: Job, show: Display) -> dict[str, Any] | None:
-    """`choices[].logprobs` of a chat completion; None where they were not asked for."""
-    if show.logprobs is None:
-        return None
-    content = [
-        _chat_entry(output.token, output.logprob, job, show)
-        | {"top_logprobs": [_chat_entry(token, value, job, show) for token, value in output.top[: show.logprobs]]}
-        for output in outputs
-    ]
-    return {"content": content, "refusal": None}
-
-
-def _chat_entry(token: int, logprob: float, job: Job, show: Display) -> dict[str, Any]:
-    text = label(token, job.tokenizer, show)
-    return {"token": text, "logprob": finite(logprob), "bytes": list(job.tokenizer.bytes_of(token))}
-
-
-def top_by_label(output: TokenOutput, job: Job, show: Display, count: int) -> dict[str, float]:
-    """Label → log-prob, best first: `count` alternatives and the token itself. Tokens that read alike are told apart
-    by id: a harness that asks whether the token is the most likely compares with the largest of these values."""
-    pairs = list(output.top[:count])
-    if output.token not in [token for token, _ in pairs]:
-        pairs.append((output.token, output.logprob))
-    named: dict[str, float] = {}
-    for token, logprob in pairs:
-        text = label(token, job.tokenizer, show)
-        named[f"token_id:{token}" if text in named else text] = finite(logprob)
-    return named
-
-
-def completion_logprobs(
-    placed: Sequence[tuple[TokenOutput, int]], job: Job, show: Display, *, first: int | None
-) -> dict[str, Any] | None:
-    """`choices[].logprobs` of a completion, of tokens with the characters of the choice's text before each. `first`:
-    the prompt's first token where it is echoed, which nothing predicts."""
-    if show.logprobs is None:
-        return None
-    outputs = [output for output, _ in placed]
-    tokens = ([] if first is None else [first]) + [output.token for output in outputs]
-    unknown: list[Any] = [] if first is None else [None]
-    return {
-        "tokens": [label(token, job.tokenizer, show) for token in tokens],
-        "token_logprobs": unknown + [finite(output.logprob) for output in outputs],
-        "top_logprobs": unknown + [top_by_label(output, job, show, show.logprobs) for output in outputs],
-        "text_offset": ([] if first is None else [0]) + [offset for _, offset in placed],
-    }
-
-
-def prompt_logprobs(forced: Sequence[TokenOutput], job: Job, count: int) -> list[dict[str, Any] | None]:
-    """vLLM's `prompt_logprobs`: per prompt token id → log-prob; null for the first, which nothing predicts. The
-    rank is null for tokens outside of the alternatives asked for."""
-    return [None, *(_prompt_entry(output, job, count) for output in forced)]
-
-
-def _prompt_entry(output: TokenOutput, job: Job, count: int) -> dict[str, Any]:
-    ranked: dict[int, tuple[int | None, float]] = {}
-    ranked |= {token: (rank, value) for rank, (token, value) in enumerate(output.top, 1)}
-    shown = {token: ranked[token] for token, _ in output.top[:count]}
-    shown[output.token] = ranked.get(output.token, (None, output.logprob))
-    return {
-        str(token): {"logprob": finite(value), "rank": rank, "decoded_token": job.tokenizer.label_of(token)}
-        for token, (rank, value) in shown.items()
-    }
-
-
-def shift_class(base_rank: int) -> str:
-    if base_rank == 0:
-        return "unshifted"
-    return "marginal" if base_rank < MARGINAL_RANK else "shifted"
-
-
-def traces(outputs: Iterable[TokenOutput], job: Job) -> list[dict[str, Any]]:
-    return [_trace_entry(output, output.trace, job) for output in outputs if output.trace is not None]
-
-
-def _trace_entry(output: TokenOutput, trace: TokenTrace, job: Job) -> dict[str, Any]:
-    return {
-        "token": job.tokenizer.label_of(output.token),
-        "token_id": output.token,
-        "logprob": finite(output.logprob),
-        "members": _by_role(trace.member_logprobs, job),
-        "kl": min(trace.kl, -LOWEST),
-        "base_rank": trace.base_rank,
-        "shift": shift_class(trace.base_rank),
-        "argmax_moved": trace.argmax_moved,
-        **_one_or_all("alpha", trace.alpha),
-        **({} if trace.head is None else {"head": trace.head}),
-        **_one_or_all("layer", trace.layers),
-        "top": {"base": _top(trace.base_top, job), "composed": _top(trace.composed_top, job)},
-        **({} if trace.voices is None else _voices(trace.voices, job)),
-    }
-
-
-def _voices(voices: Voices, job: Job) -> dict[str, Any]:
-    """What each member says of the token and of its alternatives; `push` is null where the rule is no sum."""
-    roles = [stream.role for stream in job.plan.streams]
-    return {
-        "ranks": dict(zip(roles, voices.ranks, strict=True)),
-        "push": dict(zip(roles, voices.pushes, strict=True)) if voices.pushes else None,
-        "alternatives": [
-            {
-                "token": job.tokenizer.label_of(one.token),
-                "token_id": one.token,
-                "logprob": finite(one.logprob),
-                "members": _by_role(one.members, job),
-            }
-            for one in voices.alternatives
-        ],
-    }
-
-
-def _by_role(logprobs: Iterable[float], job: Job) -> dict[str, float]:
-    return {stream.role: finite(value) for stream, value in zip(job.plan.streams, logprobs, strict=True)}
-
-
-def _one_or_all(name: str, values: Sequence[float]) -> dict[str, Any]:
-    """One number where there is one pair of experts, or one early exit; a list where there are several."""
-    return {} if not values else {name: values[0] if len(values) == 1 else list(values)}
-
-
-def _top(pairs: Iterable[tuple[int, float]], job: Job) -> list[dict[str, Any]]:
-    return [
-        {"token": job.tokenizer.label_of(token), "token_id": token, "logprob": finite(value)} for token, value in pairs
-    ]

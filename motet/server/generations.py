@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from motet.engines.base import Engine, Generation, TokenOutput
+from motet.engines.base import Engine, Generation
+from motet.engines.outputs import TokenOutput
 from motet.server.http.errors import ApiError
-from motet.server.http.turns import TURN_S, Turns
+from motet.server.http.turns import Turn, Turns
 from motet.server.prepare import Job
 
 MAX_UNREAD = 1 << 16  # numbers: about 8 MiB
@@ -28,6 +29,13 @@ def _numbers(output: TokenOutput) -> int:
     return 1 + tops + len(trace.member_logprobs) + voiced
 
 
+class ClientBehind(ApiError):
+    """A client that takes nothing of what was computed for it."""
+
+    def __init__(self) -> None:
+        super().__init__(408, "The client did not read its answer; it was ended.", code="client_too_slow")
+
+
 class Generations:
     """Starts all jobs at once and merges their outputs as they come. For a client that takes nothing for `STALLED_S` up
     to `MAX_UNREAD` is kept; then the request is ended.
@@ -42,7 +50,6 @@ class Generations:
         self._jobs = jobs
         self._generations: dict[int, Generation] = {}
         self._queue: asyncio.Queue[JobOutput | Exception | None] = asyncio.Queue()
-        self._behind = ApiError(408, "The client did not read its answer; it was ended.", code="client_too_slow")
         self._unread = 0  # numbers in the queue
         self._busy_since: float | None = None  # when the output that is being sent was taken from the queue
         self._readers = [asyncio.create_task(self._read(i, job)) for i, job in enumerate(jobs) if job.computes]
@@ -72,15 +79,15 @@ class Generations:
                 await generation.aclose()
             self._queue.put_nowait(None)
         except Exception as error:  # reaches the client through `outputs`
-            if error is self._behind:
+            if isinstance(error, ClientBehind):
                 self._drop_all()
             self._queue.put_nowait(error)
 
     def _keep(self, index: int, output: TokenOutput) -> None:
-        """Raises ApiError: the client stays behind. A prompt's tokens come all at once, and count as nothing."""
+        """Raises ClientBehind. A prompt's tokens come all at once, and count as nothing."""
         self._unread += _numbers(output)
         if self._unread > MAX_UNREAD and self._stalled():
-            raise self._behind
+            raise ClientBehind
         self._queue.put_nowait((index, output))
 
     def _stalled(self) -> bool:
@@ -102,7 +109,7 @@ class Generations:
             EngineError: one of the generations failed; the others are closed.
         """
         open_readers = len(self._readers)
-        began = 0.0
+        turn = Turn(self._turns)
         while open_readers:
             try:
                 async with asyncio.timeout(idle_seconds):
@@ -110,9 +117,7 @@ class Generations:
             except TimeoutError:
                 yield None
                 continue
-            if time.monotonic() - began > TURN_S:
-                await self._turns.take()
-                began = time.monotonic()
+            await turn.go_on()
             if isinstance(event, Exception):
                 raise event
             if event is None:

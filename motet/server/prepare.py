@@ -14,16 +14,10 @@ from anyio import CapacityLimiter, to_thread
 
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
-from motet.engines.base import (
-    Engine,
-    GenerationRequest,
-    RequestTooLarge,
-    SamplingParams,
-    TokenOutput,
-    UnsupportedRequest,
-)
+from motet.engines.base import Engine, GenerationRequest, RequestTooLarge, SamplingParams, UnsupportedRequest
 from motet.engines.drafts import OFF
 from motet.engines.drawn import DrawsMembers
+from motet.engines.outputs import TokenOutput
 from motet.models.tokenizer import Tokenizer
 from motet.operator.gates import Decision
 from motet.operator.policies import Allow
@@ -123,7 +117,7 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     """
     if service.allow is not None and isinstance(query, Query):
         check_shown(query.display, query.n, service.allow)
-    decisions = await decided(service, query)
+    decisions: Decisions = await decided(service, query) if service.registry.gates else {}
     jobs = await tokenized(partial(_jobs, service, query, decisions, ()))
     if any(job.pondered for job in jobs):  # what does not fit without key tokens is refused before any is looked for
         asked = [checked(job, service.engine) for job in jobs]
@@ -194,6 +188,7 @@ def _job(
     check_tokens(tokens.forced, base, prompt.param)
     whole = replace(tokens, forced=tokens.forced + begun)
     max_tokens = max_new_tokens(whole, members, service.kv_budget, query.max_tokens)
+    wish = query.fields.speculation
     request = GenerationRequest(
         request_id,
         tokens.plan,
@@ -203,7 +198,7 @@ def _job(
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
-        speculation=OFF if is_paced else wish_of(query.fields.speculation, tokens.plan),
+        speculation=OFF if is_paced else None if wish is None else wish_of(wish, tokens.plan),
         by_member=not is_paced and query.display.logprobs is None,
     )
     text = prompt.text if prompt.truncate is None else None

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from motet.engines.base import TokenOutput
+from motet.engines.outputs import TokenOutput
 from motet.server.forms import FORMS, extension, usage
 from motet.server.generations import Generations
 from motet.server.http.errors import for_reader
@@ -36,6 +36,7 @@ class Reply:
         self.show = query.display
         self.adapter = query.adapter
         self.hidden = service.hidden
+        self.turns = service.turns
         self.keep_alive = service.config.keep_alive_seconds
         self.id = self.form.id_prefix + uuid.uuid4().hex
         self.created = int(time.time())
@@ -100,7 +101,7 @@ class Reply:
         choices: list[dict[str, Any]] = []
         for number, pieces in enumerate(collected):
             tokens = sum(len(piece.tokens) for piece in pieces)
-            choices.append(await beside_others(tokens, self._choice, number, pieces))
+            choices.append(await beside_others(self.turns, tokens, self._choice, number, pieces))
             pieces.clear()
         return choices
 

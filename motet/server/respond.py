@@ -41,13 +41,15 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
             add_header(request, MAX_TOKENS, str(fits))
         reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
         held.enter_context(closing(reply))
-        place.spend(reply.prompt_tokens + scored_tokens([job.pondered for job in jobs]))
+        place.spend(reply.prompt_tokens)
+        if pondered := [job.pondered for job in jobs if job.pondered]:
+            place.spend(scored_tokens(pondered))
         held.callback(lambda: place.spend(reply.answer_tokens))
         if query.fields.stream:
             events = reply.events(query.fields.stream_options or StreamOptions())
             return EventStream(events, held.pop_all())  # which closes them in its turn
         body = await unless_disconnected(request, reply.whole())
-        return await as_json(None if body is None else query.adapter.whole(body))
+        return await as_json(None if body is None else query.adapter.whole(body), service)
 
 
 def describe(service: Service, query: Query | ScoreQuery, jobs: Sequence[Job]) -> None:
@@ -69,11 +71,11 @@ def reserve(request: Request, service: Service, query: Query | ScoreQuery) -> Re
     return service.admission.reserve(query.num_choices, request.scope["state"].get("key"))
 
 
-async def as_json(body: dict[str, Any] | None) -> Response:
+async def as_json(body: dict[str, Any] | None, service: Service) -> Response:
     """The body as JSON; None: the client has left."""
     if body is None:
         return Response(status_code=CLIENT_LEFT)
-    return Response(await encoded(body), media_type="application/json")
+    return Response(await encoded(body, service.turns), media_type="application/json")
 
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

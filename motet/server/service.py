@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
-from fastapi import Depends
-from starlette.requests import Request
+from fastapi import Depends, Request, Response
 
 from motet.engines.base import Engine
 from motet.operator.access import NOTHING, Access, Grant
@@ -20,10 +19,11 @@ from motet.operator.policies import Allow
 from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
 from motet.operator.visible import VisibleRegistry
+from motet.server.http.bodies import JsonRoute
 from motet.server.http.errors import busy, invalid
 from motet.server.http.metrics import Metrics
-from motet.server.http.pace import Pace
 from motet.server.http.rates import Rates
+from motet.server.http.retry_after import FreedPlaces
 from motet.server.http.turns import Turns
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class Admission:
         self._taken = 0
         self._by_key: Counter[str] = Counter()
         self._tokens = Rates(tokens_per_minute_per_key)
-        self._pace = Pace(clock)
-        self._pace_by_key: defaultdict[str, Pace] = defaultdict(lambda: Pace(clock))
+        self._freed = FreedPlaces(clock)
+        self._freed_by_key: defaultdict[str, FreedPlaces] = defaultdict(lambda: FreedPlaces(clock))
 
     @property
     def taken(self) -> int:
@@ -93,7 +93,7 @@ class Admission:
             raise invalid(f"The request asks for {choices} choices, at most {limit} are allowed at once.", "n")
         self.check_room(choices)
         if key and self.max_choices_per_key and (missing := self._by_key[key] + choices - self.max_choices_per_key) > 0:
-            wait = self._pace_by_key[key].wait(missing)
+            wait = self._freed_by_key[key].wait(missing)
             said = f"This key has {self.max_choices_per_key} places, all taken; try again."
             raise busy(429, said, "quota_exceeded", wait)
         if key and (wait := self._tokens.wait(key)):
@@ -112,7 +112,7 @@ class Admission:
         """Raises ApiError (503): the server drains, or has not so many places."""
         self.check_running()
         if (missing := self._taken + choices - self.max_choices) > 0:
-            wait = self._pace.wait(missing)
+            wait = self._freed.wait(missing)
             raise busy(503, f"All {self.max_choices} places are taken; try again.", "queue_full", wait)
 
     def spend(self, tokens: int, key: str | None) -> None:
@@ -122,9 +122,9 @@ class Admission:
     def give_back(self, choices: int, key: str | None) -> None:
         if not choices:
             return
-        self._pace.freed(choices)
+        self._freed.freed(choices)
         if key and self.max_choices_per_key:
-            self._pace_by_key[key].freed(choices)
+            self._freed_by_key[key].freed(choices)
         self._taken -= choices
         if not self._taken:
             self.idle.set()
@@ -210,3 +210,16 @@ async def get_service(request: Request) -> Service:
 
 
 Served = Annotated[Service, Depends(get_service)]
+
+
+class AnsweringRoute(JsonRoute):
+    """A route whose answers take places: while there is none, bodies are not even read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            (await get_service(request)).admission.check_room()
+            return await handler(request)
+
+        return handle

@@ -12,15 +12,12 @@ from motet.server.shapes.requests import SpeculationOptions
 from motet.settings import offer
 
 
-def wish_of(written: Literal["auto", "off"] | SpeculationOptions | None, plan: Plan) -> Speculation | None:
-    """None where the request says nothing.
-
+def wish_of(written: Literal["auto", "off"] | SpeculationOptions, plan: Plan) -> Speculation:
+    """
     Raises:
         ApiError: 400, the composition has no such draft.
     """
     match written:
-        case None:
-            return None
         case "off":
             return OFF
         case "auto":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tokenizers.decoders import DecodeStream
 
-from motet.engines.base import TokenOutput
+from motet.engines.outputs import TokenOutput
 from motet.models.tokenizer import REPLACEMENT, Tokenizer
 from motet.models.tool_calls import Part
 from motet.server.dialogue.parts import PartsReader, merged

@@ -13,7 +13,7 @@ import pytest
 from motet_client.load.__main__ import main
 from motet_client.load.report import percentile, summary, table
 from motet_client.load.run import Load, Measured, run
-from motet_client.load.work import Target, jobs, read_mix, synthetic_prompts
+from motet_client.load.work import Target, jobs, read_mix, read_prompts, synthetic_prompts
 
 
 @pytest.mark.parametrize(("q", "value"), [(0, 1.0), (50, 2.5), (75, 3.25), (100, 4.0)])
@@ -52,6 +52,13 @@ def test_a_mix(tmp_path: Path) -> None:
     (target,) = read_mix(file)
     assert (target.label, target.weight) == ("a guidance", 2)
     assert target.body == {"model": "a", "composition": {"strategy": "guidance"}}
+
+
+def test_prompts_with_separators_that_end_no_line(tmp_path: Path) -> None:
+    prompts = [{"prompt": "a\u2028b"}, {"prompt": "c\x85"}]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\r\n".join(json.dumps(prompt, ensure_ascii=False) for prompt in prompts) + "\n", "utf-8")
+    assert read_prompts(file) == prompts
 
 
 @pytest.mark.parametrize(

@@ -7,20 +7,8 @@ from typing import Any
 import pytest
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import (
-    BudgetRule,
-    DiscriminatorRule,
-    DynamicRule,
-    MixtureRule,
-    Plan,
-    Prompt,
-    ReluRule,
-    RuleVector,
-    Stream,
-    TokenSet,
-    judged_tokens,
-    single,
-)
+from motet.composers.plan import Plan, Prompt, RuleVector, Stream, TokenSet, single
+from motet.composers.rules import BudgetRule, DiscriminatorRule, DynamicRule, MixtureRule, ReluRule, judged_tokens
 from motet.composers.spec import build_plan, parse_composition
 
 KNOWN = ("large", "small", "chat", "other")

@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from motet.composers.exits import Exit
-from motet.composers.plan import DiscriminatorRule, Plan, RoutedRule, Stream, single
+from motet.composers.plan import Plan, Stream, single
 from motet.composers.rows import reference_logprobs
+from motet.composers.rules import DiscriminatorRule, RoutedRule
 from motet.composers.timeline import Timeline, adapted
 from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, load_member
 from motet.models.heads import GateHead, ReadingHead, ScaleHead

@@ -14,9 +14,10 @@ import torch
 from scipy import stats as scipy_stats
 
 from motet.composers.plan import Plan, single
-from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
+from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.drafts import AUTO, OFF, Speculation
 from motet.engines.drawn import is_drawn, voice_at
+from motet.engines.outputs import TokenOutput
 from motet.engines.torch import EngineCore, EngineSettings, Member, TorchEngine, memory
 from motet.engines.torch import choice as choices
 from motet.engines.torch.choice import StreamState

@@ -23,9 +23,8 @@ from motet.engines.base import (
     NoTokenPossible,
     RequestTooLarge,
     SamplingParams,
-    StepTimes,
-    TokenOutput,
 )
+from motet.engines.outputs import StepTimes, TokenOutput
 from motet.engines.torch import EngineCore, EngineSettings, Member, ModelLoadError, TorchEngine, load_member
 from motet.engines.torch.engine import MAX_RESTARTS
 from tests.engines.conftest import PlainLoop

@@ -12,7 +12,8 @@ import pytest
 from motet.composers.exits import Depth
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition, strategy_names
-from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.outputs import TokenOutput
 from motet.engines.torch import TorchEngine
 from tests.composers.test_laws import example
 from tests.engines.conftest import PlainLoop

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from motet.composers.plan import Plan, single
-from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
+from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.drafts import OFF, Speculation
+from motet.engines.outputs import TokenOutput
 from motet.engines.torch import EngineSettings, Member, TorchEngine
 from tests.engines.conftest import HEADS, PlainLoop
 from tests.engines.test_exactness import PLANS, plan_of

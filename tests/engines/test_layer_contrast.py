@@ -29,8 +29,9 @@ from transformers import (
 from motet.composers.exits import Depth
 from motet.composers.plan import Plan, Prompt, Stream, single
 from motet.composers.spec import build_plan, parse_composition
-from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput, refuse_empty
+from motet.engines.base import GenerationRequest, SamplingParams, refuse_empty
 from motet.engines.drafts import NGRAM, OFF, Speculation, draft_names, drafts_of
+from motet.engines.outputs import TokenOutput
 from motet.engines.torch import EngineSettings, Member, TorchEngine, load_member
 from motet.engines.torch.model import ModelWork
 from tests.composers.test_laws import premature_layer

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from motet.composers.plan import single
-from motet.engines.base import GenerationRequest, RequestTooLarge, TokenOutput
+from motet.engines.base import GenerationRequest, RequestTooLarge
+from motet.engines.outputs import TokenOutput
 from motet.engines.torch import EngineCore, EngineSettings, Member
 from motet.engines.torch import memory as memory_module
 from motet.engines.torch.choice import ChoiceGroup

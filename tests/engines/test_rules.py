@@ -11,18 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from motet.composers.plan import (
-    BudgetRule,
-    DiscriminatorRule,
-    DynamicRule,
-    MixtureRule,
-    Plan,
-    ReluRule,
-    RoutedRule,
-    Rule,
-    Stream,
-)
-from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
+from motet.composers.plan import Plan, Stream
+from motet.composers.rules import BudgetRule, DiscriminatorRule, DynamicRule, MixtureRule, ReluRule, RoutedRule, Rule
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.outputs import TokenOutput
 from motet.engines.torch import EngineSettings, Member, TorchEngine, scheduler
 from motet.engines.torch.model import ModelWork
 from tests.engines.conftest import PlainLoop

@@ -17,8 +17,9 @@ from scipy import stats as scipy_stats
 from torch import Tensor
 
 from motet.composers.plan import Plan, single
-from motet.engines.base import EngineError, GenerationRequest, GrammarFailed, SamplingParams, TokenOutput
+from motet.engines.base import EngineError, GenerationRequest, GrammarFailed, SamplingParams
 from motet.engines.drafts import NGRAM, Speculation
+from motet.engines.outputs import TokenOutput
 from motet.engines.torch import EngineSettings, Member, TorchEngine, step
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.rows import ChoiceRow

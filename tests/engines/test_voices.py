@@ -9,8 +9,9 @@ from typing import cast
 import pytest
 import torch
 
-from motet.composers.plan import CascadeRule, DiscriminatorRule, MixtureRule, Plan, RoutedRule, SparseRule, single
+from motet.composers.plan import Plan, single
 from motet.composers.rows import compose_rows, rule_places
+from motet.composers.rules import CascadeRule, DiscriminatorRule, MixtureRule, RoutedRule, SparseRule
 from motet.composers.timeline import Timeline, adapted
 from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.torch import TorchEngine

@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from motet.composers.plan import (
+from motet.composers.plan import Plan, Stream, TokenSet
+from motet.composers.rules import (
     BudgetRule,
     CascadeRule,
     DiscriminatorRule,
@@ -16,13 +17,10 @@ from motet.composers.plan import (
     DynamicRule,
     LinearRule,
     MixtureRule,
-    Plan,
     ReluRule,
     RoutedRule,
     Rule,
     SparseRule,
-    Stream,
-    TokenSet,
 )
 
 NUM_STREAMS = 5

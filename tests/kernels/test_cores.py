@@ -12,22 +12,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motet.composers.plan import (
+from motet.composers.plan import Plan, Stream, TokenSet
+from motet.composers.rows import compose_rows, reference_logprobs
+from motet.composers.rules import (
     BudgetRule,
     CascadeRule,
     DiscriminatorRule,
     DynamicRule,
     LinearRule,
     MixtureRule,
-    Plan,
     ReluRule,
     RoutedRule,
     Rule,
     SparseRule,
-    Stream,
-    TokenSet,
 )
-from motet.composers.rows import compose_rows, reference_logprobs
 from motet.kernels.reference import composed
 
 Array = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ from torch import Tensor
 from motet.composers.plan import Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
 from motet.kernels.decode import NO_END, DecodeRows, Kernels, decode
-from motet.kernels.dispatch import EagerKernels
+from motet.kernels.eager import EagerKernels
 from motet.kernels.layout import BitMask, edits
 from motet.kernels.logits import Logits
 from motet.kernels.reference import kl_divergence

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from motet.kernels import dispatch
-from motet.kernels.dispatch import VARIABLE, EagerKernels, choose_kernels
+from motet.kernels.dispatch import VARIABLE, choose_kernels
+from motet.kernels.eager import EagerKernels
 from motet.kernels.layout import ComposeRows
 from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from motet.composers.plan import DynamicRule, Plan, Stream
+from motet.composers.plan import Plan, Stream
 from motet.composers.rows import compose_rows
+from motet.composers.rules import DynamicRule
 from motet.kernels.eager import compose_logits
 from motet.kernels.logits import Logits
 from motet.kernels.reference import composed

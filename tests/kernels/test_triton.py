@@ -20,10 +20,11 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from motet.composers.plan import LinearRule, Plan, Stream, TokenSet
+from motet.composers.plan import Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
+from motet.composers.rules import LinearRule
 from motet.kernels.decode import Decoded, DecodeRows, decode
-from motet.kernels.dispatch import EagerKernels
+from motet.kernels.eager import EagerKernels
 from motet.kernels.layout import edits
 from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed, composed, warp

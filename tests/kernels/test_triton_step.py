@@ -15,10 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
-from motet.composers.plan import BudgetRule, DiscriminatorRule, DynamicRule, Plan, RoutedRule, Rule, Stream, TokenSet
+from motet.composers.plan import Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
+from motet.composers.rules import BudgetRule, DiscriminatorRule, DynamicRule, RoutedRule, Rule
 from motet.kernels.decode import Decoded, DecodeRows, decode
-from motet.kernels.dispatch import EagerKernels
+from motet.kernels.eager import EagerKernels
 from motet.kernels.layout import BitMask
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import World
-from tests.server.test_chat import HELLO, events
+from tests.server.streams import chunks_of
+from tests.server.test_chat import HELLO
 
 ASKED: dict[str, Any] = {
     "messages": HELLO,
@@ -70,7 +71,7 @@ async def test_it_is_streamed_as_a_part_of_the_answer(world: World) -> None:
         "/v1/chat/completions",
         **{**ASKED, "model": "large-proxy", "max_tokens": 4, "answer_prefix": whole["token_ids"][:2], "stream": True},
     )
-    chunks = [event["choices"][0] for event in events(response.text)]
+    chunks = [event["choices"][0] for event in chunks_of(response.text)]
     text = "".join(chunk["delta"].get("content", "") for chunk in chunks)
     assert text == whole["message"]["content"]
     assert [token for chunk in chunks for token in chunk.get("token_ids", [])] == whole["token_ids"]

@@ -15,7 +15,8 @@ from motet.server import answer_size, replies
 from motet.server.answer_size import CODE
 from motet.server.app import create_app
 from motet.server.forms import CompletionForm
-from motet.server.http import writing
+from motet.server.http import turns, writing
+from motet.server.http.turns import Turns
 from motet.server.http.writing import encoded
 from motet.server.shapes.requests import MAX_NUMBERS
 from tests.server.conftest import World
@@ -117,8 +118,8 @@ def test_the_description_shows_the_bound(world: World) -> None:
 
 
 @asynccontextmanager
-async def turns() -> AsyncGenerator[list[None]]:
-    """Grows by one with every turn of the event loop."""
+async def rounds() -> AsyncGenerator[list[None]]:
+    """Grows by one with every round of the event loop."""
     taken: list[None] = []
 
     async def others() -> None:
@@ -137,24 +138,25 @@ VALUES: list[Any] = [[], {}, [[]], [{}], [1] * 200, [[{"a": [{}] * 70}] * 3], No
 @pytest.mark.parametrize("value", VALUES)
 async def test_pieces_are_the_whole(value: Any) -> None:
     body = {"id": "a", "choices": [{"index": 0, "x": value}, value], "usage": value}
-    assert await encoded(body) == JSONResponse(body).body
-    assert json.loads(await encoded({})) == {}
+    assert await encoded(body, Turns()) == JSONResponse(body).body
+    assert json.loads(await encoded({}, Turns())) == {}
 
 
-async def test_a_large_answer_is_written_beside_others() -> None:
+async def test_a_large_answer_is_written_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """No call of the encoder sees more than some entries, wherever the long list lies."""
+    monkeypatch.setattr(turns, "TURN_S", -1.0)  # every piece takes longer
     long = [{"token": "a", "top_logprobs": [{"logprob": 0.5}] * 20}] * 1000
-    async with turns() as taken:
+    async with rounds() as taken:
         for body in ({"choices": [{"logprobs": {"content": long}}]}, {"prompt_logprobs": long}):
             before = len(taken)
-            assert await encoded(body) == JSONResponse(body).body
+            assert await encoded(body, Turns()) == JSONResponse(body).body
             assert len(taken) - before > 1000 // writing.ITEMS
 
 
 async def test_choices_are_put_together_beside_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     whole = CompletionForm.whole
-    async with turns() as taken:
+    async with rounds() as taken:
 
         def counted(self: CompletionForm, *given: Any) -> dict[str, Any]:
             seen.append(len(taken))

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from motet.server.shapes.answers import ChatCompletion
 from tests.server.conftest import World
+from tests.server.streams import chunks_of
 
 HELLO = [{"role": "user", "content": "Hello"}]
-
-
-def events(text: str) -> list[Any]:
-    """The data of a stream; [DONE] has to be the last."""
-    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
-    assert lines[-1] == "[DONE]"
-    return [json.loads(line) for line in lines[:-1]]
 
 
 async def test_answer_has_the_documented_shape(world: World) -> None:
@@ -70,7 +61,7 @@ async def test_stream_equals_the_whole(world: World) -> None:
     whole = await world.post("/v1/chat/completions", model="parrot", messages=HELLO, n=2)
     streamed = await world.post("/v1/chat/completions", model="parrot", messages=HELLO, n=2, stream=True)
     assert streamed.headers["content-type"].startswith("text/event-stream")
-    chunks = events(streamed.text)
+    chunks = chunks_of(streamed.text)
     for choice in whole.json()["choices"]:
         own = [c for chunk in chunks for c in chunk["choices"] if c["index"] == choice["index"]]
         assert own[0]["delta"] == {"role": "assistant", "content": ""}
@@ -84,7 +75,7 @@ async def test_stream_usage(world: World) -> None:
     response = await world.post(
         "/v1/chat/completions", model="parrot", messages=HELLO, stream=True, stream_options=options
     )
-    chunks = events(response.text)
+    chunks = chunks_of(response.text)
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["total_tokens"] == 11
@@ -96,7 +87,7 @@ async def test_continuous_usage(world: World) -> None:
     response = await world.post(
         "/v1/chat/completions", model="parrot", messages=HELLO, stream=True, stream_options=options
     )
-    counts = [chunk["usage"]["completion_tokens"] for chunk in events(response.text)]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks_of(response.text)]
     assert counts == [0, 1, 2, 3, 4, 4]
 
 

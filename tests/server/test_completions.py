@@ -7,7 +7,7 @@ import pytest
 from motet.engines.base import EngineError
 from motet.server.shapes.answers import Completion
 from tests.server.conftest import World
-from tests.server.test_chat import events
+from tests.server.streams import chunks_of
 
 
 async def test_four_forms_of_a_prompt(world: World) -> None:
@@ -101,7 +101,7 @@ async def test_echo_of_one_token_computes_nothing(world: World) -> None:
 async def test_echo_streamed_comes_first(world: World) -> None:
     world.script("parrot", "xyz")
     response = await world.post("/v1/completions", model="parrot", prompt="abc", echo=True, logprobs=0, stream=True)
-    chunks = events(response.text)
+    chunks = chunks_of(response.text)
     assert [chunk["choices"][0]["text"] for chunk in chunks] == ["abc", "x", "y", "z", ""]
     offsets = [offset for chunk in chunks for offset in chunk["choices"][0]["logprobs"]["text_offset"]]
     assert offsets == [0, 1, 2, 3, 4, 5, 6]
@@ -143,7 +143,7 @@ async def test_stop_string_ends_the_choice_and_frees_it(world: World, stream: bo
     response = await world.post(
         "/v1/completions", model="parrot", prompt="x", max_tokens=100, stop=["thr", "zzz"], stream=stream
     )
-    choices = [chunk["choices"][0] for chunk in events(response.text)] if stream else response.json()["choices"]
+    choices = [chunk["choices"][0] for chunk in chunks_of(response.text)] if stream else response.json()["choices"]
     assert "".join(choice["text"] for choice in choices) == "one two "
     assert choices[-1]["finish_reason"] == "stop"
     assert choices[-1]["stop_reason"] == "thr"
@@ -258,7 +258,7 @@ async def test_engine_failure_in_a_stream_is_its_last_event(world: World) -> Non
     world.engine.fail_after = 2
     response = await world.post("/v1/completions", model="parrot", prompt="abc", stream=True)
     assert response.status_code == 200
-    chunks = events(response.text)
+    chunks = chunks_of(response.text)
     assert len(chunks) == 3
     assert "member 'large' failed" in chunks[-1]["error"]["message"]
     assert not world.engine.open

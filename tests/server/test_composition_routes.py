@@ -8,7 +8,8 @@ import pytest
 
 from motet.server.shapes.answers import Comparison, ErrorBody, Scores, Tokenized
 from tests.server.conftest import World
-from tests.server.test_chat import HELLO, events
+from tests.server.streams import chunks_of
+from tests.server.test_chat import HELLO
 
 PROXY = {"strategy": "proxy_tuning", "expert": "expert", "antiexpert": "small"}
 
@@ -123,7 +124,7 @@ async def test_compare_streams(world: World) -> None:
     body = {"model": "large", "prompt": "Hi", "candidates": CANDIDATES, "max_tokens": 3, "temperature": 0}
     whole = (await world.post("/v1/compare", **body)).json()
     streamed = await world.post("/v1/compare", **body, stream=True, stream_options={"include_usage": True})
-    chunks = events(streamed.text)
+    chunks = chunks_of(streamed.text)
     for number, candidate in enumerate(whole["candidates"]):
         own = [chunk for chunk in chunks if chunk["candidate"] == number]
         assert "".join(chunk["choices"][0]["text"] for chunk in own) == candidate["choices"][0]["text"]

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from motet.composers.plan import single
-from motet.engines.base import GenerationRequest, SamplingParams, TokenOutput
-from motet.server.forms import LOWEST, chat_logprobs, completion_logprobs, shift_class, top_by_label
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.outputs import TokenOutput
+from motet.server.logprobs import LOWEST, chat_logprobs, completion_logprobs, top_by_label
 from motet.server.prepare import Job
 from motet.server.query import Display
+from motet.server.token_traces import shift_class
 from tests.server.conftest import World
 from tests.server.test_detokenizer import WORDS, byte_fallback
 
@@ -38,8 +40,8 @@ def test_the_chosen_token_is_among_the_alternatives_once() -> None:
 def test_json_has_no_infinity() -> None:
     output = TokenOutput(0, LETTER, -math.inf, top=((BYTE, -math.inf),))
     for shown in (
-        completion_logprobs([(output, 0)], job(), Display(logprobs=1), first=None),
-        chat_logprobs([output], job(), Display(logprobs=1)),
+        completion_logprobs([(output, 0)], job(), Display(), 1, first=None),
+        chat_logprobs([output], job(), Display(), 1),
     ):
         assert str(LOWEST) in str(shown)
         assert "inf" not in str(shown)

@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from tests.server.conftest import MakeWorld, World
+from tests.server.streams import events_of
 
 BODY: dict[str, Any] = {
     "model": "large",
@@ -32,10 +33,7 @@ async def asked(world: World, **body: Any) -> dict[str, Any]:
 async def events(world: World, **body: Any) -> list[dict[str, Any]]:
     answer = await world.post("/v1/messages", **BODY | body, stream=True)
     assert answer.status_code == 200, answer.text
-    blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
-    read = [json.loads(data.removeprefix("data: ")) for _, data in blocks]
-    assert [name for name, _ in blocks] == [f"event: {event['type']}" for event in read]
-    return read
+    return events_of(answer.text)
 
 
 def assembled(read: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from tests.server.conftest import World
+from tests.server.streams import events_of
 
 BODY: dict[str, Any] = {"model": "large", "input": "Hi", "temperature": 0}
 EVENT = TypeAdapter[Any](ResponseStreamEvent)
@@ -32,14 +33,10 @@ async def events(world: World, **body: Any) -> list[dict[str, Any]]:
     """The events of a stream, each checked against the SDK's type of its name."""
     answer = await world.post("/v1/responses", **BODY | body, stream=True)
     assert answer.status_code == 200, answer.text
-    blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
-    read: list[dict[str, Any]] = []
-    for number, (name, data) in enumerate(blocks):
-        event = json.loads(data.removeprefix("data: "))
-        assert name == f"event: {event['type']}"
+    read = events_of(answer.text)
+    for number, event in enumerate(read):
         assert event["sequence_number"] == number
         EVENT.validate_python(event)
-        read.append(event)
     return read
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from motet.engines.base import EngineStats
 from motet.engines.drafts import AUTO, OFF, Speculation
 from motet.engines.drawn import is_drawn
+from motet.engines.outputs import EngineStats
 from tests.server.conftest import World
 
 PROXY: dict[str, Any] = {"model": "large-proxy", "prompt": "Hi", "max_tokens": 2}

@@ -16,6 +16,7 @@ from motet.engines.grammar_process import GrammarUnavailable
 from motet.engines.grammars import ROOM
 from motet.server.shapes.answers import ErrorBody
 from tests.server.conftest import World
+from tests.server.streams import chunks_of
 
 CHAT: dict[str, Any] = {"model": "large", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 200}
 TEXT: dict[str, Any] = {"model": "large", "prompt": "Hi", "max_tokens": 200}
@@ -93,10 +94,9 @@ async def test_streams_say_what_whole_answers_say(world: World) -> None:
         choice["message"]["content"] for choice in (await world.post("/v1/chat/completions", **body)).json()["choices"]
     ]
     streamed = ["", ""]
-    for line in (await world.post("/v1/chat/completions", **body, stream=True)).text.splitlines():
-        if line.startswith("data: {"):
-            for choice in json.loads(line[6:])["choices"]:
-                streamed[choice["index"]] += choice["delta"].get("content") or ""
+    for chunk in chunks_of((await world.post("/v1/chat/completions", **body, stream=True)).text):
+        for choice in chunk["choices"]:
+            streamed[choice["index"]] += choice["delta"].get("content") or ""
     assert streamed == whole
     assert all(map(fits, whole))
 

@@ -15,6 +15,7 @@ from motet.server.shapes.answers import ChatCompletion
 from tests.fakes import byte_tokenizer, fake_member
 from tests.models.test_chat_template import HERMES, LLAMA, MISTRAL, UNKNOWN
 from tests.server.conftest import MakeWorld, World
+from tests.server.streams import chunks_of
 
 WEATHER: dict[str, Any] = {
     "type": "object",
@@ -62,9 +63,7 @@ async def ask(world: World, **body: Any) -> dict[str, Any]:
 
 async def chunks(world: World, **body: Any) -> list[dict[str, Any]]:
     answer = await world.post("/v1/chat/completions", **{**CHAT, **body, "stream": True})
-    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
-    assert lines[-1] == "[DONE]"
-    return [json.loads(line) for line in lines[:-1]]
+    return chunks_of(answer.text)
 
 
 async def refusal(world: World, **body: Any) -> tuple[str | None, str]:

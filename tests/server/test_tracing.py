@@ -13,7 +13,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import ValidationError
 
-from motet.engines.base import StepTimes, WatchesSteps
+from motet.engines.base import WatchesSteps
+from motet.engines.outputs import StepTimes
 from motet.engines.torch import TorchEngine
 from motet.operator import settings
 from motet.operator.settings import ServerConfig

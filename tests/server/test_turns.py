@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from motet.server.http.turns import Turns
+import pytest
+
+from motet.server.http import turns as module
+from motet.server.http.turns import Turn, Turns
 
 
 async def rounds_until(task: asyncio.Task[None]) -> int:
@@ -59,6 +62,23 @@ async def test_whoever_left_costs_nobody_a_turn() -> None:
         task.cancel()
     assert await rounds_until(last) <= 4
     assert all(task.cancelled() for task in left)
+
+
+@pytest.mark.parametrize(("turn_s", "expected"), [(60.0, 1), (-1.0, 5)])
+async def test_a_turn_lasts_its_time(monkeypatch: pytest.MonkeyPatch, turn_s: float, expected: int) -> None:
+    monkeypatch.setattr(module, "TURN_S", turn_s)
+    turns, asked = Turns(), list[None]()
+    take = turns.take
+
+    async def counted() -> None:
+        asked.append(None)
+        await take()
+
+    monkeypatch.setattr(turns, "take", counted)
+    turn = Turn(turns)
+    for _ in range(5):
+        await turn.go_on()
+    assert len(asked) == expected
 
 
 def test_a_loop_that_ended_leaves_nobody_behind() -> None:

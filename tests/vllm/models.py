@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -21,6 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from tests import tiny
 from tests.fakes import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -90,11 +90,8 @@ MAKERS: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def save_all(folder: Path) -> dict[str, Path]:
-    """Every tiny model under its name, each from its own seed."""
-    paths: dict[str, Path] = {}
-    for seed, (name, make) in enumerate(MAKERS.items()):
-        torch.manual_seed(seed)
-        paths[name] = folder / name
-        make().eval().save_pretrained(paths[name])
-        TOKENIZER.hf.save_pretrained(paths[name])
+    """As `tiny.save_all`, with their tokenizer."""
+    paths = tiny.save_all(folder, MAKERS)
+    for path in paths.values():
+        TOKENIZER.hf.save_pretrained(path)
     return paths

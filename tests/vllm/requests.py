@@ -12,7 +12,8 @@ import pytest
 
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
-from motet.engines.base import Engine, GenerationRequest, SamplingParams, TokenOutput, Voices
+from motet.engines.base import Engine, GenerationRequest, SamplingParams
+from motet.engines.outputs import TokenOutput, Voices
 from tests.vllm.models import MAKERS, VOCAB
 
 TOLERANCE = 1e-4

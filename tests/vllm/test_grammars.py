@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from motet.composers.plan import DivergenceRule, Plan, single
-from motet.engines.base import Grammar, GrammarFailed, NoTokenPossible, TokenOutput
+from motet.composers.plan import Plan, single
+from motet.composers.rules import DivergenceRule
+from motet.engines.base import Grammar, GrammarFailed, NoTokenPossible
 from motet.engines.grammars import Grammars
+from motet.engines.outputs import TokenOutput
 from motet.engines.torch import TorchEngine
 from motet.engines.vllm.engine import VllmEngine
 from tests.vllm.models import EOS, TOKENIZER, VOCAB

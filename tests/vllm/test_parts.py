@@ -41,7 +41,7 @@ from motet.engines.vllm.wire import (
     write_payload,
 )
 from motet.kernels.decode import Decoded
-from motet.kernels.dispatch import EagerKernels
+from motet.kernels.eager import EagerKernels
 from motet.kernels.reference import kl_divergence, shift_rank
 from motet.models.info import ModelInfo
 from motet.operator.loading_vllm import merged_checkpoint

@@ -11,7 +11,7 @@ import torch
 
 from motet.composers.plan import single
 from motet.composers.spec import build_plan, parse_composition
-from motet.engines.base import TokenOutput
+from motet.engines.outputs import TokenOutput
 from motet.engines.torch import EngineSettings, TorchEngine, load_member
 from motet.models.facts import read_facts
 from tests.vllm.conftest import start_engine

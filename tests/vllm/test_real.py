@@ -14,7 +14,8 @@ from torch import Tensor
 
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
-from motet.engines.base import Engine, GenerationRequest, SamplingParams, TokenOutput
+from motet.engines.base import Engine, GenerationRequest, SamplingParams
+from motet.engines.outputs import TokenOutput
 from motet.operator.file import load
 from motet.operator.loading_vllm import load_vllm
 from motet.operator.registry import Registry

@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from motet.composers.plan import AdaptiveRule, Rule
 from motet.composers.roles import Role
+from motet.composers.rules import AdaptiveRule, Rule
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy
 from motet.composers.strategies.strategy import Request
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from motet.composers.plan import BudgetRule, Rule
 from motet.composers.roles import Role
+from motet.composers.rules import BudgetRule, Rule
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy, Strength
 from motet.composers.strategies.strategy import Request
 

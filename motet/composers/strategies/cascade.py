@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from motet.composers.plan import CascadeRule, Confidence, Rule
 from motet.composers.roles import Role
+from motet.composers.rules import CascadeRule, Confidence, Rule
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy
 from motet.composers.strategies.strategy import Request
 

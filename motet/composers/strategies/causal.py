@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from motet.composers.plan import MixtureRule, Plan, Prompt, Rule
+from motet.composers.plan import Plan, Prompt
 from motet.composers.roles import MAX_PARTS, Voice, listed
+from motet.composers.rules import MixtureRule, Rule
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy
 from motet.composers.strategies.strategy import Request
 

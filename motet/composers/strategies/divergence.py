@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import DivergenceRule, Plan
+from motet.composers.plan import Plan
 from motet.composers.roles import Role, Weight
+from motet.composers.rules import DivergenceRule
 from motet.composers.shift import Shift, Term
 from motet.composers.strategies.rule_strategy import rule_plan
 from motet.composers.strategies.strategy import Request, Strategy

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from motet.composers.plan import DynamicRule, Rule
 from motet.composers.roles import MAX_PARTS, Role, Spec, Weight
+from motet.composers.rules import DynamicRule, Rule
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy, Strength
 from motet.composers.strategies.strategy import Request
 

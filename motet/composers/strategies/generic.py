@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from motet.composers.plan import ReluRule, Rule
 from motet.composers.roles import Role
+from motet.composers.rules import ReluRule, Rule
 from motet.composers.strategies.rule_strategy import Part, RuleStrategy, Strength
 from motet.composers.strategies.strategy import Request
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from motet.composers.plan import MixtureRule, Rule
+from motet.composers.rules import MixtureRule, Rule
 from motet.composers.strategies.ensemble import Ensemble
 
 

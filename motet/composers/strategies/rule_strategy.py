@@ -10,8 +10,9 @@ from typing import Annotated
 from pydantic import Field
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Plan, Rule, Scalable, Stream
+from motet.composers.plan import Plan, Stream
 from motet.composers.roles import Voice
+from motet.composers.rules import Rule, Scalable
 from motet.composers.schedule import Schedule
 from motet.composers.shift import Shift
 from motet.composers.strategies.strategy import Request, Strategy

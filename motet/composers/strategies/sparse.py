@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from motet.composers.plan import Rule, SparseRule
+from motet.composers.rules import Rule, SparseRule
 from motet.composers.strategies.ensemble import Ensemble
 
 

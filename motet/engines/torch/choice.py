@@ -11,11 +11,13 @@ from functools import cached_property
 
 from torch import Tensor
 
-from motet.composers.plan import DiscriminatorRule, Plan, judged_tokens
+from motet.composers.plan import Plan
+from motet.composers.rules import DiscriminatorRule, judged_tokens
 from motet.composers.timeline import Timeline
-from motet.engines.base import FinishReason, GenerationRequest, Matcher, common_width, ends_of
+from motet.engines.base import GenerationRequest, Matcher, common_width, ends_of
 from motet.engines.decoding import AllowedTokens
 from motet.engines.drawn import alone, is_drawn, voice_at
+from motet.engines.outputs import FinishReason
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
 from motet.engines.torch.repeats import Repeats

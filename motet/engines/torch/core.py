@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from motet.engines.base import EngineError, EngineStats, GenerationRequest
+from motet.engines.base import EngineError, GenerationRequest
+from motet.engines.outputs import EngineStats
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings, Scheduler

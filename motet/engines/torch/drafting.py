@@ -9,8 +9,9 @@ from typing import cast
 
 from torch import Tensor
 
-from motet.composers.plan import Plan, RoutedRule, Stream
+from motet.composers.plan import Plan, Stream
 from motet.composers.rows import compose_rows
+from motet.composers.rules import RoutedRule
 from motet.engines.decoding import Answer, decode_rows
 from motet.engines.drafts import NGRAM
 from motet.engines.torch.cache import Slot
@@ -23,7 +24,7 @@ from motet.engines.torch.work import Work
 from motet.kernels.decode import Kernels, compose_restricted, decode
 from motet.kernels.logits import Logits
 from motet.kernels.proposals import warped
-from motet.kernels.reference import inverse_cdf, penalise
+from motet.kernels.reference import inverse_cdf
 
 
 @dataclass(slots=True, eq=False)
@@ -193,8 +194,7 @@ def draw(items: Sequence[Drafting], kernels: Kernels) -> None:
             item.propose(token if possible else None, 1.0 if shut and possible else math.exp(logprob))
     by_ratio = [row for row, item in enumerate(items) if item.by_ratio and item.gate_is_shut is not False]
     if by_ratio:
-        scores = compose_restricted(kernels, logits, wanted).logprobs
-        scores = penalise(scores, wanted.bias, wanted.repetition, wanted.presence)
+        scores = wanted.penalised(compose_restricted(kernels, logits, wanted).logprobs)
         for row, probs in zip(by_ratio, warped(scores[by_ratio], wanted.sampling.select(by_ratio)), strict=True):
             items[row].propose_from(probs, wanted.uniform[row])
 

@@ -15,16 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from motet.composers.plan import Plan
-from motet.engines.base import (
-    EngineError,
-    EngineStats,
-    EngineStopped,
-    GenerationRequest,
-    StepTimes,
-    TokenOutput,
-    refuse_empty,
-)
+from motet.engines.base import EngineError, EngineStopped, GenerationRequest, refuse_empty
 from motet.engines.drawn import is_drawn
+from motet.engines.outputs import EngineStats, StepTimes, TokenOutput
 from motet.engines.torch.choice import Choice, ChoiceGroup
 from motet.engines.torch.core import EngineCore
 from motet.engines.torch.model import Member

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from motet.engines.torch.check import CheckFailed, check
+from motet.engines.torch.exits import EarlyExits
 from motet.engines.torch.model import Member
 from motet.engines.torch.packing import does_more
 from motet.engines.torch.quantization import QuantizationError, quantize
@@ -96,7 +97,8 @@ def _prepare(
 ) -> Member:
     """The model behind our attention, packed, and checked against its own plain forward."""
     with narrowed(model):
-        recording = _record(name, model, ids)
+        exits = EarlyExits.of(model)
+        recording = _record(name, model, ids, exits)
         shapes = [recording.calls[layer].shape for layer in sorted(recording.calls)]
         member = Member(name, model, limit, width, shapes, ends)
         if member.device.type == "cpu":
@@ -107,7 +109,9 @@ def _prepare(
             raise ModelLoadError(
                 f"model {name!r} computes something else here than in transformers: {error}{_quantisation(model)}"
             ) from error
-        if not member.prove_exits(recording.ids):
+        if recording.flows:
+            member.exits = exits
+        else:
             log.info(
                 "%s: no early exits: %s has other parts than layers, a norm and a head", name, type(model).__name__
             )
@@ -121,9 +125,9 @@ def _quantisation(model: PreTrainedModel) -> str:
     return "" if odd is None else f"; its layers are quantised ({kind}), perhaps by what else is in the batch"
 
 
-def _record(name: str, model: PreTrainedModel, ids: Sequence[int]) -> Recording:
+def _record(name: str, model: PreTrainedModel, ids: Sequence[int], exits: EarlyExits | None) -> Recording:
     try:
-        recording = record(model, ids, replaceable(model))
+        recording = record(model, ids, replaceable(model), None if exits is None else exits.flows)
     except LookupError as error:
         raise ModelLoadError(f"model {name!r}: {error}") from error
     layers = sorted(recording.calls)

@@ -48,7 +48,7 @@ class Member:
 
     Attributes:
         readings: (n,) float32, what the member's head says of each row of the last forward; None without a head.
-        exits: where its forward may be left early; None as long as that is not proven (`prove_exits`).
+        exits: where its forward may be left early; None where that is not proven (`EarlyExits.flows`).
     """
 
     def __init__(
@@ -99,20 +99,6 @@ class Member:
         output.register_forward_pre_hook(self._note)
         self._head = head.to(self.device)
         self.info = replace(self.info, head=kind)
-
-    def prove_exits(self, ids: Sequence[int]) -> bool:
-        """Finds where the forward may be left early, by a forward of these ids through an empty cache. False: the model
-        has no layers, norm and head that states flow through one after the other."""
-        exits = EarlyExits.of(self.model)
-        if exits is None:
-            return False
-        self.cache.resize(1, len(ids))
-        try:
-            found = exits.flows(lambda: self._forward([ModelWork(0, 0, ids, len(ids))]))
-        finally:
-            self.cache.clear()
-        self.exits = exits if found else None
-        return found
 
     def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._hidden = inputs[0].detach()

@@ -62,6 +62,7 @@ class Recording:
         inputs: the first rows (≤ INPUT_ROWS, width) that reached the watched modules, by module name.
         logits: (N, V) of the eager forward, float32.
         exact_logits: (N, V) with attention alone in a wider dtype: its distance is what rounding does to this model.
+        flows: whether the eager forward has proven what it was watched for.
     """
 
     ids: list[int]
@@ -69,10 +70,17 @@ class Recording:
     inputs: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     exact_logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    flows: bool = False
 
 
-def record(model: PreTrainedModel, ids: Sequence[int], watched: Mapping[str, nn.Module]) -> Recording:
-    """Runs the model as transformers does; `watched` are the modules whose inputs are kept.
+def record(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    watched: Mapping[str, nn.Module],
+    proof: Callable[[Callable[[], None]], bool] | None = None,
+) -> Recording:
+    """Runs the model as transformers does; `watched` are the modules whose inputs are kept, `proof` runs the eager
+    forward that it is given and says whether it has proven something.
 
     The model is left with the recorder's attention: the caller sets another.
 
@@ -102,8 +110,15 @@ def record(model: PreTrainedModel, ids: Sequence[int], watched: Mapping[str, nn.
 
     hooks = {module: keep_hidden for module in model.modules() if hasattr(module, "layer_idx")}
     hooks |= {module: keep_rows(name) for name, module in watched.items()}
-    with before_forward(hooks):
-        recording.logits = _logits(model, batch, attend)
+
+    def run() -> None:
+        with before_forward(hooks):
+            recording.logits = _logits(model, batch, attend)
+
+    if proof is None:
+        run()
+    else:
+        recording.flows = proof(run)
     return recording
 
 

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from motet.composers.plan import DiscriminatorRule, RoutedRule
+from motet.composers.rules import DiscriminatorRule, RoutedRule
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.rows import ChoiceRow
 from motet.kernels.layout import rows_index

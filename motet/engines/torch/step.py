@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from motet.composers.rows import compose_rows
-from motet.engines.base import EngineError, NoTokenPossible, TokenOutput, TokenTrace
+from motet.engines.base import EngineError, NoTokenPossible
 from motet.engines.decoding import decode_rows, reported, trace_of, voiced_rows
+from motet.engines.outputs import TokenOutput, TokenTrace
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork, early_rows
 from motet.engines.torch.rows import ChoiceRow

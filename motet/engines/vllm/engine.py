@@ -11,15 +11,9 @@ from typing import Any
 from weakref import WeakSet
 
 from motet.composers.plan import Plan
-from motet.engines.base import (
-    EngineStats,
-    EngineStopped,
-    GenerationRequest,
-    RequestTooLarge,
-    UnsupportedRequest,
-    refuse_empty,
-)
+from motet.engines.base import EngineStopped, GenerationRequest, RequestTooLarge, UnsupportedRequest, refuse_empty
 from motet.engines.drafts import OFF
+from motet.engines.outputs import EngineStats
 from motet.engines.vllm.client import Client, sizes_of, views_of
 from motet.engines.vllm.generation import VllmGeneration
 from motet.engines.vllm.memory import Capacity

@@ -9,7 +9,8 @@ from itertools import zip_longest
 from typing import Any
 
 from motet.composers.plan import Plan
-from motet.engines.base import Engine, EngineStats, Generation, GenerationRequest, UnsupportedRequest
+from motet.engines.base import Engine, Generation, GenerationRequest, UnsupportedRequest
+from motet.engines.outputs import EngineStats
 from motet.engines.vllm.options import unsupported
 from motet.models.info import ModelInfo
 

@@ -9,16 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from motet.engines.base import (
-    EngineError,
-    EngineStopped,
-    FinishReason,
-    GenerationRequest,
-    GrammarFailed,
-    NoTokenPossible,
-    TokenOutput,
-    ends_of,
-)
+from motet.engines.base import EngineError, EngineStopped, GenerationRequest, GrammarFailed, NoTokenPossible, ends_of
+from motet.engines.outputs import FinishReason, TokenOutput
 from motet.engines.vllm.client import Client
 from motet.engines.vllm.internals import touch
 from motet.engines.vllm.wire import Probed

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field
 from typing import Any
 
-from motet.composers.plan import DiscriminatorRule, Plan
+from motet.composers.plan import Plan
+from motet.composers.rules import DiscriminatorRule
 from motet.engines.vllm.internals import touch
 from motet.models.facts import head_width
 from motet.settings import nearest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from motet.engines.base import EngineStats
+from motet.engines.outputs import EngineStats
 from motet.engines.vllm.internals import touch
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
-from motet.composers.plan import (
+from motet.composers.plan import Plan, Prompt, RuleVector, Stream, TokenSet
+from motet.composers.rules import (
     BudgetRule,
     CascadeRule,
     DiscriminatorRule,
@@ -22,17 +23,13 @@ from motet.composers.plan import (
     DynamicRule,
     LinearRule,
     MixtureRule,
-    Plan,
-    Prompt,
     ReluRule,
     RoutedRule,
-    RuleVector,
     SparseRule,
-    Stream,
-    TokenSet,
 )
 from motet.composers.schedule import Schedule, SchedulePoint
-from motet.engines.base import Alternative, SamplingParams, ThoughtPhase, TokenTrace, Voices
+from motet.engines.base import SamplingParams, ThoughtPhase
+from motet.engines.outputs import Alternative, TokenTrace, Voices
 
 KEY = "motet"  # in `extra_args`
 MINUS_INFINITY, NOT_A_NUMBER = -3e38, -2e38  # −inf and NaN as numbers that a sort leaves in place

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field
 
 from motet.server.adapters.chat import Turn, as_chat, merged
-from motet.server.http.sse import json_text
+from motet.server.http.writing import json_text
 from motet.server.shapes.requests import (
     INT32,
     MAX_MESSAGES,

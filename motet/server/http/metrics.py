@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from motet.engines.base import Engine, TokenOutput
+from motet.engines.base import Engine
+from motet.engines.outputs import TokenOutput
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60, 120, 300)

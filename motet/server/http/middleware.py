@@ -22,7 +22,7 @@ from motet.operator.keys import digest_of
 from motet.operator.settings import ServerConfig
 from motet.operator.visible import NotAllowed
 from motet.server.guard import PROBES, check_endpoint
-from motet.server.http.audit import Audited, AuditLog
+from motet.server.http.audit_log import Audited, AuditLog
 from motet.server.http.connections import CROWDED
 from motet.server.http.errors import ApiError, as_api_error, busy, error_response
 from motet.server.http.headers import EXPOSED, added_headers
@@ -158,7 +158,7 @@ class Auth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
             access: Access = scope["app"].state.service.access
-            given = digest_of(_key(Headers(scope=scope)))
+            given = digest_of(_key(Headers(scope=scope))) if access.needs_key else b""
             grant = access.grant(given)
             refusal = self._refused(given, grant) if access.needs_key else None
             if refusal is not None:

@@ -18,7 +18,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import get_current_span
 
 import motet
-from motet.engines.base import Engine, StepTimes, WatchesSteps
+from motet.engines.base import Engine, WatchesSteps
+from motet.engines.outputs import StepTimes
 
 log = logging.getLogger(__name__)
 EXPORT_SECONDS = 5  # for a batch, so that a collector which is gone does not hold up the end of the process

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 
 TURN_S = 0.001  # what one request computes in its turn
@@ -36,3 +38,17 @@ class Turns:
                 break
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._give)
+
+
+class Turn:
+    """The turns of one request, one after the other."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._began = -math.inf
+
+    async def go_on(self) -> None:
+        """Returns when there may be computed: at once within `TURN_S`, else in the next turn."""
+        if time.monotonic() - self._began > TURN_S:
+            await self._turns.take()
+            self._began = time.monotonic()

@@ -1,14 +1,15 @@
-"""Large answers are put together and written in pieces: an answer may have 60 MB, and others are served in between."""
+"""An answer's JSON. Large ones are put together and written in pieces: one may have 60 MB, and others are served in
+between."""
 
 from __future__ import annotations
 
-import asyncio
+import json
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 
-from motet.server.http.sse import json_text
+from motet.server.http.turns import Turn, Turns
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -18,21 +19,27 @@ LISTS = 2  # that lie in each other and are written item by item: choices, and w
 WRITERS = CapacityLimiter(2)
 
 
-async def beside_others(tokens: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The result of `work` on so many tokens; on many in a thread, where others' turns come every few milliseconds."""
+async def beside_others(turns: Turns, tokens: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The result of `work` on so many tokens, in a turn of its own; on many in a thread, where others' turns come every
+    few milliseconds."""
     if tokens > MANY_TOKENS:
         return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=WRITERS)
-    await asyncio.sleep(0)
+    await turns.take()
     return work(*args, **kwargs)
 
 
-async def encoded(body: dict[str, Any]) -> bytes:
+async def encoded(body: dict[str, Any], turns: Turns) -> bytes:
     """A body's JSON."""
-    pieces: list[str] = []
+    turn, pieces = Turn(turns), list[str]()
     for piece in json_pieces(body):
         pieces.append(piece)
-        await asyncio.sleep(0)
+        await turn.go_on()
     return "".join(pieces).encode()
+
+
+def json_text(value: Any) -> str:
+    """Raises ValueError: a number that is none, which JSON does not have."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def json_pieces(value: Any, lists: int = LISTS) -> Iterator[str]:

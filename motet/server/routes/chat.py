@@ -10,11 +10,10 @@ from motet.server.dialogue.reasoning import Thinking
 from motet.server.dialogue.tools import offered
 from motet.server.http.errors import invalid
 from motet.server.http.unsupported import check_extras
-from motet.server.places import AnsweringRoute
 from motet.server.prompts import RequestPrompt
 from motet.server.query import Query, display, limit, salt_of
 from motet.server.respond import respond
-from motet.server.service import Served
+from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.answers import STREAMED, ChatCompletion
 from motet.server.shapes.requests import ChatCompletionRequest
 

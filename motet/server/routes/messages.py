@@ -11,11 +11,10 @@ from starlette.responses import JSONResponse, Response
 from motet.server.adapters.messages_answer import MessagesAdapter
 from motet.server.adapters.messages_request import CountRequest, MessagesRequest
 from motet.server.http.unsupported import check_extras
-from motet.server.places import AnsweringRoute
 from motet.server.prepare import prepare
 from motet.server.respond import CLIENT_LEFT, reserve, respond, unless_disconnected
 from motet.server.routes.chat import chat_query
-from motet.server.service import Served
+from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.adapters import MESSAGE_ERRORS, MESSAGE_STREAMED, CountedTokens, MessageObject
 
 router = APIRouter(tags=["Anthropic"], route_class=AnsweringRoute)

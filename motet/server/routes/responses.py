@@ -11,10 +11,9 @@ from starlette.responses import Response
 from motet.server.adapters.responses_answer import ResponsesAdapter
 from motet.server.adapters.responses_request import ResponsesRequest
 from motet.server.http.unsupported import check_extras
-from motet.server.places import AnsweringRoute
 from motet.server.respond import respond
 from motet.server.routes.chat import chat_query
-from motet.server.service import Served
+from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.adapters import ResponseObject
 from motet.server.shapes.answers import STREAMED
 

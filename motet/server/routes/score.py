@@ -9,20 +9,21 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.engines.base import TokenOutput
-from motet.server.forms import extension, finite, traces, usage
+from motet.engines.outputs import TokenOutput
+from motet.server.forms import extension, usage
 from motet.server.generations import Generations
 from motet.server.http.unsupported import check_extras
 from motet.server.http.writing import beside_others
-from motet.server.places import AnsweringRoute
+from motet.server.logprobs import finite
 from motet.server.pondering import scored_tokens
 from motet.server.prepare import Job, prepare
 from motet.server.prompts import prompt_of
 from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
 from motet.server.respond import CLIENT_LEFT, as_json, describe, reserve, unless_disconnected
-from motet.server.service import Served, Service
+from motet.server.service import AnsweringRoute, Served, Service
 from motet.server.shapes.answers import ANSWERS, Scores
 from motet.server.shapes.requests import ScoreRequest
+from motet.server.token_traces import traces
 
 router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 
@@ -47,7 +48,7 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
             return Response(status_code=CLIENT_LEFT)
         describe(service, query, jobs)
         place.spend(sum(job.num_prompt_tokens for job in jobs) + scored_tokens([job.pondered for job in jobs]))
-        return await as_json(await unless_disconnected(request, _scores(service, query, jobs)))
+        return await as_json(await unless_disconnected(request, _scores(service, query, jobs)), service)
 
 
 async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> dict[str, Any]:
@@ -63,7 +64,7 @@ async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> d
         generations.close()
     entries: list[dict[str, Any]] = []
     for i, (job, scored) in enumerate(zip(jobs, outputs, strict=True)):
-        entries.append(await beside_others(len(scored), _entry, i, job, scored, query))
+        entries.append(await beside_others(service.turns, len(scored), _entry, i, job, scored, query))
         scored.clear()
     return {
         "object": "list",

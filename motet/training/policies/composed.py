@@ -9,8 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from motet.composers.plan import LinearRule, Plan, Prompt, RuleVector, Stream
+from motet.composers.plan import Plan, Prompt, RuleVector, Stream
 from motet.composers.rows import reference_logprobs
+from motet.composers.rules import LinearRule
 from motet.kernels.composed_loss import weighted_sum
 from motet.training.batch import Batch, PromptForm
 from motet.training.policies.frozen import without_gradients

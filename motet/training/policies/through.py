@@ -7,16 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import (
-    BudgetRule,
-    DiscriminatorRule,
-    DivergenceRule,
-    DynamicRule,
-    LinearRule,
-    MixtureRule,
-    Plan,
-    Stream,
-)
+from motet.composers.plan import Plan, Stream
+from motet.composers.rules import BudgetRule, DiscriminatorRule, DivergenceRule, DynamicRule, LinearRule, MixtureRule
 from motet.composers.spec import build_plan, parse_composition
 from motet.training.batch import PromptForm
 from motet.training.policies.composed import prompt_form

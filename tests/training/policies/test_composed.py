@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import MixtureRule, Plan, Prompt, ReluRule, RuleVector, Stream, TokenSet
+from motet.composers.plan import Plan, Prompt, RuleVector, Stream, TokenSet
+from motet.composers.rules import MixtureRule, ReluRule
 from motet.training.batch import Batch
 from motet.training.objectives.logprobs import policy_logprobs
 from motet.training.policies.composed import MASKED, ComposedPolicy

@@ -77,7 +77,8 @@ def read_prompts(file: Path) -> list[Json]:
     Raises:
         ValueError: a line is something else; names it.
     """
-    lines = [(i, line) for i, line in enumerate(file.read_text("utf-8").splitlines(), 1) if line.strip()]
+    numbered = enumerate(file.read_text("utf-8").split("\n"), 1)  # JSON may have Unicode's other separators as they are
+    lines = [(i, line) for i, line in numbered if line.strip()]
     prompts = [(i, json.loads(line)) for i, line in lines]
     for i, prompt in prompts:
         if not isinstance(prompt, dict) or ("messages" in prompt) == ("prompt" in prompt):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 WINDOW_S = 60.0
 
 
-class Pace:
+class FreedPlaces:
     """Counts what was freed within the last minute, in steps of a second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

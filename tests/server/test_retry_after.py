@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from motet.server.http.errors import ApiError
-from motet.server.http.pace import Pace
+from motet.server.http.retry_after import FreedPlaces
 from motet.server.service import Admission
 
 
@@ -18,7 +18,7 @@ class Clock:
 
 def test_the_wait_follows_the_places_freed() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = FreedPlaces(clock)
     assert pace.wait(5) == 1  # nothing is known yet
     for _ in range(20):
         clock.now += 2
@@ -32,7 +32,7 @@ def test_the_wait_follows_the_places_freed() -> None:
 
 def test_fast_queues_are_asked_again_at_once() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = FreedPlaces(clock)
     for _ in range(10_000):
         clock.now += 0.001
         pace.freed(3)
