@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import tracemalloc
 from typing import Any
 
 import httpx
@@ -160,3 +162,17 @@ async def test_any_name_can_stand_in_the_header(name: str) -> None:
     assert answer.status_code == 200
     assert answer.headers[IGNORED] == ascii(name)[1:-1].strip()
     assert "set-cookie" not in answer.headers
+
+
+async def test_long_names_are_not_kept(world: World) -> None:
+    """What a name was likened to is remembered for the next request; a name of a megabyte would be, too."""
+    names = [f"{number}{'x' * (1 << 20)}" for number in range(12)]
+    await world.post("/v1/chat/completions", **CHAT | {names.pop(): 1})
+    tracemalloc.start()
+    try:
+        for name in names:
+            await world.post("/v1/chat/completions", **CHAT | {name[:1] + name: 1})
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 4 << 20
+    finally:
+        tracemalloc.stop()

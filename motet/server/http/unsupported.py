@@ -83,7 +83,7 @@ def _refusal(extra: Extra, body: Body) -> str | None:
     if name in HARMLESS or _is_one_of(value, NOTHING):
         return None
     if extra.owner is Message:
-        return OF_MESSAGES.get(name) or _misspelt(name, extra.owner)
+        return OF_MESSAGES.get(name) or _misspelt(name[:MAX_SHOWN], extra.owner)
     if name == "best_of":
         n = getattr(body, "n", None) or 1
         return None if value == n else f"Only n of n ({n}) are drawn."
@@ -92,7 +92,7 @@ def _refusal(extra: Extra, body: Body) -> str | None:
         return None if _is_one_of(value, harmless) else f"Write {ours}."
     if name in MISSING:
         return None if _is_one_of(value, MISSING[name].harmless) else MISSING[name].instead
-    return None if value is False else _misplaced(name) or _misspelt(name, extra.owner) or _like_a_composition(value)
+    return None if value is False else _misplaced(name) or _misspelt(name[:MAX_SHOWN], extra.owner) or _like_a_composition(value)
 
 
 def _is_one_of(value: Any, harmless: Iterable[Any]) -> bool:
