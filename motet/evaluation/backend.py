@@ -1,4 +1,4 @@
-"""The API that is asked: a running server, or motet's own application in this process. Both speak HTTP to the SDK."""
+"""The API that is asked: a running server, or one in this process. Both speak HTTP to the SDK."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from motet.evaluation.recipe import ApiSource
 from motet.evaluation.settings import RecipeError
 
 TIMEOUT_S = 600.0
+CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
 
 
 def connect(url: str, api_key: str = "none") -> AsyncOpenAI:
@@ -30,7 +31,7 @@ def connect(url: str, api_key: str = "none") -> AsyncOpenAI:
 async def in_process(
     models: Path, added: Mapping[str, Path] | None = None, tell: Callable[[str], None] = lambda what: None
 ) -> AsyncGenerator[AsyncOpenAI]:
-    """The SDK for the application over the operator's file `models`, without a port; `added` are further model
+    """The SDK for a server of the operator's file `models` in this process, without a port; `added` are further model
     folders by name, asked in the form of the model that they are named after in the file, if any.
 
     Raises:
@@ -39,7 +40,7 @@ async def in_process(
     from motet.operator.file import ConfigError, load
     from motet.operator.loading import load_engine
     from motet.operator.settings import ModelConfig
-    from motet.server.app import create_app
+    from motet.server.serve import on_own_socket
     from motet.server.service import Service
 
     try:
@@ -51,13 +52,14 @@ async def in_process(
     except ConfigError as error:
         raise RecipeError(error.problems) from error
     open_to_all = settings.server.model_copy(update={"api_keys": ()})
-    transport = httpx2.ASGITransport(create_app(Service.assemble(open_to_all, engine, registry)))
-    client = DefaultAsyncHttpxClient(transport=transport, trust_env=False)
     try:
-        async with AsyncOpenAI(
-            base_url="http://motet/v1", api_key="none", timeout=TIMEOUT_S, http_client=client
-        ) as sdk:
-            yield sdk
+        with on_own_socket(Service.assemble(open_to_all, engine, registry)) as path:
+            transport = httpx2.AsyncHTTPTransport(uds=str(path), limits=CONNECTIONS)
+            client = DefaultAsyncHttpxClient(transport=transport, trust_env=False)
+            async with AsyncOpenAI(
+                base_url="http://motet/v1", api_key="none", timeout=TIMEOUT_S, http_client=client
+            ) as sdk:
+                yield sdk
     finally:
         await engine.close()
 

@@ -9,8 +9,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import tempfile
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import cast
 
@@ -128,3 +131,20 @@ def serve(service: Service, port: socket.socket) -> None:
         make_server(service, end_process).run(sockets=[release(port)])
     if service.traces is not None:
         service.traces.close()
+
+
+@contextmanager
+def on_own_socket(service: Service) -> Generator[Path]:
+    """The server in a thread of this process, on a Unix socket at the path that is given: only this user reaches it."""
+    with tempfile.TemporaryDirectory(prefix="motet-") as folder, socket.socket(socket.AF_UNIX) as listening:
+        path = Path(folder, "socket")
+        listening.bind(str(path))
+        listening.listen()  # who connects before the server is there waits
+        server = make_server(service)
+        thread = threading.Thread(target=server.run, args=([listening],), name="motet-server", daemon=True)
+        thread.start()
+        try:
+            yield path
+        finally:
+            server.should_exit = True
+            thread.join()

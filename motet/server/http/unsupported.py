@@ -92,7 +92,9 @@ def _refusal(extra: Extra, body: Body) -> str | None:
         return None if _is_one_of(value, harmless) else f"Write {ours}."
     if name in MISSING:
         return None if _is_one_of(value, MISSING[name].harmless) else MISSING[name].instead
-    return None if value is False else _misplaced(name) or _misspelt(name[:MAX_SHOWN], extra.owner) or _like_a_composition(value)
+    if value is False:
+        return None
+    return _misplaced(name) or _misspelt(name[:MAX_SHOWN], extra.owner) or _like_a_composition(value)
 
 
 def _is_one_of(value: Any, harmless: Iterable[Any]) -> bool:
