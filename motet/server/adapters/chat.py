@@ -38,12 +38,19 @@ def as_chat(body: SamplingFields, changed: Turn) -> ChatCompletionRequest:
 def merged(turns: Iterable[Turn]) -> list[Turn]:
     """Thought, text and calls of one answer, which other APIs list one by one, as one message."""
     messages: list[Turn] = []
+    thoughts: list[list[str]] = []  # of each message, joined at the end: there may be thousands of them
     for turn in turns:
         last = messages[-1] if messages else {}
         if turn["role"] == last.get("role") == "assistant" and not _begins_anew(last, turn):
             _add(last, turn)
         else:
             messages.append(dict(turn))
+            thoughts.append([])
+        if "reasoning_content" in turn:
+            thoughts[-1].append(turn["reasoning_content"])
+    for message, thought in zip(messages, thoughts, strict=True):
+        if thought:
+            message["reasoning_content"] = "".join(thought)
     return messages
 
 
@@ -56,6 +63,4 @@ def _begins_anew(last: Turn, turn: Turn) -> bool:
 def _add(message: Turn, turn: Turn) -> None:
     message["content"] = turn["content"] if message["content"] is None else message["content"]
     if "tool_calls" in turn:
-        message["tool_calls"] = [*message.get("tool_calls", []), *turn["tool_calls"]]
-    if "reasoning_content" in turn:
-        message["reasoning_content"] = message.get("reasoning_content", "") + turn["reasoning_content"]
+        message.setdefault("tool_calls", []).extend(turn["tool_calls"])
