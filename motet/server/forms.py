@@ -11,7 +11,7 @@ from motet.server.dialogue.parts import delta, message
 from motet.server.logprobs import chat_logprobs, completion_logprobs, finite, prompt_logprobs
 from motet.server.prepare import DIGITS, Job
 from motet.server.query import Display
-from motet.server.text import TextPiece
+from motet.server.text import TextPiece, prompt_offsets
 from motet.server.token_traces import traces
 
 
@@ -138,10 +138,15 @@ class CompletionForm:
     def _logprobs(self, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any] | None:
         if show.logprobs is None:
             return None
-        placed = [pair for piece in pieces for pair in zip(piece.tokens, piece.offsets, strict=True)]
+        offsets = ((piece, prompt_offsets(job, show) if _is_scored(piece) else piece.offsets) for piece in pieces)
+        placed = [pair for piece, begins in offsets for pair in zip(piece.tokens, begins, strict=True)]
         placed = [(output, offset) for output, offset in placed if show.echo or not output.forced]
         first = job.prompt_ids[0] if show.echo and any(piece.prompt for piece in pieces) else None
         return completion_logprobs(placed, job, show, show.logprobs, first=first)
+
+
+def _is_scored(piece: TextPiece) -> bool:
+    return piece.prompt and bool(piece.tokens)
 
 
 FORMS: Mapping[Literal["chat", "completion"], Form] = {"chat": ChatForm(), "completion": CompletionForm()}

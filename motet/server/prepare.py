@@ -61,6 +61,7 @@ class Job:
     tokenizer: Tokenizer  # the base's
     prompt_ids: tuple[int, ...]
     prompt_text: str | None = None  # as the client wrote it, where all of it is read
+    echo: str = ""  # the prompt's text where the answer repeats it
     form: AnswerForm = field(default_factory=AnswerForm)
     num_begun: int = 0  # tokens that the answer begins with
     kv_bytes: int = 0  # of one choice
@@ -208,6 +209,7 @@ def _job(
         base.tokenizer,
         tokens.prompt_ids,
         text,
+        (text or base.tokenizer.decode(tokens.prompt_ids)) if query.display.echo else "",
         form,
         len(begun),
         pondered=tokens.pondered,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from motet.engines.outputs import TokenOutput
@@ -13,8 +13,9 @@ from motet.server.forms import FORMS, extension, usage
 from motet.server.generations import Generations
 from motet.server.http.errors import for_reader
 from motet.server.http.metrics import Meter
-from motet.server.http.sse import KEEP_ALIVE
-from motet.server.http.writing import beside_others
+from motet.server.http.sse import KEEP_ALIVE, PIECE
+from motet.server.http.turns import Turn
+from motet.server.http.writing import MANY_TOKENS, beside_others
 from motet.server.prepare import Job
 from motet.server.query import Query
 from motet.server.service import Service
@@ -120,13 +121,28 @@ class Reply:
         writer = self.adapter.events()
         try:
             async for chunk in self._chunks(options):
-                yield KEEP_ALIVE if chunk is None else writer.write(chunk)
+                async for sent in self._sent(iter([KEEP_ALIVE]) if chunk is None else writer.write(chunk)):
+                    yield sent
         except Exception as error:
             refusal = for_reader(error, self.hidden)
             if refusal.status_code >= 500:
                 log.error("stream failed", exc_info=error)
-            yield writer.fail(refusal)
-        yield writer.end()
+            async for sent in self._sent(writer.fail(refusal)):
+                yield sent
+        async for sent in self._sent(writer.end()):
+            yield sent
+
+    async def _sent(self, written: Iterator[bytes]) -> AsyncIterator[bytes]:
+        """What is written, together as far as it is short; others are served between the pieces of what is long."""
+        turn, held = Turn(self.turns), bytearray()
+        for piece in written:
+            held += piece
+            if len(held) > PIECE:
+                yield bytes(held)
+                held.clear()
+                await turn.go_on()
+        if held:
+            yield bytes(held)
 
     async def _chunks(self, options: StreamOptions) -> AsyncIterator[dict[str, Any] | None]:
         for number in range(len(self.choices)):
@@ -137,7 +153,10 @@ class Reply:
                 yield None
                 continue
             number, piece = numbered
-            for choice in self.form.chunks(self.index(number), piece, self.owners[number], self.show):
+            choices = self.form.chunks(self.index(number), piece, self.owners[number], self.show)
+            if len(piece.tokens) > MANY_TOKENS:  # of an echoed prompt
+                choices = await beside_others(self.turns, len(piece.tokens), list, choices)
+            for choice in choices:
                 yield self._chunk(number, choice, options)
         if options.include_usage:
             yield self.last_chunk()

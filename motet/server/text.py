@@ -24,8 +24,8 @@ class TextPiece:
 
     `prompt`: the tokens are the echoed or scored prompt's (all but its first). `stop_reason` is the stop string or
     stop token that ended it. `offsets`: where each of the tokens begins in the choice's text, in characters; tokens
-    that are parts of one character share its place. `parts`: what of a message became certain; `has_called`: this or
-    an earlier one calls a function.
+    that are parts of one character share its place. The prompt's are left out: see `prompt_offsets`. `parts`: what of
+    a message became certain; `has_called`: this or an earlier one calls a function.
     """
 
     text: str
@@ -64,16 +64,8 @@ class ChoiceText:
     def _echo(self) -> str:
         if not self._show.echo:
             return ""
-        text = self._job.prompt_text or self._job.tokenizer.decode(self._job.prompt_ids)
-        self._decoded = self._shown = len(text)
-        return text
-
-    def _prompt_offsets(self) -> tuple[int, ...]:
-        """Where the prompt's tokens begin in its echo, behind the first, which begins it."""
-        if not self._show.echo or self._show.logprobs is None:
-            return (0,) * self._job.num_scored
-        offsets = echo_offsets(self._job.prompt_ids, self._job.prompt_text, self._job.tokenizer)
-        return tuple(offsets[1:])
+        self._decoded = self._shown = len(self._job.echo)
+        return self._job.echo
 
     def read(self, output: TokenOutput) -> TextPiece | None:
         """The piece that this output completes, None while it is held back."""
@@ -91,8 +83,7 @@ class ChoiceText:
         if len(self._forced) < self._job.num_scored:
             return None
         self.finished = output.finish is not None
-        offsets = self._prompt_offsets()
-        return TextPiece(self._echo(), tuple(self._forced), offsets, prompt=True, finish=output.finish)
+        return TextPiece(self._echo(), tuple(self._forced), prompt=True, finish=output.finish)
 
     def _decode(self, output: TokenOutput) -> str:
         """The text that became certain; a token that the engine stopped at is not part of the answer."""
@@ -224,6 +215,13 @@ def offsets_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
         offsets.append(decoded + text.num_held)
         decoded += len(text.push(token))
     return offsets
+
+
+def prompt_offsets(job: Job, show: Display) -> tuple[int, ...]:
+    """Where a scored prompt's tokens begin in its echo, behind the first, which begins it. Takes some 5 µs a token."""
+    if not show.echo or show.logprobs is None:
+        return (0,) * job.num_scored
+    return tuple(echo_offsets(job.prompt_ids, job.prompt_text, job.tokenizer)[1:])
 
 
 def echo_offsets(ids: Sequence[int], text: str | None, tokenizer: Tokenizer) -> list[int]:

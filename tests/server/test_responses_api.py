@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from motet.server.adapters import responses_answer
+from motet.server.adapters.responses_answer import ResponseEvents, ResponsesAdapter
+from motet.server.adapters.responses_request import ResponsesRequest
+from motet.server.http.writing import CHARACTERS, ITEMS
 from tests.server.conftest import World
 from tests.server.streams import events_of
 
@@ -156,3 +161,33 @@ async def test_a_trace_stands_beside_the_text(world: World) -> None:
     deltas = [event for event in read if event["type"] == "response.output_text.delta"]
     assert [entry["token"] for event in deltas for entry in event["motet"]["trace"]] == ["H", "i", "<|end|>"]
     assert len(whole["motet"]["trace"]) == 3
+
+
+def chunk(tokens: int) -> dict[str, Any]:
+    entry = {"token": "a", "logprob": -0.5, "bytes": [97]}
+    logprobs = {"content": [entry | {"top_logprobs": [entry] * 20}] * tokens}
+    choice = {"index": 0, "delta": {"content": "a" * tokens}, "logprobs": logprobs, "finish_reason": "stop"}
+    return {"id": "chatcmpl-1", "created": 1, "model": "large", "choices": [choice]}
+
+
+def test_a_large_response_is_written_in_pieces() -> None:
+    """Its last events hold all log-probs four times: 85 MB of them stood the event loop still for seconds."""
+    request = ResponsesRequest(model="large", input="a", instructions="b" * (4 * CHARACTERS))
+    writer = ResponseEvents(request)
+    written = [writer.write(chunk(1)) for _ in range(6 * ITEMS)]
+    pieces = [*chain.from_iterable(written), *writer.end()]
+    assert max(map(len, pieces)) < max(2 * CHARACTERS, ITEMS * 2000)
+    read = events_of(b"".join(pieces).decode())
+    assert [event["sequence_number"] for event in read] == list(range(len(read)))
+    assert read[0]["response"]["instructions"] == request.instructions
+    (item,) = read[-1]["response"]["output"]
+    assert len(item["content"][0]["logprobs"]) == 6 * ITEMS
+
+
+def test_a_whole_response_writes_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("encode_event", "event_pieces"):
+        monkeypatch.delattr(responses_answer, name)
+    whole = chunk(3)
+    message = {"message": {"role": "assistant", "content": "aaa"}}
+    body = whole | {"choices": [whole["choices"][0] | message], "usage": None}
+    assert said(ResponsesAdapter(ResponsesRequest(model="large", input="a")).whole(body)) == "aaa"

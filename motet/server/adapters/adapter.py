@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 from motet.server.http.errors import ApiError, error_body
-from motet.server.http.sse import DONE, encode
+from motet.server.http.sse import DONE, encode, event_pieces
+from motet.server.http.writing import ITEMS
 
 Json = dict[str, Any]
 
@@ -21,17 +23,17 @@ def fields(value: Any) -> Json:
 
 
 class EventWriter(Protocol):
-    """Writes the events of one stream."""
+    """Writes the events of one stream, the long ones in pieces."""
 
-    def write(self, chunk: Json) -> bytes:
+    def write(self, chunk: Json) -> Iterator[bytes]:
         """The events that a chunk of a chat completion comes to."""
         ...
 
-    def fail(self, error: ApiError) -> bytes:
+    def fail(self, error: ApiError) -> Iterator[bytes]:
         """The event of an error in mid-stream."""
         ...
 
-    def end(self) -> bytes:
+    def end(self) -> Iterator[bytes]:
         """What stands behind the last event, after an error too."""
         ...
 
@@ -47,14 +49,23 @@ class Adapter(Protocol):
 class Chunks:
     """OpenAI's chunks as they are."""
 
-    def write(self, chunk: Json) -> bytes:
-        return encode(chunk)
+    def write(self, chunk: Json) -> Iterator[bytes]:
+        if any(map(_is_long, chunk["choices"])):
+            yield from event_pieces(chunk)
+        else:
+            yield encode(chunk)
 
-    def fail(self, error: ApiError) -> bytes:
-        return encode(error_body(error.status_code, error.detail, error.param, error.code))
+    def fail(self, error: ApiError) -> Iterator[bytes]:
+        yield encode(error_body(error.status_code, error.detail, error.param, error.code))
 
-    def end(self) -> bytes:
-        return DONE
+    def end(self) -> Iterator[bytes]:
+        yield DONE
+
+
+def _is_long(choice: Json) -> bool:
+    """Whether it tells of many tokens: an echoed prompt's come in one chunk."""
+    tokens = fields(choice.get("logprobs")).get("tokens") or fields(choice.get("motet")).get("trace") or ()
+    return len(tokens) > ITEMS
 
 
 class AsIs:

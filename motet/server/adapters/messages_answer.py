@@ -79,15 +79,16 @@ class MessageEvents:
         self._extension: Json = {}
         self._failed = False
 
-    def write(self, chunk: Json) -> bytes:
-        return b"".join(self._events(chunk))
+    def write(self, chunk: Json) -> Iterator[bytes]:
+        return self._events(chunk)
 
-    def fail(self, error: ApiError) -> bytes:
+    def fail(self, error: ApiError) -> Iterator[bytes]:
         self._failed = True
-        return encode_event("error", messages_error(error.status_code, error.detail))
+        yield encode_event("error", messages_error(error.status_code, error.detail))
 
-    def end(self) -> bytes:
-        return b"" if self._failed else b"".join(self._ending())
+    def end(self) -> Iterator[bytes]:
+        if not self._failed:
+            yield from self._ending()
 
     def _ending(self) -> Iterator[bytes]:
         """An answer without a word is an empty text."""

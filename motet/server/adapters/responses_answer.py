@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -10,7 +11,10 @@ from typing import Any, cast
 from motet.server.adapters.adapter import EventWriter, Json, fields, objects
 from motet.server.adapters.responses_request import ResponsesRequest
 from motet.server.http.errors import ApiError, error_body
-from motet.server.http.sse import encode_event
+from motet.server.http.sse import encode_event, event_pieces
+from motet.server.http.writing import LISTS
+
+Event = tuple[str, Json]  # its name and data
 
 
 @dataclass
@@ -138,8 +142,7 @@ class ResponsesAdapter:
         choice, writer = body["choices"][0], ResponseEvents(self._body)
         calls = [{"index": i, **call} for i, call in enumerate(objects(choice["message"].get("tool_calls")))]
         delta = {**choice["message"], "tool_calls": calls}
-        writer.write({**body, "choices": [{**choice, "delta": delta}]})
-        return writer.result()
+        return writer.result({**body, "choices": [{**choice, "delta": delta}]})
 
     def events(self) -> EventWriter:
         return ResponseEvents(self._body)
@@ -154,34 +157,41 @@ class ResponseEvents:
         self._number = -1
         self._failed = False
 
-    def write(self, chunk: Json) -> bytes:
-        return b"".join(self._events(chunk))
+    def write(self, chunk: Json) -> Iterator[bytes]:
+        return _encoded(self._events(chunk))
 
-    def end(self) -> bytes:
-        if self._failed:
-            return b""
-        closing = b"".join(self._closing())
-        status = self._answer.status
-        return closing + self._event(f"response.{status}", response=self._answer.shown(status))
+    def end(self) -> Iterator[bytes]:
+        return _encoded(self._ending())
 
-    def result(self) -> Json:
-        """The response object of an answer that is over."""
-        list(self._closing())
+    def fail(self, error: ApiError) -> Iterator[bytes]:
+        return _encoded(self._failing(error))
+
+    def result(self, chunk: Json) -> Json:
+        """The response object of an answer that is over, all of which is in one chunk."""
+        for events in (self._events(chunk), self._closing()):
+            deque(events, maxlen=0)
         return self._answer.shown(self._answer.status)
 
-    def fail(self, error: ApiError) -> bytes:
+    def _ending(self) -> Iterator[Event]:
+        if not self._failed:
+            yield from self._closing()
+            status = self._answer.status
+            yield self._event(f"response.{status}", response=self._answer.shown(status))
+
+    def _failing(self, error: ApiError) -> Iterator[Event]:
         self._failed = True
         told = cast(Json, error_body(error.status_code, error.detail, error.param, error.code)["error"])
         if not self._answer.head:
-            return self._event("error", code=told["code"], message=told["message"], param=told["param"])
+            yield self._event("error", code=told["code"], message=told["message"], param=told["param"])
+            return
         shown = {"code": "server_error" if error.status_code >= 500 else "invalid_prompt", "message": told["message"]}
-        return self._event("response.failed", response=self._answer.shown("failed", shown))
+        yield self._event("response.failed", response=self._answer.shown("failed", shown))
 
-    def _event(self, name: str, /, **data: Any) -> bytes:
+    def _event(self, name: str, /, **data: Any) -> Event:
         self._number += 1
-        return encode_event(name, {"type": name, "sequence_number": self._number, **data})
+        return name, {"type": name, "sequence_number": self._number, **data}
 
-    def _events(self, chunk: Json) -> Iterator[bytes]:
+    def _events(self, chunk: Json) -> Iterator[Event]:
         if not self._answer.head:
             self._answer.begin(chunk)
             yield self._event("response.created", response=self._answer.shown("in_progress"))
@@ -190,7 +200,7 @@ class ResponseEvents:
             yield from self._choice(choice)
         self._answer.take(chunk)
 
-    def _choice(self, choice: Json) -> Iterator[bytes]:
+    def _choice(self, choice: Json) -> Iterator[Event]:
         delta, logprobs = fields(choice["delta"]), objects(fields(choice.get("logprobs")).get("content"))
         if thought := delta.get("reasoning_content"):
             yield from self._text("reasoning", thought, [], choice)
@@ -202,7 +212,7 @@ class ResponseEvents:
         self._answer.trace += objects(fields(choice.get("motet")).get("trace"))
         self._answer.finish = choice.get("finish_reason") or self._answer.finish
 
-    def _text(self, kind: str, text: str, logprobs: list[Json], choice: Json) -> Iterator[bytes]:
+    def _text(self, kind: str, text: str, logprobs: list[Json], choice: Json) -> Iterator[Event]:
         if self._open is None or self._open.kind != kind:
             yield from self._opening(kind)
         item = cast(Item, self._open)
@@ -213,7 +223,7 @@ class ResponseEvents:
         name = "output_text" if kind == "message" else "reasoning_text"
         yield self._event(f"response.{name}.delta", **self._place(), content_index=0, delta=text, **own, **traced)
 
-    def _call(self, call: Json) -> Iterator[bytes]:
+    def _call(self, call: Json) -> Iterator[Event]:
         function = fields(call.get("function"))
         if call.get("id"):
             yield from self._opening("function_call", name=function["name"], call_id=call["id"])
@@ -221,7 +231,7 @@ class ResponseEvents:
             cast(Item, self._open).text += arguments
             yield self._event("response.function_call_arguments.delta", **self._place(), delta=arguments)
 
-    def _opening(self, kind: str, **own: str) -> Iterator[bytes]:
+    def _opening(self, kind: str, **own: str) -> Iterator[Event]:
         yield from self._closing_item()
         self._open = self._answer.add(kind, **own)
         index = len(self._answer.items) - 1
@@ -229,13 +239,13 @@ class ResponseEvents:
         if kind != "function_call":
             yield self._event("response.content_part.added", **self._place(), content_index=0, part=self._open.part())
 
-    def _closing(self) -> Iterator[bytes]:
+    def _closing(self) -> Iterator[Event]:
         """An answer without a word is a message without one."""
         if not self._answer.items:
             yield from self._opening("message")
         yield from self._closing_item()
 
-    def _closing_item(self) -> Iterator[bytes]:
+    def _closing_item(self) -> Iterator[Event]:
         item = self._open
         if item is None:
             return
@@ -257,3 +267,19 @@ class ResponseEvents:
 
     def _place(self) -> Json:
         return {"item_id": cast(Item, self._open).id, "output_index": len(self._answer.items) - 1}
+
+
+LISTS_AROUND = {  # log-probs; else two: output items and their content
+    "response.output_text.done": 0,
+    "response.content_part.done": 0,
+    "response.output_item.done": 1,
+}
+
+
+def _encoded(events: Iterator[Event]) -> Iterator[bytes]:
+    """All but the deltas may hold the whole answer with its log-probs, or the request's tools."""
+    for name, data in events:
+        if name.endswith(".delta"):
+            yield encode_event(name, data)
+        else:
+            yield from event_pieces(data, name, LISTS_AROUND.get(name, LISTS))

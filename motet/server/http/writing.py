@@ -15,6 +15,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 MANY_TOKENS = 256  # with all their log-probs a few milliseconds
 ITEMS = 64  # of a list, which are written in one call that nothing interrupts
+CHARACTERS = 1 << 16  # of a text, likewise
 LISTS = 2  # that lie in each other and are written item by item: choices, and what each choice lists
 WRITERS = CapacityLimiter(2)
 
@@ -44,8 +45,10 @@ def json_text(value: Any) -> str:
 
 def json_pieces(value: Any, lists: int = LISTS) -> Iterator[str]:
     """The JSON of a value in pieces: objects field by field, the outer `lists` item by item, lists in these in
-    lengths of `ITEMS`."""
+    lengths of `ITEMS`, texts in lengths of `CHARACTERS`."""
     match value:
+        case str() if len(value) > CHARACTERS:
+            yield from _text(value)
         case dict():
             yield from _object(cast("dict[str, Any]", value), lists)
         case [dict(), *_] if lists:
@@ -65,6 +68,13 @@ def _object(fields: dict[str, Any], lists: int) -> Iterator[str]:
         yield from json_pieces(value, lists)
         opening = ","
     yield "}" if fields else "{}"
+
+
+def _text(text: str) -> Iterator[str]:
+    yield '"'
+    for begin in range(0, len(text), CHARACTERS):
+        yield json_text(text[begin : begin + CHARACTERS])[1:-1]
+    yield '"'
 
 
 def _list(items: list[Any], lists: int) -> Iterator[str]:
