@@ -16,7 +16,7 @@ from motet.server.dialogue.dialect import Dialect
 from motet.server.dialogue.highlights import Highlights, last_question, preface, with_epilogue
 from motet.server.encodings import Encodings
 from motet.server.http.errors import ApiError, invalid
-from motet.server.shapes.requests import Message
+from motet.server.shapes.requests import MAX_TOKENIZED, Message
 
 DEFAULT_SHARE = 0.75  # of the KV memory that a choice may come to fill when the request sets no limit
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
@@ -323,6 +323,11 @@ def _render(prompt: RequestPrompt, own: Prompt, member: LoadedModel, role: str, 
         return _tokens(prompt.tokens or (), own, member, role)
     if prompt.truncate is None and own.last_tokens is None:
         encodings.check_length(read.text, member, prompt.param)
+    elif len(read.text) > MAX_TOKENIZED:
+        said = (
+            f"A text of {len(read.text):,} characters is too long to be cut: at most {MAX_TOKENIZED:,}; send its end."
+        )
+        raise invalid(said, prompt.param, "context_length_exceeded")
     return encodings.ids(read.text, member, special=read.special) if read.text else []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,15 +12,19 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
-from motet.server import answer_size, replies
+from motet.server import answer_size, forms, replies
+from motet.server.adapters import adapter
 from motet.server.answer_size import CODE
 from motet.server.app import create_app
 from motet.server.forms import CompletionForm
 from motet.server.http import turns, writing
+from motet.server.http.sse import encode
 from motet.server.http.turns import Turns
 from motet.server.http.writing import encoded
+from motet.server.routes import tokens
 from motet.server.shapes.requests import MAX_NUMBERS
 from tests.server.conftest import World
+from tests.server.streams import chunks_of
 
 TEXT: dict[str, Any] = {"model": "large", "prompt": "abcd", "ignore_eos": True}
 CHAT: dict[str, Any] = {"model": "large", "messages": [{"role": "user", "content": "abcd"}], "ignore_eos": True}
@@ -183,7 +188,68 @@ async def test_a_long_choice_is_put_together_in_a_thread(world: World, monkeypat
         return form(self, *given)
 
     monkeypatch.setattr(CompletionForm, "whole", whole)
-    for tokens in (3, 9):
-        assert (await world.post("/v1/completions", **TEXT, max_tokens=tokens)).status_code == 200
+    for count in (3, 9):
+        assert (await world.post("/v1/completions", **TEXT, max_tokens=count)).status_code == 200
     assert in_loop == [True, False]
     assert replies.beside_others is writing.beside_others
+
+
+async def test_a_long_text_is_written_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "TURN_S", -1.0)
+    body = {"prompt": '"é\\\n' * writing.CHARACTERS}
+    async with rounds() as taken:
+        assert await encoded(body, Turns()) == JSONResponse(body).body
+        assert len(taken) > 4
+
+
+async def test_an_echoed_prompt_is_put_together_and_written_beside_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes in one chunk, with the log-probs and places of all of its tokens."""
+    prompt: dict[str, Any] = {"model": "parrot", "prompt": "x" * 200, "max_tokens": 1}
+    asked: dict[str, Any] = {**prompt, "echo": True, "logprobs": 2, "stream": True}
+    usual = (await world.post("/v1/completions", **asked)).text
+    monkeypatch.setattr(replies, "MANY_TOKENS", 100)
+    monkeypatch.setattr(writing, "MANY_TOKENS", 100)
+    in_loop: list[bool] = []
+    offsets = forms.prompt_offsets
+
+    def counted(*given: Any) -> tuple[int, ...]:
+        in_loop.append(threading.current_thread() is threading.main_thread())
+        return offsets(*given)
+
+    monkeypatch.setattr(forms, "prompt_offsets", counted)
+    monkeypatch.setattr(adapter, "encode", encode_small)
+    text = (await world.post("/v1/completions", **asked)).text
+    assert in_loop == [False]
+    assert [one["choices"] for one in chunks_of(text)] == [one["choices"] for one in chunks_of(usual)]
+
+
+def encode_small(chunk: dict[str, Any]) -> bytes:
+    """No long chunk is written in one call."""
+    written = encode(chunk)
+    assert len(written) < 4096
+    return written
+
+
+async def test_detokenize_sends_back_so_much(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million ids of the longest token were 134 MB of text, built by as many clients as asked."""
+    monkeypatch.setattr(tokens, "MAX_TEXT", 4)
+    ids = world.service.registry.members["large"].tokenizer.encode("abcd")
+    assert (await world.post("/detokenize", model="large", tokens=ids)).json() == {"prompt": "abcd"}
+    refused = await world.post("/detokenize", model="large", tokens=[*ids, ids[0]])
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "tokens"
+    assert "5 characters, at most 4" in refused.text
+
+
+async def test_tokenize_sends_back_so_many_beside_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_TOKEN_IDS", 1000)
+    monkeypatch.setattr(turns, "TURN_S", -1.0)
+    async with rounds() as taken:
+        answer = await world.post("/tokenize", model="large", prompt="x" * 1000, return_token_strs=True)
+        assert answer.json()["token_strs"] == ["x"] * 1000
+        assert len(taken) > 2 * (1000 // writing.ITEMS)
+    refused = await world.post("/tokenize", model="large", prompt="x" * 1001)
+    assert refused.status_code == 400
+    assert "1,001 tokens, at most 1,000" in refused.text

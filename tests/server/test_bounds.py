@@ -13,6 +13,7 @@ from motet.server.http import bodies
 from motet.server.http.bodies import MAX_CONTAINERS, MAX_NAMES, MAX_TEXTS, MAX_VALUES, parse
 from motet.server.http.errors import MAX_MESSAGE, ApiError, error_body
 from motet.server.shapes.answers import ErrorBody
+from motet.server.shapes.requests import MAX_TOKENIZED
 from tests.server.conftest import World
 
 TEXT: dict[str, Any] = {"model": "large", "prompt": "Hi", "max_tokens": 2}
@@ -164,3 +165,12 @@ def test_error_texts_end(letter: str) -> None:
     assert json_bytes(body) <= 2048
     whole = letter * (MAX_SHOWN // (json_bytes(letter) - 2))
     assert ErrorBody.model_validate(error_body(400, whole, whole)).error.param == whole
+
+
+@pytest.mark.parametrize("cut", [{"truncate_prompt_tokens": 1}, {"truncate_prompt_tokens": -1}])
+async def test_a_text_that_is_cut_has_bounds_too(world: World, cut: dict[str, int]) -> None:
+    """Its length is not judged by the context: 8 MB of it held a thread for seconds, and gigabytes."""
+    body = TEXT | cut | {"prompt": "x" * (MAX_TOKENIZED + 1)}
+    error = (await said(world, "/v1/completions", json.dumps(body).encode())).error
+    assert (error.param, error.code) == ("prompt", "context_length_exceeded")
+    assert "1,048,577 characters" in error.message

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Query
 from starlette.requests import Request
+from starlette.responses import Response
 
 from motet.composers.plan import Stream
 from motet.operator.registry import LoadedModel
+from motet.server.answer_size import CODE
 from motet.server.encodings import Encodings
 from motet.server.http.bodies import JsonRoute
 from motet.server.http.errors import invalid
 from motet.server.http.unsupported import check_extras
 from motet.server.prepare import tokenized
 from motet.server.prompts import RequestPrompt, check_tokens, context
+from motet.server.respond import as_json
 from motet.server.service import Served
 from motet.server.shapes.answers import INVALID, Detokenized, Tokenized
-from motet.server.shapes.requests import DetokenizeRequest, Message, TokenizeRequest
+from motet.server.shapes.requests import MAX_TOKEN_IDS, DetokenizeRequest, Message, TokenizeRequest
 
 router = APIRouter(tags=["tokens"], route_class=JsonRoute)
+MAX_TEXT = 8 << 20  # characters that /detokenize sends back
 ModelName = Annotated[
     str | None, Query(description="Whose tokenizer; may be missing where all models have one vocabulary.")
 ]
 
 
 @router.post("/tokenize", response_model=Tokenized, responses=INVALID)
-async def tokenize(body: TokenizeRequest, request: Request, service: Served) -> dict[str, Any]:
+async def tokenize(body: TokenizeRequest, request: Request, service: Served) -> Response:
     """Token ids of a text or of rendered messages, as the named model (a composition: its base) reads them."""
     check_extras(body, request)
     member = service.registry.member(body.model)
-    ids = await tokenized(lambda encodings: _ids(body, member, encodings))
+    return await as_json(await tokenized(lambda encodings: _told(body, member, encodings)), service)
+
+
+def _told(body: TokenizeRequest, member: LoadedModel, encodings: Encodings) -> dict[str, Any]:
+    """Raises ApiError (400): more tokens than /detokenize takes."""
+    ids = _ids(body, member, encodings)
+    if len(ids) > MAX_TOKEN_IDS:
+        said = f"The text has {len(ids):,} tokens, at most {MAX_TOKEN_IDS:,} are sent back."
+        raise invalid(said, "prompt" if body.messages is None else "messages", CODE)
     names = [member.tokenizer.backend.id_to_token(token) for token in ids] if body.return_token_strs else None
     return {"tokens": ids, "count": len(ids), "max_model_len": member.info.max_model_len, "token_strs": names}
 
@@ -54,12 +66,22 @@ def _messages(messages: list[Message], body: TokenizeRequest) -> RequestPrompt:
 
 
 @router.post("/detokenize", response_model=Detokenized, responses=INVALID)
-async def detokenize(body: DetokenizeRequest, request: Request, service: Served) -> dict[str, Any]:
-    """The text of token ids, special tokens included."""
+async def detokenize(body: DetokenizeRequest, request: Request, service: Served) -> Response:
+    """The text of token ids, special tokens included; of at most 8,388,608 characters."""
     check_extras(body, request)
     member = service.registry.member(body.model)
-    check_tokens(body.tokens, member, "tokens")
-    return {"prompt": await to_thread.run_sync(lambda: member.tokenizer.decode(body.tokens))}
+    return await as_json({"prompt": await tokenized(lambda _: _text(body.tokens, member))}, service)
+
+
+def _text(ids: list[int], member: LoadedModel) -> str:
+    """Raises ApiError (400): ids outside of the vocabulary, or whose texts together are too long: some tokens have more
+    than a hundred characters."""
+    check_tokens(ids, member, "tokens")
+    if len(ids) * member.tokenizer.longest > MAX_TEXT:
+        size = sum(count * len(member.tokenizer.text_of(token)) for token, count in Counter(ids).items())
+        if size > MAX_TEXT:
+            raise invalid(f"The text has {size:,} characters, at most {MAX_TEXT:,} are sent back.", "tokens", CODE)
+    return member.tokenizer.decode(ids)
 
 
 @router.get("/tokenizer_info", responses=INVALID)

@@ -24,7 +24,7 @@ MAX_MESSAGES = 4096  # a conversation of months; each is rendered by every membe
 MAX_PARTS = 1024  # of one message
 MAX_PROMPTS = 4096  # beyond any `server.max_choices`, which decides
 MAX_TOKEN_IDS = 1 << 20  # more than the longest context of a published model
-MAX_TOKENIZED = 1 << 20  # characters of a text whose tokens are all sent back
+MAX_TOKENIZED = 1 << 20  # characters of a text that is tokenized whole, however many tokens a model reads
 MAX_STOP_IDS = 4096  # looked through at every token; models have a handful
 MAX_ALLOWED = 1 << 17  # all ids of one script in the largest vocabularies
 MAX_BIASES = 1 << 14
@@ -215,7 +215,8 @@ class SamplingFields(Target, StructuredFields):
     skip_special_tokens: bool | None = None
     """Leave special tokens out of the text. Default true."""
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=INT32)] | None = None
-    """Keep only so many tokens of the prompt's end; −1: as many as the model reads."""
+    """Keep only so many tokens of the prompt's end; −1: as many as the model reads. Of a text of at most 1,048,576
+    characters."""
     return_token_ids: bool | None = None
     """Report the token ids of prompt and answer."""
     return_tokens_as_token_ids: bool | None = None
