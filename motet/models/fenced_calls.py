@@ -30,13 +30,16 @@ class FencedCallReader:
         self._names = names
         starts = [f'"{key}":' for key in KEYS] + [f'"name":{json.dumps(name)}' for name in names]
         self._heads = [f"{fence}{{{start}" for fence in FENCES for start in starts] if names else []
-        self._held = ""
-        self._has_head = False
+        self._held: list[str] = []
+        self._begun = ""  # without spaces, until it is a head or none
+        self._has_head = self._is_closed = False
+        self._tail: str = ""  # in which what closes may have begun
 
     def push(self, text: str) -> str:
-        """The text that is no such call, as soon as that is certain."""
-        self._held += text
-        return "" if self._may_be_call() else self._let_go()
+        """The text that is no such call, as soon as that is certain. Each looks at its own text alone: an answer may
+        have megabytes."""
+        self._held.append(text)
+        return "" if self._may_be_call(text) else self._let_go()
 
     def flush(self) -> list[Part]:
         """The call, or the text that was held, at the end of the answer."""
@@ -45,17 +48,25 @@ class FencedCallReader:
         parts = self._called(block[1]) if block is not None and self._is_call(block[1]) else []
         return parts or ([Said(text)] if text else [])
 
-    def _may_be_call(self) -> bool:
+    def _may_be_call(self, text: str) -> bool:
         """Spaces count for nothing here: the whole is judged at the end."""
         if not self._has_head:
-            begun = "".join(self._held.split())
-            self._has_head = any(map(begun.startswith, self._heads))
-            return self._has_head or any(head.startswith(begun) for head in self._heads)
-        _, closed, rest = self._held.lstrip().partition(CLOSED)
-        return not (closed and rest.strip())
+            self._begun += "".join(text.split())
+            self._has_head = any(map(self._begun.startswith, self._heads))
+            if not self._has_head:
+                return any(head.startswith(self._begun) for head in self._heads)
+            text = "".join(self._held).lstrip()
+        if self._is_closed:
+            return not text.strip()
+        text = self._tail + text
+        _, closed, rest = text.partition(CLOSED)
+        self._is_closed, self._tail = bool(closed), text[1 - len(CLOSED) :]
+        return not rest.strip()
 
     def _let_go(self) -> str:
-        text, self._held, self._heads, self._has_head = self._held, "", [], False
+        text = "".join(self._held)
+        self._held.clear()
+        self._heads, self._begun, self._has_head = [], "", False
         return text
 
     def _is_call(self, text: str) -> bool:

@@ -37,6 +37,7 @@ class ThoughtReader:
     def __init__(self, tags: ThinkTags, *, is_open: bool = False) -> None:
         self._tags = tags
         self._held = ""
+        self._spaces: list[str] = []  # that came last: they decide nothing, and there may be megabytes of them
         self._place = "thought" if is_open else "before"  # before, thought, behind, answer
         self._begun = False  # the thought has shown some text
 
@@ -46,7 +47,10 @@ class ThoughtReader:
 
     def push(self, text: str) -> list[Part]:
         """What became certain with this text."""
-        self._held += text
+        if text.isspace() and self._place != "answer":
+            self._spaces.append(text)
+            return []
+        self._held += self._blank() + text
         parts: list[Part] = []
         if self._place == "before":
             self._enter()
@@ -62,10 +66,15 @@ class ThoughtReader:
 
     def flush(self) -> list[Part]:
         """What is left at the end of the answer."""
-        text, self._held = self._held, ""
+        text, self._held = self._held + self._blank(), ""
         if self._place == "thought":
             return self._thought(text.rstrip())
         return [Said(text)] if text and self._place != "behind" else []
+
+    def _blank(self) -> str:
+        text = "".join(self._spaces)
+        self._spaces.clear()
+        return text
 
     def _enter(self) -> None:
         text = self._held.lstrip()

@@ -70,6 +70,7 @@ class CallReader:
         self._form = form
         self._names = names
         self._held = ""  # text that is not decided
+        self._spaces: list[str] = []  # that came last: they decide nothing, and there may be megabytes of them
         self._at = 0  # how much of it was read
         self._blank = ""  # white space that belongs to the text where more text follows
         self._calls = 0
@@ -79,14 +80,22 @@ class CallReader:
 
     def push(self, text: str) -> list[Part]:
         """What became certain with this text."""
-        self._held += text
+        if text.isspace():
+            self._spaces.append(text)
+            return []
+        self._take(text)
         return self._advanced()
 
     def flush(self) -> list[Part]:
         """What is left at the end of the answer."""
         self._ended = True
+        self._take("")
         parts = self._advanced()
         return parts if self._calls or not self._blank else [*parts, Said(self._blank)]
+
+    def _take(self, text: str) -> None:
+        self._held += "".join(self._spaces) + text
+        self._spaces.clear()
 
     def _advanced(self) -> list[Part]:
         next(self._reading, None)

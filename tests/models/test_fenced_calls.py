@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from motet.models.fenced_calls import FencedCallReader
+from motet.models.fenced_calls import CLOSED, FencedCallReader
 from motet.models.tool_calls import CallArguments, CallBegin, Part, Said
 from motet.models.tool_formats import TOOL_FORMATS
 from tests.models.test_tool_calls import ARGUMENTS, NAMES, cuttings
@@ -101,3 +101,14 @@ def test_ids_are_of_the_familys_kind(form: str, length: int) -> None:
     _, (begin, *_) = read([f"```json\n{CALL}\n```"], form)
     assert isinstance(begin, CallBegin)
     assert len(begin.id) == length
+
+
+def test_a_long_block_is_looked_at_once() -> None:
+    """An answer may have megabytes: all of it was looked through for each token."""
+    reader = FencedCallReader(TOOL_FORMATS["hermes"], NAMES)
+    reader.push('```json\n{"name": "clock", "arguments": {"a": "')
+    for _ in range(1000):
+        assert reader.push("abcdefgh") == ""
+    assert sum(map(len, reader._held)) > 8000  # pyright: ignore[reportPrivateUsage]
+    assert len(reader._tail) < len(CLOSED)  # pyright: ignore[reportPrivateUsage]
+    assert "".join(part.text for part in reader.flush() if isinstance(part, Said)).endswith("abcdefgh")

@@ -37,3 +37,14 @@ def read(pieces: list[str], *, is_open: bool) -> tuple[str, str]:
 def test_in_all_cuttings(text: str, is_open: bool, thought: str, answer: str) -> None:
     for pieces in ([text], list(text), *([text[:n], text[n:]] for n in range(1, len(text)))):
         assert read(pieces, is_open=is_open) == (thought, answer)
+
+
+def test_spaces_without_end_are_not_read_again() -> None:
+    """An answer may be megabytes of them: what was held was looked through for each token."""
+    reader = ThoughtReader(TAGS, is_open=True)
+    for first in ("Hm", " "):
+        reader.push(first)
+    held = reader._held  # pyright: ignore[reportPrivateUsage]
+    for _ in range(3):
+        assert not reader.push(" \n")
+    assert reader._held is held  # pyright: ignore[reportPrivateUsage]

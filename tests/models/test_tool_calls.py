@@ -151,3 +151,14 @@ def test_arguments_are_json() -> None:
     found = read("hermes", list(TOOL_FORMATS["hermes"].written(CALLS)))
     assert isinstance(found[0], tuple)
     assert json.loads(found[0][2])["city"] == 'Quito "}] {'
+
+
+def test_spaces_without_end_are_not_read_again() -> None:
+    """An answer may be megabytes of them: what was held was looked through for each token."""
+    reader = CallReader(TOOL_FORMATS["hermes"], NAMES)
+    for first in ("Hm", " "):
+        reader.push(first)
+    held = reader._blank  # pyright: ignore[reportPrivateUsage]
+    for _ in range(3):
+        assert not reader.push(" \n")
+    assert reader._blank is held  # pyright: ignore[reportPrivateUsage]
