@@ -39,7 +39,8 @@ async def decided(service: Service, query: Query | ScoreQuery) -> Decisions:
         targets, prompts, begun = query.targets, query.prompts, query.fields.answer_prefix
     for i, gate, base in _gates(service, targets):
         for k, prompt in enumerate(prompts):
-            decision = await _decide(gate, "\n".join(_texts(prompt, gate, base, begun)), prompt.param)
+            text = await to_thread.run_sync(_text, prompt, gate, base, begun, limiter=CLASSIFYING)
+            decision = await _decide(gate, text, prompt.param)
             service.metrics.gate_decisions.labels(gate.name, str(decision.applied).lower()).inc()
             decisions[i, k] = decision
     return decisions
@@ -68,6 +69,10 @@ async def _decide(gate: Gate, text: str, param: str) -> Decision:
     if not all(map(math.isfinite, scores)):
         raise ApiError(500, f"The classifier of gate {gate.name!r} answers with no number.", code="gate_failed")
     return Decision(gate.name, max(scores), gate.config.threshold)
+
+
+def _text(prompt: RequestPrompt, gate: Gate, base: LoadedModel, begun: str | list[int] | None) -> str:
+    return "\n".join(_texts(prompt, gate, base, begun))
 
 
 def _texts(prompt: RequestPrompt, gate: Gate, base: LoadedModel, begun: str | list[int] | None) -> Iterator[str]:

@@ -522,3 +522,12 @@ async def test_named_tokens_are_reported_as_the_best_would_be(engine: TorchEngin
             assert value == pytest.approx(known[token], abs=1e-4)
         assert third.trace is not None
         assert [token for token, _ in third.trace.composed_top] == [token for token, _ in one.top[:2]]
+
+
+def test_choices_share_what_their_streams_read(engine: TorchEngine) -> None:
+    """A thousand choices that wait, with copies of a long prompt for each of their streams, were gigabytes."""
+    core = EngineCore(engine._core.members)  # pyright: ignore[reportPrivateUsage]
+    first, *others = core.group(request(n=5)).choices
+    for choice in others:
+        for own, shared in zip(choice.streams, first.streams, strict=True):
+            assert own.context is shared.context

@@ -299,3 +299,11 @@ async def test_what_is_no_http_is_answered_as_every_error(sent: bytes) -> None:
         error = json.loads(said.split(b"\r\n\r\n", 1)[1])["error"]
         assert (error["type"], error["code"]) == ("invalid_request_error", "malformed_http")
         assert here.service.admission.taken == 0
+
+
+async def test_a_head_has_an_end() -> None:
+    """httptools, where it is installed, collects a header for as long as it comes."""
+    async with site() as there:
+        link = await there.connect()
+        link.writer.write(b"GET /health HTTP/1.1\r\nx: " + b"x" * 200_000)
+        assert b"400 Bad Request" in await link.rest()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from motet.operator.access import Access
 from motet.operator.gates import Gate, GateConfig, Gated
 from motet.operator.policies import PolicyConfig
 from motet.operator.registry import Registry
+from motet.server import gating
 from motet.server.app import create_app
 from motet.server.service import Service
 from tests.classifiers import expected, save_classifier
@@ -208,3 +210,16 @@ async def test_cards_tokens_and_metrics(gates: Gates) -> None:
     metrics = (await gates.client.get("/metrics", headers=of("r"))).text
     assert 'motet:gate_decisions_total{applied="false",gate="touches"} 2.0' in metrics
     assert 'motet:gate_decisions_total{applied="true",gate="touches"} 1.0' in metrics
+
+
+async def test_what_a_gate_reads_is_put_together_in_a_thread(gates: Gates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million token ids take seconds to decode."""
+    texts, in_loop = gating._texts, list[bool]()  # pyright: ignore[reportPrivateUsage]
+
+    def counted(*given: Any) -> Iterator[str]:
+        in_loop.append(threading.current_thread() is threading.main_thread())
+        return texts(*given)
+
+    monkeypatch.setattr(gating, "_texts", counted)
+    assert (await gates.post("/v1/completions", prompt=[65, 66], max_tokens=1)).status_code == 200
+    assert in_loop == [False]

@@ -149,3 +149,10 @@ async def test_a_path_cannot_forge_a_line(world: World, caplog: pytest.LogCaptur
 
 def _with_id(made: logging.LogRecord) -> bool:
     return made.name == "motet.access" and WithRequestId().filter(made)
+
+
+async def test_a_long_path_is_not_logged_whole(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "motet.access"):
+        await world.client.get("/" + "x" * 30_000)
+    (line,) = [made.getMessage() for made in caplog.records if made.name == "motet.access"]
+    assert len(line) < 300

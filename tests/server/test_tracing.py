@@ -106,3 +106,11 @@ def test_a_collector_is_named_in_the_file(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(settings, "find_spec", lambda name: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     with pytest.raises(ValidationError, match=r"pip install 'motet\[otel\]'"):
         ServerConfig(otlp_traces_endpoint=endpoint)
+
+
+async def test_what_a_client_wrote_is_cut(client: httpx.AsyncClient, spans: InMemorySpanExporter) -> None:
+    """Spans wait for their collector by the thousand."""
+    await client.get("/" + "x" * 30_000, headers={"user-agent": "y" * 30_000})
+    (span,) = spans.get_finished_spans()
+    values = (span.attributes or {}).values()
+    assert max(len(value) for value in values if isinstance(value, str)) <= 200

@@ -85,6 +85,7 @@ class ChoiceGroup:
 
     request: GenerationRequest
     choices: list[Choice]
+    contexts: list[list[int]]  # what each stream reads, the same list for all choices
     allowed: AllowedTokens | None = None
 
     @property
@@ -104,7 +105,8 @@ def initial_state(plan: Plan, streams: Sequence[StreamState]) -> list[float]:
 
 def choices_of(request: GenerationRequest, members: Sequence[Member]) -> ChoiceGroup:
     """The `n` choices of a request; `members[k]` runs stream k."""
-    group = ChoiceGroup(request, [], AllowedTokens.of(request.sampling))
+    contexts = [list(context) for context in request.contexts]
+    group = ChoiceGroup(request, [], contexts, AllowedTokens.of(request.sampling))
     group.choices += [Choice(group, index, members) for index in range(request.n)]
     return group
 
@@ -126,8 +128,8 @@ class Choice:
         self.allowed = group.allowed
         num_read = len(self.plan.readers)  # an early exit is a row of the base's forward, and no stream here
         self.streams = [
-            StreamState(member, list(context))
-            for member, context in zip(members[:num_read], request.contexts[:num_read], strict=True)
+            StreamState(member, context)
+            for member, context in zip(members[:num_read], group.contexts[:num_read], strict=True)
         ]
         self.exit_layers = tuple(sorted({layer for own in self.plan.exits for layer in own.layers}))
         self.rows_per_position = 1 + len(self.exit_layers)  # distributions that the base computes

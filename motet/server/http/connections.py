@@ -1,7 +1,8 @@
 """Connections: how many there may be, and how long one may keep the server waiting.
 
 uvicorn waits for ever for the head of a request and for a client that does not read. Its protocol stands inside of ours
-here, which sees the same events and looks at all connections a few times per timeout.
+here, which sees the same events and looks at all connections a few times per timeout. It is always that of h11, which
+reads heads of 64 KiB at most; httptools, which uvicorn would take where it is installed, knows no end of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -62,8 +62,7 @@ class Connections:
             self._refused += 1
             return Refused()
         state = {**app_state, CROWDED: len(self._open) >= self.limit}
-        inner = cast("type[H11Protocol]", AutoHTTPProtocol)(config, server_state, state, _loop)
-        return Connection(self, inner)
+        return Connection(self, H11Protocol(config, server_state, state, _loop))
 
     def add(self, connection: Connection) -> None:
         self._open[connection] = None

@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from motet.composers.errors import MAX_SHOWN
 from motet.operator.access import Access, Grant
 from motet.operator.keys import digest_of
 from motet.operator.settings import ServerConfig
@@ -114,7 +115,8 @@ class RequestId:
         finally:
             took = (time.perf_counter() - began) * 1000
             level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
-            log.log(level, "%s %s %d %.1f ms", scope["method"], scope["path"], status, took)
+            asked = scope["method"][:MAX_SHOWN], scope["path"][:MAX_SHOWN]
+            log.log(level, "%s %s %d %.1f ms", *asked, status, took)
 
 
 def _usable(request_id: str) -> str:

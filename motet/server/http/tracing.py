@@ -13,11 +13,12 @@ from fastapi import FastAPI
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import get_current_span
 
 import motet
+from motet.composers.errors import MAX_SHOWN
 from motet.engines.base import Engine, WatchesSteps
 from motet.engines.outputs import StepTimes
 
@@ -33,6 +34,7 @@ class Traces:
     def __init__(self, processor: SpanProcessor) -> None:
         self._provider = TracerProvider(
             resource=Resource.create({SERVICE_NAME: "motet", SERVICE_VERSION: motet.__version__}),
+            span_limits=SpanLimits(max_span_attribute_length=MAX_SHOWN),
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(processor)
