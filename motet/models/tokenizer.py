@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\ufffd"
 SHORT = 4096  # characters or tokens that take less than a few milliseconds
-# different words whose pieces `tokenizers` keeps, for ever and twice over: up to 8 KiB of one that a client has made up.
+# different words whose pieces `tokenizers` keeps, for ever and twice over: up to 8 KiB of one that a client makes up.
 # It would keep 10,000; with a tenth of them a text takes a quarter longer
 REMEMBERED_WORDS = 1000
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
