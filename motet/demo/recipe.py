@@ -74,7 +74,6 @@ def _tiny(hidden: int, layers: int) -> Overrides:
         "model.fresh.num_hidden_layers": layers,
         "model.fresh.num_attention_heads": 2,
         "model.fresh.num_key_value_heads": 2,
-        "model.fresh.head_dim": 32,  # the narrowest that vLLM's attention for CPUs has
         "model.fresh.max_position_embeddings": 128,
         "batch.rows": 4,
         "batch.max_length": 128,
