@@ -83,8 +83,8 @@ def build_family(
     folder = family_folder(seed, cache, recipe)
     if not (folder / "family.json").is_file():
         progress = progress or for_console()
-        progress.note(_cost(recipe, folder))
         with _scratch(folder) as scratch:
+            progress.note(_cost(recipe, folder))
             _build(scratch, seed, recipe, progress)
             _publish(scratch, folder)
     _renew_operator_file(folder)
