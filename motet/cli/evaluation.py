@@ -74,9 +74,9 @@ def _evaluate(
     """Runs a recipe by `evaluate`, writes the files and shows the results."""
     from rich.console import Console
 
-    from motet.evaluation.answers import UNFINISHED
     from motet.evaluation.recipe import find_recipe, read_recipe
     from motet.evaluation.settings import RecipeError
+    from motet.evaluation.unfinished import UNFINISHED
     from motet.training.run.outputs import output_problems
 
     console = Console()

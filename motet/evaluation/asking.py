@@ -12,8 +12,8 @@ from openai import AsyncOpenAI, BaseModel
 from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
-from motet.evaluation.answers import Answers
 from motet.evaluation.subject import Subject
+from motet.evaluation.unfinished import Answers
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

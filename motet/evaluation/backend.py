@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from openai import APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import DEFAULT_CONNECTION_LIMITS, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from motet.evaluation.recipe import ApiSource
 from motet.evaluation.settings import RecipeError
 
 TIMEOUT_S = 600.0
-CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
 
 
 def connect(url: str, api_key: str = "none") -> AsyncOpenAI:
@@ -54,7 +53,7 @@ async def in_process(
     open_to_all = settings.server.model_copy(update={"api_keys": ()})
     try:
         with on_own_socket(Service.assemble(open_to_all, engine, registry)) as path:
-            transport = httpx2.AsyncHTTPTransport(uds=str(path), limits=CONNECTIONS)
+            transport = httpx2.AsyncHTTPTransport(uds=str(path), limits=DEFAULT_CONNECTION_LIMITS)
             client = DefaultAsyncHttpxClient(transport=transport, trust_env=False)
             async with AsyncOpenAI(
                 base_url="http://motet/v1", api_key="none", timeout=TIMEOUT_S, http_client=client

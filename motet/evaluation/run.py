@@ -13,7 +13,6 @@ from typing import Any, cast
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
-from motet.evaluation.answers import Answers
 from motet.evaluation.asking import Api
 from motet.evaluation.backend import connect, in_process, models_asked
 from motet.evaluation.bench import Bench, Findings
@@ -22,6 +21,7 @@ from motet.evaluation.merge import write_merge
 from motet.evaluation.recipe import ApiSource, Recipe
 from motet.evaluation.settings import RecipeError
 from motet.evaluation.subject import Pair
+from motet.evaluation.unfinished import Answers
 
 
 class Progress:

@@ -92,6 +92,11 @@ def _ends(stream: BinaryIO, begin: int, end: int) -> bytes:
     return first + stream.read(end - stream.tell())
 
 
+def content_hash(content: object) -> str:
+    """The SHA-256 in hex of what JSON can hold, whatever the order of its names; anything else counts as its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def file_hash(file: Path) -> str:
     """The SHA-256 in hex of the whole file."""
     with file.open("rb") as stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from motet.experts.fingerprints import file_hash
+from motet.experts.fingerprints import content_hash, file_hash
 from motet.training.batch import Batch
 from motet.training.policy import Policy, TopTokens
 
@@ -105,7 +104,7 @@ class StoredTeacher:
 
 def teacher_key(**parts: object) -> str:
     """SHA-256 in hex of whatever decides a teacher's distributions: models, composition, data, k, dtype."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return content_hash(parts)
 
 
 def store_teacher(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from motet.experts.fingerprints import file_hash, weights_fingerprint
+from motet.experts.fingerprints import content_hash, file_hash, weights_fingerprint
 from motet.training.data.dataset import TokenDataset
 from motet.training.recipe import VALIDATION, Checkpoint, Recipe
 from motet.training.run.sources import locate
@@ -26,13 +24,13 @@ def decisive(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 in hex of the fields that decide the weights."""
-    return hashlib.sha256(json.dumps(decisive(recipe), sort_keys=True).encode()).hexdigest()
+    return content_hash(decisive(recipe))
 
 
 def data_hash(datasets: Mapping[str, TokenDataset]) -> str:
     """SHA-256 in hex over what training reads of each dataset: tokens, masks, weights, labels."""
     prints = {name: dataset.fingerprint for name, dataset in datasets.items()}
-    return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()
+    return content_hash(prints)
 
 
 def models_hash(recipe: Recipe, root: Path) -> str:
@@ -42,7 +40,7 @@ def models_hash(recipe: Recipe, root: Path) -> str:
     local = {name: Path(locate(s.path, root)) for name, s in sources.items() if isinstance(s, Checkpoint)}
     present = {name: place for name, place in local.items() if place.exists()}
     prints = {name: weights_fingerprint(p) if p.is_dir() else file_hash(p) for name, p in present.items()}
-    return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()
+    return content_hash(prints)
 
 
 def changes(before: object, after: object, name: str = "") -> list[str]:

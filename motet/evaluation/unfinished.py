@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
+
+from motet.experts.fingerprints import content_hash
 
 UNFINISHED = "unfinished.jsonl"  # beside the results, which take its place
 
@@ -16,7 +17,7 @@ class Answers:
     where `models` says the same as then: what is known of the models that answer."""
 
     def __init__(self, file: Path, models: Any) -> None:
-        self._digest = digest(models)
+        self._digest = content_hash(models)
         self._earlier = _read(file, self._digest)
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = file.open("w", encoding="utf-8")
@@ -32,11 +33,11 @@ class Answers:
 
     def find(self, request: Any) -> dict[str, Any] | None:
         """The answer of an earlier run."""
-        return self._earlier.get(digest(request))
+        return self._earlier.get(content_hash(request))
 
     def keep(self, request: Any, answer: Mapping[str, Any]) -> None:
         """On disk at once: whoever is killed loses nothing."""
-        self._write({"request": digest(request), "answer": answer})
+        self._write({"request": content_hash(request), "answer": answer})
         self._file.flush()
 
     def close(self) -> None:
@@ -44,11 +45,6 @@ class Answers:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def digest(content: Any) -> str:
-    """Of what JSON can hold, whatever the order of its names."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _read(file: Path, models: str) -> dict[str, dict[str, Any]]:

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 
 import motet.evaluation.run as run_module
 from motet.cli import app
-from motet.evaluation.answers import Answers
 from motet.evaluation.backend import connect, models_asked
 from motet.evaluation.recipe import ApiSource, Recipe
 from motet.evaluation.run import Progress, evaluate
 from motet.evaluation.settings import RecipeError, validated
+from motet.evaluation.unfinished import Answers
 from tests.evaluation.conftest import FakeApi
 
 TASKS = [
