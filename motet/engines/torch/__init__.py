@@ -5,5 +5,17 @@ from motet.engines.torch.engine import TorchEngine, TorchGeneration
 from motet.engines.torch.loading import ModelLoadError, load_member
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings
+from motet.engines.torch.soft_prompts import Model, SoftPrompt, soft_prompt
 
-__all__ = ["EngineCore", "EngineSettings", "Member", "ModelLoadError", "TorchEngine", "TorchGeneration", "load_member"]
+__all__ = [
+    "EngineCore",
+    "EngineSettings",
+    "Member",
+    "Model",
+    "ModelLoadError",
+    "SoftPrompt",
+    "TorchEngine",
+    "TorchGeneration",
+    "load_member",
+    "soft_prompt",
+]

@@ -21,6 +21,7 @@ from motet.engines.outputs import FinishReason
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
 from motet.engines.torch.repeats import Repeats
+from motet.engines.torch.soft_prompts import Model
 
 MOST_BEHIND = 8  # tokens that a stream which is not drawn stays behind: so many cost little more than one
 
@@ -29,13 +30,20 @@ MOST_BEHIND = 8  # tokens that a stream which is not drawn stays behind: so many
 class StreamState:
     """One stream of a choice: its member, its own context, and its slot once admitted.
 
-    `judged`: how many tokens at the end of its context the plan's rule must know the log-probs of.
+    `judged`: how many tokens at the end of its context the plan's rule must know the log-probs of. The first
+    `num_virtual` tokens of the context are a soft prompt's.
     """
 
     member: Member
     context: list[int]
     slot: Slot | None = None
     judged: int = 0
+    num_virtual: int = 0
+
+    @property
+    def prompt(self) -> list[int]:
+        """The context without what stands for a soft prompt."""
+        return self.context[self.num_virtual :]
 
     @property
     def computed(self) -> int:
@@ -99,15 +107,15 @@ def initial_state(plan: Plan, streams: Sequence[StreamState]) -> list[float]:
     if not isinstance(plan.rule, DiscriminatorRule):
         return [0.0, 0.0, 0.0]
     _, wanted, unwanted = streams
-    wanted.judged = unwanted.judged = judged_tokens(wanted.context, unwanted.context)
+    wanted.judged = unwanted.judged = judged_tokens(wanted.prompt, unwanted.prompt)
     return [0.0, 0.0, float(wanted.judged)]
 
 
-def choices_of(request: GenerationRequest, members: Sequence[Member]) -> ChoiceGroup:
-    """The `n` choices of a request; `members[k]` runs stream k."""
-    contexts = [list(context) for context in request.contexts]
+def choices_of(request: GenerationRequest, models: Sequence[Model]) -> ChoiceGroup:
+    """The `n` choices of a request; `models[k]` runs stream k."""
+    contexts = [[*model.prefix, *context] for model, context in zip(models, request.contexts, strict=True)]
     group = ChoiceGroup(request, [], contexts, AllowedTokens.of(request.sampling))
-    group.choices += [Choice(group, index, members) for index in range(request.n)]
+    group.choices += [Choice(group, index, models) for index in range(request.n)]
     return group
 
 
@@ -118,7 +126,7 @@ class Choice:
     index into `shared`; `position` is the next one whose distribution has not been reported.
     """
 
-    def __init__(self, group: ChoiceGroup, index: int, members: Sequence[Member]) -> None:
+    def __init__(self, group: ChoiceGroup, index: int, models: Sequence[Model]) -> None:
         request = group.request
         self.group = group
         self.index = index
@@ -128,12 +136,12 @@ class Choice:
         self.allowed = group.allowed
         num_read = len(self.plan.readers)  # an early exit is a row of the base's forward, and no stream here
         self.streams = [
-            StreamState(member, context)
-            for member, context in zip(members[:num_read], group.contexts[:num_read], strict=True)
+            StreamState(model.member, context, num_virtual=len(model.prefix))
+            for model, context in zip(models[:num_read], group.contexts[:num_read], strict=True)
         ]
         self.exit_layers = tuple(sorted({layer for own in self.plan.exits for layer in own.layers}))
         self.rows_per_position = 1 + len(self.exit_layers)  # distributions that the base computes
-        infos = {stream.model: member.info for stream, member in zip(self.plan.streams, members, strict=True)}
+        infos = {stream.model: model.info for stream, model in zip(self.plan.streams, models, strict=True)}
         self.ends = ends_of(self.plan, infos)
         self.vocab_size = common_width(self.plan, infos)
         self.eos_token_ids = () if request.sampling.ignore_eos else self.ends
@@ -155,7 +163,8 @@ class Choice:
         """It has its slots; the first time counts."""
         if self._admitted is None:
             self._admitted = time.perf_counter()
-            self.cached_tokens = self.streams[0].computed
+            base = self.streams[0]
+            self.cached_tokens = max(0, base.computed - base.num_virtual)
 
     @property
     def is_admitted(self) -> bool:
@@ -189,7 +198,7 @@ class Choice:
     @property
     def seen(self) -> set[int]:
         """Tokens of the base's context and all that followed."""
-        return {*self.streams[0].context, *self.shared}
+        return {*self.streams[0].prompt, *self.shared}
 
     def written(self, position: int) -> list[int]:
         """The tokens before `position` that count as written by the composition: not those of a scored prompt."""

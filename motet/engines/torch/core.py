@@ -13,8 +13,8 @@ import torch
 from motet.engines.base import EngineError, GenerationRequest
 from motet.engines.outputs import EngineStats
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
-from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings, Scheduler
+from motet.engines.torch.soft_prompts import Model, SoftPrompt, members_of
 from motet.engines.torch.speculation import Speculator
 from motet.engines.torch.step import Step, StepRunner
 
@@ -23,13 +23,14 @@ class EngineCore:
     """Schedule, run, settle: everything that a step touches. Not thread-safe: one thread calls `add`, `drop`, `step`.
 
     Args:
-        members: loaded models by registry name.
+        models: loaded models, and soft prompts in front of some, by registry name.
         settings: memory and chunk sizes.
     """
 
-    def __init__(self, members: Mapping[str, Member], settings: EngineSettings | None = None) -> None:
-        self.members = dict(members)
-        self.scheduler = Scheduler(self.members, settings or EngineSettings())
+    def __init__(self, models: Mapping[str, Model], settings: EngineSettings | None = None) -> None:
+        self.models = dict(models)
+        self.members = members_of(self.models)
+        self.scheduler = Scheduler(self.models, settings or EngineSettings())
         self.num_steps = 0
         self.leaving: dict[str, float] = {}  # name → when it may go, by the monotonic clock
         self._runner = StepRunner()
@@ -37,23 +38,28 @@ class EngineCore:
             self.members, self.scheduler.settings, self.scheduler.max_rows, self._runner.kernels
         )
 
-    def use(self, members: Mapping[str, Member]) -> None:
-        """Other members from now on; other threads may go on reading the old mapping, which does not change."""
-        self.members = dict(members)
-        self.scheduler.use(self.members)
+    def use(self, models: Mapping[str, Model]) -> None:
+        """Other models from now on; other threads may go on reading the old mapping, which does not change."""
+        self.models = dict(models)
+        self.members = members_of(self.models)
+        self.scheduler.use(self.models)
         self._speculator.use(self.members)
 
     def let_go(self) -> None:
-        """Members that are leaving go once nothing that runs or waits reads them."""
+        """Models that are leaving go once nothing that runs or waits reads them."""
         now = time.monotonic()
-        used = {stream.member.name for choice in self.scheduler.choices for stream in choice.streams}
+        used = {stream.model for choice in self.scheduler.choices for stream in choice.plan.streams}
+        used |= {model.member.name for name, model in self.models.items() if name in used}
         gone = {name for name, when in self.leaving.items() if when <= now and name not in used}
         if gone:
             self.leaving = {name: when for name, when in self.leaving.items() if name not in gone}
-            self.use({name: member for name, member in self.members.items() if name not in gone})
+            for name in gone:
+                if isinstance(prompt := self.models.get(name), SoftPrompt):
+                    prompt.forget()
+            self.use({name: model for name, model in self.models.items() if name not in gone})
 
     def group(self, request: GenerationRequest) -> ChoiceGroup:
-        return choices_of(request, [self.members[stream.model] for stream in request.plan.streams])
+        return choices_of(request, [self.models[stream.model] for stream in request.plan.streams])
 
     def add(self, group: ChoiceGroup) -> None:
         for choice in group.choices:

@@ -22,6 +22,7 @@ from motet.engines.torch.choice import Choice, ChoiceGroup
 from motet.engines.torch.core import EngineCore
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings
+from motet.engines.torch.soft_prompts import Model
 from motet.engines.torch.step import Step
 from motet.models.info import ModelInfo
 
@@ -96,16 +97,16 @@ class TorchEngine:
     """Composed generation over Hugging Face models on the CPU or one CUDA device.
 
     Args:
-        members: loaded models by registry name.
+        models: loaded models, and soft prompts in front of some, by registry name.
         settings: memory and chunk sizes.
         restart: whether a defect that ends the thread is followed by a fresh one. Lost are the requests in flight,
             which fail, and all cached prefixes; the weights stay.
     """
 
     def __init__(
-        self, members: Mapping[str, Member], settings: EngineSettings | None = None, *, restart: bool = False
+        self, models: Mapping[str, Model], settings: EngineSettings | None = None, *, restart: bool = False
     ) -> None:
-        self._core = EngineCore(members, settings)
+        self._core = EngineCore(models, settings)
         self._restart = restart
         self._restarts: list[float] = []
         self._report: Callable[[StepTimes], None] | None = None
@@ -123,35 +124,39 @@ class TorchEngine:
 
     @property
     def models(self) -> Mapping[str, ModelInfo]:
-        return {name: member.info for name, member in self._core.members.items()}
+        return {name: model.info for name, model in self._core.models.items()}
 
     def supports(self, plan: Plan) -> str | None:
-        members = self._core.members
-        absent = next((stream.model for stream in plan.streams if stream.model not in members), None)
+        models = self._core.models
+        absent = next((stream.model for stream in plan.streams if stream.model not in models), None)
         if absent is not None:
             return f"model {absent!r} is not loaded"
         base = plan.streams[0].model
-        if plan.exits and members[base].exits is None:
+        if plan.exits and models[base].member.exits is None:
             return f"model {base!r} cannot be left early: it has other parts than layers, a final norm and a head"
         if not all(own.layers for own in plan.exits):
             return "the composition leaves its base early, and was planned without knowing how deep that is"
-        if plan.head not in (None, members[base].info.head):
+        if plan.head not in (None, models[base].info.head):
             return f"the composition needs a {plan.head} that was trained on its base, and the model {base!r} has none"
         return None
 
-    def attach(self, member: Member) -> None:
+    def member(self, name: str) -> Member | None:
+        """The model of that name, that new soft prompts may stand in front of; None: there is none."""
+        return self._core.members.get(name)
+
+    def attach(self, model: Model) -> None:
         """One more model, under a name that no other has; for requests after the return. Blocks for a step: not to be
         called from the event loop.
 
         Raises:
             EngineStopped: the engine has ended.
         """
-        self._done(lambda: self._core.use({**self._core.members, member.name: member}))
+        self._done(lambda: self._core.use({**self._core.models, model.name: model}))
 
     def keep(self, name: str) -> bool:
         """A model that was to leave stays; whether it is still here. Blocks as `attach` does."""
         self._done(lambda: self._core.leaving.pop(name, None))
-        return name in self._core.members
+        return name in self._core.models
 
     def _done(self, action: Callable[[], object]) -> None:
         """Waits until the engine's thread has done it. Raises EngineStopped."""
@@ -257,7 +262,7 @@ class TorchEngine:
         self._fail_all(error)
         for member in self._core.members.values():
             member.cache.clear()
-        self._core = EngineCore(self._core.members, self._core.scheduler.settings)
+        self._core = EngineCore(self._core.models, self._core.scheduler.settings)
         self._restarts.append(time.monotonic())
         log.warning("the engine begins anew: %d requests and all cached prefixes are lost", lost)
         self._thread = self._started()

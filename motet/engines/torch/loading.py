@@ -17,6 +17,7 @@ from motet.engines.torch.packing import does_more
 from motet.engines.torch.quantization import QuantizationError, quantize
 from motet.engines.torch.recording import Recording, narrowed, record
 from motet.engines.torch.replacements import replace_modules, replaceable
+from motet.engines.torch.soft_prompts import reads_embeddings
 from motet.models.checkpoint import load_weights
 from motet.models.facts import longrope_limit, max_positions
 from motet.models.heads import ReadingHead
@@ -109,6 +110,7 @@ def _prepare(
             raise ModelLoadError(
                 f"model {name!r} computes something else here than in transformers: {error}{_quantisation(model)}"
             ) from error
+        member.reads_embeddings = reads_embeddings(member, recording.ids)
         if recording.flows:
             member.exits = exits
         else:

@@ -26,7 +26,7 @@ from motet.models.info import HeadKind, ModelInfo
 @dataclass(frozen=True, slots=True)
 class ModelWork:
     """What one stream computes in a step: `tokens` from position `start` in `slot`; logits of the last `num_logits`,
-    and of the same tokens behind each of the layers `exits`."""
+    and of the same tokens behind each of the layers `exits`. Negative tokens are rows of soft prompts."""
 
     slot: int
     start: int
@@ -49,7 +49,11 @@ class Member:
     Attributes:
         readings: (n,) float32, what the member's head says of each row of the last forward; None without a head.
         exits: where its forward may be left early; None where that is not proven (`EarlyExits.flows`).
+        reads_embeddings: whether a text's embeddings are proven to give what its ids give.
+        virtual: the rows (H,) of the soft prompts in front of it, by their negative ids (`soft_prompts`).
     """
+
+    prefix: tuple[int, ...] = ()  # as a `SoftPrompt` has one
 
     def __init__(
         self,
@@ -71,6 +75,8 @@ class Member:
         self.prices = Prices()
         self.readings: Tensor | None = None
         self.exits: EarlyExits | None = None
+        self.reads_embeddings = False
+        self.virtual: dict[int, Tensor] = {}
         self._head: ReadingHead | None = None
         self._hidden: Tensor | None = None
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -86,6 +92,11 @@ class Member:
             num_layers=len(shapes),
             tied=is_tied(model.config),
         )
+
+    @property
+    def member(self) -> Member:
+        """Itself, as of a `SoftPrompt` the model behind it."""
+        return self
 
     def attach(self, kind: HeadKind, head: ReadingHead) -> None:
         """From now on the head reads what the model's output head does.
@@ -141,7 +152,7 @@ class Member:
         try:
             with self._leaving(early):
                 output = self.model(
-                    input_ids=torch.tensor([ids], dtype=torch.int64, device=self.device),
+                    **self._inputs(ids),
                     position_ids=torch.tensor([positions], dtype=torch.int64, device=self.device),
                     use_cache=False,
                     **extra,
@@ -156,6 +167,17 @@ class Member:
         if isinstance(rows, Tensor) and early:
             rows = torch.cat([rows, torch.arange(len(ids), logits.shape[0], device=self.device)])
         return logits[rows][:, : self.vocab_size]
+
+    def _inputs(self, ids: Sequence[int]) -> dict[str, Tensor]:
+        """The ids (1, N); their embeddings (1, N, H) where rows of soft prompts are among them."""
+        virtual = [place for place, token in enumerate(ids) if token < 0]
+        tokens = torch.tensor([ids], dtype=torch.int64, device=self.device)
+        if not virtual:
+            return {"input_ids": tokens}
+        embed = cast("nn.Module", self.model.get_input_embeddings())
+        embedded: Tensor = embed(tokens.clamp(min=0))
+        embedded[0, virtual] = torch.stack([self.virtual[ids[place]] for place in virtual])
+        return {"inputs_embeds": embedded}
 
     def _leaving(self, early: Mapping[int, Sequence[int]]) -> AbstractContextManager[None]:
         """A forward in which these tokens leave early as well, by the layer that they leave behind."""

@@ -11,7 +11,7 @@ from motet.engines.base import GenerationRequest, RequestTooLarge
 from motet.engines.drafts import OFF, Speculation
 from motet.engines.torch.choice import Choice, StreamState
 from motet.engines.torch.memory import Memory, Places
-from motet.engines.torch.model import Member
+from motet.engines.torch.soft_prompts import Model, members_of
 from motet.engines.torch.tempo import LEAST_CHUNK, Allowance, Tempo
 from motet.engines.torch.work import Work, next_work
 
@@ -45,8 +45,9 @@ class EngineSettings:
 class Scheduler:
     """First come, first served, by memory."""
 
-    def __init__(self, members: Mapping[str, Member], settings: EngineSettings) -> None:
-        self.members = members
+    def __init__(self, models: Mapping[str, Model], settings: EngineSettings) -> None:
+        self.models = models
+        self.members = members = members_of(models)
         self.settings = settings
         self._memory = Memory(members, settings.kv_cache_bytes, settings.max_running)
         self.waiting: deque[Choice] = deque()
@@ -67,15 +68,19 @@ class Scheduler:
         total = len(request.forced) + request.sampling.max_tokens
         read = list(zip(request.plan.readers, request.contexts, strict=False))  # early exits take no keys and values
         for stream, context in read:
-            member = self.members[stream.model]
+            limit = self.models[stream.model].info.max_model_len
             length = len(context) + total
-            if length > member.info.max_model_len:
+            if length > limit:
                 raise RequestTooLarge(
                     f"{length} tokens are needed for {stream.role!r} (model {stream.model!r}): {len(context)} of its "
                     f"prompt, {len(request.forced)} to score and {request.sampling.max_tokens} to generate; "
-                    f"its context holds {member.info.max_model_len}"
+                    f"its context holds {limit}"
                 )
-        contexts = [(stream.model, len(context)) for stream, context in read]
+        models = [self.models[stream.model] for stream, _ in read]
+        contexts = [
+            (model.member.name, len(model.prefix) + len(context))
+            for model, (_, context) in zip(models, read, strict=True)
+        ]
         nbytes = self._memory.nbytes(Places(self._memory.places(contexts, total, total)))
         if nbytes > self.settings.kv_cache_bytes:
             raise RequestTooLarge(
@@ -84,9 +89,10 @@ class Scheduler:
             )
         return nbytes
 
-    def use(self, members: Mapping[str, Member]) -> None:
-        """Other members from now on; what runs or waits reads none that is missing."""
-        self.members = members
+    def use(self, models: Mapping[str, Model]) -> None:
+        """Other models from now on; what runs or waits reads none that is missing."""
+        self.models = models
+        self.members = members = members_of(models)
         self._memory.use(members)
         self.tempo.use(members)
 

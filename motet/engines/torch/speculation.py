@@ -122,7 +122,7 @@ class Speculator:
         if isinstance(draft, int):
             by_ratio = wish.acceptance == "ratio" and choice.is_unseeded
             return Drafting(entry, Round(draft, []), most, len(choice.shared), by_ratio=by_ratio)
-        ready, run = choice.repeats.guess([*choice.streams[0].context, *choice.shared], most)
+        ready, run = choice.repeats.guess([*choice.streams[0].prompt, *choice.shared], most)
         if not ready:
             return None
         return Drafting(entry, Round(None, []), most, len(choice.shared), ready=ready, run=run)
