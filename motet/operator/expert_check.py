@@ -24,7 +24,7 @@ def check_against(folder: Path, bundle: ExpertBundle, configuration: Configurati
     own: list[str] = []
     for name, model in configuration.settings.models.items():
         try:
-            source = find_source(model, configuration.folder)
+            source = find_source(model, configuration.folder, configuration.settings.models)
             known[name], tokenizers[name] = _read(source)
         except (OSError, ValueError, BundleError) as error:
             findings.notes.append(f"models.{name} was not checked: {error}")

@@ -72,13 +72,14 @@ def _facts(name: str, model: ModelConfig, configuration: Configuration) -> list[
     """Raises ConfigError: the model cannot be read."""
     from motet.models.memory import gib
     from motet.operator.memory import weight_bytes
-    from motet.operator.preflight import device_of, read_model
+    from motet.operator.preflight import computing, device_of, read_model
 
-    engine = configuration.settings.engine
+    engine, models = configuration.settings.engine, configuration.settings.models
     try:
-        source = find_source(model, configuration.folder)
-        device = "vllm" if engine.kind == "vllm" else device_of(model, engine)
-        tokenizer, info = read_model(name, model, source, engine, device)
+        source = find_source(model, configuration.folder, models)
+        behind = computing(model, source, models)
+        device = "vllm" if engine.kind == "vllm" else device_of(behind, engine)
+        tokenizer, info = read_model(name, behind, source, engine, device)
         weights = gib(weight_bytes(source, info)) + (f" ({model.quantize})" if model.quantize else "")
     except (OSError, ValueError) as error:
         raise ConfigError([f"models.{name}: {error}"]) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from motet.composers.vocabulary import VocabularyMismatch, vocabulary_size
 from motet.engines.base import Engine
 from motet.experts.bundle import BundleError
 from motet.models.memory import GIB
+from motet.models.soft_prompts import read_soft_prompt
 from motet.models.tokenizer import Tokenizer
 from motet.operator.adapters import merge_adapter
 from motet.operator.experts import head_of
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from motet.engines.torch import Member as TorchMember
+    from motet.engines.torch import Model as TorchModel
+    from motet.engines.torch import SoftPrompt
 
 # what the load check reads: ordinary text, on which rounding is that of real use
 SAMPLE = (
@@ -54,7 +58,7 @@ def _load_torch(configuration: Configuration, log: Log) -> tuple[Engine, Registr
 
     for warning in prepared.warnings:
         log(f"warning: {warning}")
-    loaded = _load_models(configuration, prepared, log)
+    loaded = load_models(configuration, prepared, configuration.settings.models, log)
     members = {name: replace(known, info=loaded[name].info) for name, known in prepared.registry.members.items()}
     registry = replace(prepared.registry, members=members)
     settings = EngineSettings(
@@ -66,24 +70,56 @@ def _load_torch(configuration: Configuration, log: Log) -> tuple[Engine, Registr
     return TorchEngine(loaded, settings, restart=config.restart), registry
 
 
-def _load_models(configuration: Configuration, prepared: Prepared, log: Log) -> dict[str, TorchMember]:
+def load_models(
+    configuration: Configuration,
+    prepared: Prepared,
+    names: Collection[str],
+    log: Log = lambda _: None,
+    known: Callable[[str], TorchModel | None] = lambda _: None,
+) -> dict[str, TorchModel]:
+    """These models of the file: soft prompts behind those that they stand in front of.
+
+    Args:
+        known: a model that is loaded already, by its name.
+
+    Raises:
+        ConfigError: what cannot be loaded, all together.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     from motet.engines.torch import ModelLoadError
 
     disable_progress_bar()
-    loaded: dict[str, TorchMember] = {}
+    settings = configuration.settings
+    loaded: dict[str, TorchModel] = {}
     problems: list[str] = []
-    for name, model in configuration.settings.models.items():
+    for name in sorted(names, key=lambda name: prepared.sources[name].backbone is not None):
         source, tokenizer = prepared.sources[name], prepared.tokenizers[name]
         try:
-            log(f"loading {name}" + (f": the adapter is merged into {source.base}" if source.base else ""))
-            loaded[name] = load_model(name, source, model, configuration.settings.engine, tokenizer)
+            log(f"loading {name}" + _how(source))
+            if source.backbone is None:
+                loaded[name] = load_model(name, source, settings.models[name], settings.engine, tokenizer)
+            elif (behind := loaded.get(source.backbone) or known(source.backbone)) is not None:
+                loaded[name] = load_soft_prompt(name, source, behind.member, tokenizer)
         except (BundleError, ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
     if problems:
         raise ConfigError(problems)
     return loaded
+
+
+def _how(source: Source) -> str:
+    if source.backbone is not None:
+        return f": {source.virtual_tokens} virtual tokens in front of {source.backbone}"
+    return f": the adapter is merged into {source.base}" if source.base else ""
+
+
+def load_soft_prompt(name: str, source: Source, member: TorchMember, tokenizer: Tokenizer) -> SoftPrompt:
+    """A soft prompt in front of a loaded model. Raises OSError, ValueError: it cannot stand there."""
+    from motet.engines.torch import soft_prompt
+
+    rows = read_soft_prompt(source.path, source.revision, source.virtual_tokens)
+    return soft_prompt(name, member, rows, own_ends(source, tokenizer))
 
 
 def load_model(

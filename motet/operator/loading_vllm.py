@@ -276,6 +276,11 @@ def inspect(
     """
     engine = configuration.settings.engine
     unfit = [line for name, model in configuration.settings.models.items() for line in _unfit(name, model)]
+    unfit += [
+        f"models.{name}: only the engine kind 'torch' serves soft prompts: members of a composite read token ids."
+        for name, source in sources.items()
+        if source.backbone is not None
+    ]
     read, unread = each_model(configuration, lambda name, model: read_model(name, model, sources[name], engine, "vllm"))
     problems = unfit + unread
     if "speculation" in engine.model_fields_set:

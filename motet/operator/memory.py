@@ -85,6 +85,8 @@ def weight_bytes(source: Source, info: ModelInfo) -> int:
     from motet.models.facts import DTYPE_BYTES, shapes_of
 
     itemsize = DTYPE_BYTES.get(info.dtype, 4)
+    if source.backbone is not None:
+        return source.virtual_tokens * int(_config(source).get_text_config().hidden_size) * itemsize
     if info.quantization is not None:
         return quantized_bytes(shapes_of(_config(source)), info.quantization, itemsize)
     place = local(source.checkpoint, source.checkpoint_revision)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from motet.composers.spec import CompositionError
-from motet.composers.vocabulary import read_vocabulary, vocabulary_size
+from motet.composers.vocabulary import fingerprint, read_vocabulary, vocabulary_size
 from motet.experts.fit import Known
 from motet.models import prequantised
 from motet.models.checkpoint import read_config, read_generation_config
@@ -59,16 +59,33 @@ def prepare(configuration: Configuration) -> Prepared:
 def _read_all(
     configuration: Configuration,
 ) -> tuple[dict[str, Source], dict[str, Tokenizer], dict[str, ModelInfo], list[str]]:
-    engine = configuration.settings.engine
+    engine, models = configuration.settings.engine, configuration.settings.models
 
     def read(name: str, model: ModelConfig) -> tuple[Source, Tokenizer, ModelInfo]:
-        source = find_source(model, configuration.folder)
-        return source, *read_model(name, model, source, engine, device_of(model, engine))
+        source = find_source(model, configuration.folder, models)
+        behind = computing(model, source, models)
+        return source, *read_model(name, behind, source, engine, device_of(behind, engine))
 
     found, problems = each_model(configuration, read)
     sources = {name: source for name, (source, _, _) in found.items()}
     tokenizers = {name: tokenizer for name, (_, tokenizer, _) in found.items()}
+    problems += _unlike_tokenizers(sources, tokenizers)
     return sources, tokenizers, {name: info for name, (_, _, info) in found.items()}, problems
+
+
+def computing(model: ModelConfig, source: Source, models: Mapping[str, ModelConfig]) -> ModelConfig:
+    """Whose weights compute a model: its own, or those of the model in front of which a soft prompt stands."""
+    return model if source.backbone is None else models[source.backbone]
+
+
+def _unlike_tokenizers(sources: Mapping[str, Source], tokenizers: Mapping[str, Tokenizer]) -> list[str]:
+    """Soft prompts with tokenizers of their own whose ids mean other tokens to the model that computes them."""
+    pairs = ((name, source.backbone) for name, source in sources.items() if source.backbone in tokenizers)
+    return [
+        f"models.{name}: its tokenizer is not that of {behind!r}, in front of which it stands."
+        for name, behind in pairs
+        if fingerprint(tokenizers[name].hf) != fingerprint(tokenizers[str(behind)].hf)
+    ]
 
 
 def device_of(model: ModelConfig, engine: EngineConfig) -> str:
@@ -97,6 +114,7 @@ def read_model(
     """A model's tokenizer and what its configuration says; no weights are read.
 
     Args:
+        model: whose settings the weights have (see `computing`).
         device: "cpu", "cuda…", or "vllm" for a model that vLLM places, which knows its own quantisations.
 
     Raises:
@@ -128,7 +146,16 @@ def read_model(
         vocab_size=vocab_size,
         max_model_len=engine.max_model_len,
     )
-    return tokenizer, replace(info, quantization=model.quantize)
+    length = info.max_model_len - source.virtual_tokens
+    if length < 1:
+        raise ValueError(f"its {source.virtual_tokens} virtual tokens leave no room in {info.max_model_len}.")
+    return tokenizer, replace(
+        info,
+        quantization=model.quantize,
+        max_model_len=length,
+        backbone=source.backbone,
+        virtual_tokens=source.virtual_tokens,
+    )
 
 
 def load_tokenizer(source: str, revision: str | None) -> Tokenizer:
@@ -161,7 +188,8 @@ def check_width(source: Source, vocab_size: int) -> None:
     """Raises ValueError: the tokenizer makes ids for which the model has no embedding."""
     config = cast(Any, read_config(source.checkpoint, source.checkpoint_revision))
     width = int(config.get_text_config().vocab_size)
-    if width < vocab_size and source.base is not None:  # tokens that were added when the adapter was trained
+    merged = source.base is not None and source.backbone is None
+    if width < vocab_size and merged:  # tokens that were added when the adapter was trained
         width = num_tokens(source) or width
     if width < vocab_size:
         raise ValueError(f"the model has {width} tokens, but its tokenizer has ids up to {vocab_size - 1}.")

@@ -245,12 +245,13 @@ class Registry:
         return UnknownModel(f"The model {show(name)} does not exist.{nearest(name, self.names)}")
 
     def card(self, name: str) -> dict[str, Any]:
-        """OpenAI's model object; a composition's `parent` is its base."""
+        """OpenAI's model object; a composition's `parent` is its base, a soft prompt's the model behind it."""
         card: dict[str, Any] = {"id": name, "object": "model", "created": self.created, "owned_by": "motet"}
         if name in self.members:
             member = self.members[name]
             expert = None if member.expert is None else member.expert.recommendation()
-            return card | _card(member.source, None, member.info.max_model_len, None) | {"expert": expert}
+            own = _card(member.source, member.info.backbone, member.info.max_model_len, None)
+            return card | own | {"expert": expert}
         if name in self.gated:
             return card | self._gated_card(name)
         if name not in self.compositions:

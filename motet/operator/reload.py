@@ -7,17 +7,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from motet.composers.vocabulary import VocabularyMismatch
 from motet.engines.base import Engine
-from motet.experts.bundle import BundleError
 from motet.models.info import ModelInfo
 from motet.operator.file import ConfigError, Configuration, load
-from motet.operator.loading import load_model
+from motet.operator.loading import load_models
 from motet.operator.preflight import Prepared, prepare
 from motet.operator.registry import Registry
 
 if TYPE_CHECKING:
-    from motet.engines.torch import Member
+    from motet.engines.torch import Member, Model
 
 AT_ONCE = ("server.api_keys", "server.api_keys_file")  # of the sections that else only a start reads
 AT_START = ("server.", "engine.", "log.")
@@ -29,7 +27,8 @@ class Changeable(Protocol):
 
     @property
     def models(self) -> Mapping[str, ModelInfo]: ...
-    def attach(self, member: Member) -> None: ...
+    def member(self, name: str) -> Member | None: ...
+    def attach(self, model: Model) -> None: ...
     def keep(self, name: str) -> bool: ...
     def detach(self, name: str) -> None: ...
 
@@ -88,22 +87,12 @@ def _attached(
     wanted: Configuration, prepared: Prepared, coming: Collection[str], engine: Changeable
 ) -> dict[str, ModelInfo]:
     """Loads the new models, all or none, and keeps those that were leaving; name → what is known of it."""
-    from motet.engines.torch import ModelLoadError
-
-    loaded: dict[str, Member] = {}
-    problems: list[str] = []
     kept = {name: engine.models[name] for name in coming if name in engine.models and engine.keep(name)}
-    for name in (name for name in coming if name not in kept):
-        model, source = wanted.settings.models[name], prepared.sources[name]
-        try:
-            loaded[name] = load_model(name, source, model, wanted.settings.engine, prepared.tokenizers[name])
-        except (BundleError, ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
-            problems.append(f"models.{name}: {error}")
-    if problems:
-        raise ConfigError(problems)
-    for member in loaded.values():
-        engine.attach(member)
-    return kept | {name: member.info for name, member in loaded.items()}
+    new = [name for name in coming if name not in kept]
+    loaded = load_models(wanted, prepared, new, known=engine.member)
+    for model in loaded.values():
+        engine.attach(model)
+    return kept | {name: model.info for name, model in loaded.items()}
 
 
 def _needs_restart(now: Configuration, read: Configuration) -> tuple[str, ...]:

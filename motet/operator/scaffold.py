@@ -20,7 +20,7 @@ from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
 from motet.operator.experts import read_experts
 from motet.operator.file import MODEL_FILES, ConfigError, Configuration
-from motet.operator.preflight import device_of, read_model
+from motet.operator.preflight import computing, device_of, read_model
 from motet.operator.settings import ModelConfig, Settings
 from motet.operator.sources import Source, each_model, file_problems, find_source
 
@@ -132,11 +132,12 @@ def scaffold(places: Iterable[Path], folder: Path) -> Scaffold:
 
 def _read(name: str, model: ModelConfig, configuration: Configuration) -> tuple[Source, Tokenizer, ModelInfo]:
     """Raises ConfigError, ValueError, OSError: no model that could be served."""
-    engine = configuration.settings.engine
-    source = find_source(model, configuration.folder)
+    engine, models = configuration.settings.engine, configuration.settings.models
+    source = find_source(model, configuration.folder, models)
     if problems := file_problems(source):
         raise ConfigError([f"models.{name}: {problem}" for problem in problems])
-    return source, *read_model(name, model, source, engine, device_of(model, engine))
+    behind = computing(model, source, models)
+    return source, *read_model(name, behind, source, engine, device_of(behind, engine))
 
 
 def _experts(

@@ -82,7 +82,8 @@ class ModelConfig(Section):
     revision: str | None = None
     """Of a hub id: a branch, a tag or a commit."""
     base: Annotated[str, Field(min_length=1)] | None = None
-    """The model that an adapter belongs to, by default what the adapter itself names."""
+    """The model that an adapter belongs to, by default what the adapter itself names. A soft prompt's is one of the
+    file, by its name or path."""
     check_expert: bool = True
     """Whether compositions must keep to the role and the partner that the model's `expert.json` names."""
     tool_call_parser: FormatName | None = None

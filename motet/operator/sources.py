@@ -1,30 +1,36 @@
-"""Where a model's weights come from: a checkpoint, or a PEFT adapter and the base that it was trained on."""
+"""Where a model's weights come from: a checkpoint, a PEFT adapter and the base that it was trained on, or a soft prompt
+and the model of the file in front of which it stands."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from motet.models import files, gguf, hub
 from motet.models.checkpoint import local
 from motet.models.files import ADAPTER_CONFIG, CONFIG, is_adapter
+from motet.models.soft_prompts import virtual_tokens
 from motet.operator.file import ConfigError, Configuration
 from motet.operator.settings import ModelConfig, source_of
 
 T = TypeVar("T")
+WEIGHTS_FIELDS = ("dtype", "device", "quantize")  # of a model's own weights
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`path`: the folder, GGUF file or hub id that the operator named; `base`: an adapter's base, None for others."""
+    """`path`: the folder, GGUF file or hub id that the operator named; `base`: an adapter's base, None for others.
+    `backbone`: the name of the model that computes a soft prompt of `virtual_tokens`, whose checkpoint is the base."""
 
     path: str
     revision: str | None = None
     base: str | None = None
     base_revision: str | None = None
+    backbone: str | None = None
+    virtual_tokens: int = 0
 
     @property
     def checkpoint(self) -> str:
@@ -50,8 +56,11 @@ class Source:
         return local_folder(self.path, self.revision, ADAPTER_CONFIG if self.base else CONFIG)
 
 
-def find_source(model: ModelConfig, folder: Path) -> Source:
+def find_source(model: ModelConfig, folder: Path, models: Mapping[str, ModelConfig] | None = None) -> Source:
     """The source of a model of the operator's file in `folder`.
+
+    Args:
+        models: all of the file; without them there is nothing that a soft prompt could stand in front of.
 
     Raises:
         ValueError: an adapter without a base that can be found, a base for what is no adapter.
@@ -71,6 +80,8 @@ def find_source(model: ModelConfig, folder: Path) -> Source:
     if not isinstance(written, dict):
         raise ValueError(f"{found} is no object.")
     written = cast("dict[str, Any]", written)
+    if (tokens := virtual_tokens(written)) is not None:
+        return _soft_prompt(Source(path, model.revision, virtual_tokens=tokens), model, written, folder, models)
     base = _base(model, written, found.parent, folder)
     if gguf.is_gguf(base):
         raise ValueError(f"the adapter's base {base} is a GGUF file: adapters are merged into unquantised weights.")
@@ -81,7 +92,8 @@ def find_source(model: ModelConfig, folder: Path) -> Source:
 
 def find_sources(configuration: Configuration) -> dict[str, Source]:
     """Raises ConfigError: adapters whose bases cannot be found, all together."""
-    sources, problems = each_model(configuration, lambda _, model: find_source(model, configuration.folder))
+    models, folder = configuration.settings.models, configuration.folder
+    sources, problems = each_model(configuration, lambda _, model: find_source(model, folder, models))
     if problems:
         raise ConfigError(problems)
     return sources
@@ -124,6 +136,41 @@ def _base(model: ModelConfig, written: dict[str, Any], adapter: Path, folder: Pa
         return str(name)
     looked = " and ".join(dict.fromkeys(map(str, candidates)))
     raise ValueError(f"the adapter's base {name!r} was not found at {looked}: name it with 'base'.")
+
+
+def _soft_prompt(
+    source: Source, model: ModelConfig, written: dict[str, Any], folder: Path, models: Mapping[str, ModelConfig] | None
+) -> Source:
+    """Raises ValueError: it has settings that are its backbone's, or stands in front of no model of the file."""
+    if models is None:
+        raise ValueError("a soft prompt is no model alone: it stands in front of one of an operator's file.")
+    own = [field for field in WEIGHTS_FIELDS if getattr(model, field) is not None]
+    if own:
+        raise ValueError(f"{own[0]}: a soft prompt is computed by the model in front of which it stands: set it there.")
+    name = _backbone(model, written, local(source.path, source.revision), folder, models)
+    try:
+        behind = find_source(models[name], folder)
+    except ValueError as error:
+        raise ValueError(f"the model {name!r}, in front of which it stands: {error}") from error
+    return replace(source, base=behind.checkpoint, base_revision=behind.checkpoint_revision, backbone=name)
+
+
+def _backbone(
+    model: ModelConfig, written: dict[str, Any], place: Path, folder: Path, models: Mapping[str, ModelConfig]
+) -> str:
+    """The model of the file that `base` names, or whose path is the base that the soft prompt names itself."""
+    if model.base is not None and model.base in models and models[model.base] is not model:
+        return model.base
+    base = _base(model, written, place, folder)
+    named = [name for name, other in models.items() if other is not model and source_of(other, folder) == base]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise ValueError(f"its base {base} is that of {' and '.join(named)}: name one of them with 'base'.")
+    raise ValueError(
+        f"a soft prompt stands in front of a model of the operator's file, and its base {base} is none: add it there, "
+        "or name another one with 'base'."
+    )
 
 
 def local_folder(path: str, revision: str | None, file: str) -> Path | None:

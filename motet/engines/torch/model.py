@@ -174,8 +174,7 @@ class Member:
         tokens = torch.tensor([ids], dtype=torch.int64, device=self.device)
         if not virtual:
             return {"input_ids": tokens}
-        embed = cast("nn.Module", self.model.get_input_embeddings())
-        embedded: Tensor = embed(tokens.clamp(min=0))
+        embedded: Tensor = self.model.get_input_embeddings()(tokens.clamp(min=0))
         embedded[0, virtual] = torch.stack([self.virtual[ids[place]] for place in virtual])
         return {"inputs_embeds": embedded}
 

@@ -1,7 +1,7 @@
 """Soft prompts: trained embeddings in front of all that a model reads, under a name of their own.
 
-Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", 2021. Streams with and without one are rows of
-the same forward of the same weights. The rows of a soft prompt have ids as tokens have, so that contexts, slots and
+Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", 2021. Streams with one and without are rows
+of the same forward of the same weights. The rows of a soft prompt have ids as tokens have, so that contexts, slots and
 cached prefixes need to know nothing of them; the member looks their embeddings up (`Member.virtual`).
 """
 
@@ -11,10 +11,9 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from motet.engines.torch.model import Member, ModelWork
 from motet.models.ends import ends_within
@@ -76,7 +75,7 @@ def soft_prompt(name: str, member: Member, embeddings: Tensor, ends: Collection[
     width = _embedded(member, [0]).shape[-1]
     if embeddings.ndim != 2 or not len(embeddings) or embeddings.shape[1] != width:
         raise ValueError(
-            f"the soft prompt's embeddings have the shape {list(embeddings.shape)}; {member.name!r} takes rows of {width}"
+            f"the soft prompt's embeddings are {list(embeddings.shape)}, {member.name!r} takes rows of {width}"
         )
     rows = embeddings.to(member.device, member.dtype)
     if not bool(rows.isfinite().all()):
@@ -84,10 +83,18 @@ def soft_prompt(name: str, member: Member, embeddings: Tensor, ends: Collection[
     room = member.info.max_model_len - len(rows)
     if room < 1:
         raise ValueError(
-            f"the soft prompt has {len(rows)} virtual tokens, the context of {member.name!r} {member.info.max_model_len}"
+            f"the soft prompt has {len(rows)} virtual tokens, {member.name!r} a context of {member.info.max_model_len}"
         )
     own = tuple(dict.fromkeys((*member.info.eos_token_ids, *ends_within(member.vocab_size, ends, ()))))
-    info = replace(member.info, name=name, max_model_len=room, eos_token_ids=own, head=None, soft_prompt=len(rows))
+    info = replace(
+        member.info,
+        name=name,
+        max_model_len=room,
+        eos_token_ids=own,
+        head=None,  # it was trained on what the model says without
+        backbone=member.name,
+        virtual_tokens=len(rows),
+    )
     return SoftPrompt(member, _lodge(member, rows), info)
 
 
@@ -100,8 +107,7 @@ def _lodge(member: Member, rows: Tensor) -> tuple[int, ...]:
 
 def _embedded(member: Member, ids: Sequence[int]) -> Tensor:
     """(n, H) the member's own embeddings."""
-    embed = cast("nn.Module", member.model.get_input_embeddings())
-    return embed(torch.tensor(ids, dtype=torch.int64, device=member.device)).detach()
+    return member.model.get_input_embeddings()(torch.tensor(ids, dtype=torch.int64, device=member.device)).detach()
 
 
 @torch.inference_mode()
