@@ -202,8 +202,11 @@ def _families(merged: Tree) -> list[str]:
 
 def _missing_paths(merged: Tree, folder: Path) -> list[str]:
     problems: list[str] = []
-    for name, entry in _entries(merged, "models").items():
+    models = _entries(merged, "models")
+    for name, entry in models.items():
         written = cast(Tree, entry) if isinstance(entry, dict) else {}
+        if written.get("base") in models:  # a soft prompt's may be named
+            written = {**written, "base": None}
         for field, files in (("path", MODEL_FILES), ("base", MODEL_FILES[:1])):
             path = written.get(field)
             if isinstance(path, str) and path:

@@ -202,7 +202,7 @@ def _compositions(models: Sequence[Model]) -> Iterator[tuple[str, dict[str, Any]
     for model in models:
         if model.card is not None:
             yield from _recommended(model, model.card, models)
-    plain = [model for model in models if model.card is None]
+    plain = [model for model in models if model.card is None and model.info.backbone is None]
     for model in plain:
         amateur = min(_partners(model, plain), key=lambda other: other.size, default=None)
         if amateur is not None and SMALLER * amateur.size <= model.size:
@@ -222,7 +222,7 @@ def _recommended(model: Model, bundle: ExpertBundle, models: Sequence[Model]) ->
     expert, other = STRATEGIES[bundle.strategy].partners or ("", "")
     others = _partners(model, models)
     partner = next((one for one in others if _is_partner(bundle, one)), None)
-    plain = [one for one in others if one.card is None]
+    plain = [one for one in others if one.card is None and one.info.backbone is None]
     if bundle.role != expert or partner is None or not plain:
         return
     roles = {"base": max(plain, key=lambda one: one.size).name, expert: model.name, other: partner.name}
@@ -239,7 +239,10 @@ def _is_partner(bundle: ExpertBundle, other: Model) -> bool:
 
 
 def _entry(model: Model) -> str:
-    facts = f"{_short(model.size)} parameters, {model.info.dtype}, context {model.info.max_model_len:,}"
+    info = model.info
+    weights = f"{_short(model.size)} parameters, {info.dtype}"
+    prompt = f"a soft prompt of {info.virtual_tokens} virtual tokens in front of {info.backbone}"
+    facts = f"{weights if info.backbone is None else prompt}, context {info.max_model_len:,}"
     template = "chat template" if model.is_chat else "no chat template: messages are read as plain text"
     entry = yaml.safe_dump({model.name: {"path": model.path}}, sort_keys=False, width=1000)
     return _indented(f"# {facts}, {template}\n{entry}")

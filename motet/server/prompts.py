@@ -168,7 +168,8 @@ def max_new_tokens(tokens: PromptTokens, members: Mapping[str, LoadedModel], kv_
     if not kv_budget or not per_token:
         return left
     held = int(kv_budget * DEFAULT_SHARE) // per_token
-    return max(1, min(left, held - max(tokens.sizes())))
+    read = max(size + info.virtual_tokens for info, size in zip(models, tokens.sizes(), strict=True))
+    return max(1, min(left, held - read))
 
 
 def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel]) -> ApiError:
