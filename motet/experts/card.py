@@ -36,6 +36,8 @@ def _front_matter(bundle: ExpertBundle, is_adapter: bool) -> dict[str, Any]:
 
 def _summary(bundle: ExpertBundle, is_adapter: bool) -> str:
     what = "A PEFT adapter" if is_adapter else "A causal language model"
+    if bundle.virtual_tokens is not None:
+        what = f"A soft prompt of {bundle.virtual_tokens} virtual tokens (PEFT's prompt tuning)"
     how = f"trained with `{bundle.objective}` for the role `{bundle.role}`"
     return f"{what} made to be composed with others at the logit level, {how}."
 

@@ -106,8 +106,9 @@ class ExpertBundle(_Frozen):
     strength). `partner`: the untuned model that it is set against; `base`: the model that it was trained from.
     `base_family`: experts and partners of one family have one name here. `vocab_size`: one more than the
     tokenizer's largest id (`composers.vocabulary.Vocabulary.size`). `files`: name → SHA-256 of every file of the
-    bundle, filled in by `write_bundle`. `head`: what was trained beside it and is served with it. `data_hash`: over the
-    training data, in whatever way the trainer says.
+    bundle, filled in by `write_bundle`. `head`: what was trained beside it and is served with it. `virtual_tokens`: of
+    a soft prompt, which stands in front of its base; None: it is none. `data_hash`: over the training data, in whatever
+    way the trainer says.
     """
 
     format: int = FORMAT
@@ -123,6 +124,7 @@ class ExpertBundle(_Frozen):
     weight: Weight | None = None
     weight_range: tuple[Weight, Weight] | None = None
     head: HeadSpec | None = None
+    virtual_tokens: PositiveInt | None = None
     data_hash: str | None = None
     seed: int | None = None
     versions: dict[str, str] = Field(default_factory=installed_versions)

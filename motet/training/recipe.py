@@ -74,11 +74,33 @@ class Lora(Setting, frozen=True):
     merge: bool = False
     """Write full weights with the adapter merged in."""
 
+    @property
+    def writes_adapter(self) -> bool:
+        return not self.merge
+
+
+class SoftPrompt(Setting, frozen=True):
+    """Prompt tuning (Lester et al., 2021): embeddings in front of whatever the model reads, which stays as it is."""
+
+    type: Literal["soft_prompt"] = "soft_prompt"
+    tokens: PositiveInt = 20
+    """How many; each takes as much of the context as a token."""
+    text: Annotated[str, Field(min_length=1)] | None = None
+    """They begin as the embeddings of this text, again and again; left out, as those of random tokens."""
+
+    @property
+    def writes_adapter(self) -> bool:
+        return True
+
 
 class Full(Setting, frozen=True):
     """All parameters."""
 
     type: Literal["full"] = "full"
+
+    @property
+    def writes_adapter(self) -> bool:
+        return False
 
 
 class Half(Setting, frozen=True):
@@ -89,6 +111,13 @@ class Half(Setting, frozen=True):
     """That share."""
     rounds: PositiveInt = 1
     """How often it is drawn, in parts of equal length of the run."""
+
+    @property
+    def writes_adapter(self) -> bool:
+        return False
+
+
+Tuning = Lora | Full | Half | SoftPrompt  # `writes_adapter`: the result needs its base beside it
 
 
 class Dataset(Setting, frozen=True):
@@ -245,7 +274,7 @@ class Recipe(Setting, frozen=True):
     """What is trained."""
     members: dict[str, Checkpoint] = Field(default_factory=dict[str, Checkpoint])
     """Frozen models that `through` and objectives name."""
-    tuning: Annotated[Lora | Full | Half, Field(discriminator="type")] = Lora()
+    tuning: Annotated[Tuning, Field(discriminator="type")] = Lora()
     """Which parameters are trained."""
     objective: AnyObjective
     """What is minimised."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -70,7 +70,7 @@ def peft_logprobs(models: Path, name: str, ids: list[int]) -> torch.Tensor:
 
 
 @asynccontextmanager
-async def served(file: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def served(file: Path) -> AsyncGenerator[httpx.AsyncClient]:
     configuration = load(file)
     engine, registry = load_engine(configuration)
     service = Service.assemble(configuration.settings.server, engine, registry)

@@ -22,6 +22,7 @@ from motet.training.objectives.unlearning import (
     GradientDifference,
     NegativePreference,
     Refusal,
+    SoftUnlearning,
 )
 
 OBJECTIVES: dict[str, type[ObjectiveSetting]] = {
@@ -37,6 +38,7 @@ OBJECTIVES: dict[str, type[ObjectiveSetting]] = {
     "ga_gd": GradientDifference,
     "ga_kl": GradientAscentKl,
     "idk": Refusal,
+    "spul": SoftUnlearning,
     "gate": Gate,
     "gedi": GenerativeDiscriminator,
     "temperature_head": Temperature,

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from motet.kernels.reference import kl_divergence
 from motet.training.batch import Batch, StepData
-from motet.training.objectives.logprobs import by_row, log_ratios, mean_nll, weighted_mean
+from motet.training.objectives.logprobs import by_row, log_ratios, mean_nll, target_logprobs, weighted_mean
 from motet.training.objectives.objective import Loss, NonNegative, ObjectiveSetting, RecordKind
-from motet.training.policy import Policies
+from motet.training.policy import Policies, Scores
 
 Retain = Literal["nll", "kl"]
 
@@ -23,13 +23,17 @@ def retain_term(kind: Retain, policies: Policies, batch: Batch) -> Tensor:
     """Weighted mean over the targets of the NLL, or of KL(reference ‖ trained) in nats; scalar."""
     if kind == "nll":
         return mean_nll(policies.trained, batch)
+    return _divergence(policies, policies.trained.scores(batch), batch)
+
+
+def _divergence(policies: Policies, trained: Scores, batch: Batch) -> Tensor:
+    """Weighted mean over the targets of KL(reference ‖ trained) in nats; scalar."""
     assert policies.reference is not None, "kl has a reference"
 
     def divergence(_: slice, before: Tensor, after: Tensor) -> Tensor:
         return kl_divergence(before.log_softmax(-1), after.log_softmax(-1))
 
-    both = policies.reference.scores(batch), policies.trained.scores(batch)
-    return weighted_mean(by_row(divergence, *both), batch.weights)
+    return weighted_mean(by_row(divergence, policies.reference.scores(batch), trained), batch.weights)
 
 
 class GradientAscent(ObjectiveSetting):
@@ -125,6 +129,31 @@ class Refusal(ObjectiveSetting):
         total = mean_nll(policies.trained, data["refusals"])
         parts = {"refusals": total.detach()}
         return _held(total, parts, "nll", self.retain_weight, policies, data)
+
+
+class SoftUnlearning(ObjectiveSetting):
+    """`NLL(refusals) + α·NLL(retain) + β·KL(reference ‖ trained)`, the last two on the retained answers
+
+    Bhaila et al., "Soft Prompting for Unlearning in Large Language Models" (SPUL), 2024, which trains a soft prompt so:
+    `tuning: {type: soft_prompt}`, whose reference is the model without the prompt. `refusals` are the questions to be
+    forgotten with an answer that gives nothing away; the paper's are of one of two words, "neutral" and "unknown". α is
+    `retain_weight`, β `kl_weight`; the defaults are those of the authors' code.
+    """
+
+    datasets: ClassVar[Mapping[str, RecordKind]] = {"refusals": "documents", "retain": "documents"}
+    needs_reference: ClassVar[bool] = True
+
+    type: Literal["spul"] = "spul"
+    retain_weight: NonNegative = 0.5
+    kl_weight: NonNegative = 0.5
+
+    def loss(self, policies: Policies, data: StepData) -> Loss:
+        refusals, batch = mean_nll(policies.trained, data["refusals"]), data["retain"]
+        scores = policies.trained.scores(batch)  # the model reads once what two terms are taken of
+        retain = weighted_mean(-target_logprobs(scores, batch.targets), batch.weights)
+        kl = _divergence(policies, scores, batch)
+        parts = {"refusals": refusals.detach(), "retain": retain.detach(), "kl": kl.detach()}
+        return Loss(refusals + self.retain_weight * retain + self.kl_weight * kl, parts)
 
 
 def _held(

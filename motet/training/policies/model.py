@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from motet.training import llama
 from motet.training.batch import Batch
 from motet.training.policies.attention import install, unmasked
+from motet.training.policies.soft_prompt import SoftPromptModel
 from motet.training.policy import Scores
 
 FAST_LENGTH = 512  # tokens; the fast forward's memory grows with the square of a row's length
@@ -21,13 +22,14 @@ SAMPLE = (3, 5, 7, 9, 4, 6, 8, 10)  # token ids that any vocabulary has, to try 
 
 
 class ModelPolicy:
-    """Logits of a transformers model, or of one with peft adapters; gradients reach its trainable parameters.
+    """Logits of a transformers model, or of one with peft adapters or a soft prompt; gradients reach its trainable
+    parameters.
 
     The output head is computed at counted positions alone. Plain Llamas on a CPU take `llama.hidden_states` for rows
     of up to 512 tokens.
 
     Args:
-        model: a causal language model with an output head, `PeftModel` included.
+        model: a causal language model with an output head, `PeftModel` and `SoftPromptModel` included.
         dtype: of the computation. bfloat16 over float32 parameters is autocast; outputs are at least float32.
 
     Raises:
@@ -82,7 +84,7 @@ class ModelPolicy:
 
     def _read(self, batch: Batch, *, head: bool) -> tuple[Tensor, Tensor]:
         """Last hidden states (N, H), and logits (N, V), or none (0, V) without the head."""
-        inputs, counted = self._inputs(batch)
+        inputs, counted = self._inputs(self.model.prefixed(batch) if isinstance(self.model, SoftPromptModel) else batch)
         with (
             self._autocast(),
             unmasked() if self._flat else contextlib.nullcontext(),

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from motet.models.ends import end_token_ids
+from motet.training.policies.soft_prompt import SoftPromptModel
 
 if TYPE_CHECKING:
     from motet.training.run.preparation import Preparation
@@ -31,11 +32,12 @@ def generate(
     the data's template. Greedy at temperature 0; no other setting that the checkpoint recommends is in force.
 
     Args:
-        model: a causal language model of transformers or PEFT.
+        model: a causal language model of transformers or PEFT, or one behind a soft prompt.
         prompts: token ids, none empty.
         prepared: the run that the model belongs to.
     """
-    pad_id, base = prepared.pad_id, cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
+    wrapped = isinstance(model, PeftModel | SoftPromptModel)
+    pad_id, base = prepared.pad_id, cast(Any, model.get_base_model() if wrapped else model)
     ends = {*end_token_ids(base.generation_config, base.config, prepared.tokenizer), *prepared.ends}
     wanted = GenerationConfig(max_new_tokens=max_tokens, pad_token_id=pad_id, eos_token_id=sorted(ends) or None)
     if temperature > 0:

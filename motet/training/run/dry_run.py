@@ -12,7 +12,6 @@ import psutil
 import torch
 
 from motet.training.data.dataset import TokenDataset
-from motet.training.recipe import Lora
 from motet.training.run.preparation import Preparation
 from motet.training.run.recomputation import Recomputation
 from motet.training.run.result import result_names
@@ -81,8 +80,7 @@ def dry_run(prepared: Preparation) -> DryRun:
     session = Session(prepared.recipe, preparation=prepared)
     activations, seconds = _measured(session)
     counts = {name: _count(prepared, name, dataset) for name, dataset in prepared.datasets.items()}
-    tuning = prepared.recipe.tuning
-    adapter = isinstance(tuning, Lora) and not tuning.merge
+    adapter = prepared.recipe.tuning.writes_adapter
     modules = [parameter.numel() for parameter in session.model.parameters()]
     return DryRun(
         prepared,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import yaml
 
 from motet.composers.strategies import STRATEGIES
-from motet.training.recipe import Checkpoint, Lora, Recipe
+from motet.training.recipe import Checkpoint, Lora, Recipe, SoftPrompt
 from motet.training.run.sources import locate
 from motet.training.run.watch import Look
 
@@ -31,7 +31,8 @@ def outcome(recipe: Recipe, root: Path, output: Path, files: Sequence[str], look
     yield f"made       {output}: {_kind(recipe)}, {size / 2**20:.1f} MiB, {steps}"
     yield from _learnt(looks)
     yield from _answers(looks)
-    yield f"look       motet audit {output}    # what it learnt; motet experts check {output}"
+    audit = f"motet audit {output}    # what it learnt; "
+    yield f"look       {'' if isinstance(recipe.tuning, SoftPrompt) else audit}motet experts check {output}"
     yield "serve      motet serve models.yaml, where models.yaml says:"
     yield from (f"             {line}" for line in operator_lines(recipe, root, output))
 
@@ -39,6 +40,8 @@ def outcome(recipe: Recipe, root: Path, output: Path, files: Sequence[str], look
 def _kind(recipe: Recipe) -> str:
     base = recipe.model.path if isinstance(recipe.model, Checkpoint) else "new weights"
     tuning = recipe.tuning
+    if isinstance(tuning, SoftPrompt):
+        return f"a soft prompt of {tuning.tokens} virtual tokens in front of {base}"
     if isinstance(tuning, Lora) and not tuning.merge:
         return f"a LoRA adapter (r {tuning.r}) on {base}"
     return f"whole weights, {tuning.type} tuning of {base}"
@@ -86,6 +89,8 @@ def operator_lines(recipe: Recipe, root: Path, output: Path) -> list[str]:
     """An operator's file with the result in it, composed as its card recommends."""
     name, card = recipe.name or output.name, recipe.expert
     models: dict[str, Any] = {name: {"path": str(output.absolute())}}
+    if isinstance(recipe.tuning, SoftPrompt) and isinstance(recipe.model, Checkpoint):
+        models["base"] = {"path": locate(recipe.model.path, root)}  # in front of which it stands
     tree: dict[str, Any] = {"models": models}
     partners = None if card.strategy is None else STRATEGIES[card.strategy].partners
     if card.partner is not None and partners is not None:

@@ -30,7 +30,7 @@ from motet.training.policies.requirements import (
 )
 from motet.training.policies.through import TokenId, through_plan, views_of
 from motet.training.policy import ClassPrompts
-from motet.training.recipe import TRAINED, VALIDATION, Checkpoint, Fresh, Half, Lora, Recipe
+from motet.training.recipe import TRAINED, VALIDATION, Checkpoint, Fresh, Half, Lora, Recipe, SoftPrompt
 from motet.training.run.errors import RunError
 from motet.training.run.identity import data_hash, models_hash, recipe_hash
 from motet.training.run.sources import locate, resolve_root, source_problems
@@ -170,13 +170,24 @@ def _validation_problems(validation: TokenDataset | None, datasets: Mapping[str,
 
 def _tuning_problems(recipe: Recipe) -> Iterator[str]:
     tuning, steps = recipe.tuning, recipe.schedule.steps
-    if isinstance(tuning, Lora) and not tuning.merge:
+    if tuning.writes_adapter:
         if isinstance(recipe.model, Fresh):
             yield "tuning.type: an adapter on random weights is of no use alone; set tuning.type=full"
         elif recipe.model.layers is not None:
-            yield "tuning.merge: must be true where model.layers cuts the base: an adapter needs its base as it was"
+            way = "tuning.merge: must be true" if isinstance(tuning, Lora) else "tuning.type: must be another one"
+            yield f"{way} where model.layers cuts the base: an adapter needs its base as it was"
+    if isinstance(tuning, SoftPrompt):
+        yield from _soft_prompt_problems(recipe)
     if isinstance(tuning, Half) and steps is not None and tuning.rounds > steps:
         yield f"tuning.rounds: {tuning.rounds} rounds do not fit into {steps} steps"
+
+
+def _soft_prompt_problems(recipe: Recipe) -> Iterator[str]:
+    objective = recipe.objective
+    if objective.rounds_begin_as is not None:
+        yield "tuning.type: each round of self-play begins with the weights of the last; allowed: lora, full, half"
+    if objective.head_spec is not None:
+        yield f"tuning.type: the head of {objective.type!r} is served beside whole models; allowed: lora, full, half"
 
 
 def _model_problems(recipe: Recipe, root: Path) -> Iterator[str]:

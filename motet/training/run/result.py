@@ -19,7 +19,7 @@ from motet.experts.bundle import BUNDLE, ExpertBundle, ModelReference, write_bun
 from motet.experts.fingerprints import fingerprint
 from motet.models.ends import end_token_ids
 from motet.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, HEAD, WEIGHTS
-from motet.training.recipe import Checkpoint, Recipe
+from motet.training.recipe import Checkpoint, Recipe, SoftPrompt
 from motet.training.run.checkpoint import sync
 from motet.training.run.errors import RunError
 from motet.training.run.models import quiet
@@ -46,6 +46,7 @@ def make_bundle(
         data_hash=data_hash,
         seed=recipe.seed,
         head=recipe.objective.head_spec,
+        virtual_tokens=recipe.tuning.tokens if isinstance(recipe.tuning, SoftPrompt) else None,
         **_card(recipe),
     )
 

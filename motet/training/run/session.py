@@ -122,14 +122,15 @@ class Session:
             raise RunError([f"model: {problem}" for problem in error.problems]) from error
         base = relative_base(source, prepared.root, output) if isinstance(source, Checkpoint) else ""
         torch.manual_seed(recipe.seed)
-        tuned = prepare_tuning(model, recipe.tuning, base=base).to(self.device).train()
+        tuned = prepare_tuning(model, recipe.tuning, base=base, tokenizer=prepared.tokenizer)
+        tuned = tuned.to(self.device).train()
         self.recomputation: Recomputation = choose(recipe.gradient_checkpointing, model, _tokens_at_once(prepared))
         apply(self.recomputation, model)
         return tuned
 
     def _base_dtype(self) -> torch.dtype | None:
         """Trained parameters are read as float32, the base of an adapter in its own type."""
-        return None if self.recipe.tuning.type == "lora" else torch.float32
+        return None if self.recipe.tuning.type in ("lora", "soft_prompt") else torch.float32
 
     def _policies(self) -> Policies:
         recipe, prepared = self.recipe, self.preparation

@@ -11,7 +11,7 @@ import torch
 
 from motet.training.loop import Step, TrainingDivergedError, finite
 from motet.training.policies.requirements import plays_rounds
-from motet.training.recipe import Lora, Recipe
+from motet.training.recipe import Recipe
 from motet.training.run.checkpoint import CheckpointFolder, Position
 from motet.training.run.errors import RunError
 from motet.training.run.folder import TEACHER, Existing, RunFolder
@@ -214,11 +214,10 @@ class _Run:
     def _write(self) -> None:
         session, recipe, output = self._session, self._session.recipe, self._folder.path
         prepared = session.preparation
-        adapter = isinstance(recipe.tuning, Lora) and not recipe.tuning.merge
         told = self._watch is not None and self._tell_end is not None
         if self._watch is not None and told:
             self._watch.look(self._steps)  # before adapters are merged: references are the model without them
-        model = session.model if adapter else merged(session.model)
+        model = session.model if recipe.tuning.writes_adapter else merged(session.model)
         bundle = make_bundle(recipe, output, prepared.root, prepared.tokenizer, prepared.identity["data"])
         files = write_result(output, model, session.head, prepared.tokenizer, bundle, prepared.ends)
         self._folder.finish(files)

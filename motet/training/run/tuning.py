@@ -1,35 +1,55 @@
-"""Which parameters a run trains: all of them, a share in rounds, or low-rank adapters."""
+"""Which parameters a run trains: all of them, a share in rounds, low-rank adapters, or a soft prompt."""
 
 from __future__ import annotations
 
 import random
 import warnings
 from collections.abc import Mapping
+from itertools import cycle, islice
 from typing import Any, cast
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from motet.experts.merging import merge
-from motet.training.recipe import Full, Half, Lora
+from motet.training.policies.soft_prompt import SoftPromptModel
+from motet.training.recipe import Half, Lora, SoftPrompt, Tuning
 from motet.training.run.errors import RunError
 
 
-def prepare(model: PreTrainedModel, tuning: Lora | Full | Half, *, base: str) -> nn.Module:
-    """The module to be trained: `model` itself, or a PEFT model around it. What is trained becomes float32.
+def prepare(
+    model: PreTrainedModel, tuning: Tuning, *, base: str, tokenizer: PreTrainedTokenizerBase | None = None
+) -> nn.Module:
+    """The module to be trained: `model` itself, a PEFT model around it, or one with a soft prompt in front of it. What
+    is trained becomes float32.
 
     Args:
         model: as loaded; changed in place.
         tuning: the recipe's.
         base: what an adapter's configuration calls the model that it belongs to.
+        tokenizer: of a soft prompt that begins as a text.
 
     Raises:
-        RunError: adapter targets that the model does not have.
+        RunError: adapter targets that the model does not have, a text without tokens.
     """
     if isinstance(tuning, Lora):
         return _with_adapter(model, tuning, base)
+    if isinstance(tuning, SoftPrompt):
+        ids = _first_ids(tuning, cast(Any, model.config).get_text_config().vocab_size, tokenizer)
+        return SoftPromptModel(model, model.get_input_embeddings()(ids), base)
     return model.requires_grad_(True).float()
+
+
+def _first_ids(tuning: SoftPrompt, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
+    """(P,) tokens as whose embeddings a soft prompt begins."""
+    if tuning.text is None:
+        return torch.randint(0, vocab_size, (tuning.tokens,))
+    assert tokenizer is not None
+    ids = cast("list[int]", cast(Any, tokenizer).encode(tuning.text, add_special_tokens=False))
+    if not ids:
+        raise RunError(f"tuning.text: {tuning.text!r} is no token")
+    return torch.tensor(list(islice(cycle(ids), tuning.tokens)))
 
 
 def _with_adapter(model: PreTrainedModel, tuning: Lora, base: str) -> nn.Module:

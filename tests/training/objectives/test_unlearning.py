@@ -20,6 +20,7 @@ from motet.training.objectives.unlearning import (
     GradientDifference,
     NegativePreference,
     Refusal,
+    SoftUnlearning,
     negative_preference,
 )
 from motet.training.policy import Policies
@@ -74,6 +75,16 @@ def test_refusal_with_and_without_retain() -> None:
     assert alone == pytest.approx(NLL_FORGET, abs=1e-12)
     both = Refusal(retain_weight=0.5).loss(policies, {"refusals": FORGET, "retain": RETAIN}).total.item()
     assert both == pytest.approx(NLL_FORGET + NLL_RETAIN / 2, abs=1e-12)
+
+
+def test_soft_unlearning_reads_the_retained_answers_once() -> None:
+    kl = 0.8 * math.log(0.8 / 0.5) + 2 * 0.1 * math.log(0.1 / 0.25)
+    data = {"refusals": FORGET, "retain": RETAIN}
+    loss = SoftUnlearning(retain_weight=2.0, kl_weight=3.0).loss(Policies(trained(), reference()), data)
+    assert loss.total.item() == pytest.approx(NLL_FORGET + 2 * NLL_RETAIN + 3 * kl / 2, abs=1e-12)
+    assert {name: part.item() for name, part in loss.parts.items()} == pytest.approx(
+        {"refusals": NLL_FORGET, "retain": NLL_RETAIN, "kl": kl / 2}, abs=1e-12
+    )
 
 
 def test_negative_preference_by_hand() -> None:
