@@ -20,7 +20,7 @@ from motet.engines.drawn import is_drawn, voice_at
 from motet.engines.outputs import TokenOutput
 from motet.engines.torch import EngineCore, EngineSettings, Member, TorchEngine, memory
 from motet.engines.torch import choice as choices
-from motet.engines.torch.choice import StreamState
+from motet.engines.torch.stream import StreamState
 from tests.engines.conftest import PlainLoop
 from tests.engines.test_exactness import plan_of, request_for
 from tests.engines.test_speculation import NEAR, Turns, answered, assert_alike, engine_with

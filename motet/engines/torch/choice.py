@@ -18,53 +18,11 @@ from motet.engines.base import GenerationRequest, Matcher, common_width, ends_of
 from motet.engines.decoding import AllowedTokens
 from motet.engines.drawn import alone, is_drawn, voice_at
 from motet.engines.outputs import FinishReason
-from motet.engines.torch.cache import Slot
-from motet.engines.torch.model import Member
 from motet.engines.torch.repeats import Repeats
 from motet.engines.torch.soft_prompts import Model
+from motet.engines.torch.stream import StreamState
 
 MOST_BEHIND = 8  # tokens that a stream which is not drawn stays behind: so many cost little more than one
-
-
-@dataclass(slots=True, eq=False)
-class StreamState:
-    """One stream of a choice: its member, its own context, and its slot once admitted.
-
-    `judged`: how many tokens at the end of its context the plan's rule must know the log-probs of. The first
-    `num_virtual` tokens of the context are a soft prompt's.
-    """
-
-    member: Member
-    context: list[int]
-    slot: Slot | None = None
-    judged: int = 0
-    num_virtual: int = 0
-
-    @property
-    def prompt(self) -> list[int]:
-        """The context without what stands for a soft prompt."""
-        return self.context[self.num_virtual :]
-
-    @property
-    def computed(self) -> int:
-        """Tokens whose keys and values are in the slot."""
-        return len(self.slot.tokens) if self.slot else 0
-
-    def missing(self, position: int) -> int:
-        """Tokens still to be computed before the one that the distribution of this position stands behind, which is fed
-        together with all streams: those of the context, and shared ones that a preempted stream has lost."""
-        return max(0, len(self.context) + position - 1 - self.computed)
-
-    @property
-    def reusable(self) -> int:
-        """Tokens that another stream's slot may spare this one. A judged token is computed whatever is cached: keys and
-        values do not tell its log-prob."""
-        return len(self.context) - 1 - self.judged
-
-    def judged_rows(self, count: int) -> int:
-        """How many of the next `count` tokens yield the distribution of a judged one."""
-        end = min(self.computed + count, len(self.context) - 1)
-        return max(0, end - max(self.computed, self.reusable))
 
 
 @dataclass(slots=True, eq=False)

@@ -15,11 +15,12 @@ from motet.composers.rules import RoutedRule
 from motet.engines.decoding import Answer, decode_rows
 from motet.engines.drafts import NGRAM
 from motet.engines.torch.cache import Slot
-from motet.engines.torch.choice import Choice, Round, StreamState
+from motet.engines.torch.choice import Choice, Round
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.repeats import LENGTHS
 from motet.engines.torch.rows import Ahead
 from motet.engines.torch.step import ints
+from motet.engines.torch.stream import StreamState
 from motet.engines.torch.work import Work
 from motet.kernels.decode import Kernels, compose_restricted, decode
 from motet.kernels.logits import Logits

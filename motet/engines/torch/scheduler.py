@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from motet.engines.base import GenerationRequest, RequestTooLarge
 from motet.engines.drafts import OFF, Speculation
-from motet.engines.torch.choice import Choice, StreamState
+from motet.engines.torch.choice import Choice
 from motet.engines.torch.memory import Memory, Places
 from motet.engines.torch.soft_prompts import Model, members_of
+from motet.engines.torch.stream import StreamState
 from motet.engines.torch.tempo import LEAST_CHUNK, Allowance, Tempo
 from motet.engines.torch.work import Work, next_work
 

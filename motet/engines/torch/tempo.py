@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from motet.engines.torch.choice import StreamState
 from motet.engines.torch.model import Member
+from motet.engines.torch.stream import StreamState
 
 FINISHING = (
     0.25  # of an ordinary step: what a prompt may take in addition if it ends in this step, and its answer begins

@@ -15,7 +15,7 @@ from motet.training.run.watch import Look
 
 NOTHING_LEARNT = 0.01  # share of its beginning by which a loss must fall
 SHOWN = 160  # characters of prompts and answers
-LARGER = "large"
+LARGER, UNTUNED = "large", "untuned"
 
 
 def outcome(recipe: Recipe, root: Path, output: Path, files: Sequence[str], looks: Sequence[Look]) -> Iterator[str]:
@@ -90,13 +90,15 @@ def operator_lines(recipe: Recipe, root: Path, output: Path) -> list[str]:
     name, card = recipe.name or output.name, recipe.expert
     models: dict[str, Any] = {name: {"path": str(output.absolute())}}
     if isinstance(recipe.tuning, SoftPrompt) and isinstance(recipe.model, Checkpoint):
-        models["base"] = {"path": locate(recipe.model.path, root)}  # in front of which it stands
+        behind = locate(recipe.model.path, root)
+        models[name]["base"] = UNTUNED if card.partner is not None and locate(card.partner, root) == behind else "plain"
+        models[models[name]["base"]] = {"path": behind}
     tree: dict[str, Any] = {"models": models}
     partners = None if card.strategy is None else STRATEGIES[card.strategy].partners
     if card.partner is not None and partners is not None:
         expert, partner = partners
-        models["untuned"] = {"path": locate(card.partner, root)}
-        roles = {expert: name, partner: "untuned"}
+        models[UNTUNED] = {"path": locate(card.partner, root)}
+        roles = {expert: name, partner: UNTUNED}
         if "base" not in roles:
             models[LARGER] = {"path": _larger(recipe, root)}
             roles = {"base": LARGER, **roles}

@@ -58,7 +58,7 @@ async def test_what_is_trained_is_served(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "models.yaml"
     file.write_text("\n".join(line[13:] for line in told if line.startswith(" " * 13)))
     tree = yaml.safe_load(file.read_text())
-    assert list(tree["models"]) == ["prompt", "base"]
+    assert list(tree["models"]) == ["prompt", "plain"]
     engine, registry = load_engine(load(file))
     assert registry.card("prompt")["expert"]["role"] == "base"
     params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
