@@ -87,7 +87,7 @@ def load_models(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from motet.engines.torch import ModelLoadError
+    from motet.engines.torch import ModelLoadError, SoftPrompt
 
     disable_progress_bar()
     settings = configuration.settings
@@ -104,6 +104,9 @@ def load_models(
         except (BundleError, ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
     if problems:
+        for model in loaded.values():
+            if isinstance(model, SoftPrompt):  # what it stands in front of may stay
+                model.forget()
         raise ConfigError(problems)
     return loaded
 

@@ -67,7 +67,8 @@ class Model:
 
     @property
     def size(self) -> int:
-        return self.info.num_parameters
+        """Parameters; a soft prompt has none of its own that count."""
+        return self.info.num_parameters if self.info.backbone is None else 0
 
     @property
     def card(self) -> ExpertBundle | None:
@@ -102,7 +103,7 @@ class Scaffold:
             families.setdefault(model.fingerprint, []).append(model.name)
         if len(families) > 1:
             yield APART.format(families="; ".join(" and ".join(names) for names in families.values()))
-        first = self.models[0].name
+        first = next(model.name for model in self.models if model.info.backbone is None)
         yield ALONE.format(name=f"{first}-dola", base=first)
 
 

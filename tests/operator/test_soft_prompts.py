@@ -23,6 +23,7 @@ from motet.operator.file import ConfigError, load
 from motet.operator.loading import load_engine
 from motet.operator.loading_vllm import inspect
 from motet.operator.preflight import prepare
+from motet.operator.reload import reloaded
 from motet.operator.sources import find_sources
 from motet.server.app import create_app
 from motet.server.service import Service
@@ -133,6 +134,21 @@ async def test_what_a_role_keeps_of_its_text_and_where_contexts_end(models: Path
         refused = await client.post("/v1/completions", json={"model": "tuned", "prompt": [5] * room, "max_tokens": 1})
         assert refused.status_code == 400
         assert str(room) in refused.json()["error"]["message"]
+
+
+async def test_it_comes_and_goes_with_the_file(models: Path) -> None:
+    large, tuned = {"large": {"path": "large"}}, {"tuned": {"path": "tuned"}}
+    configuration = load(write(models, large))
+    engine, registry = load_engine(configuration)
+    write(models, large | tuned)
+    found = reloaded(configuration, registry, engine)
+    assert (found.loaded, engine.models["tuned"].backbone) == (("tuned",), "large")
+    assert found.registry.card("tuned")["parent"] == "large"
+    with pytest.raises(ConfigError, match=r"models\.tuned: a soft prompt stands in front of a model of the operator's"):
+        reloaded(configuration, found.registry, engine, without={"large"})
+    write(models, large)
+    assert reloaded(configuration, found.registry, engine).unloaded == ("tuned",)
+    await engine.close()
 
 
 def refused(folder: Path, models: dict[str, Any], **more: Any) -> str:

@@ -112,7 +112,7 @@ MISSING: Mapping[str, Foreign] = {
     "suffix": Foreign(LEAVE),
     "input_prefix": Foreign(LEAVE),
     "input_suffix": Foreign(LEAVE),
-    "prompt_embeds": Foreign(LEAVE),
+    "prompt_embeds": Foreign("A soft prompt is a model of the operator's file: name it as 'model'."),
     "input_embeds": Foreign(LEAVE),
     "documents": Foreign(LEAVE),
     "mm_processor_kwargs": Foreign(LEAVE),
