@@ -27,6 +27,7 @@ from tests.engines.test_rules import run, text_of
 from tests.tiny import MAKERS
 
 TOKENS = 11
+ANSWER = 3
 BACKBONES = {"one": "llama", "two": "llama", "windowed": "mistral", "scaled": "gemma", "placed": "gpt2"}
 COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ("one", {"strategy": "mixture", "members": ["one", {"model": "two", "weight": 0.4}]}),
@@ -76,10 +77,10 @@ async def engine(members: Mapping[str, Member], prompts: Mapping[str, SoftPrompt
 
 
 def request_for(plan: Plan, seed: int, **sampling: Any) -> GenerationRequest:
-    """All streams read one text; seven tokens are scored, then some are drawn."""
-    params: dict[str, Any] = {"max_tokens": 6, "temperature": 0.0, "ignore_eos": True, **sampling}
+    """All streams read one text; some tokens are scored, then some are drawn."""
+    params: dict[str, Any] = {"max_tokens": ANSWER, "temperature": 0.0, "ignore_eos": True, **sampling}
     contexts = (text_of(seed, 13),) * len(plan.streams)
-    return GenerationRequest(f"r{seed}", plan, contexts, SamplingParams(**params), text_of(seed + 50, 7))
+    return GenerationRequest(f"r{seed}", plan, contexts, SamplingParams(**params), text_of(seed + 50, 4))
 
 
 def plan_of(base: str, composition: dict[str, Any]) -> Plan:
@@ -91,7 +92,7 @@ async def test_a_mixed_batch_is_transformers_over_the_embeddings(engine: TorchEn
     requests = [request_for(plan, seed) for seed, plan in enumerate(plans)]
     answers = await asyncio.gather(*(run(engine, request) for request in requests))
     for request, outputs in zip(requests, answers, strict=True):
-        assert_same(outputs, plain.greedy(request.plan, request.contexts, request.forced, 6))
+        assert_same(outputs, plain.greedy(request.plan, request.contexts, request.forced, ANSWER))
     forwards = engine.stats().forward_seconds
     assert not forwards.keys() & BACKBONES.keys(), "the streams of a backbone were not rows of its own forward"
 
@@ -124,7 +125,7 @@ async def test_a_cached_prefix_is_the_soft_prompts_own(engine: TorchEngine, plai
         for request in requests:
             generation = engine.generate(request)
             outputs = [output async for output in generation]
-            assert_same(outputs, plain.greedy(request.plan, request.contexts, request.forced, 6))
+            assert_same(outputs, plain.greedy(request.plan, request.contexts, request.forced, ANSWER))
             assert generation.cached_tokens == (len(request.contexts[0]) - 1 if again else 0)
     salted = [SimpleNamespace(salt=salt) for salt in ("", "other")]
     hits: list[int] = []
@@ -167,7 +168,7 @@ async def test_it_comes_and_goes_while_others_answer(
     held = dict(member.virtual)
     engine.attach(soft_prompt("late", member, rows_for("two", member)))
     request = request_for(single("late"), 2)
-    expected = plain.greedy(single("two"), request.contexts, request.forced, 6)
+    expected = plain.greedy(single("two"), request.contexts, request.forced, ANSWER)
     task = asyncio.create_task(run(engine, request))
     await asyncio.sleep(0)
     engine.detach("late", after=0.0)  # what reads it already goes on

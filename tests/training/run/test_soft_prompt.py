@@ -35,7 +35,7 @@ def spul(output: Path, **changes: Any) -> Recipe:
         "data": data,
         "batch": {"rows": 4, "packing": "fit", "max_length": 64},
         "optimizer": {"type": "adamw", "lr": 0.05},
-        "schedule": {"steps": 12, "warmup": 0},
+        "schedule": {"steps": 6, "warmup": 0},
         "expert": {"role": "base"},
     }
     return recipe(output, **sections | changes)
