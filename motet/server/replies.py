@@ -21,6 +21,7 @@ from motet.server.query import Query
 from motet.server.service import Service
 from motet.server.shapes.requests import StreamOptions
 from motet.server.text import ChoiceText, TextPiece
+from motet.server.trials import trials_of
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,11 @@ class Reply:
         self.created = int(time.time())
         self.owners = [job for job in jobs for _ in range(job.request.n)]
         self.choices = [ChoiceText(job, self.show) for job in self.owners]
+        self.trials = trials_of(jobs)
+        self.metrics = service.metrics
         self.meters = [Meter(service.metrics, job.plan.strategy) for job in self.owners]
         self.generations = Generations(service.engine, jobs, service.turns)
+        self.running = [(job, i * job.request.n) for i, job in enumerate(jobs)]  # with the number of its first choice
         for job in jobs:
             service.metrics.prompt_tokens.labels(job.plan.strategy).inc(job.num_prompt_tokens)
 
@@ -58,36 +62,86 @@ class Reply:
         Raises:
             EngineError: the engine failed on one of the jobs.
         """
-        for number, choice in enumerate(self.choices):
-            if (piece := choice.opening()) is not None:
+        for number in range(len(self.choices)):
+            for piece in self._opened(number):
                 yield number, piece
         if self._finished():
             return
+        last = time.monotonic()
         async for event in self.generations.outputs(idle_seconds):
-            if event is None:
+            found = [] if event is None else self._read(*event)
+            is_idle = not found and idle_seconds is not None and time.monotonic() - last > idle_seconds
+            if event is None or is_idle:  # much may be computed before anything can be told
+                last = time.monotonic()
                 yield None
-            elif (numbered := self._read(*event)) is not None:
+            for numbered in found:
+                last = time.monotonic()
                 yield numbered
                 if numbered[1].finish and self._finished():
                     return
 
+    def _opened(self, number: int) -> list[TextPiece]:
+        """What is known of a choice before its first output, and may be told."""
+        piece, trial = self.choices[number].opening(), self.trials.get(number)
+        if piece is not None and trial is not None and trial.sure is None:
+            trial.hold(piece)
+            return []
+        return [] if piece is None else [piece]
+
     def _finished(self) -> bool:
         return all(choice.finished for choice in self.choices)
 
-    def _read(self, index: int, output: TokenOutput) -> Numbered | None:
-        number = index * self.jobs[index].request.n + output.choice
-        choice = self.choices[number]
-        if choice.finished:  # computed before the stop reached the engine
-            return None
+    def _read(self, index: int, output: TokenOutput) -> list[Numbered]:
+        """What may be told with this output of job `index` of those that run."""
+        job, first = self.running[index]
+        number = first + output.choice
+        choice, trial = self.choices[number], self.trials.get(number)
+        if choice.finished or job is not self.owners[number]:  # computed before the stop reached the engine
+            return []
         if output.choice == 0 and self.meters[number].is_new:
             self.meters[number].queued(self.generations.queued_of(index))
-        self.meters[number].observe(output)
         piece = choice.read(output)
+        pieces = [] if piece is None else [piece]
+        if trial is not None and trial.sure is None:
+            for one in pieces:
+                trial.hold(one)
+            trial.weigh(output, finished=choice.finished)
+            if not trial.sure:
+                return [] if trial.sure is None else self._given_up(index, number, output)
+            pieces = trial.released()
+            self._judged(index)
+        self.meters[number].observe(output)
         if choice.finished and output.finish is None:
             self.generations.stop(index, output.choice)
         if choice.finished:
             self.meters[number].ended(choice.num_tokens, output.finish or "stop")
-        return None if piece is None else (number, piece)
+        return [(number, piece) for piece in pieces]
+
+    def _given_up(self, index: int, number: int, output: TokenOutput) -> list[Numbered]:
+        """Another answers this choice anew; nothing was told of it yet."""
+        trial = self.trials[number]
+        if output.finish is None:
+            self.generations.stop(index, output.choice)
+        trial.released()
+        trial.num_discarded = self.choices[number].num_tokens
+        self.metrics.generation_tokens.labels(trial.first.plan.strategy).inc(trial.num_discarded)
+        self.owners[number], self.choices[number] = trial.anew, ChoiceText(trial.anew, self.show)
+        self._judged(index)
+        return [(number, piece) for piece in self._opened(number)]
+
+    def _judged(self, index: int) -> None:
+        """One more choice of a job is judged: with the last, those that were not sure are answered anew, together, so
+        that each draws as it would have drawn for that model alone."""
+        job, first = self.running[index]
+        trials = [self.trials[first + choice] for choice in range(job.request.n)]
+        if any(trial.sure is None for trial in trials):
+            return
+        for trial in trials:
+            self.metrics.cascade_answers.labels(trial.answerer.plan.streams[0].role).inc()
+        lost = [trial.index for trial in trials if not trial.sure]
+        if lost:
+            self.generations.start(trials[0].anew, lost)
+            self.running.append((trials[0].anew, first))
 
     async def collect(self) -> list[dict[str, Any]]:
         """All choices, whole.
@@ -186,7 +240,9 @@ class Reply:
         return usage(self.prompt_tokens, self.answer_tokens, cached, thought)
 
     def _extension(self, jobs: Sequence[Job]) -> dict[str, Any]:
-        return extension(jobs, traced=self.show.trace is not None)
+        """`jobs`: of `self.jobs`."""
+        trials = [(self.index(number), trial) for number, trial in self.trials.items() if trial.first in jobs]
+        return extension(jobs, traced=self.show.trace is not None, trials=trials)
 
     @property
     def prompt_tokens(self) -> int:
@@ -195,6 +251,13 @@ class Reply:
     @property
     def answer_tokens(self) -> int:
         return sum(choice.num_tokens for choice in self.choices)
+
+    @property
+    def spent_tokens(self) -> int:
+        """Tokens of the answers, of those that were given up, and of prompts that were read for others in their
+        place."""
+        read = sum(job.num_prompt_tokens for job, _ in self.running[len(self.jobs) :])
+        return self.answer_tokens + sum(trial.num_discarded for trial in self.trials.values()) + read
 
 
 def thought_tokens(jobs: Sequence[Job], choices: Sequence[ChoiceText]) -> int | None:
