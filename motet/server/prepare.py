@@ -89,7 +89,8 @@ class Job:
 
     @property
     def base(self) -> str:
-        return self.plan.streams[0].model
+        """Of the composition, which answers anew where whole answers are judged."""
+        return self.sides[-1].plan.streams[0].model
 
     @property
     def syntax(self) -> Syntax:

@@ -542,12 +542,17 @@ class Causal(Strategy):
 
 @dataclass(frozen=True, kw_only=True)
 class Cascade(Strategy):
-    """`z = L_small` where the small model is sure of the token, else `L_base`
+    """`z = L_small` where the small model is sure, of the token or of its whole answer, else `L_base`
 
     Speculative Decoding with Big Little Decoder (Kim et al. 2023, arXiv:2302.07863): its fallback, by the largest
     probability. Confident Adaptive Language Modeling (Schuster et al. 2022, arXiv:2207.07061): the lead of that over
-    the second. Roles: the base is the large model, `small` the one that answers as long as it is sure. Both compute
-    every token. The trace's `alpha` is the small model's share of the token, 1 or 0.
+    the second. Roles: the base is the large model, `small` the one that answers as long as it is sure. Per token both
+    compute every token, and the trace's `alpha` is the small model's share of the token, 1 or 0.
+
+    Per request the small model writes the whole answer alone, and the large one another where that was not sure:
+    Language Model Cascades: Token-level uncertainty and beyond (Gupta et al. 2024, arXiv:2404.10136). How sure it was
+    of each token is read after the request's masks, before biases, penalties and the request's temperature, up to the
+    answer's end, which counts. Every choice is judged by itself.
     """
 
     strategy = "cascade"
@@ -558,6 +563,14 @@ class Cascade(Strategy):
     threshold: float | None = None
     """It is sure from this on, 0.7 unless given, `margin` 0.5; with `entropy` up to this, 1 nat unless given. (≥ 0, ≤
     100)"""
+    per: Literal["token", "request"] = "token"
+    """What it must be sure of: of each token that it writes, or of its whole answer."""
+    aggregate: Literal["mean", "sum", "quantile", "first"] | None = None
+    """Per request, what the tokens' measures make of the answer: their `mean` unless given (of `max_prob` the geometric
+    one), their `sum` (of `max_prob` the product, the whole answer's probability), a `quantile` of them, or the `first`
+    token's."""
+    quantile: float | None = None
+    """Which quantile, 0 unless given: 0 is the least sure token, 1 the surest. (≥ 0, ≤ 1)"""
 
 
 @dataclass(frozen=True, kw_only=True)
