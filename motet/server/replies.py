@@ -236,7 +236,7 @@ class Reply:
 
     def usage(self) -> dict[str, Any]:
         """What the client sent, once per job, and all generated tokens."""
-        cached, thought = self.generations.cached_tokens, thought_tokens(self.owners, self.choices)
+        cached, thought = self.generations.cached_tokens, thought_tokens(self.owners, self._told)
         return usage(self.prompt_tokens, self.answer_tokens, cached, thought)
 
     def _extension(self, jobs: Sequence[Job]) -> dict[str, Any]:
@@ -250,14 +250,21 @@ class Reply:
 
     @property
     def answer_tokens(self) -> int:
-        return sum(choice.num_tokens for choice in self.choices)
+        return sum(choice.num_tokens for choice in self._told)
+
+    @property
+    def _told(self) -> list[ChoiceText]:
+        """The choices that are on no trial."""
+        held = {number for number, trial in self.trials.items() if trial.sure is None}
+        return [choice for number, choice in enumerate(self.choices) if number not in held]
 
     @property
     def spent_tokens(self) -> int:
         """Tokens of the answers, of those that were given up, and of prompts that were read for others in their
         place."""
         read = sum(job.num_prompt_tokens for job, _ in self.running[len(self.jobs) :])
-        return self.answer_tokens + sum(trial.num_discarded for trial in self.trials.values()) + read
+        written = sum(choice.num_tokens for choice in self.choices)
+        return written + sum(trial.num_discarded for trial in self.trials.values()) + read
 
 
 def thought_tokens(jobs: Sequence[Job], choices: Sequence[ChoiceText]) -> int | None:
@@ -265,41 +272,3 @@ def thought_tokens(jobs: Sequence[Job], choices: Sequence[ChoiceText]) -> int | 
     if not any(job.syntax.tags for job in jobs):
         return None
     return sum(choice.num_thought for choice in choices)
-
-
-class ComparisonReply(Reply):
-    """A reply whose choices belong to candidates: candidate i has the choices of job i."""
-
-    def __init__(self, service: Service, query: Query, jobs: Sequence[Job]) -> None:
-        super().__init__(service, query, jobs)
-        self.names = [target.model or job.base for target, job in zip(query.targets, jobs, strict=True)]
-        self.labels = [label or name for label, name in zip(query.labels or (), self.names, strict=True)]
-
-    def _candidate_of(self, number: int) -> int:
-        return number // self.jobs[0].request.n
-
-    def index(self, number: int) -> int:
-        return number % self.jobs[0].request.n
-
-    def chunk_head(self, number: int) -> dict[str, Any]:
-        candidate = self._candidate_of(number)
-        own = {"candidate": candidate, "label": self.labels[candidate], "model": self.names[candidate]}
-        return {"id": self.id, "object": "comparison.chunk", "created": self.created} | own
-
-    def last_chunk(self) -> dict[str, Any]:
-        return self.chunk_head(0) | {"candidate": None, "label": None, "choices": [], "usage": self.usage()}
-
-    async def whole(self) -> dict[str, Any]:
-        choices = await self.collect()
-        n = self.jobs[0].request.n
-        grouped = [choices[i * n : (i + 1) * n] for i in range(len(self.jobs))]
-        candidates = [self._entry(i, own) for i, own in enumerate(grouped)]
-        return {"id": self.id, "object": "comparison", "created": self.created, "candidates": candidates}
-
-    def _entry(self, index: int, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        job = self.jobs[index]
-        own = self.choices[index * job.request.n : (index + 1) * job.request.n]
-        said, thought = sum(choice.num_tokens for choice in own), thought_tokens([job], own)
-        used = usage(job.num_prompt_tokens, said, self.generations.cached_of(index), thought)
-        head = {"label": self.labels[index], "model": self.names[index], "choices": choices, "usage": used}
-        return head | {"motet": self._extension([job])}

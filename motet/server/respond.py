@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.server.comparisons import ComparisonReply
 from motet.server.http.headers import MAX_TOKENS, add_header
 from motet.server.http.sse import EventStream
 from motet.server.http.writing import encoded
 from motet.server.pondering import scored_tokens
 from motet.server.prepare import Job, prepare
 from motet.server.query import Query, ScoreQuery
-from motet.server.replies import ComparisonReply, Reply
+from motet.server.replies import Reply
 from motet.server.service import Reservation, Service
 from motet.server.shapes.requests import StreamOptions
 
