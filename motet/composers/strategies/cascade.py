@@ -28,7 +28,8 @@ class Cascade(RuleStrategy, frozen=True):
     Per request the small model writes the whole answer alone, and the large one another where that was not sure:
     Language Model Cascades: Token-level uncertainty and beyond (Gupta et al. 2024, arXiv:2404.10136). How sure it was
     of each token is read after the request's masks, before biases, penalties and the request's temperature, up to the
-    answer's end, which counts. Every choice is judged by itself.
+    answer's end, which counts. `aggregate` makes one number of them: of `max_prob` the `mean` is the geometric one, the
+    `sum` the product, which is the probability of a greedy answer. Every choice is judged by itself.
     """
 
     strategy: Literal["cascade"] = "cascade"
@@ -41,9 +42,7 @@ class Cascade(RuleStrategy, frozen=True):
     per: Literal["token", "request"] = "token"
     """What it must be sure of: of each token that it writes, or of its whole answer."""
     aggregate: Aggregate | None = None
-    """Per request, what the tokens' measures make of the answer: their `mean` unless given (of `max_prob` the geometric
-    one), their `sum` (of `max_prob` the product, the whole answer's probability), a `quantile` of them, or the `first`
-    token's."""
+    """What the tokens make of the answer, per request: their mean unless given, sum, quantile, or the first alone."""
     quantile: Quantile | None = None
     """Which quantile, 0 unless given: 0 is the least sure token, 1 the surest."""
 
