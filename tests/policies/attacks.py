@@ -131,12 +131,6 @@ COMPOSITIONS: Mapping[str, Body] = {
     "novelty": {"strategy": "novelty", "untuned": ERASER, "lambda": -1.0},
     "context-aware, weight 0": {"strategy": "context_aware", "without": {"prompt": "x"}, "alpha": 0.0},
     "hesitation over nothing": {"strategy": "hesitation", "share": 0.0, "mask": None},
-    "a cascade whose small model is never sure": {
-        "strategy": "cascade",
-        "per": "request",
-        "small": ERASER,
-        "threshold": 1.0,
-    },
     "an eraser that reads another prompt": unlearn(WEIGHT, {"model": ERASER, "prompt": "x"}),
     "guidance of scale 1": {"strategy": "guidance", "scale": 1.0},
 }
