@@ -14,6 +14,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
+from motet.composers.confidence import Confidence
 from motet.composers.plan import Plan
 from motet.composers.vocabulary import read_vocabulary
 from motet.engines.base import EngineError, EngineStopped, GenerationRequest, RequestTooLarge
@@ -176,8 +177,8 @@ class FakeChoice:
         named = [(token, float(composed[token])) for token in sampling.logprob_token_ids]
         top = tuple(sorted(named, key=lambda pair: -pair[1])) or _top(composed, sampling.top_logprobs)
         trace = self._trace(members, composed, token)
-        is_forced = position < len(forced)
-        return TokenOutput(self.index, token, float(composed[token]), is_forced, top, trace, finish)
+        is_forced, sure = position < len(forced), _confidence(composed, sampling.confidence)
+        return TokenOutput(self.index, token, float(composed[token]), is_forced, top, trace, finish, sure)
 
     def _member(self, k: int) -> Floats:
         stream = self._request.plan.streams[k]
@@ -240,6 +241,19 @@ class FakeChoice:
             composed_top=_top(composed, top),
             layers=tuple(own.layers[-1] for own in self._request.plan.exits),
         )
+
+
+def _confidence(logprobs: Floats, measure: Confidence | None) -> float | None:
+    second, first = np.sort(np.exp(logprobs))[-2:]
+    match measure:
+        case None:
+            return None
+        case "max_prob":
+            return float(first)
+        case "margin":
+            return float(first - second)
+        case "entropy":
+            return float(-np.sum(np.exp(logprobs) * logprobs))
 
 
 def _top(logprobs: Floats, count: int) -> tuple[tuple[int, float], ...]:

@@ -6,7 +6,7 @@ Both forms sample from the composition `novelty`, `z = L_expert − λ L_partner
 The plain form leaves the partner as it is. The iterative form trains a copy of the partner, after every round, on
 all that was generated so far: what was found once is novel no longer, and the next round looks elsewhere. Its
 optimiser is AdamW on the next-token loss of the generated tokens alone; a round ends when that loss has halved, or
-after `MAX_STEPS` steps.
+after `MAX_STEPS` steps. A copy that is kept stands in the partner's place wherever that is composed: served, too.
 """
 
 from __future__ import annotations
@@ -64,20 +64,29 @@ class Exploration:
     distinct_2: float
 
 
-def explore(pair: Pair, starts: Sequence[AuditContext], settings: AuditSettings, *, iterative: bool) -> Exploration:
-    """Samples from the contrast; sample i begins with start i modulo their number, in both forms."""
+def explore(
+    pair: Pair,
+    starts: Sequence[AuditContext],
+    settings: AuditSettings,
+    *,
+    iterative: bool,
+    kept: PreTrainedModel | None = None,
+) -> Exploration:
+    """Samples from the contrast; sample i begins with start i modulo their number, in both forms. `kept`: a copy of the
+    partner, which learns in the iterative form, from the last round as well."""
     rounds = settings.rounds if iterative else 1
-    partner, learner = pair.partner, pair.learner() if rounds > 1 else None
+    partner, learner = pair.partner, kept or (pair.learner() if rounds > 1 else None)
     found: list[tuple[int, int, tuple[int, ...]]] = []
     learning: list[Learning] = []
     for turn in range(rounds):
         own = range(turn * settings.samples // rounds, (turn + 1) * settings.samples // rounds)
         texts = _contrast(pair, partner, starts, own, settings)
         found += [(i % len(starts), turn, tokens) for i, tokens in zip(own, texts, strict=True) if tokens]
-        if learner is not None and turn + 1 < rounds and found:
+        is_last = turn + 1 == rounds
+        if learner is not None and found and (kept is not None or not is_last):
             pairs = [(starts[i].partner, tokens) for i, _, tokens in found]
             learning.append(_learn(learner, pairs, pair.vocab_size, settings.lr, turn))
-            partner = pair.learned(learner)
+            partner = partner if is_last else pair.learned(learner)
     samples = [_sample(pair, starts, *entry) for entry in found]
     samples.sort(key=lambda sample: -sample.gain)
     return Exploration(tuple(samples), tuple(learning), distinct([sample.tokens for sample in samples], 2))

@@ -73,6 +73,19 @@ class Pair:
         assert self.partner_origin is not None, "the pair was loaded from somewhere"
         return self.partner_origin.member(copy.deepcopy(learner))
 
+    def keep(self, learner: PreTrainedModel, folder: Path) -> None:
+        """Writes a copy, in float32, as a checkpoint that can be served or be the partner of another audit.
+
+        Raises:
+            AuditError: the folder holds something, or cannot be written.
+        """
+        check_empty(folder)
+        try:
+            learner.save_pretrained(folder)
+            self.tokenizer.hf.save_pretrained(str(folder))
+        except OSError as error:
+            raise AuditError([f"{folder} cannot be written: {error}"]) from error
+
     @property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end the expert's answers, and the partner's too."""
@@ -82,6 +95,12 @@ class Pair:
     def max_length(self) -> int:
         """Positions that both models have."""
         return min(self.expert.info.max_model_len, self.partner.info.max_model_len)
+
+
+def check_empty(folder: Path) -> None:
+    """Raises AuditError: there is something that a checkpoint would be written over."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AuditError([f"{folder} is there and holds something: name another folder"])
 
 
 def find_partner(expert: Path) -> Path:

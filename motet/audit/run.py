@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from transformers import PreTrainedModel
+
 from motet.audit.answers import Shifts, measure, off_topic
 from motet.audit.novelty import Exploration, explore
 from motet.audit.pair import Pair
@@ -58,11 +60,17 @@ def _share(values: Sequence[bool]) -> float:
     return sum(values) / len(values)
 
 
-def audit(pair: Pair, prompts: Sequence[AuditPrompt], settings: AuditSettings, log: Log = lambda _: None) -> Audit:
+def audit(
+    pair: Pair,
+    prompts: Sequence[AuditPrompt],
+    settings: AuditSettings,
+    log: Log = lambda _: None,
+    kept: PreTrainedModel | None = None,
+) -> Audit:
     """Compares an expert with its partner.
 
     Half of the contrastive samples begin with nothing, the others with the prompts in turn. `log` is called with what
-    is being done, a line each.
+    is being done, a line each. `kept`: a copy of the partner (`Pair.learner`), which learns what was found.
 
     Raises:
         AuditError: prompts that do not fit the models, patterns that are none; before anything is computed.
@@ -81,5 +89,5 @@ def audit(pair: Pair, prompts: Sequence[AuditPrompt], settings: AuditSettings, l
     log(f"{settings.samples} samples of the contrast")
     plain = explore(pair, starts, settings, iterative=False)
     log(f"{settings.samples} samples of the contrast in {settings.rounds} rounds of learning")
-    iterative = explore(pair, starts, settings, iterative=True)
+    iterative = explore(pair, starts, settings, iterative=True, kept=kept)
     return Audit(shifts, judged, tuple(names), plain, iterative)

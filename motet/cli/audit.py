@@ -20,6 +20,9 @@ Lambda = Annotated[float, typer.Option("--lambda", min=0, max=100, help="Weight 
 Alpha = Annotated[float, typer.Option(min=0, max=1, help="Plausibility of the contrast's tokens; 0 is off.")]
 Rate = Annotated[float, typer.Option("--lr", help="Learning rate of the partner's copy.")]
 Refusals = Annotated[list[str] | None, typer.Option("--refusal", help="A pattern of a refusal; may be repeated.")]
+Kept = Annotated[
+    Path | None, typer.Option(help="Folder for the partner's copy that has learned what was found, to be served.")
+]
 Seed = Annotated[int, typer.Option(help="Of the samples.")]
 
 
@@ -38,6 +41,7 @@ def audit(
     lr: Rate = 1e-4,
     refusal: Refusals = None,
     seed: Seed = 0,
+    keep_partner: Kept = None,
 ) -> None:
     """What did this expert learn? Sets it against the model that it was before its training, and writes report.md
     and report.json."""
@@ -55,17 +59,25 @@ def audit(
         refusals=tuple(refusal or ()),
     )
     try:
-        _run(expert, partner, prompts, out or expert / "audit", device, settings)
+        _run(expert, partner, prompts, out or expert / "audit", device, settings, keep_partner)
     except AuditError as error:
         for problem in error.problems:
             typer.echo(f"error: {problem}", err=True)
         raise typer.Exit(1) from None
 
 
-def _run(expert: Path, partner: Path | None, prompts: Path | None, out: Path, device: str, settings: Any) -> None:
+def _run(
+    expert: Path,
+    partner: Path | None,
+    prompts: Path | None,
+    out: Path,
+    device: str,
+    settings: Any,
+    keep: Path | None,
+) -> None:
     from transformers.utils.logging import disable_progress_bar
 
-    from motet.audit.pair import find_partner, load_pair
+    from motet.audit.pair import check_empty, find_partner, load_pair
     from motet.audit.prompts import read_prompts
     from motet.audit.report import write_report
     from motet.audit.run import audit as run
@@ -76,12 +88,18 @@ def _run(expert: Path, partner: Path | None, prompts: Path | None, out: Path, de
 
     disable_progress_bar()
     asked = read_prompts(prompts)
+    if keep is not None:
+        check_empty(keep)
     partner = partner or find_partner(expert)
     log(f"loading {expert} and {partner}")
     pair = load_pair(expert, partner, device)
     if pair.note:
         log(f"note: {partner} is not the partner that the bundle names: {pair.note}")
-    result = run(pair, asked, settings, log)
+    kept = None if keep is None else pair.learner()
+    result = run(pair, asked, settings, log, kept)
+    if keep is not None and kept is not None:
+        pair.keep(kept, keep)
+        log(f"what the partner learned: {keep}")
     try:
         files = write_report(out, expert.resolve().name, partner.resolve().name, pair, result, settings)
     except OSError as error:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from motet.composers.exits import Exit
@@ -26,6 +26,7 @@ from motet.composers.rules import (
     BudgetRule,
     DiscriminatorRule,
     DynamicRule,
+    EscalationRule,
     LinearRule,
     MixtureRule,
     RoutedRule,
@@ -199,6 +200,14 @@ class Plan:
         """The head that the base's model must have: what it reads for a token is part of the composition."""
         of = self.rule.of if isinstance(self.rule, AdaptiveRule) else None
         return "gate" if isinstance(self.rule, RoutedRule) else of
+
+    @property
+    def sides(self) -> tuple[Plan, Plan] | None:
+        """The plan that answers first and the one that answers anew, where whole answers are judged."""
+        if not isinstance(self.rule, EscalationRule):
+            return None
+        base, first, *_ = (replace(self, streams=(stream,), rule=LINEAR) for stream in self.streams)
+        return first, base
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:

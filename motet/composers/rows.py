@@ -14,6 +14,7 @@ from motet.composers.rules import (
     DiscriminatorRule,
     DivergenceRule,
     DynamicRule,
+    EscalationRule,
     LinearRule,
     MixtureRule,
     ReluRule,
@@ -76,7 +77,9 @@ def compose_rows(plans: Sequence[Plan], stream_rows: Sequence[Sequence[int]], li
 
 
 def rule_kind(rule: Rule) -> Kind:
-    """The kernels' number of a rule."""
+    """The kernels' number of a rule. Raises ValueError: the rule is of whole answers."""
+    if isinstance(rule, EscalationRule):
+        raise ValueError("a cascade per request composes no tokens: it is asked for one side at a time")
     return _KINDS[type(rule)]
 
 
@@ -142,7 +145,7 @@ def _params(rule: Rule) -> tuple[float, float, float]:
             return float(Measure[rule.measure.upper()]), rule.threshold, rule.share
         case SparseRule():
             return rule.agreement, 0.0, 0.0
-        case LinearRule() | AdaptiveRule() | MixtureRule():
+        case LinearRule() | AdaptiveRule() | MixtureRule() | EscalationRule():
             return 0.0, 0.0, 0.0
 
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from motet.composers.confidence import Confidence, Judge
 from motet.composers.schedule import Schedule
-
-Confidence = Literal["max_prob", "margin", "entropy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +117,14 @@ class CascadeRule:
 
 
 @dataclass(frozen=True, slots=True)
+class EscalationRule:
+    """No rule of a token: stream 1 writes an answer by itself, and where `judge` does not find it sure, stream 0 writes
+    another by itself. Whoever asks an engine asks it for one side at a time (`Plan.sides`)."""
+
+    judge: Judge
+
+
+@dataclass(frozen=True, slots=True)
 class SparseRule:
     """As `MixtureRule` where the streams disagree, else stream 0 alone (SAFE, Yun et al. 2025).
 
@@ -130,10 +137,10 @@ class SparseRule:
 
 # what a schedule scales is a parameter of these, not a weight
 Scalable = ReluRule | DiscriminatorRule | RoutedRule | AdaptiveRule | DivergenceRule | CascadeRule
-Rule = LinearRule | MixtureRule | SparseRule | DynamicRule | BudgetRule | Scalable
+Rule = LinearRule | MixtureRule | SparseRule | DynamicRule | BudgetRule | EscalationRule | Scalable
 LINEAR = LinearRule()
 MIN_STREAMS: dict[type, int] = {
-    **dict.fromkeys((ReluRule, RoutedRule, CascadeRule), 2),
+    **dict.fromkeys((ReluRule, RoutedRule, CascadeRule, EscalationRule), 2),
     **dict.fromkeys((DiscriminatorRule, DynamicRule, DivergenceRule), 3),
 }
 

@@ -1,7 +1,7 @@
 """What an engine is: the interface between the HTTP server and whatever computes tokens.
 
 Two engines give the same answers: `torch` (embedded) and `vllm` (scale-out). This module imports only the standard
-library, `composers.plan`, `drafts`, `outputs` and `models.info`.
+library, `composers.confidence`, `composers.plan`, `drafts`, `outputs` and `models.info`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from motet.composers.confidence import Confidence
 from motet.composers.plan import Plan
 from motet.engines.drafts import Speculation
 from motet.engines.outputs import EngineStats, StepTimes, TokenOutput
 from motet.models.info import ModelInfo
+
+# why no engine runs a cascade per request
+SIDES = "whole answers are judged: Motet's server asks for the small model's answer, and then for the large one's"
 
 
 class EngineError(Exception):
@@ -119,6 +123,17 @@ class SamplingParams:
     logprob_token_ids: tuple[int, ...] = ()  # those to report instead; `top_logprobs` is their number
     trace_top: int | None = None  # None: no trace; else alternatives before and after composition
     trace_members: bool = False  # the trace also tells `Voices`
+    confidence: Confidence | None = None  # how sure the reported distribution is, to be told with each token
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether what is reported is read off whole distributions, which a draw need not have written."""
+        return self.trace_members or self.confidence is not None
+
+    @property
+    def reports_more(self) -> bool:
+        """Whether a token is told with more than log-probs."""
+        return self.trace_top is not None or self.confidence is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,15 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from motet.composers.confidence import Confidence
 from motet.composers.plan import Plan
 from motet.composers.rows import Place, rule_places
 from motet.engines.base import Matcher, SamplingParams
 from motet.engines.outputs import TokenTrace
 from motet.engines.voices import voices_of
+from motet.kernels.cores import confidence
 from motet.kernels.decode import NO_END, Decoded, DecodeRows, Kernels, compose_restricted
-from motet.kernels.layout import BitMask, ComposeRows, SparseEdits, edits_or_none
+from motet.kernels.layout import BitMask, ComposeRows, Measure, SparseEdits, edits_or_none
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
 
@@ -165,8 +167,15 @@ def rule_edits(rows: Sequence[StepRow], like: Tensor) -> SparseEdits | None:
 
 
 def voiced_rows(kernels: Kernels, logits: Logits, rows: DecodeRows, asked: Iterable[bool]) -> Tensor | None:
-    """Composed log-probs (R, V) where any row's trace tells its voices: what draws need not have written them."""
+    """Composed log-probs (R, V) where any row reports what is read off them: what draws need not have written them."""
     return compose_restricted(kernels, logits, rows).logprobs if any(asked) else None
+
+
+def confidence_of(composed: Tensor | None, row: int, measure: Confidence | None) -> float | None:
+    """How sure the row's distribution is, of the composed log-probs (R, V) from `voiced_rows`; None: nobody asks."""
+    if measure is None or composed is None:
+        return None
+    return float(confidence(composed[row : row + 1], torch.tensor([Measure[measure.upper()]], device=composed.device)))
 
 
 def trace_of(

@@ -56,7 +56,8 @@ class TokenTrace:
 @dataclass(frozen=True, slots=True)
 class TokenOutput:
     """One token of one choice. `logprob` is the composed log-prob; `top` is best first and, where the chosen token
-    is among it, holds the very same float. `finish` is set on the last token of the choice."""
+    is among it, holds the very same float. `finish` is set on the last token of the choice. `confidence`: how sure the
+    reported distribution was, where the request names a measure."""
 
     choice: int
     token: int
@@ -65,6 +66,7 @@ class TokenOutput:
     top: tuple[tuple[int, float], ...] = ()
     trace: TokenTrace | None = None
     finish: FinishReason | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

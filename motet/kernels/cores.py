@@ -91,15 +91,21 @@ def routed_weights(gate: Tensor, threshold: Tensor) -> Tensor:
     return torch.stack([1 - share, share], -1)
 
 
-def confident(logprobs: Tensor, measure: Tensor, threshold: Tensor) -> Tensor:
-    """(n,) 1 where a distribution (n, V) is as sure as `threshold` (n,) asks by its `Measure` (n,), 0 where it is not,
-    NaN where it is broken."""
+def confidence(logprobs: Tensor, measure: Tensor) -> Tensor:
+    """(n,) how sure distributions (n, V) are by their `Measure` (n,): a probability, a lead, or an entropy in nats."""
     most = logprobs.topk(min(2, logprobs.shape[-1])).values.exp()
     first, second = most[:, 0], most[:, 1] if most.shape[1] == 2 else torch.zeros_like(most[:, 0])
     surprise = (logprobs.exp() * logprobs).masked_fill(logprobs == -math.inf, 0.0)
-    by_lead = torch.where(measure == Measure.MARGIN, first - second, first) >= threshold
-    met = torch.where(measure == Measure.ENTROPY, -surprise.sum(-1) <= threshold, by_lead)
-    return torch.where(first.isnan(), math.nan, met.to(logprobs.dtype))
+    by_lead = torch.where(measure == Measure.MARGIN, first - second, first)
+    return torch.where(measure == Measure.ENTROPY, -surprise.sum(-1), by_lead)
+
+
+def confident(logprobs: Tensor, measure: Tensor, threshold: Tensor) -> Tensor:
+    """(n,) 1 where a distribution (n, V) is as sure as `threshold` (n,) asks by its `Measure` (n,), 0 where it is not,
+    NaN where it is broken."""
+    found = confidence(logprobs, measure)
+    met = torch.where(measure == Measure.ENTROPY, found <= threshold, found >= threshold)
+    return torch.where(found.isnan(), math.nan, met.to(logprobs.dtype))
 
 
 def disagree(streams: Sequence[Tensor], weight: Tensor, agreement: Tensor) -> Tensor:

@@ -17,8 +17,11 @@ from motet.server.shapes.requests import MAX_NUMBERS
 CODE = "answer_too_large"
 
 
-def fit_answer(query: Query, requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
+def fit_answer(
+    query: Query, requests: Sequence[GenerationRequest], *, is_held: bool = False
+) -> list[GenerationRequest]:
     """The requests; where the client did not say how long its answers are, they end where a whole answer is full.
+    `is_held`: answers are kept until their end even where they are streamed.
 
     Raises:
         ApiError: 400 with the numbers, more than `MAX_NUMBERS` of the prompts, or of an answer that is not streamed.
@@ -29,15 +32,16 @@ def fit_answer(query: Query, requests: Sequence[GenerationRequest]) -> list[Gene
     per_token = [request.n * _of_token(query.display, request) for request in requests]
     tokens = [_begun(request) + request.sampling.max_tokens for request in requests]
     asked = prompts + sum(count * each for count, each in zip(tokens, per_token, strict=True))
-    if query.fields.stream or asked <= MAX_NUMBERS:
+    if (query.fields.stream and not is_held) or asked <= MAX_NUMBERS:
         return list(requests)
     most = (MAX_NUMBERS - prompts) // sum(per_token)
     if query.max_tokens is not None or most < max(map(_begun, requests)) + max(1, query.display.min_tokens):
-        raise _too_large(asked, f"({query.num_choices} choices × up to {max(tokens)} tokens)", STREAM)
+        instead = FEWER if is_held else f"send 'stream': true, or {FEWER}"
+        raise _too_large(asked, f"({query.num_choices} choices × up to {max(tokens)} tokens)", instead)
     return [_shortened(request, most - _begun(request)) for request in requests]
 
 
-STREAM = "send 'stream': true, or ask for fewer or shorter choices, log-probs, or a trace with less in it"
+FEWER = "ask for fewer or shorter choices, log-probs, or a trace with less in it"
 
 
 def check_scores(query: ScoreQuery, requests: Sequence[GenerationRequest]) -> None:

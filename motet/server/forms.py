@@ -13,6 +13,7 @@ from motet.server.prepare import DIGITS, Job
 from motet.server.query import Display
 from motet.server.text import TextPiece, prompt_offsets
 from motet.server.token_traces import traces
+from motet.server.trials import Trial
 
 
 class Form(Protocol):
@@ -158,23 +159,26 @@ def is_wanted(piece: TextPiece, show: Display) -> bool:
     return bool(piece.finish or (asked and piece.tokens))
 
 
-def extension(jobs: Sequence[Job], *, traced: bool = False) -> dict[str, Any]:
+def extension(jobs: Sequence[Job], *, traced: bool = False, trials: Sequence[tuple[int, Trial]] = ()) -> dict[str, Any]:
     """What was composed, and what it took: KV bytes reserved, prompt tokens that each stream read. Nothing for keys
-    whose policy hides it. `traced`: a trace was asked for."""
+    whose policy hides it. `traced`: a trace was asked for; `trials`: who answered, by the index of the choice."""
     plan, allow = jobs[0].plan, jobs[0].allow
     if allow is not None and not allow.members:
         return {}
     is_alike = all(job.plan == plan for job in jobs)  # but for prompts between which a gate has made a difference
     decisions = {id(job.decision): job.decision for job in jobs if job.decision is not None}
     pondered = {one: job for job in jobs for one in job.pondered.values()}
+    anew = {id(trial.anew): trial.anew for _, trial in trials if trial.sure is False}
+    ran = [*jobs, *anew.values()]
     return {
         "strategy": plan.strategy if is_alike else "gated",
         **({"drawn_by_member": True} if all(job.by_member for job in jobs) else {}),
         "weight_sum": plan.weight_sum if is_alike else None,
-        "kv_bytes": sum(job.kv_bytes * job.request.n for job in jobs),
-        "streams": _streams(jobs),
+        "kv_bytes": sum(job.kv_bytes * job.request.n for job in ran),
+        "streams": _streams(ran),
         **({"gates": [_decided(decision) for decision in decisions.values()]} if decisions else {}),
         **({"pondered": [_pondered(*pair, traced=traced) for pair in pondered.items()]} if pondered else {}),
+        **({"cascade": [_judged(*judged) for judged in trials]} if trials else {}),
     }
 
 
@@ -199,6 +203,18 @@ def _decided(decision: Decision) -> dict[str, Any]:
         "threshold": decision.threshold,
         "applied": decision.applied,
     }
+
+
+def _judged(index: int, trial: Trial) -> dict[str, Any]:
+    """Who gave one answer. How sure the first was is a log-prob in other words: under a policy it is told where these
+    are."""
+    answerer, allow = trial.answerer.plan.streams[0], trial.first.allow
+    told = {"index": index, "role": answerer.role, "model": answerer.model, "discarded_tokens": trial.num_discarded}
+    if trial.confidence is None or (allow is not None and not allow.logprobs):
+        return told
+    exact = allow is None or allow.exact_logprobs
+    sure = trial.confidence if exact else round(trial.confidence, DIGITS)
+    return told | {"confidence": sure, "threshold": trial.judge.threshold}
 
 
 def _pondered(one: Highlights, job: Job, *, traced: bool) -> dict[str, Any]:

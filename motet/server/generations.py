@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from motet.engines.base import Engine, Generation
 from motet.engines.outputs import TokenOutput
@@ -47,16 +47,26 @@ class Generations:
     def __init__(self, engine: Engine, jobs: Sequence[Job], turns: Turns) -> None:
         self._engine = engine
         self._turns = turns
-        self._jobs = jobs
+        self._jobs = list(jobs)
+        self._num_first = len(jobs)
         self._generations: dict[int, Generation] = {}
         self._queue: asyncio.Queue[JobOutput | Exception | None] = asyncio.Queue()
         self._unread = 0  # numbers in the queue
         self._busy_since: float | None = None  # when the output that is being sent was taken from the queue
         self._readers = [asyncio.create_task(self._read(i, job)) for i, job in enumerate(jobs) if job.computes]
+        self._open = len(self._readers)
+
+    def start(self, job: Job, choices: Collection[int]) -> int:
+        """One more job, of whose choices these alone are wanted; its number. Called while outputs are read."""
+        self._jobs.append(job)
+        self._readers.append(asyncio.create_task(self._read(len(self._jobs) - 1, job, choices)))
+        self._open += 1
+        return len(self._jobs) - 1
 
     @property
     def cached_tokens(self) -> int:
-        return sum(map(self.cached_of, self._generations))
+        """Of the jobs that it began with: the others read the same prompts."""
+        return sum(map(self.cached_of, range(self._num_first)))
 
     def queued_of(self, job: int) -> float:
         """Seconds that the job waited for memory, or has waited so far."""
@@ -68,10 +78,13 @@ class Generations:
         is_hidden = allow is not None and not allow.cached_tokens
         return 0 if generation is None or is_hidden else generation.cached_tokens
 
-    async def _read(self, index: int, job: Job) -> None:
+    async def _read(self, index: int, job: Job, choices: Collection[int] | None = None) -> None:
+        """`choices`: those that are wanted; None: all."""
         try:
             await self._turns.take()  # to begin many choices takes milliseconds
             generation = self._generations[index] = self._engine.generate(job.request)
+            for unwanted in () if choices is None else set(range(job.request.n)) - set(choices):
+                generation.stop_choice(unwanted)
             try:
                 async for output in generation:
                     self._keep(index, job.reported(output))
@@ -108,9 +121,8 @@ class Generations:
         Raises:
             EngineError: one of the generations failed; the others are closed.
         """
-        open_readers = len(self._readers)
         turn = Turn(self._turns)
-        while open_readers:
+        while self._open:
             try:
                 async with asyncio.timeout(idle_seconds):
                     event = await self._queue.get()
@@ -121,7 +133,7 @@ class Generations:
             if isinstance(event, Exception):
                 raise event
             if event is None:
-                open_readers -= 1
+                self._open -= 1
             else:
                 self._unread -= _numbers(event[1])
                 self._busy_since = time.monotonic()

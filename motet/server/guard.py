@@ -227,6 +227,7 @@ SHOWN: Mapping[str, Within] = {
 }
 DRAWN: Mapping[str, Within] = {
     **dict.fromkeys(("max_tokens", "top_k", "top_p", "min_p", "seed", "top_logprobs"), _always),  # see SHOWN
+    "confidence": _always,  # nothing that a client says; see forms, who is told of it
     "temperature": lambda value, allow: value <= allow.max_temperature,
     "min_tokens": _nothing_or("endings", 0),
     "presence_penalty": _nothing_or("penalties", 0.0),

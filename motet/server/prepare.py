@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from motet.composers.confidence import Judge
 from motet.composers.plan import Plan, Prompt, Stream
+from motet.composers.rules import EscalationRule
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
 from motet.engines.base import Engine, GenerationRequest, RequestTooLarge, SamplingParams, UnsupportedRequest
 from motet.engines.drafts import OFF
@@ -27,12 +29,12 @@ from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, i
 from motet.server.dialogue.highlights import Highlights
 from motet.server.dialogue.parts import Syntax
 from motet.server.encodings import Encodings
+from motet.server.escalation import check_sides
 from motet.server.gating import Decisions, decided
 from motet.server.guard import check_drawn, check_messages, check_shown
 from motet.server.http.errors import ApiError, as_api_error, invalid
 from motet.server.pondering import Pondered, highlighted
 from motet.server.prompts import (
-    PromptTokens,
     RequestPrompt,
     check_tokens,
     continuation,
@@ -69,14 +71,26 @@ class Job:
     decision: Decision | None = None  # of the gate that chose the plan
     pondered: Pondered = field(default_factory=dict[int, Highlights])
     allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
+    escalation: Escalation | None = None  # who answers anew
 
     @property
     def plan(self) -> Plan:
         return self.request.plan
 
     @property
+    def sides(self) -> tuple[Job, ...]:
+        """The job, and the one that may answer anew."""
+        return (self,) if self.escalation is None else (self, self.escalation.job)
+
+    def with_sides(self, sides: Sequence[Job]) -> Job:
+        """Such jobs in the place of `sides`."""
+        first, *others = sides
+        return replace(first, escalation=self.escalation and replace(self.escalation, job=others[0]))
+
+    @property
     def base(self) -> str:
-        return self.plan.streams[0].model
+        """Of the composition, which answers anew where whole answers are judged."""
+        return self.sides[-1].plan.streams[0].model
 
     @property
     def syntax(self) -> Syntax:
@@ -108,6 +122,14 @@ class Job:
         return replace(output, logprob=round(output.logprob, DIGITS), top=top)
 
 
+@dataclass(frozen=True)
+class Escalation:
+    """How an answer is judged, and the job that answers anew where it is not sure."""
+
+    judge: Judge
+    job: Job
+
+
 async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     """The jobs of a query. Classifying and tokenizing take a while and have threads of their own, as compiling has;
     the engine is asked in the event loop.
@@ -125,11 +147,13 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
         highlights = await highlighted(service, query, [job.pondered for job in asked])
         jobs = await tokenized(partial(_jobs, service, query, decisions, highlights))
     if isinstance(query, Query):
-        jobs = [await _with_grammar(job, query, service.registry) for job in jobs]
-    for job in jobs:
-        if job.allow is not None:
-            check_drawn(job.request.sampling, query.display if isinstance(query, Query) else None, job.allow)
-    return [checked(job, service.engine) for job in jobs]
+        jobs = [
+            job.with_sides([await _with_grammar(side, query, service.registry) for side in job.sides]) for job in jobs
+        ]
+    for side in (side for job in jobs for side in job.sides):
+        if side.allow is not None:
+            check_drawn(side.request.sampling, query.display if isinstance(query, Query) else None, side.allow)
+    return [job.with_sides([checked(side, service.engine) for side in job.sides]) for job in jobs]
 
 
 async def tokenized(work: Callable[[Encodings], T]) -> T:
@@ -157,8 +181,16 @@ def _jobs(
         check_scores(query, [job.request for job in jobs])
         return jobs
     jobs = list(_answering(service, query, decisions, highlights, encodings))
-    fitted = fit_answer(query, [job.request for job in jobs])
-    return [replace(job, request=request) for job, request in zip(jobs, fitted, strict=True)]
+    return [job.with_sides(sides) for job, sides in zip(jobs, zip(*_fitted(query, jobs), strict=True), strict=True)]
+
+
+def _fitted(query: Query, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """The jobs as long as an answer may be, and, where there are any, those that answer anew; either is the answer."""
+    is_held = any(job.escalation for job in jobs)
+    for number in range(max(len(job.sides) for job in jobs)):
+        sides = [job.sides[min(number, len(job.sides) - 1)] for job in jobs]
+        fitted = fit_answer(query, [side.request for side in sides], is_held=is_held)
+        yield [replace(side, request=request) for side, request in zip(sides, fitted, strict=True)]
 
 
 def _answering(
@@ -169,21 +201,32 @@ def _answering(
         for k, prompt in enumerate(query.prompts):
             decision = decisions.get((i, k))
             plan = _target_plan(query, i, target, service.registry, decision)
-            asked = in_dialect(prompt, plan, service.registry.members, query)
             number = i * len(query.prompts) + k
             own = highlights[number] if highlights else None
-            members = service.registry.members
-            tokens = read(plan, asked, members, encodings, score_prompt=query.score_prompt, pondered=own)
-            begun = _answer_prefix(query, plan.streams[0], asked, service.registry.base_of(plan), encodings)
-            job = _job(service, query, asked, tokens, begun, f"{query.request_id}-{number}")
+            name = f"{query.request_id}-{number}"
+            check_sides(query, plan)
+            first, *others = plan.sides or (plan,)
+            job = _job(service, query, first, prompt, name, encodings, own)
+            if isinstance(plan.rule, EscalationRule):
+                anew = _job(service, query, others[0], prompt, f"{name}-anew", encodings, None)
+                job = _escalating(plan.rule, job, anew)
             yield replace(job, decision=decision)
 
 
 def _job(
-    service: Service, query: Query, prompt: RequestPrompt, tokens: PromptTokens, begun: tuple[int, ...], request_id: str
+    service: Service,
+    query: Query,
+    plan: Plan,
+    asked: RequestPrompt,
+    request_id: str,
+    encodings: Encodings,
+    pondered: Pondered | None,
 ) -> Job:
-    """The job of one prompt; `begun` are the tokens that its answer begins with."""
-    members, base = service.registry.members, service.registry.base_of(tokens.plan)
+    """The job of one prompt under one plan."""
+    members, base = service.registry.members, service.registry.base_of(plan)
+    prompt = in_dialect(asked, plan, members, query)
+    tokens = read(plan, prompt, members, encodings, score_prompt=query.score_prompt, pondered=pondered)
+    begun = _answer_prefix(query, plan.streams[0], prompt, base, encodings)
     _check_prompt(service, tokens.plan, prompt, tokens.pondered)
     is_paced = service.allow is not None and not service.allow.speculation
     check_tokens(tokens.forced, base, prompt.param)
@@ -215,6 +258,12 @@ def _job(
         pondered=tokens.pondered,
         allow=service.allow,
     )
+
+
+def _escalating(rule: EscalationRule, first: Job, anew: Job) -> Job:
+    """The `first` job, told with what it is judged by."""
+    sampling = replace(first.request.sampling, confidence=rule.judge.measure)
+    return replace(first, request=replace(first.request, sampling=sampling), escalation=Escalation(rule.judge, anew))
 
 
 def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt, pondered: Pondered) -> None:
@@ -251,6 +300,7 @@ def _scoring(
     """Every continuation behind the prompt, forced; nothing is generated."""
     decision = decisions.get((0, 0))
     plan = plan_of(query.target, service.registry, decision, chat=query.prompt.messages is not None)
+    check_sides(query, plan)
     members, base = service.registry.members, service.registry.base_of(plan)
     asked = in_dialect(query.prompt, plan, members)
     prompt = read(plan, asked, members, encodings, pondered=highlights[0] if highlights else None)

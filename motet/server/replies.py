@@ -21,6 +21,7 @@ from motet.server.query import Query
 from motet.server.service import Service
 from motet.server.shapes.requests import StreamOptions
 from motet.server.text import ChoiceText, TextPiece
+from motet.server.trials import trials_of
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,11 @@ class Reply:
         self.created = int(time.time())
         self.owners = [job for job in jobs for _ in range(job.request.n)]
         self.choices = [ChoiceText(job, self.show) for job in self.owners]
+        self.trials = trials_of(jobs)
+        self.metrics = service.metrics
         self.meters = [Meter(service.metrics, job.plan.strategy) for job in self.owners]
         self.generations = Generations(service.engine, jobs, service.turns)
+        self.running = [(job, i * job.request.n) for i, job in enumerate(jobs)]  # with the number of its first choice
         for job in jobs:
             service.metrics.prompt_tokens.labels(job.plan.strategy).inc(job.num_prompt_tokens)
 
@@ -58,36 +62,86 @@ class Reply:
         Raises:
             EngineError: the engine failed on one of the jobs.
         """
-        for number, choice in enumerate(self.choices):
-            if (piece := choice.opening()) is not None:
+        for number in range(len(self.choices)):
+            for piece in self._opened(number):
                 yield number, piece
         if self._finished():
             return
+        last = time.monotonic()
         async for event in self.generations.outputs(idle_seconds):
-            if event is None:
+            found = [] if event is None else self._read(*event)
+            is_idle = not found and idle_seconds is not None and time.monotonic() - last > idle_seconds
+            if event is None or is_idle:  # much may be computed before anything can be told
+                last = time.monotonic()
                 yield None
-            elif (numbered := self._read(*event)) is not None:
+            for numbered in found:
+                last = time.monotonic()
                 yield numbered
                 if numbered[1].finish and self._finished():
                     return
 
+    def _opened(self, number: int) -> list[TextPiece]:
+        """What is known of a choice before its first output, and may be told."""
+        piece, trial = self.choices[number].opening(), self.trials.get(number)
+        if piece is not None and trial is not None and trial.sure is None:
+            trial.hold(piece)
+            return []
+        return [] if piece is None else [piece]
+
     def _finished(self) -> bool:
         return all(choice.finished for choice in self.choices)
 
-    def _read(self, index: int, output: TokenOutput) -> Numbered | None:
-        number = index * self.jobs[index].request.n + output.choice
-        choice = self.choices[number]
-        if choice.finished:  # computed before the stop reached the engine
-            return None
+    def _read(self, index: int, output: TokenOutput) -> list[Numbered]:
+        """What may be told with this output of job `index` of those that run."""
+        job, first = self.running[index]
+        number = first + output.choice
+        choice, trial = self.choices[number], self.trials.get(number)
+        if choice.finished or job is not self.owners[number]:  # computed before the stop reached the engine
+            return []
         if output.choice == 0 and self.meters[number].is_new:
             self.meters[number].queued(self.generations.queued_of(index))
-        self.meters[number].observe(output)
         piece = choice.read(output)
+        pieces = [] if piece is None else [piece]
+        if trial is not None and trial.sure is None:
+            for one in pieces:
+                trial.hold(one)
+            trial.weigh(output, finished=choice.finished)
+            if not trial.sure:
+                return [] if trial.sure is None else self._given_up(index, number, output)
+            pieces = trial.released()
+            self._judged(index)
+        self.meters[number].observe(output)
         if choice.finished and output.finish is None:
             self.generations.stop(index, output.choice)
         if choice.finished:
             self.meters[number].ended(choice.num_tokens, output.finish or "stop")
-        return None if piece is None else (number, piece)
+        return [(number, piece) for piece in pieces]
+
+    def _given_up(self, index: int, number: int, output: TokenOutput) -> list[Numbered]:
+        """Another answers this choice anew; nothing was told of it yet."""
+        trial = self.trials[number]
+        if output.finish is None:
+            self.generations.stop(index, output.choice)
+        trial.released()
+        trial.num_discarded = self.choices[number].num_tokens
+        self.metrics.generation_tokens.labels(trial.first.plan.strategy).inc(trial.num_discarded)
+        self.owners[number], self.choices[number] = trial.anew, ChoiceText(trial.anew, self.show)
+        self._judged(index)
+        return [(number, piece) for piece in self._opened(number)]
+
+    def _judged(self, index: int) -> None:
+        """One more choice of a job is judged: with the last, those that were not sure are answered anew, together, so
+        that each draws as it would have drawn for that model alone."""
+        job, first = self.running[index]
+        trials = [self.trials[first + choice] for choice in range(job.request.n)]
+        if any(trial.sure is None for trial in trials):
+            return
+        for trial in trials:
+            self.metrics.cascade_answers.labels(trial.answerer.plan.streams[0].role).inc()
+        lost = [trial.index for trial in trials if not trial.sure]
+        if lost:
+            self.generations.start(trials[0].anew, lost)
+            self.running.append((trials[0].anew, first))
 
     async def collect(self) -> list[dict[str, Any]]:
         """All choices, whole.
@@ -182,11 +236,13 @@ class Reply:
 
     def usage(self) -> dict[str, Any]:
         """What the client sent, once per job, and all generated tokens."""
-        cached, thought = self.generations.cached_tokens, thought_tokens(self.owners, self.choices)
+        cached, thought = self.generations.cached_tokens, thought_tokens(self.owners, self._told)
         return usage(self.prompt_tokens, self.answer_tokens, cached, thought)
 
     def _extension(self, jobs: Sequence[Job]) -> dict[str, Any]:
-        return extension(jobs, traced=self.show.trace is not None)
+        """`jobs`: of `self.jobs`."""
+        trials = [(self.index(number), trial) for number, trial in self.trials.items() if trial.first in jobs]
+        return extension(jobs, traced=self.show.trace is not None, trials=trials)
 
     @property
     def prompt_tokens(self) -> int:
@@ -194,7 +250,21 @@ class Reply:
 
     @property
     def answer_tokens(self) -> int:
-        return sum(choice.num_tokens for choice in self.choices)
+        return sum(choice.num_tokens for choice in self._told)
+
+    @property
+    def _told(self) -> list[ChoiceText]:
+        """The choices that are on no trial."""
+        held = {number for number, trial in self.trials.items() if trial.sure is None}
+        return [choice for number, choice in enumerate(self.choices) if number not in held]
+
+    @property
+    def spent_tokens(self) -> int:
+        """Tokens of the answers, of those that were given up, and of prompts that were read for others in their
+        place."""
+        read = sum(job.num_prompt_tokens for job, _ in self.running[len(self.jobs) :])
+        written = sum(choice.num_tokens for choice in self.choices)
+        return written + sum(trial.num_discarded for trial in self.trials.values()) + read
 
 
 def thought_tokens(jobs: Sequence[Job], choices: Sequence[ChoiceText]) -> int | None:
@@ -202,41 +272,3 @@ def thought_tokens(jobs: Sequence[Job], choices: Sequence[ChoiceText]) -> int | 
     if not any(job.syntax.tags for job in jobs):
         return None
     return sum(choice.num_thought for choice in choices)
-
-
-class ComparisonReply(Reply):
-    """A reply whose choices belong to candidates: candidate i has the choices of job i."""
-
-    def __init__(self, service: Service, query: Query, jobs: Sequence[Job]) -> None:
-        super().__init__(service, query, jobs)
-        self.names = [target.model or job.base for target, job in zip(query.targets, jobs, strict=True)]
-        self.labels = [label or name for label, name in zip(query.labels or (), self.names, strict=True)]
-
-    def _candidate_of(self, number: int) -> int:
-        return number // self.jobs[0].request.n
-
-    def index(self, number: int) -> int:
-        return number % self.jobs[0].request.n
-
-    def chunk_head(self, number: int) -> dict[str, Any]:
-        candidate = self._candidate_of(number)
-        own = {"candidate": candidate, "label": self.labels[candidate], "model": self.names[candidate]}
-        return {"id": self.id, "object": "comparison.chunk", "created": self.created} | own
-
-    def last_chunk(self) -> dict[str, Any]:
-        return self.chunk_head(0) | {"candidate": None, "label": None, "choices": [], "usage": self.usage()}
-
-    async def whole(self) -> dict[str, Any]:
-        choices = await self.collect()
-        n = self.jobs[0].request.n
-        grouped = [choices[i * n : (i + 1) * n] for i in range(len(self.jobs))]
-        candidates = [self._entry(i, own) for i, own in enumerate(grouped)]
-        return {"id": self.id, "object": "comparison", "created": self.created, "candidates": candidates}
-
-    def _entry(self, index: int, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        job = self.jobs[index]
-        own = self.choices[index * job.request.n : (index + 1) * job.request.n]
-        said, thought = sum(choice.num_tokens for choice in own), thought_tokens([job], own)
-        used = usage(job.num_prompt_tokens, said, self.generations.cached_of(index), thought)
-        head = {"label": self.labels[index], "model": self.names[index], "choices": choices, "usage": used}
-        return head | {"motet": self._extension([job])}

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from motet.server.comparisons import ComparisonReply
 from motet.server.http.headers import MAX_TOKENS, add_header
 from motet.server.http.sse import EventStream
 from motet.server.http.writing import encoded
 from motet.server.pondering import scored_tokens
 from motet.server.prepare import Job, prepare
 from motet.server.query import Query, ScoreQuery
-from motet.server.replies import ComparisonReply, Reply
+from motet.server.replies import Reply
 from motet.server.service import Reservation, Service
 from motet.server.shapes.requests import StreamOptions
 
@@ -36,7 +37,7 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
         describe(service, query, jobs)
-        fits = min(job.request.sampling.max_tokens for job in jobs)
+        fits = min(side.request.sampling.max_tokens for job in jobs for side in job.sides)
         if fits < (query.max_tokens or 0):
             add_header(request, MAX_TOKENS, str(fits))
         reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
@@ -44,7 +45,7 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         place.spend(reply.prompt_tokens)
         if pondered := [job.pondered for job in jobs if job.pondered]:
             place.spend(scored_tokens(pondered))
-        held.callback(lambda: place.spend(reply.answer_tokens))
+        held.callback(lambda: place.spend(reply.spent_tokens))
         if query.fields.stream:
             events = reply.events(query.fields.stream_options or StreamOptions())
             return EventStream(events, held.pop_all())  # which closes them in its turn

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,7 +31,9 @@ from motet.audit.settings import AuditError, AuditSettings
 from motet.cli import app
 from motet.composers.plan import single
 from motet.composers.rows import reference_logprobs
-from motet.engines.torch import Member, load_member
+from motet.composers.spec import build_plan, parse_composition
+from motet.engines.base import GenerationRequest, SamplingParams
+from motet.engines.torch import Member, TorchEngine, load_member
 from motet.engines.torch.cache import SlotCache
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.offline import generate
@@ -124,6 +130,56 @@ def test_the_partner_reads_with_what_its_copy_learned(pair: Pair) -> None:
         plain = cast(Any, learner)(input_ids=torch.tensor([[5, 70, 80]])).logits[0, :-1].log_softmax(-1)
     torch.testing.assert_close(score(pair.learned(learner), [5], [70, 80], SIZE), plain)
     assert not torch.allclose(score(pair.partner, [5], [70, 80], SIZE), plain)
+
+
+def test_a_partner_that_is_kept_is_served_and_has_less_left_to_find(folder: Path, pair: Pair, tmp_path: Path) -> None:
+    """It learns from the last round, too; composed with it, the formula's own log-probs in float64."""
+    learner = pair.learner()
+    found = explore(pair, contexts(pair, ASKED, "same", 10), SETTINGS, iterative=True, kept=learner)
+    assert [learning.round for learning in found.learning] == [0, 1]
+    pair.keep(learner, tmp_path / "found")
+    with pytest.raises(AuditError, match="holds something"):
+        pair.keep(learner, tmp_path / "found")
+    places = {"expert": folder, "partner": folder, "found": tmp_path}
+    exact = {
+        name: AutoModelForCausalLM.from_pretrained(place / name, dtype=torch.float64) for name, place in places.items()
+    }
+    sample = found.samples[0].tokens
+    prompt = contexts(pair, ASKED, "same", 10)[found.samples[0].start].expert
+    with torch.no_grad():
+        rows = {
+            name: model(input_ids=torch.tensor([[*prompt, *sample]])).logits[0, -len(sample) - 1 : -1].log_softmax(-1)
+            for name, model in exact.items()
+        }
+    own = {name: float(row.gather(-1, torch.tensor(sample)[:, None]).sum()) for name, row in rows.items()}
+    assert own["found"] > own["partner"], "what was found once is novel no longer"
+    z = (rows["expert"] - 0.7 * rows["found"]).masked_fill(
+        rows["expert"] < rows["expert"].amax(-1, keepdim=True) + math.log(0.1), -math.inf
+    )
+    expected = z.log_softmax(-1).gather(-1, torch.tensor(sample)[:, None])[:, 0]
+    written = parse_composition({"strategy": "novelty", "base": "expert", "untuned": "found", "lambda": 0.7})
+    plan = build_plan(written, None, known=("expert", "found"), token_id=lambda _: None)
+    request = GenerationRequest("1", plan, (tuple(prompt),) * 2, SamplingParams(max_tokens=0), tuple(sample))
+    members = {"expert": pair.expert, "found": load_member("found", str(tmp_path / "found"), dtype=torch.float32)}
+
+    async def score_served() -> list[float]:
+        engine = TorchEngine(members)
+        scored = [output.logprob async for output in engine.generate(request)]
+        await engine.close()
+        return scored
+
+    scored = asyncio.run(score_served())
+    np.testing.assert_allclose(scored, expected.numpy(), rtol=0, atol=1e-4)
+
+
+def test_a_partner_that_learns_nothing_leaves_the_plain_form(pair: Pair) -> None:
+    starts = contexts(pair, ASKED, "same", 10)
+    still = replace(SETTINGS, lr=0.0, samples=4, max_tokens=6)
+    texts = [
+        sorted((sample.start, sample.tokens) for sample in explore(pair, starts, still, iterative=form).samples)
+        for form in (True, False)
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_both_forms_agree_in_the_first_round(pair: Pair) -> None:
@@ -297,13 +353,26 @@ SMALL = ("--device", "cpu", "--samples", 4, "--rounds", 2, "--max-tokens", 6)
 
 def test_the_command_writes_both_reports(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("cat | dog <b>\nbirds?\n")
-    result = invoke(folder / "expert", "--prompts", tmp_path / "p.txt", "--out", tmp_path / "out", *SMALL)
+    result = invoke(
+        folder / "expert",
+        "--prompts",
+        tmp_path / "p.txt",
+        "--out",
+        tmp_path / "out",
+        "--keep-partner",
+        tmp_path / "kept",
+        *SMALL,
+    )
     assert result.exit_code == 0, result.output
     tree = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (tree["expert"], tree["partner"], tree["note"]) == ("expert", "partner", None)
     assert len(tree["prompts"]) == 2
     assert tree["rates"]["refusal"] == 0.0
     assert len(tree["plain"]["samples"]) <= 4
+    assert tree["iterative"]["learning"][-1]["round"] == 1, "the copy that is kept learns from the last round, too"
+    assert load_pair(folder / "expert", tmp_path / "kept", "cpu").note is not None
+    again = invoke(folder / "expert", "--out", tmp_path / "out", "--keep-partner", tmp_path / "kept", *SMALL)
+    assert "holds something" in again.stderr
     text = (tmp_path / "out" / "report.md").read_text()
     assert "# What expert learned" in text
     assert "cat \\| dog &lt;b>" in text

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from motet.composers.confidence import Confidence
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.composers.rows import reference_logprobs
-from motet.composers.rules import Confidence, DivergenceRule
+from motet.composers.rules import DivergenceRule
 from motet.composers.timeline import Timeline
 from tests.composers.test_laws import Array, World, assert_same, composed, masked, normalised, plan_of, worlds
 

@@ -66,7 +66,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "unlearn": {"assistant": "small", "weight": 0.8, "filter": 1e-2},
     "divergence": {"without": "small", "with": "small-chat", "form": "linear"},
     "causal": {"names": ["Ada"], "others": [["Bob"], ["Cy"]]},
-    "cascade": {"small": "small-chat", "measure": "max_prob"},
+    "cascade": {"small": "small-chat", "measure": "max_prob", "per": "token"},
     "sparse": {"members": ["large", "small"], "agreement": 0.5},
     "context_aware": {"without": {"prompt": "Q:"}, "alpha": 0.5},
     "hesitation": {"alpha": 1.6, "share": 0.04, "mask": 0.1},

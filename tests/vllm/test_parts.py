@@ -103,7 +103,7 @@ def test_payloads_keep_their_numbers(trace_top: int | None, told: bool) -> None:
     members = torch.randn(3, 200).log_softmax(-1)
     composed = (2 * members[0] - members[1]).log_softmax(-1)
     composed[7] = -math.inf
-    probe = Probe(1, 4, trace_top, told)
+    probe = Probe(1, 4, trace_top, told, "entropy" if told else None)
     plan = plan_of("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"})
     values, ids = composed.topk(4)
     for token, alpha in ((5, math.nan), (7, 0.25)):
@@ -119,7 +119,7 @@ def test_payloads_keep_their_numbers(trace_top: int | None, told: bool) -> None:
         )
         voiced = composed[None] if told else None
         trace = None if trace_top is None else trace_of(plan, members, decoded, 0, trace_top, voiced)
-        probed = Probed(float(composed[token]), top_of(decoded, 0, 4), trace)
+        probed = Probed(float(composed[token]), top_of(decoded, 0, 4), trace, 0.75 if told else None)
         written = write_payload(probed, plan)
         assert len(written) == payload_size(probe, plan)
         assert min(written) > -math.inf, "a row's other tokens are -inf: the numbers are its largest"

@@ -29,6 +29,10 @@ SCHEMA: Body = {"type": "object", "properties": {"town": {"enum": ["Ay", "Bree"]
 NAMED = {"proxy": {"base": "llama", "strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"}}
 MESSAGES = [{"role": "user", "content": "Where was she born?"}]
 
+CASCADE: Body = {"strategy": "cascade", "per": "request", "small": "llama-b", "threshold": 0.0}
+KEPT: Body = CASCADE | {"measure": "margin", "aggregate": "quantile", "quantile": 0.4}
+ANEW: Body = CASCADE | {"measure": "entropy"}  # never as low
+
 
 def service_of(engine: Engine, infos: Mapping[str, ModelInfo]) -> Service:
     vocabulary = read_vocabulary(TOKENIZER.hf, VOCAB)
@@ -83,6 +87,30 @@ CASES: list[tuple[str, Body]] = [
             "logprobs": 2,
             "trace": True,
             "max_tokens": 9,
+        },
+    ),
+    (
+        "/v1/completions",
+        {
+            "model": "llama",
+            "prompt": ["She was born there.", "In"],
+            "composition": ANEW,
+            "logprobs": 2,
+            "trace": {"top": 1, "members": True},
+            "max_tokens": 5,
+        },
+    ),
+    (
+        "/v1/chat/completions",
+        {
+            "model": "llama",
+            "messages": MESSAGES,
+            "composition": KEPT,
+            "n": 2,
+            "seed": 7,
+            "temperature": 1,
+            "logprobs": True,
+            "max_tokens": 5,
         },
     ),
     (

@@ -306,8 +306,9 @@ class Novelty(Strategy):
     """`z = L_base − λ L_untuned` inside `{v: L_base[v] ≥ max L_base + ln α}`, else −inf
 
     What's New in My Data? Novelty Exploration via Contrastive Generation (Isonuma and Titov 2024,
-    arXiv:2410.14765). Roles: the base is the fine-tuned model, `untuned` its starting point. λ is written `lambda`;
-    α is contrastive decoding's 0.1 unless given, None is no mask.
+    arXiv:2410.14765). Roles: the base is the fine-tuned model, `untuned` its starting point; in the iterative form that
+    model after it has learned what was sampled so far. λ is written `lambda`; α is contrastive decoding's 0.1 unless
+    given, None is no mask.
     """
 
     strategy = "novelty"
@@ -542,12 +543,18 @@ class Causal(Strategy):
 
 @dataclass(frozen=True, kw_only=True)
 class Cascade(Strategy):
-    """`z = L_small` where the small model is sure of the token, else `L_base`
+    """`z = L_small` where the small model is sure, of the token or of its whole answer, else `L_base`
 
     Speculative Decoding with Big Little Decoder (Kim et al. 2023, arXiv:2302.07863): its fallback, by the largest
     probability. Confident Adaptive Language Modeling (Schuster et al. 2022, arXiv:2207.07061): the lead of that over
-    the second. Roles: the base is the large model, `small` the one that answers as long as it is sure. Both compute
-    every token. The trace's `alpha` is the small model's share of the token, 1 or 0.
+    the second. Roles: the base is the large model, `small` the one that answers as long as it is sure. Per token both
+    compute every token, and the trace's `alpha` is the small model's share of the token, 1 or 0.
+
+    Per request the small model writes the whole answer alone, and the large one another where that was not sure:
+    Language Model Cascades: Token-level uncertainty and beyond (Gupta et al. 2024, arXiv:2404.10136). How sure it was
+    of each token is read after the request's masks, before biases, penalties and the request's temperature, up to the
+    answer's end, which counts. `aggregate` makes one number of them: of `max_prob` the `mean` is the geometric one, the
+    `sum` the product, which is the probability of a greedy answer. Every choice is judged by itself.
     """
 
     strategy = "cascade"
@@ -558,6 +565,12 @@ class Cascade(Strategy):
     threshold: float | None = None
     """It is sure from this on, 0.7 unless given, `margin` 0.5; with `entropy` up to this, 1 nat unless given. (≥ 0, ≤
     100)"""
+    per: Literal["token", "request"] = "token"
+    """What it must be sure of: of each token that it writes, or of its whole answer."""
+    aggregate: Literal["mean", "sum", "quantile", "first"] | None = None
+    """What the tokens make of the answer, per request: their mean unless given, sum, quantile, or the first alone."""
+    quantile: float | None = None
+    """Which quantile, 0 unless given: 0 is the least sure token, 1 the surest. (≥ 0, ≤ 1)"""
 
 
 @dataclass(frozen=True, kw_only=True)

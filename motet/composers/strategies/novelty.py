@@ -15,8 +15,9 @@ class Novelty(Strategy, frozen=True):
     """`z = L_base − λ L_untuned` inside `{v: L_base[v] ≥ max L_base + ln α}`, else −inf
 
     What's New in My Data? Novelty Exploration via Contrastive Generation (Isonuma and Titov 2024,
-    arXiv:2410.14765). Roles: the base is the fine-tuned model, `untuned` its starting point. λ is written `lambda`;
-    α is contrastive decoding's 0.1 unless given, None is no mask.
+    arXiv:2410.14765). Roles: the base is the fine-tuned model, `untuned` its starting point; in the iterative form that
+    model after it has learned what was sampled so far. λ is written `lambda`; α is contrastive decoding's 0.1 unless
+    given, None is no mask.
     """
 
     partners = ("base", "untuned")

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from motet.composers.plan import Plan
-from motet.engines.base import EngineError, EngineStopped, GenerationRequest, refuse_empty
+from motet.engines.base import SIDES, EngineError, EngineStopped, GenerationRequest, refuse_empty
 from motet.engines.drawn import is_drawn
 from motet.engines.outputs import EngineStats, StepTimes, TokenOutput
 from motet.engines.torch.choice import Choice, ChoiceGroup
@@ -131,6 +131,8 @@ class TorchEngine:
         absent = next((stream.model for stream in plan.streams if stream.model not in models), None)
         if absent is not None:
             return f"model {absent!r} is not loaded"
+        if plan.sides is not None:
+            return SIDES
         base = plan.streams[0].model
         if plan.exits and models[base].member.exits is None:
             return f"model {base!r} cannot be left early: it has other parts than layers, a final norm and a head"

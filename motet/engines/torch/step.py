@@ -14,7 +14,7 @@ from torch import Tensor
 
 from motet.composers.rows import compose_rows
 from motet.engines.base import EngineError, NoTokenPossible
-from motet.engines.decoding import decode_rows, reported, trace_of, voiced_rows
+from motet.engines.decoding import confidence_of, decode_rows, reported, trace_of, voiced_rows
 from motet.engines.outputs import TokenOutput, TokenTrace
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork, early_rows
@@ -159,13 +159,21 @@ class Step:
             return None
         return self.readings[choice.streams[0].member][self.first_rows[choice, 0] + t]
 
-    def advance(self, rows: Mapping[int, ChoiceRow], decoded: Decoded, traces: Mapping[int, TokenTrace]) -> None:
+    def advance(
+        self,
+        rows: Mapping[int, ChoiceRow],
+        decoded: Decoded,
+        traces: Mapping[int, TokenTrace],
+        composed: Tensor | None = None,
+    ) -> None:
         """Appends the tokens to their choices and reports them; a row without a finite token fails its choice alone.
 
         Args:
             rows: by their places in what was decoded; guesses before them were right.
+            composed: (R, V) from `voiced_rows`.
         """
         tops = {index: reported(decoded, index, row.choice.sampling) for index, row in rows.items()}
+        sure = {i: confidence_of(composed, i, row.choice.sampling.confidence) for i, row in rows.items()}
         tokens, logprobs = ints(decoded.token), cast("list[float]", decoded.logprob.tolist())
         ended: set[Choice] = set()
         # from here on nothing can fail: the choices advance all or none
@@ -183,8 +191,8 @@ class Step:
             finish = choice.finish_reason()
             if finish is not None:
                 ended.add(choice)
-            output = TokenOutput(choice.index, token, logprob, not is_drawn, tops[index], traces.get(index), finish)
-            self.outputs.append((choice, output))
+            told = tops[index], traces.get(index), finish, sure[index]
+            self.outputs.append((choice, TokenOutput(choice.index, token, logprob, not is_drawn, *told)))
 
 
 def verified(rows: Sequence[ChoiceRow], tokens: Sequence[int]) -> dict[int, ChoiceRow]:
@@ -239,11 +247,11 @@ class StepRunner:
         logits, rows = step.rows(work)
         decoding = self._decode_rows(logits, rows)
         decoded = decode(self.kernels(logits.device), logits, decoding)
-        asked = (row.choice.sampling.trace_members for row in rows)
+        asked = (row.choice.sampling.reads_rows for row in rows)
         composed = voiced_rows(self.kernels(logits.device), logits, decoding, asked)
         taken = verified(rows, ints(decoded.token))
         states = advanced(logits, taken, ints(decoded.token))
-        step.advance(taken, decoded, _traces(logits, decoded, taken, composed))
+        step.advance(taken, decoded, _traces(logits, decoded, taken, composed), composed)
         for choice, state in states:
             choice.rule_state = state
 

@@ -66,7 +66,7 @@ class Client:
         limits = {
             "max_tokens": sampling.max_tokens,
             "stop_token_ids": [*ends, *sampling.stop_token_ids],
-            "logprobs": sampling.top_logprobs if sampling.trace_top is None else self.report_size(request),
+            "logprobs": self.report_size(request) if sampling.reports_more else sampling.top_logprobs,
         }
         async with aclosing(self._answers(request, spec, known, limits)) as answers:
             async for answer in answers:
@@ -77,7 +77,7 @@ class Client:
         return payload_size(_probe(request, 1), request.plan)
 
     def read(self, entries: Mapping[int, Any], request: GenerationRequest) -> Probed:
-        """The numbers of a token with a trace."""
+        """The numbers of a token that is told with more than log-probs."""
         return read_payload(lambda token: entries[token].logprob, _probe(request, 1), request.plan)
 
     async def probe(self, request: GenerationRequest, known: Sequence[int]) -> list[Probed]:

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from motet.composers.rows import compose_rows
 from motet.engines.base import Grammar, Matcher
-from motet.engines.decoding import decode_rows, rule_edits, top_of, trace_of, voiced_rows
+from motet.engines.decoding import confidence_of, decode_rows, rule_edits, top_of, trace_of, voiced_rows
 from motet.engines.grammars import Grammars
 from motet.engines.vllm.items import Item, items_of, points_of
 from motet.engines.vllm.table import DrawnStep, Row, Table
@@ -168,7 +168,7 @@ class Composer:
         matchers = [self._matchers.of(item.answer.row) if item.is_drawn else None for item in items]
         rows = decode_rows(self._reported(items, logits, count), logits, items, matchers)
         decoded = decode(self._kernels, logits, rows)
-        voiced = (item.probe is not None and item.probe.members for item in items)
+        voiced = (item.probe is not None and item.probe.reads_rows for item in items)
         composed = voiced_rows(self._kernels, logits, rows, voiced)
         tokens = torch.zeros((len(items), 1 + width), dtype=torch.int64, device=logits.device)
         values = torch.full(tokens.shape, -math.inf, dtype=torch.float32, device=logits.device)
@@ -196,9 +196,9 @@ class Composer:
             members = logits.logprobs(rows_index(self._reported.streams(item, count)))
             voiced = composed if probe.members else None
             trace = trace_of(item.plan, members, decoded, number, probe.trace_top, voiced)
-        return write_payload(
-            Probed(float(decoded.logprob[number]), top_of(decoded, number, probe.top), trace), item.plan
-        )
+        sure = confidence_of(composed, number, probe.confidence)
+        top = top_of(decoded, number, probe.top)
+        return write_payload(Probed(float(decoded.logprob[number]), top, trace, sure), item.plan)
 
     def _step(
         self, items: Sequence[Item], order: Sequence[int], reported: Sequence[int], tokens: Tensor, values: Tensor

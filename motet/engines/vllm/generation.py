@@ -135,12 +135,12 @@ class VllmGeneration:
             raise NoTokenPossible(
                 f"no token is possible at position {position}: the masks of the request exclude each other"
             )
-        return TokenOutput(index, token, probed.logprob, False, probed.top, probed.trace, finish)
+        return TokenOutput(index, token, probed.logprob, False, probed.top, probed.trace, finish, probed.confidence)
 
     def _probed(self, token: int, entries: dict[int, Any]) -> Probed:
         """What is reported of a drawn token."""
         sampling = self._request.sampling
-        if sampling.trace_top is None:
+        if not sampling.reports_more:
             return Probed(entries[token].logprob, _ranked(entries, sampling.top_logprobs))
         return self._client.read(entries, self._request)
 

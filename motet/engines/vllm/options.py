@@ -11,6 +11,7 @@ from typing import Any
 
 from motet.composers.plan import Plan
 from motet.composers.rules import DiscriminatorRule
+from motet.engines.base import SIDES
 from motet.engines.vllm.internals import touch
 from motet.models.facts import head_width
 from motet.settings import nearest
@@ -267,6 +268,8 @@ def unsupported(plan: Plan, members: Collection[str]) -> str | None:
             "the composition leaves the base early, at hidden states that vLLM's models do not hand out; the embedded "
             "engine runs it"
         )
+    if plan.sides is not None:
+        return SIDES
     if isinstance(plan.rule, DiscriminatorRule):
         return (
             "rule 'Discriminator' keeps sums over all tokens so far, which vLLM's workers lose with a preempted "

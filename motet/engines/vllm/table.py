@@ -104,7 +104,7 @@ class Point:
         """What is reported about the token beside its log-prob and alternatives, as a payload; None: no more."""
         if self.is_probed:
             return self.row.spec.probe
-        if self.is_next and self.sampling.trace_top is not None:
+        if self.is_next and self.sampling.reports_more:
             return probe_of(self.position + 1, self.sampling)
         return None
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
+from motet.composers.confidence import Confidence
 from motet.composers.plan import Plan, Prompt, RuleVector, Stream, TokenSet
 from motet.composers.rules import (
     BudgetRule,
@@ -40,19 +41,25 @@ NUM_SCALARS = 3  # of a trace: divergence, rank, whether the arg-max moved; stre
 class Probe:
     """The distributions at the request's own tokens are reported, from the token at index `start` on (≥ 1).
 
-    `top` alternatives beside each token, and what each voice did to it with `trace_top` alternatives, if any; with
-    `members` also what each says of it and of them.
+    `top` alternatives beside each token, how sure the distribution is by `confidence`, and what each voice did to it
+    with `trace_top` alternatives, if any; with `members` also what each says of it and of them.
     """
 
     start: int
     top: int
     trace_top: int | None
     members: bool = False
+    confidence: Confidence | None = None
+
+    @property
+    def reads_rows(self) -> bool:
+        """As `SamplingParams.reads_rows`."""
+        return self.members or self.confidence is not None
 
 
 def probe_of(start: int, sampling: SamplingParams) -> Probe:
     """What a request wants to know of its tokens from index `start` on."""
-    return Probe(start, sampling.top_logprobs, sampling.trace_top, sampling.trace_members)
+    return Probe(start, sampling.top_logprobs, sampling.trace_top, sampling.trace_members, sampling.confidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +172,13 @@ def read_spec(value: Any) -> RowSpec:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """The composed log-prob of a token, the alternatives, and its trace where one was asked for."""
+    """The composed log-prob of a token, the alternatives, and its trace and the confidence where they were asked
+    for."""
 
     logprob: float
     top: tuple[tuple[int, float], ...]
     trace: TokenTrace | None = None
+    confidence: float | None = None
 
 
 def num_strengths(plan: Plan) -> int:
@@ -181,7 +190,12 @@ def num_strengths(plan: Plan) -> int:
 
 def payload_size(probe: Probe, plan: Plan) -> int:
     """How many numbers a position reports: at most the vocabulary holds."""
-    return 1 + 2 * probe.top + _trace_size(probe, plan)
+    return _num_plain(probe) + _trace_size(probe, plan)
+
+
+def _num_plain(probe: Probe) -> int:
+    """Numbers before those of the trace."""
+    return 1 + 2 * probe.top + (probe.confidence is not None)
 
 
 def _trace_size(probe: Probe, plan: Plan) -> int:
@@ -194,7 +208,8 @@ def _trace_size(probe: Probe, plan: Plan) -> int:
 
 def write_payload(probed: Probed, plan: Plan) -> list[float]:
     """The numbers of a position."""
-    numbers = [probed.logprob, *_numbers(probed.top)]
+    sure = () if probed.confidence is None else (probed.confidence,)
+    numbers = [probed.logprob, *_numbers(probed.top), *sure]
     trace = probed.trace
     if trace is not None:
         # a row whose rule solved for nothing has no α
@@ -220,12 +235,13 @@ def _voices_numbers(trace: TokenTrace, streams: int) -> list[float]:
 def read_payload(number: Callable[[int], float], probe: Probe, plan: Plan) -> Probed:
     """The inverse of `write_payload`; `number(i)` is what stands at token i."""
     values = [_unsafe(number(i)) for i in range(payload_size(probe, plan))]
-    known = 1 + 2 * probe.top
+    known = _num_plain(probe)
     trace = None if probe.trace_top is None else _read_trace(values[known:], probe.trace_top, plan)
     if trace is not None and probe.members:
         before = payload_size(replace(probe, members=False), plan)
         trace = replace(trace, voices=_read_voices(values[before:], trace, len(plan.streams)))
-    return Probed(values[0], _pairs(values[1:known]), trace)
+    sure = None if probe.confidence is None else values[known - 1]
+    return Probed(values[0], _pairs(values[1 : 1 + 2 * probe.top]), trace, sure)
 
 
 def _read_trace(values: Sequence[float], count: int, plan: Plan) -> TokenTrace:

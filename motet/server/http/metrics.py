@@ -79,6 +79,12 @@ class Metrics:
             ("gate", "applied"),
             registry=self.registry,
         )
+        self.cascade_answers = Counter(
+            "motet:cascade_answers",
+            "Answers of cascades per request, by the role of the model that gave them.",
+            ("role",),
+            registry=self.registry,
+        )
         self.first_token = Histogram(
             "motet:time_to_first_token_seconds", "From the request to a choice's first token.", ("strategy",),
             buckets=LATENCIES, registry=self.registry,
@@ -115,6 +121,7 @@ class Meter:
         self.is_new = True
 
     def queued(self, seconds: float) -> None:
+        self.is_new = False
         self._metrics.queue_time.labels(self._strategy).observe(seconds)
 
     def observe(self, output: TokenOutput) -> None:

@@ -100,6 +100,24 @@ class PonderedPrompt(Shape):
     """Which, in the order of the prompt, where a trace was asked for."""
 
 
+class JudgedAnswer(Shape):
+    """Who gave one answer, where whole answers are judged."""
+
+    index: int
+    """Which of the answers."""
+    role: str
+    """`small`, or `base` where it answered anew."""
+    model: str
+    """The model of that role."""
+    discarded_tokens: int
+    """Tokens that the small model wrote and that are no part of the answer, nor of the usage."""
+    confidence: float | None = None
+    """How sure the small model was of what it wrote, as `measure` and `aggregate` have it: of all of it, or up to the
+    token that decided."""
+    threshold: float | None = None
+    """From where on an answer is sure; with `entropy` up to where."""
+
+
 class Composed(Shape):
     """What was composed, and what it took."""
 
@@ -118,6 +136,8 @@ class Composed(Shape):
     """What the gate said of each prompt, where the model is a gated composition."""
     pondered: list[PonderedPrompt] | None = None
     """What was read once more of each prompt, under strategy `hesitation`."""
+    cascade: list[JudgedAnswer] | None = None
+    """Who gave each answer, under strategy `cascade` per request."""
 
 
 class CalledFunction(Shape):
