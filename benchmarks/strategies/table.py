@@ -1,0 +1,89 @@
+"""The table: experiments, their rows, and the file."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.strategies.bench import Bench
+from benchmarks.strategies.finding import Finding
+from motet.composers.strategies import STRATEGIES
+
+COLUMNS: tuple[str, ...] = (
+    "strategy", "claim", "paper", "models", "measure", "claimed", "against", "value", "baseline", "n", "difference low",
+    "difference high", "verdict", "command",
+)  # fmt: skip
+DIGITS = 4
+OWN = "none: a method of Motet's own"
+SOURCE = re.compile(r"\(([A-Z][^()]*\b(?:19|20)\d\d\b[^()]*)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Attributes:
+    models: what was composed, for readers.
+    run: what it finds.
+    real: whether it needs real checkpoints (`--models`).
+    cites: the command and the file that it reads, where it measures nothing itself.
+    """
+
+    strategy: str
+    models: str
+    run: Callable[[Bench], list[Finding]]
+    real: bool = False
+    cites: str | None = None
+
+    def command(self, name: str) -> str:
+        ours = f"python -m benchmarks.strategies --only {name}{' --models FOLDER' if self.real else ''}"
+        return self.cites or ours
+
+
+def absent(experiment: Experiment) -> Finding:
+    """The row of an experiment whose checkpoints are not here."""
+    what = "needs real checkpoints: --models FOLDER"
+    return Finding(what, "", "", "", None, None, 0, None, None, "not measured")
+
+
+def paper(strategy: str) -> str:
+    """Authors, year and number, as the strategy's own docstring gives them."""
+    found = SOURCE.findall(" ".join((STRATEGIES[strategy].__doc__ or "").split()))
+    return "; ".join(dict.fromkeys(found)) or OWN
+
+
+def rows(found: Mapping[str, Sequence[Finding]], experiments: Mapping[str, Experiment]) -> list[dict[str, str]]:
+    """In the order of the experiments; those that were not run have none."""
+    return [
+        _row(name, experiment, finding) for name, experiment in experiments.items() for finding in found.get(name, ())
+    ]
+
+
+def _row(name: str, experiment: Experiment, finding: Finding) -> dict[str, str]:
+    cells = (
+        experiment.strategy, finding.claim, paper(experiment.strategy), experiment.models, finding.measure,
+        finding.wanted, finding.against, _shown(finding.value), _shown(finding.baseline), str(finding.n),
+        _shown(finding.low), _shown(finding.high), finding.verdict, experiment.command(name),
+    )  # fmt: skip
+    return dict(zip(COLUMNS, cells, strict=True))
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{round(value, DIGITS):g}"
+
+
+def write(file: Path, table: Sequence[Mapping[str, str]]) -> None:
+    """Whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}")
+    with aside.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    aside.replace(file)
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as source:
+        return list(csv.DictReader(source))
