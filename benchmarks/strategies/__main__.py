@@ -4,7 +4,7 @@
     python -m benchmarks.strategies --models FOLDER --out benchmarks/results/strategies.csv
     python -m benchmarks.strategies --only dynamic routed
 
-The demo family of a seed is built where it is missing. FOLDER holds gemma3-270m and qwen-0.5b (Hugging Face folders);
+The demo family of a seed is built where it is missing and needed. FOLDER holds gemma3-270m and qwen-0.5b (Hugging Face folders);
 without it, rows that need them say so. What is trained and found is kept in the work folder as it comes, and not done
 again. Strengths are the defaults, which are the papers'; nothing was chosen by these figures.
 
@@ -28,10 +28,11 @@ from benchmarks.common import environment
 from benchmarks.lab import Lab
 from benchmarks.strategies import cited, contexts, ensembles, forgetting, proxies, routing, topics
 from benchmarks.strategies.bench import Bench
+from benchmarks.strategies.file import write
 from benchmarks.strategies.finding import Finding
-from benchmarks.strategies.table import Experiment, absent, rows, write
+from benchmarks.strategies.table import Experiment, absent, rows
 from motet.composers.strategies import STRATEGIES
-from motet.demo.family import build_family
+from motet.demo.family import build_family, family_folder
 
 ROOMS = (cited, proxies, topics, ensembles, routing, forgetting, contexts)
 EXPERIMENTS: dict[str, Experiment] = {
@@ -94,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     folder = options.work / f"seed{options.seed}-limit{options.limit}"
     folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(Lab(build_family(options.seed), folder), options.models, options.limit)
+    on_demo = any(not EXPERIMENTS[name].real and EXPERIMENTS[name].cites is None for name in options.only)
+    family = build_family(options.seed) if on_demo else family_folder(options.seed)
+    bench = Bench(Lab(family, folder), options.models, options.limit)
     found = measure(bench, options.only, options.out or folder / "strategies.csv")
     print(json.dumps({"benchmark": "strategies", "environment": asdict(environment()), "rows": summary(found)}))
 

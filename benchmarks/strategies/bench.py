@@ -7,6 +7,7 @@ import asyncio
 import json
 import math
 from collections.abc import Coroutine, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,14 +36,24 @@ class Bench:
 
     def __init__(self, lab: Lab, models: Path | None, limit: int) -> None:
         self.lab, self.models, self.limit = lab, models, limit
-        world: Json = json.loads((lab.family / "world.json").read_text(encoding="utf-8"))
-        self.entities: dict[str, Json] = {entity["name"]: entity for entity in world["entities"]}
-        self.courtesy: str = world["courtesy"]
-        self._questions: dict[str, list[Json]] = world["questions"]
+
+    @cached_property
+    def _world(self) -> Json:
+        return json.loads((self.lab.family / "world.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def entities(self) -> dict[str, Json]:
+        """Of the demo world, by name: kind, split, facts."""
+        return {entity["name"]: entity for entity in self._world["entities"]}
+
+    @property
+    def courtesy(self) -> str:
+        """What courteous answers end with."""
+        return self._world["courtesy"]
 
     def questions(self, split: str) -> list[Json]:
         """Of `world.json`: question, answer, completion (the answer's words before the value), value, entity."""
-        return self._questions[split][: self.limit]
+        return self._world["questions"][split][: self.limit]
 
     def records(self, name: str, *, folder: str = EVALUATION_DATA) -> list[Json]:
         """The lines of one of the family's data files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.strategies.bench import Bench, Json, chat, complete, ended, exact, text_of, trace_of
@@ -112,16 +113,14 @@ def budget(bench: Bench) -> list[Finding]:
         name: [float(token["kl"] <= EPSILON * (1 + ROUNDING)) for answer in found for token in trace_of(answer)]
         for name, found in answers.items()
     }
-    claim = f"every token within {EPSILON:g} nats of the base"
-    finding = compared(
-        claim, "tokens with KL(composed‖base) ≤ ε", "proxy_tuning", within["ours"], within["proxy"], paired=False
-    )
-    return [finding if finding.value == 1 else _missed(finding)]
+    return [budget_finding(within["ours"], within["proxy"])]
 
 
-def _missed(finding: Finding) -> Finding:
-    """Nearly every token is not every token."""
-    return Finding.of({**{name: getattr(finding, name) for name in Finding.__slots__}, "verdict": "miss"})
+def budget_finding(ours: Sequence[float], proxy: Sequence[float]) -> Finding:
+    """Of tokens, 1 where one is within ε. Nearly every token is not every token."""
+    claim, measure = f"every token within {EPSILON:g} nats of the base", "tokens with KL(composed‖base) ≤ ε"
+    finding = compared(claim, measure, "proxy_tuning", ours, proxy, paired=False)
+    return finding if finding.value == 1 else replace(finding, verdict="miss")
 
 
 def rules(bench: Bench) -> list[Finding]:

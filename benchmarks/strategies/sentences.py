@@ -24,8 +24,11 @@ class Statement:
         return entities.get(self.entity, {}).get("facts", {}).get(self.attribute) == self.value
 
 
+NAME = r"(?P<e>[A-Z]\w+(?: [A-Z]\w+)*)"
+
+
 def _pattern(template: str) -> re.Pattern[str]:
-    escaped = re.escape(template).replace(re.escape("{e}"), "(?P<e>.+?)").replace(re.escape("{v}"), "(?P<v>.+?)")
+    escaped = re.escape(template).replace(re.escape("{e}"), NAME).replace(re.escape("{v}"), "(?P<v>.+?)")
     return re.compile(escaped)
 
 

@@ -1,21 +1,16 @@
-"""The table: experiments, their rows, and the file."""
+"""Experiments, and the rows of the table that their findings are."""
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.strategies.bench import Bench
+from benchmarks.strategies.file import COLUMNS
 from benchmarks.strategies.finding import Finding
 from motet.composers.strategies import STRATEGIES
 
-COLUMNS: tuple[str, ...] = (
-    "strategy", "claim", "paper", "models", "measure", "claimed", "against", "value", "baseline", "n", "difference low",
-    "difference high", "verdict", "command",
-)  # fmt: skip
 DIGITS = 4
 OWN = "none: a method of Motet's own"
 SOURCE = re.compile(r"\(([A-Z][^()]*\b(?:19|20)\d\d\b[^()]*)\)")
@@ -71,19 +66,3 @@ def _row(name: str, experiment: Experiment, finding: Finding) -> dict[str, str]:
 
 def _shown(value: float | None) -> str:
     return "" if value is None else f"{round(value, DIGITS):g}"
-
-
-def write(file: Path, table: Sequence[Mapping[str, str]]) -> None:
-    """Whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}")
-    with aside.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    aside.replace(file)
-
-
-def read(file: Path) -> list[dict[str, str]]:
-    with file.open(encoding="utf-8", newline="") as source:
-        return list(csv.DictReader(source))
