@@ -4,9 +4,9 @@
     python -m benchmarks.strategies --models FOLDER --out benchmarks/results/strategies.csv
     python -m benchmarks.strategies --only dynamic routed
 
-The demo family of a seed is built where it is missing and needed. FOLDER holds gemma3-270m and qwen-0.5b (Hugging Face folders);
-without it, rows that need them say so. What is trained and found is kept in the work folder as it comes, and not done
-again. Strengths are the defaults, which are the papers'; nothing was chosen by these figures.
+The demo family of a seed is built where it is missing and needed. FOLDER holds gemma3-270m and qwen-0.5b (Hugging
+Face folders); without it, rows that need them say so. What is trained and found is kept in the work folder as it comes,
+and not done again. Strengths are the defaults, which are the papers'; nothing was chosen by these figures.
 
 A row is `shown` where the 95 % bootstrap interval of the difference lies on the claimed side, `miss` where it lies on
 the other one, `not shown` where it holds both. What a strategy is said to keep may fall by the margin in its row.
