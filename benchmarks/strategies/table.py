@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.strategies.bench import Bench
 from benchmarks.strategies.file import COLUMNS
 from benchmarks.strategies.finding import Finding
+from motet.composers.catalogue import described
 from motet.composers.strategies import STRATEGIES
 
 DIGITS = 4
 OWN = "none: a method of Motet's own"
-SOURCE = re.compile(r"\(([A-Z][^()]*\b(?:19|20)\d\d\b[^()]*)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +42,10 @@ def absent(experiment: Experiment) -> Finding:
 
 
 def paper(strategy: str) -> str:
-    """Authors, year and number, as the strategy's own docstring gives them."""
-    found = SOURCE.findall(" ".join((STRATEGIES[strategy].__doc__ or "").split()))
-    return "; ".join(dict.fromkeys(found)) or OWN
+    """Authors, year and number of each, as the strategy's own docstring gives them."""
+    papers = described(strategy, STRATEGIES[strategy])["papers"]
+    numbers = [f", arXiv:{one['arxiv']}" if one["arxiv"] else "" for one in papers]
+    return "; ".join(f"{one['authors']}{number}" for one, number in zip(papers, numbers, strict=True)) or OWN
 
 
 def rows(found: Mapping[str, Sequence[Finding]], experiments: Mapping[str, Experiment]) -> list[dict[str, str]]:
