@@ -15,7 +15,6 @@ the other one, `not shown` where it holds both. What a strategy is said to keep 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import environment
+from benchmarks.common import report
 from benchmarks.lab import Lab
 from benchmarks.strategies import cited, contexts, ensembles, forgetting, proxies, routing, topics
 from benchmarks.strategies.bench import Bench
@@ -98,8 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     on_demo = any(not EXPERIMENTS[name].real and EXPERIMENTS[name].cites is None for name in options.only)
     family = build_family(options.seed) if on_demo else family_folder(options.seed)
     bench = Bench(Lab(family, folder), options.models, options.limit)
-    found = measure(bench, options.only, options.out or folder / "strategies.csv")
-    print(json.dumps({"benchmark": "strategies", "environment": asdict(environment()), "rows": summary(found)}))
+    out = options.out or folder / "strategies.csv"
+    found = measure(bench, options.only, out)
+    results = {"seed": options.seed, "limit": options.limit, "verdicts": summary(found)}
+    report("strategies", results, out.with_suffix(".json"))
 
 
 if __name__ == "__main__":
