@@ -43,12 +43,15 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def found_by(name: str, experiment: Experiment, bench: Bench) -> list[Finding]:
-    """What an experiment finds, or found before."""
-    if experiment.real and bench.models is None:
-        return [absent(experiment)]
+def found_by(name: str, experiment: Experiment, bench: Bench, *, run: bool = True) -> list[Finding]:
+    """What an experiment finds, or found before. `run`: whether it may be made now."""
     if experiment.cites is not None:
         return experiment.run(bench)
+    if not bench.lab.has(f"found-{name}"):
+        if not run:
+            return [absent("the experiment was not made")]
+        if experiment.real and bench.models is None:
+            return [absent("needs real checkpoints: --models FOLDER")]
     began = time.monotonic()
     kept = bench.lab.kept(f"found-{name}", lambda: [asdict(finding) for finding in experiment.run(bench)])
     print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
@@ -63,11 +66,11 @@ def _show(name: str, findings: Sequence[Finding]) -> None:
         )
 
 
-def measure(bench: Bench, wanted: Sequence[str], out: Path) -> dict[str, list[Finding]]:
+def measure(bench: Bench, wanted: Sequence[str], out: Path, *, run: bool = True) -> dict[str, list[Finding]]:
     """Writes the table after every experiment."""
     found: dict[str, list[Finding]] = {}
     for name in wanted:
-        found[name] = found_by(name, EXPERIMENTS[name], bench)
+        found[name] = found_by(name, EXPERIMENTS[name], bench, run=run)
         _show(name, found[name])
         write(out, rows(found, EXPERIMENTS))
     return found
@@ -86,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--models", type=Path, help="the folder of real checkpoints")
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), help="experiments")
+    parser.add_argument("--kept", action="store_true", help="makes no experiment: the table of those made before")
     parser.add_argument("--seed", type=int, default=0, help="of the demo family")
     parser.add_argument("--limit", type=int, default=200, help="questions of a split, at most")
     parser.add_argument("--work", type=Path, default=Path("out/strategies"), help="where what is done is kept")
@@ -94,11 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     folder = options.work / f"seed{options.seed}-limit{options.limit}"
     folder.mkdir(parents=True, exist_ok=True)
-    on_demo = any(not EXPERIMENTS[name].real and EXPERIMENTS[name].cites is None for name in options.only)
+    on_demo = not options.kept and any(
+        not EXPERIMENTS[name].real and EXPERIMENTS[name].cites is None for name in options.only
+    )
     family = build_family(options.seed) if on_demo else family_folder(options.seed)
     bench = Bench(Lab(family, folder), options.models, options.limit)
     out = options.out or folder / "strategies.csv"
-    found = measure(bench, options.only, out)
+    found = measure(bench, options.only, out, run=not options.kept)
     results = {"seed": options.seed, "limit": options.limit, "verdicts": summary(found)}
     report("strategies", results, out.with_suffix(".json"))
 

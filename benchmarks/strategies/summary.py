@@ -8,6 +8,8 @@ WEIGHT = {"shown": "shown", "not shown": "**not shown**", "miss": "**miss**", "n
 
 
 def _line(row: dict[str, str]) -> str:
+    if row["verdict"] == "not measured":
+        return f"{row['models']}: {WEIGHT[row['verdict']]}, {row['claim']}"
     claimed = "" if row["claimed"] in ("more", "less", "") else f", {row['claimed']}"
     interval = f"{row['difference low']} – {row['difference high']}".replace("-", "−")
     figures = f"{row['value']} against {row['baseline']} of {row['against']} ({interval}{claimed}; n = {row['n']})"

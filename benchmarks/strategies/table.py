@@ -35,10 +35,9 @@ class Experiment:
         return self.cites or ours
 
 
-def absent(experiment: Experiment) -> Finding:
-    """The row of an experiment whose checkpoints are not here."""
-    what = "needs real checkpoints: --models FOLDER"
-    return Finding(what, "", "", "", None, None, 0, None, None, "not measured")
+def absent(why: str) -> Finding:
+    """The row of an experiment that was not made."""
+    return Finding(why, "", "", "", None, None, 0, None, None, "not measured")
 
 
 def paper(strategy: str) -> str:

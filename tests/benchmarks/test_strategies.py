@@ -149,6 +149,9 @@ def test_what_was_found_is_written_as_it_comes_and_not_sought_again(
         with pytest.raises(RuntimeError):
             command.measure(bench, list(experiments), out)
     assert ran == ["a"]
+    kept = command.measure(bench, list(experiments), tmp_path / "kept.csv", run=False)
+    assert [kept[name][0].verdict for name in experiments] == ["shown", "not measured", "not measured"]
+    assert read(tmp_path / "kept.csv")[2]["claim"] == "the experiment was not made"
     first, second = read(out)
     assert (first["measure"], first["value"], first["verdict"]) == ("measure, shares", "1", "shown")
     assert first["command"] == "python -m benchmarks.strategies --only a"
