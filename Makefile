@@ -63,6 +63,7 @@ bench-vllm: $(VLLM_VENV)/installed
 # Real checkpoints: `make bench-real MODELS=FOLDER`. Many hours on two cores; goes on where it was left.
 bench-real: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.real --models $(MODELS) --results benchmarks/results
+	$(BIN)/python -m benchmarks.strategies --models $(MODELS) --out benchmarks/results/strategies.csv
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV)

@@ -63,10 +63,14 @@ class Lab:
     def kept(self, name: str, measured: Callable[[], Any]) -> Any:
         """What was measured, as JSON gives it back; measured where the folder does not hold it yet."""
         file = self.folder / f"{name}.json"
-        if not file.is_file():
+        if not self.has(name):
             text = json.dumps(measured(), indent=1) + "\n"
             file.write_text(text, encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
+
+    def has(self, name: str) -> bool:
+        """Whether that was measured before."""
+        return (self.folder / f"{name}.json").is_file()
 
     def operator_file(self, subjects: Mapping[str, Any]) -> dict[str, Any]:
         """The family's file with what was trained, less the models that no subject needs."""

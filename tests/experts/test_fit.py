@@ -28,6 +28,7 @@ KNOWN = {
     "loose": expert("loose", partner=None),
     "alone": Known(expert("alone").bundle.model_copy(update={"partner": None}), OTHER),  # type: ignore[union-attr]
     "forgets": expert("forgets", partner=LARGE, strategy="unlearn", role="assistant"),
+    "classes": expert("classes", partner=None, strategy="discriminator", role="wanted"),
     "kin": expert("kin", partner=None, family="f"),
     "cousin": expert("cousin", partner=None, family="g"),
 }
@@ -88,6 +89,11 @@ def test_an_assistant_and_its_target() -> None:
     assert wrong(unlearn) == []
     assert wrong(unlearn, "other") == ["composition.base"]
     assert wrong(unlearn | {"assistant": "chat"}, "other") == [], "an expert made for another role has no target"
+
+
+def test_one_class_conditional_model_stands_for_both_classes() -> None:
+    roles = {role: {"model": "classes", "prompt": f"{role}:"} for role in ("wanted", "unwanted")}
+    assert wrong({"strategy": "discriminator", **roles}) == []
 
 
 def test_roles_of_the_recommended_strategy() -> None:

@@ -12,6 +12,7 @@ from motet.demo.recipe import TINY
 from motet.training.run.dry_run import dry_run
 from motet.training.run.preparation import prepare
 from motet.training.run.recipe_file import packaged_recipes, read_recipe
+from motet.training.run.result import card_problems
 
 ROOT = Path(__file__).parent.parent.parent
 HIDDEN = {".venv", ".venv-vllm", ".git", ".hypothesis"}
@@ -53,6 +54,7 @@ def test_a_recipe_states_its_own_command_and_runs_dry(file: Path, family: Path, 
     # the tiny family's vocabulary is small, so its texts are long
     changes = [f"root={family}", f"output={tmp_path / 'out'}", "batch.max_length=128", *INSTEAD.get(file.stem, [])]
     recipe, folder = read_recipe(file.stem, changes)
+    assert not card_problems(recipe)
     result = dry_run(prepare(recipe, folder))
     assert result.trained > 0
     assert result.memory.total > 0

@@ -479,9 +479,10 @@ class RuleAdapter(Strategy):
 class Mixture(Strategy):
     """`z = log Σ_k w_k p_k`
 
-    The arithmetic mean of the members' distributions; the `product` is the geometric one. `members` are all of the
-    ensemble, the base among them: the first member whose model is the request's, or the first of all if the request
-    leaves it open.
+    The arithmetic mean of the members' distributions; of its calibration: Simple and Scalable Predictive Uncertainty
+    Estimation using Deep Ensembles (Lakshminarayanan et al. 2017, arXiv:1612.01474). The `product` is the geometric
+    mean. `members` are all of the ensemble, the base among them: the first member whose
+    model is the request's, or the first of all if the request leaves it open.
     """
 
     strategy = "mixture"

@@ -22,6 +22,7 @@ class Discriminator(RuleStrategy, frozen=True):
     σ(s) ≥ `posterior`; `mass` 1 keeps all.
     """
 
+    partners = ("wanted", "unwanted")  # one model may stand in both, under two prompts
     strength = "omega"
     strategy: Literal["discriminator"] = "discriminator"
     wanted: Role

@@ -1,0 +1,113 @@
+"""One table: for each strategy the effect that its paper claims, in kind, or that it does not show here.
+
+    python -m benchmarks.strategies --out benchmarks/results/strategies.csv
+    python -m benchmarks.strategies --models FOLDER --out benchmarks/results/strategies.csv
+    python -m benchmarks.strategies --only dynamic routed
+
+The demo family of a seed is built where it is missing and needed. FOLDER holds gemma3-270m and qwen-0.5b (Hugging
+Face folders); without it, rows that need them say so. What is trained and found is kept in the work folder as it comes,
+and not done again. Strengths are the defaults, which are the papers'; nothing was chosen by these figures.
+
+A row is `shown` where the 95 % bootstrap interval of the difference lies on the claimed side, `miss` where it lies on
+the other one, `not shown` where it holds both. What a strategy is said to keep may fall by the margin in its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.common import report
+from benchmarks.lab import Lab
+from benchmarks.strategies import cited, contexts, ensembles, forgetting, proxies, routing, topics
+from benchmarks.strategies.bench import Bench
+from benchmarks.strategies.file import write
+from benchmarks.strategies.finding import Finding
+from benchmarks.strategies.table import Experiment, absent, rows
+from motet.composers.strategies import STRATEGIES
+from motet.demo.family import build_family, family_folder
+
+ROOMS = (cited, proxies, topics, ensembles, routing, forgetting, contexts)
+EXPERIMENTS: dict[str, Experiment] = {
+    name: experiment
+    for strategy in STRATEGIES
+    for room in ROOMS
+    for name, experiment in room.EXPERIMENTS.items()
+    if experiment.strategy == strategy
+}
+
+
+def found_by(name: str, experiment: Experiment, bench: Bench, *, run: bool = True) -> list[Finding]:
+    """What an experiment finds, or found before. `run`: whether it may be made now."""
+    if experiment.cites is not None:
+        return experiment.run(bench)
+    if not bench.lab.has(f"found-{name}"):
+        if not run:
+            return [absent("the experiment was not made")]
+        if experiment.real and bench.models is None:
+            return [absent("needs real checkpoints: --models FOLDER")]
+    began = time.monotonic()
+    kept = bench.lab.kept(f"found-{name}", lambda: [asdict(finding) for finding in experiment.run(bench)])
+    print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
+    return [Finding.of(row) for row in kept]
+
+
+def _show(name: str, findings: Sequence[Finding]) -> None:
+    for one in findings:
+        print(
+            f"{name}: {one.claim}: {one.measure} ({one.wanted}): {one.value} against {one.baseline}: {one.verdict}",
+            flush=True,
+        )
+
+
+def measure(bench: Bench, wanted: Sequence[str], out: Path, *, run: bool = True) -> dict[str, list[Finding]]:
+    """Writes the table after every experiment."""
+    found: dict[str, list[Finding]] = {}
+    for name in wanted:
+        found[name] = found_by(name, EXPERIMENTS[name], bench, run=run)
+        _show(name, found[name])
+        write(out, rows(found, EXPERIMENTS))
+    return found
+
+
+def summary(found: Mapping[str, Sequence[Finding]]) -> dict[str, int]:
+    """Rows by verdict."""
+    return dict(Counter(finding.verdict for findings in found.values() for finding in findings))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.strategies",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--models", type=Path, help="the folder of real checkpoints")
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), help="experiments")
+    parser.add_argument("--kept", action="store_true", help="makes no experiment: the table of those made before")
+    parser.add_argument("--seed", type=int, default=0, help="of the demo family")
+    parser.add_argument("--limit", type=int, default=200, help="questions of a split, at most")
+    parser.add_argument("--work", type=Path, default=Path("out/strategies"), help="where what is done is kept")
+    parser.add_argument("--out", type=Path, help="the table (in the work folder otherwise)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    folder = options.work / f"seed{options.seed}-limit{options.limit}"
+    folder.mkdir(parents=True, exist_ok=True)
+    on_demo = not options.kept and any(
+        not EXPERIMENTS[name].real and EXPERIMENTS[name].cites is None for name in options.only
+    )
+    family = build_family(options.seed) if on_demo else family_folder(options.seed)
+    bench = Bench(Lab(family, folder), options.models, options.limit)
+    out = options.out or folder / "strategies.csv"
+    found = measure(bench, options.only, out, run=not options.kept)
+    results = {"seed": options.seed, "limit": options.limit, "verdicts": summary(found)}
+    report("strategies", results, out.with_suffix(".json"))
+
+
+if __name__ == "__main__":
+    main()
