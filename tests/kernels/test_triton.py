@@ -27,50 +27,20 @@ from motet.kernels.decode import Decoded, DecodeRows, decode
 from motet.kernels.eager import EagerKernels
 from motet.kernels.layout import edits
 from motet.kernels.logits import Logits
-from motet.kernels.reference import Composed, composed, warp
+from motet.kernels.reference import warp
 from motet.kernels.sampling import SampleRows
 from motet.kernels.triton import launch
 from motet.kernels.triton.backend import TritonKernels
 from motet.kernels.triton.table import buffer_table, seeds
 from motet.kernels.triton.workspace import Workspace, staged_scores
 from tests.kernels.cases import NUM_STREAMS, STATE, logits_of, plans
-from tests.kernels.test_sampling import chi_square_p, draws
+from tests.kernels.frequencies import FALSE_ALARM, chi_square_p, draws
+from tests.kernels.oracle import ATOL, DEVICE, assert_close, both, has_nucleus, streams_of
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-ATOL = 3e-4  # α is solved to 1e-5 relative, and moves scores by up to ten times as much
-FALSE_ALARM = 1e-6
 ROWS = len(plans(100))
 
 # −inf · 0 and the like happen in lanes that a `where` then drops; NumPy warns, a GPU does not
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-
-
-def streams_of(chosen: Sequence[Plan], rows: int) -> list[tuple[int, ...]]:
-    return [tuple(k * rows + r for k in range(len(plan.streams))) for r, plan in enumerate(chosen)]
-
-
-def has_nucleus(plan: Plan) -> bool:
-    sets = [*plan.masks, *(stream.inside for stream in plan.streams)]
-    return any(entry is not None and entry.kind == "nucleus" for entry in sets)
-
-
-def both(
-    buffers: Sequence[Tensor], chosen: Sequence[Plan], streams: Sequence[Sequence[int]]
-) -> tuple[Composed, Composed]:
-    """(kernels, oracle in float64)."""
-    logits = Logits([buffer.to(DEVICE) for buffer in buffers])
-    state = torch.tensor([STATE] * len(chosen), device=DEVICE)
-    got = TritonKernels().compose(logits, compose_rows(chosen, streams, logits.like()), None, state)
-    exact = Logits([buffer.double() for buffer in buffers])
-    plan = compose_rows(chosen, streams, exact.like())
-    return Composed(got.logprobs.cpu(), got.alpha.cpu()), composed(exact.logprobs(), plan, None, state.double().cpu())
-
-
-def assert_close(got: Composed, oracle: Composed) -> None:
-    possible = oracle.logprobs > -40.0
-    assert torch.equal(got.logprobs == -math.inf, oracle.logprobs == -math.inf)
-    torch.testing.assert_close(got.logprobs.double()[possible], oracle.logprobs[possible], atol=ATOL, rtol=1e-4)
-    torch.testing.assert_close(got.alpha.double(), oracle.alpha, atol=1e-4, rtol=1e-4, equal_nan=True)
 
 
 # one of each: a single tile or several, with a last one that is full, nearly empty, or a single token

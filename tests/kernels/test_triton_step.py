@@ -27,37 +27,14 @@ from motet.kernels.triton import launch
 from motet.kernels.triton.backend import DeviceStep, TritonKernels
 from motet.kernels.triton.launch import split_vocab
 from motet.kernels.triton.table import build_table
-from tests.kernels.cases import STATE, logits_of, packed, plans
-from tests.kernels.test_sampling import draws
-from tests.kernels.test_triton import ATOL, DEVICE, both, streams_of
+from tests.kernels.cases import logits_of, packed, plans
+from tests.kernels.oracle import ATOL, DEVICE, assert_alike, both, step_of, streams_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-def step_of(
-    chosen: Sequence[Plan], vocab: int, seed: int = 0, params: SampleRows | None = None, **fields: Any
-) -> tuple[Logits, DecodeRows]:
-    """A step whose rows are greedy unless told otherwise."""
-    count = len(chosen)
-    logits = Logits([buffer.to(DEVICE) for buffer in logits_of(count, vocab, torch.float32, seed)])
-    plan = compose_rows(chosen, streams_of(chosen, count), logits.like())
-    state = torch.tensor([STATE] * count, device=DEVICE)
-    params = params or SampleRows([0.0] * count, [0] * count, [1.0] * count, [0.0] * count)
-    return logits, DecodeRows(plan, [-1] * count, params, draws(count, seed), state, **fields)
-
-
 def words_of(rows: Sequence[Tensor]) -> Tensor:
     return packed(rows).to(DEVICE)
-
-
-def assert_alike(got: Decoded, expected: Decoded) -> None:
-    """Tokens that are possible are the same; a row of which nothing is possible says so."""
-    torch.testing.assert_close(got.logprob, expected.logprob, atol=ATOL, rtol=1e-4)
-    possible = expected.logprob > -math.inf
-    assert torch.equal(got.token[possible], expected.token[possible])
-    if expected.kl is not None:
-        torch.testing.assert_close(got.kl[possible], expected.kl[possible], atol=ATOL, rtol=1e-4, equal_nan=True)  # type: ignore[index]
-        assert torch.equal(got.base_rank[possible], expected.base_rank[possible])  # type: ignore[index]
 
 
 def decoded_both(logits: Logits, rows: DecodeRows) -> tuple[Decoded, Decoded]:
