@@ -141,8 +141,13 @@ def median_of_ratios(top: list[float], bottom: list[float]) -> float:
 
 def report(name: str, results: Any, out: Path | None) -> None:
     """The last line of every benchmark, and the same in a file."""
+    print(recorded(name, results, out))
+
+
+def recorded(name: str, results: Any, out: Path | None) -> str:
+    """The line, written to the file, if any."""
     line = json.dumps({"benchmark": name, "environment": asdict(environment()), "results": results})
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(json.loads(line), indent=1) + "\n")
-    print(line)
+    return line

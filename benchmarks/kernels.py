@@ -14,6 +14,7 @@ import argparse
 import csv
 import importlib
 import importlib.util
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -91,7 +92,7 @@ def logits_of(case: Case, device: str) -> list[Tensor]:
     return [(3 * torch.randn(shape, generator=generator)).bfloat16().to(device) for _ in range(case.members)]
 
 
-def ours(case: Case, kernels: Kernels, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
+def decoding(case: Case, buffers: Sequence[Tensor]) -> tuple[Logits, DecodeRows]:
     """One decode as the engine does it: tokens and their log-probs."""
     logits = Logits(buffers)
     streams = [[k * case.rows + r for k in range(case.members)] for r in range(case.rows)]
@@ -102,7 +103,11 @@ def ours(case: Case, kernels: Kernels, buffers: Sequence[Tensor]) -> Callable[[]
         [1.0 if case.warp == "none" else TOP_P] * case.rows,
         [0.0] * case.rows,
     )
-    rows = DecodeRows(plan, [-1] * case.rows, params, [0.37] * case.rows)
+    return logits, DecodeRows(plan, [-1] * case.rows, params, [0.37] * case.rows)
+
+
+def ours(case: Case, kernels: Kernels, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
+    logits, rows = decoding(case, buffers)
     return lambda: decode(kernels, logits, rows).token
 
 
@@ -115,7 +120,7 @@ def textbook(case: Case, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
         z = sum((w * member for w, member in zip(weights, members, strict=True)), torch.zeros_like(members[0]))
         if case.rule == "contrastive":
             best = members[0].amax(-1, keepdim=True)
-            z = z.masked_fill(members[0] < best + torch.tensor(RATIO).log(), -torch.inf)
+            z = z.masked_fill(members[0] < best + math.log(RATIO), -torch.inf)
         z = z / TEMPERATURE
         if case.warp == "top_k_top_p":
             z = z.masked_fill(z < z.topk(TOP_K).values[:, -1:], -torch.inf)
@@ -140,7 +145,7 @@ def flashinfer(case: Case, buffers: Sequence[Tensor]) -> Callable[[], Tensor] | 
         z = sum((w * b.float() for w, b in zip(weights, buffers, strict=True)), torch.zeros_like(buffers[0].float()))
         if case.rule == "contrastive":
             best = buffers[0].amax(-1, keepdim=True).float()
-            z = z.masked_fill(buffers[0] < best + torch.tensor(RATIO).log(), -torch.inf)
+            z = z.masked_fill(buffers[0] < best + math.log(RATIO), -torch.inf)
         probs = (z / TEMPERATURE).softmax(-1)
         if case.warp == "none":
             return sampling.sampling_from_probs(probs)
