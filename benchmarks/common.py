@@ -9,6 +9,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,7 @@ class Environment:
     python: str
     torch: str
     transformers: str
+    triton: str
 
 
 transformers.utils.logging.disable_progress_bar()
@@ -125,6 +128,7 @@ def environment() -> Environment:
         python=platform.python_version(),
         torch=torch.__version__,
         transformers=transformers.__version__,
+        triton=metadata.version("triton") if find_spec("triton") else "none",
     )
 
 

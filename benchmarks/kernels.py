@@ -111,8 +111,14 @@ def ours(case: Case, kernels: Kernels, buffers: Sequence[Tensor]) -> Callable[[]
     return lambda: decode(kernels, logits, rows).token
 
 
-def textbook(case: Case, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
-    """A float32 log-softmax per member, the sum, the mask, top-k by threshold, top-p by sorting, multinomial."""
+def multinomial(probs: Tensor) -> Tensor:
+    return torch.multinomial(probs, 1)[:, 0]
+
+
+def textbook(
+    case: Case, buffers: Sequence[Tensor], draw: Callable[[Tensor], Tensor] = multinomial
+) -> Callable[[], Tensor]:
+    """A float32 log-softmax per member, the sum, the mask, top-k by threshold, top-p by sorting, a draw."""
     weights = [stream.weight for stream in plan_of(case).streams]
 
     def run() -> Tensor:
@@ -129,7 +135,7 @@ def textbook(case: Case, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
             drop = ordered.softmax(-1).cumsum(-1) <= 1 - TOP_P
             drop[:, -1:] = False
             z = z.masked_fill(drop.scatter(1, order, drop), -torch.inf)
-        return torch.multinomial(z.softmax(-1), 1)[:, 0]
+        return draw(z.softmax(-1))
 
     return run
 
