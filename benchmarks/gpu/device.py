@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -71,10 +72,18 @@ def device_seconds(call: Callable[[], object], times: int = 1) -> float:
     return 1e-3 * start.elapsed_time(end) / times
 
 
-def described() -> Line:
-    """What the device is. The driver's version is what `nvidia-smi` says, where there is one."""
+def copy_rate() -> float:
+    """Bytes per second of a large copy, reads and writes counted: the ceiling of a run."""
+    source = torch.empty(1 << (31 if DEVICE == "cuda" else 24), dtype=torch.uint8, device=DEVICE).random_()
+    target = torch.empty_like(source)
+    device_seconds(lambda: target.copy_(source), 2)
+    return 2 * source.numel() / statistics.median(device_seconds(lambda: target.copy_(source), 4) for _ in range(7))
+
+
+def described(rate: float) -> Line:
+    """What the device is, and the `copy_rate` of this run. The driver's version is what `nvidia-smi` says."""
     if DEVICE == "cpu":
-        return {"device": "cpu"}
+        return {"device": "cpu", "graphs": "skipped: there is no CUDA device", "copy_gb_per_s": round(rate / 1e9, 1)}
     found = cast("Any", torch.cuda).get_device_properties(0)
     try:
         command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -87,6 +96,7 @@ def described() -> Line:
         "memory_gib": round(found.total_memory / 2**30, 1),
         "l2_mb": round(l2_bytes() / 1e6, 1),
         "cuda": str(torch.version.cuda),
+        "copy_gb_per_s": round(rate / 1e9, 1),
         "driver": driver,
     }
 

@@ -21,10 +21,9 @@ import torch
 
 from benchmarks.common import interleave, median_of_ratios
 from benchmarks.gpu.composite import Composite, EagerStep, GraphStep
-from benchmarks.gpu.device import DEVICE, Graph, described, seconds_of
+from benchmarks.gpu.device import DEVICE, Graph, copy_rate, described, seconds_of
 from benchmarks.gpu.families import FAMILIES, model_of, weight_bytes
 from benchmarks.gpu.stages import Budget, Line
-from benchmarks.kernels import copy_bandwidth
 from benchmarks.step import engine_at
 from motet.composers.plan import Plan, Stream
 from motet.engines.torch import EngineCore, EngineSettings, Member
@@ -116,7 +115,7 @@ def _compared(composite: Composite) -> GraphStep:
     return captured
 
 
-def measured(family: Family, batch: int, bandwidth: float) -> Iterator[Line]:
+def measured(family: Family, batch: int, rate: float) -> Iterator[Line]:
     """A line per variant. One that fails is told, and the others are measured."""
     ready: dict[str, Variant] = {}
     head: Line = {"table": "steps", "family": family.name, "batch": batch}
@@ -129,7 +128,7 @@ def measured(family: Family, batch: int, bandwidth: float) -> Iterator[Line]:
             traceback.print_exc()
             yield {**head, "variant": name, "failed": f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"}
     figures = interleave(ready, family.rounds, warm_up=0)
-    floor = 1e3 * family.floor_bytes(batch) / bandwidth
+    floor = 1e3 * family.floor_bytes(batch) / rate
     for name, times in figures.items():
         line = {**head, "variant": name, "ms": round(statistics.median(times), 3), "floor_ms": round(floor, 3)}
         line |= {"least_ms": round(min(times), 3), "most_ms": round(max(times), 3)}
@@ -140,22 +139,15 @@ def measured(family: Family, batch: int, bandwidth: float) -> Iterator[Line]:
 
 
 def lines(names: Sequence[str], budget: Budget, tiny: bool) -> Iterator[Line]:
-    bandwidth = copy_bandwidth(DEVICE)
-    skipped = {} if DEVICE == "cuda" else {"graphs": "skipped: there is no CUDA device"}
+    rate = copy_rate()
     for name in names:
         family = Family(name, tiny)
-        yield {
-            "table": "facts",
-            **described(),
-            "copy_gb_per_s": round(bandwidth / 1e9, 1),
-            f"weights_gb {name}": round(family.bytes / 1e9, 2),
-            **skipped,
-        }
+        yield {"table": "facts", **described(rate), f"weights_gb {name}": round(family.bytes / 1e9, 2)}
         for batch in family.batches:
             if budget.is_spent:
                 yield {"table": "steps", "family": name, "batch": batch, "failed": "not run: no time was left"}
                 continue
-            yield from measured(family, batch, bandwidth)
+            yield from measured(family, batch, rate)
             gc.collect()
             if DEVICE == "cuda":
                 torch.cuda.empty_cache()

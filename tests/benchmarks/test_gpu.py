@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -137,7 +137,7 @@ def test_what_a_graph_holds_stays_on_the_device(monkeypatch: pytest.MonkeyPatch)
     assert launched == ["scan", "finish"]
     reads: list[Callable[[], object]] = [
         lambda: made.ids[0, 0].item(),
-        lambda: made.ids.tolist(),
+        lambda: cast("list[object]", made.ids.tolist()),
         lambda: bool(made.ids.any()),
         lambda: torch.tensor([1]),
     ]
