@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
-# python compiles the few modules that are used when they are first imported; pip would compile fifty thousand
+# python compiles the few modules that are used when they are first imported; pip would compile fifty thousand. Where the
+# environment forbids python to keep what it compiled (images of containers do), every process would do it again: 16 s each
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 VLLM_PIP := $(VLLM_VENV)/bin/python $(INSTALL)
 PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt

@@ -33,9 +33,15 @@ pytestmark = [
 
 
 @pytest.fixture(params=NAMES)
-def pair(request: pytest.FixtureRequest) -> tuple[Path, Path]:
+def name(request: pytest.FixtureRequest) -> str:
+    """Of a checkpoint, given by some tests themselves."""
+    return request.param
+
+
+@pytest.fixture
+def pair(name: str) -> tuple[Path, Path]:
     """(file, folder)"""
-    file = ROOT / f"{request.param}.gguf"
+    file = ROOT / f"{name}.gguf"
     if not file.is_file() or not file.with_suffix("").is_dir():
         pytest.skip(f"{file} and its folder are not there")
     return file, file.with_suffix("")
@@ -44,7 +50,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Path, Path]:
 def operator_file(folder: Path, pair: tuple[Path, Path]) -> Path:
     file = folder / "models.yaml"
     models = {"file": {"path": str(pair[0])}, "folder": {"path": str(pair[1])}}
-    file.write_text(yaml.safe_dump({"models": models, "engine": {"dtype": "bfloat16", "kv_cache_gib": 0.25}}))
+    file.write_text(yaml.safe_dump({"models": models, "engine": {"dtype": "float32", "kv_cache_gib": 0.25}}))
     return file
 
 
@@ -75,6 +81,7 @@ def test_weights_are_those_of_the_folder(pair: tuple[Path, Path]) -> None:
     assert all(tensor.equal(others[name]) for name, tensor in ours.items())
 
 
+@pytest.mark.parametrize("name", NAMES[:1])
 async def test_answers_are_those_of_the_folder(pair: tuple[Path, Path], tmp_path: Path) -> None:
     engine, registry = load_engine(load(operator_file(tmp_path, pair)))
     service = Service.assemble(ServerConfig(), engine, registry)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.soak import fuzz as fuzzing
 from tests.soak.aborts import aborts
-from tests.soak.connections import SCENARIOS, connections
+from tests.soak.connections import PATIENCE_S, SCENARIOS, connections
 from tests.soak.mixed import mixed
 from tests.soak.points import POINTS, points
 from tests.soak.process import GIB, Launch, family_file
@@ -91,7 +91,7 @@ def _mixed(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
 
 
 def _connections(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
-    command.add_argument("--patience", type=float, default=75, help="seconds that a server may keep what they hold")
+    command.add_argument("--patience", type=float, default=PATIENCE_S, help="seconds that they may be kept")
     command.add_argument("--only", nargs="*", choices=sorted(SCENARIOS), default=[])
     return lambda asked: connections(_launch(asked), asked.patience, asked.only)
 

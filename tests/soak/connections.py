@@ -24,6 +24,7 @@ OVERLOADED_S = 0.05
 SMALL_BUFFER = 4096
 GROWTH_MIB = 100
 ANSWER_S = 120.0
+PATIENCE_S = 75.0  # beyond the 60 s that a body may take by default
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -154,10 +155,13 @@ def once(server: Server, request: Request, index: int) -> list[Finding]:
     return [Finding("killed", request, index, how, answer.seconds)]
 
 
-def slope(samples: Sequence[Sample]) -> float | None:
-    """MiB per 10,000 requests by least squares after the warm-up; None where too little was sent to say."""
+def slope(
+    samples: Sequence[Sample], memory: Callable[[Sample], int] = attrgetter("resident"), warm_up: float = WARM_UP
+) -> float | None:
+    """MiB per 10,000 requests by least squares after the warm-up, a share of the requests; None where too little was
+    sent to say."""
     total = samples[-1].requests if samples else 0
-    points = [(one.requests, one.resident / MIB) for one in samples if one.requests >= WARM_UP * total]
+    points = [(one.requests, memory(one) / MIB) for one in samples if one.requests >= warm_up * total]
     mean_x = sum(x for x, _ in points) / max(len(points), 1)
     mean_y = sum(y for _, y in points) / max(len(points), 1)
     spread = sum((x - mean_x) ** 2 for x, _ in points)
@@ -182,6 +186,11 @@ def results(tally: Tally) -> dict[str, Any]:
         "memory_most_mib": round(max(one.resident for one in longest) / MIB) if longest else None,
         "memory_last_mib": round(longest[-1].resident / MIB) if longest else None,
         "memory_mib_per_10k_requests": slope(longest),
+        "anonymous_mib_per_10k_requests": {
+            f"{who}, {when}": slope(longest, attrgetter(who), share)
+            for who in ("server", "children")
+            for when, share in (("after the warm-up", WARM_UP), ("second half", 0.5))
+        },
     }
 
 

@@ -61,8 +61,10 @@ async def _both(
     )
 
 
-def tenths(server: Server) -> list[tuple[int, int]]:
-    """Requests answered and MiB, at every tenth of the time."""
+def tenths(server: Server) -> list[tuple[int, ...]]:
+    """Requests answered, MiB resident, anonymous of the server and of its children, at every tenth of the time."""
     samples = server.samples
     chosen = [samples[(len(samples) - 1) * k // 10] for k in range(11)] if samples else []
-    return [(one.requests, round(one.resident / fuzz.MIB)) for one in chosen]
+    return [
+        (one.requests, *(round(part / fuzz.MIB) for part in (one.resident, one.server, one.children))) for one in chosen
+    ]

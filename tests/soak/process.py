@@ -70,11 +70,14 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The memory of the server and its children at a moment."""
+    """The memory of the server and its children at a moment, in bytes. Resident memory counts the pages of libraries in
+    every process that has touched them; anonymous memory is what the processes have asked for themselves."""
 
     at: float  # time.monotonic
     requests: int  # answered so far
-    resident: int  # bytes
+    resident: int
+    server: int  # anonymous
+    children: int  # anonymous
 
 
 class Server:
@@ -96,13 +99,20 @@ class Server:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def resident(self) -> int:
-        """Bytes of the process and its children."""
+    def sample(self) -> Sample:
+        """Zeros for processes that are gone."""
         try:
             own = psutil.Process(self.process.pid)
-            return sum(one.memory_info().rss for one in [own, *own.children(recursive=True)])
+            told = [one.memory_info() for one in [own, *own.children(recursive=True)]]
         except psutil.Error:
-            return 0
+            told = []
+        anonymous = [one.rss - one.shared for one in told]
+        resident = sum(one.rss for one in told)
+        return Sample(time.monotonic(), self.answered, resident, sum(anonymous[:1]), sum(anonymous[1:]))
+
+    def resident(self) -> int:
+        """Bytes of the process and its children."""
+        return self.sample().resident
 
     def descriptors(self) -> int:
         return psutil.Process(self.process.pid).num_fds() if self.alive else 0
@@ -143,7 +153,7 @@ class Server:
     def _sample(self) -> None:
         limit = self.launch.resident
         while self.alive and not self._over.wait(SAMPLE_S):
-            self.samples.append(Sample(time.monotonic(), self.answered, self.resident()))
+            self.samples.append(self.sample())
             if limit and self.samples[-1].resident > limit:
                 self.kill(f"more than {limit / GIB:.1f} GiB of memory")
 

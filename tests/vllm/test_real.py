@@ -57,11 +57,10 @@ class Case:
         ]
 
 
-CASES = [
+CASES = [  # the 0.5B in bfloat16 is one of the last
     Case(("gemma3-270m",), "float32", (GUIDANCE,)),
     Case(("gemma3-270m",), "bfloat16", ()),
     Case(("qwen-0.5b",), "float32", (GUIDANCE,)),
-    Case(("qwen-0.5b",), "bfloat16", ()),
     Case(PAIR, "float32", ({"strategy": "contrastive", "amateur": "qwen-0.5b"}, GUIDANCE)),
     # without its mask: which tokens lie just inside of it is decided by rounding
     Case(PAIR, "bfloat16", ({"strategy": "contrastive", "amateur": "qwen-0.5b", "alpha": 1e-9}, GUIDANCE)),

@@ -10,12 +10,11 @@ from typing import Any
 
 import httpx
 
-from tests.soak.connections import SCENARIOS, play
+from tests.soak.connections import PATIENCE_S, SCENARIOS, play
 from tests.soak.points.lab import Check, Lab
 from tests.soak.process import Server, ServerEnded, start
 from tests.soak.raw import post, says
 
-PATIENCE_S = 40.0
 FORGED = "FORGED"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")
 SLOW_CLIENTS = ("unread", "slow_headers", "slow_bodies", "silent", "descriptors")

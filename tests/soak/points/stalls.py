@@ -19,8 +19,8 @@ from tests.soak.generator import Generator, Request
 from tests.soak.points.lab import CHAT, MIB, Check, Lab, Limits, ask, complete, raw, schema, send_all, structured
 from tests.soak.process import Server
 
-GROWTH_MIB_PER_10K = 20  # a short run's noise; the long run's aim is 1
-MIXED = 4000
+GROWTH_MIB_PER_10K = 80  # a short run's noise; the long run's aim is 1, and the faulty server had 380
+MIXED, ROUNDS = 1000, 4  # the same requests again and again: what new ones fill is not looked at here
 CONTEXT = 8192
 
 
@@ -168,18 +168,18 @@ async def _one_token(server: Server) -> tuple[list[float], list[float]]:
 
 
 def memory_under_load(lab: Lab) -> list[Check]:
-    """The slope of memory over requests of every kind, after a warm-up. `fuzz` is the long run."""
+    """The slope of memory over requests of every kind, in the second half of the rounds. `mixed` is the long run."""
     server = lab.server()
     generator = Generator(*fuzz.describe(server.url), 10, 0.0)
     asyncio.run(_mixed(server, generator))
-    slope = fuzz.slope(server.samples)
+    slope = fuzz.slope(server.samples, warm_up=0.5)
     mib = [round(one.resident / MIB) for one in server.samples if one.requests]
-    saw = f"{mib[0]} → {mib[-1]} MiB in {MIXED} requests, {slope} MiB per 10,000 after the warm-up"
+    saw = f"{mib[0]} → {mib[-1]} MiB in {ROUNDS} × {MIXED} requests, {slope} MiB per 10,000 in the second half"
     return [Check("memory levels off", slope is not None and slope < GROWTH_MIB_PER_10K, saw)]
 
 
 async def _mixed(server: Server, generator: Generator) -> None:
-    indices = iter(range(MIXED))
+    indices = (index for _ in range(ROUNDS) for index in range(MIXED))
 
     async def worker() -> None:
         for index in indices:
