@@ -9,6 +9,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,7 @@ class Environment:
     python: str
     torch: str
     transformers: str
+    triton: str
 
 
 transformers.utils.logging.disable_progress_bar()
@@ -125,6 +128,7 @@ def environment() -> Environment:
         python=platform.python_version(),
         torch=torch.__version__,
         transformers=transformers.__version__,
+        triton=metadata.version("triton") if find_spec("triton") else "none",
     )
 
 
@@ -141,8 +145,13 @@ def median_of_ratios(top: list[float], bottom: list[float]) -> float:
 
 def report(name: str, results: Any, out: Path | None) -> None:
     """The last line of every benchmark, and the same in a file."""
+    print(recorded(name, results, out))
+
+
+def recorded(name: str, results: Any, out: Path | None) -> str:
+    """The line, written to the file, if any."""
     line = json.dumps({"benchmark": name, "environment": asdict(environment()), "results": results})
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(json.loads(line), indent=1) + "\n")
-    print(line)
+    return line

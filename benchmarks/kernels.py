@@ -14,6 +14,7 @@ import argparse
 import csv
 import importlib
 import importlib.util
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -91,7 +92,7 @@ def logits_of(case: Case, device: str) -> list[Tensor]:
     return [(3 * torch.randn(shape, generator=generator)).bfloat16().to(device) for _ in range(case.members)]
 
 
-def ours(case: Case, kernels: Kernels, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
+def decoding(case: Case, buffers: Sequence[Tensor]) -> tuple[Logits, DecodeRows]:
     """One decode as the engine does it: tokens and their log-probs."""
     logits = Logits(buffers)
     streams = [[k * case.rows + r for k in range(case.members)] for r in range(case.rows)]
@@ -102,12 +103,22 @@ def ours(case: Case, kernels: Kernels, buffers: Sequence[Tensor]) -> Callable[[]
         [1.0 if case.warp == "none" else TOP_P] * case.rows,
         [0.0] * case.rows,
     )
-    rows = DecodeRows(plan, [-1] * case.rows, params, [0.37] * case.rows)
+    return logits, DecodeRows(plan, [-1] * case.rows, params, [0.37] * case.rows)
+
+
+def ours(case: Case, kernels: Kernels, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
+    logits, rows = decoding(case, buffers)
     return lambda: decode(kernels, logits, rows).token
 
 
-def textbook(case: Case, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
-    """A float32 log-softmax per member, the sum, the mask, top-k by threshold, top-p by sorting, multinomial."""
+def multinomial(probs: Tensor) -> Tensor:
+    return torch.multinomial(probs, 1)[:, 0]
+
+
+def textbook(
+    case: Case, buffers: Sequence[Tensor], draw: Callable[[Tensor], Tensor] = multinomial
+) -> Callable[[], Tensor]:
+    """A float32 log-softmax per member, the sum, the mask, top-k by threshold, top-p by sorting, a draw."""
     weights = [stream.weight for stream in plan_of(case).streams]
 
     def run() -> Tensor:
@@ -115,7 +126,7 @@ def textbook(case: Case, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
         z = sum((w * member for w, member in zip(weights, members, strict=True)), torch.zeros_like(members[0]))
         if case.rule == "contrastive":
             best = members[0].amax(-1, keepdim=True)
-            z = z.masked_fill(members[0] < best + torch.tensor(RATIO).log(), -torch.inf)
+            z = z.masked_fill(members[0] < best + math.log(RATIO), -torch.inf)
         z = z / TEMPERATURE
         if case.warp == "top_k_top_p":
             z = z.masked_fill(z < z.topk(TOP_K).values[:, -1:], -torch.inf)
@@ -124,7 +135,7 @@ def textbook(case: Case, buffers: Sequence[Tensor]) -> Callable[[], Tensor]:
             drop = ordered.softmax(-1).cumsum(-1) <= 1 - TOP_P
             drop[:, -1:] = False
             z = z.masked_fill(drop.scatter(1, order, drop), -torch.inf)
-        return torch.multinomial(z.softmax(-1), 1)[:, 0]
+        return draw(z.softmax(-1))
 
     return run
 
@@ -140,7 +151,7 @@ def flashinfer(case: Case, buffers: Sequence[Tensor]) -> Callable[[], Tensor] | 
         z = sum((w * b.float() for w, b in zip(weights, buffers, strict=True)), torch.zeros_like(buffers[0].float()))
         if case.rule == "contrastive":
             best = buffers[0].amax(-1, keepdim=True).float()
-            z = z.masked_fill(buffers[0] < best + torch.tensor(RATIO).log(), -torch.inf)
+            z = z.masked_fill(buffers[0] < best + math.log(RATIO), -torch.inf)
         probs = (z / TEMPERATURE).softmax(-1)
         if case.warp == "none":
             return sampling.sampling_from_probs(probs)

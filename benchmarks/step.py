@@ -32,7 +32,7 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedModel
 from benchmarks.common import environment, interleave, make_family, median_of_ratios, report, seconds
 from motet.composers.plan import Plan, Stream
 from motet.engines.base import GenerationRequest, SamplingParams
-from motet.engines.torch import EngineCore, Member, load_member
+from motet.engines.torch import EngineCore, EngineSettings, Member, load_member
 from motet.engines.torch.model import ModelWork
 
 PLAN = Plan((Stream("base", "base"), Stream("expert", "expert", 1.0), Stream("antiexpert", "antiexpert", -1.0)))
@@ -90,12 +90,16 @@ class NaiveLoop:
 
 
 def engine_at(
-    members: dict[str, Member], batch: Sequence[Sequence[int]], max_tokens: int, plan: Plan = PLAN
+    members: dict[str, Member],
+    batch: Sequence[Sequence[int]],
+    max_tokens: int,
+    plan: Plan = PLAN,
+    settings: EngineSettings | None = None,
 ) -> EngineCore:
     """An engine whose requests have all been prefilled; every stream reads the same prompt."""
     for member in members.values():
         member.cache.clear()
-    core = EngineCore(members)
+    core = EngineCore(members, settings)
     for prompt in batch:
         sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=True)
         core.add(core.group(GenerationRequest("bench", plan, (tuple(prompt),) * len(plan.streams), sampling)))

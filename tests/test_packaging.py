@@ -77,11 +77,14 @@ def test_no_circles() -> None:
 def test_engine_plan_and_kernels_need_torch_and_transformers_alone() -> None:
     """A machine without the server's libraries (a GPU box, say) can run the engine and its benchmarks."""
     script = """
-import sys
-for name in ("pydantic", "pydantic_settings", "fastapi", "starlette", "uvicorn", "openai", "llguidance"):
+import importlib.util, sys
+server = ("pydantic", "pydantic_settings", "fastapi", "starlette", "uvicorn", "openai", "llguidance")
+for name in (*server, "pytest", "scipy"):
     sys.modules[name] = None
 import motet.kernels.reference, motet.kernels.sampling, motet.composers.plan, motet.composers.rows
 import motet.engines.base, motet.engines.torch
+if importlib.util.find_spec("triton"):
+    import benchmarks.gpu.__main__, benchmarks.gpu.child, benchmarks.gpu.steps
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 

@@ -6,18 +6,16 @@ Frequency tests are chi-square tests at a false-alarm rate of 1e-6 each, with fi
 from __future__ import annotations
 
 import math
-import random
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from motet.kernels.reference import warp
 from motet.kernels.sampling import SampleRows, sample
+from tests.kernels.frequencies import FALSE_ALARM, chi_square_p, draws
 
-FALSE_ALARM = 1e-6
 CASES: list[tuple[float, int, float, float]] = [
     (1.0, 0, 1.0, 0.0),
     (0.7, 0, 1.0, 0.0),
@@ -32,23 +30,6 @@ CASES: list[tuple[float, int, float, float]] = [
 def params(rows: int, case: tuple[float, int, float, float]) -> SampleRows:
     temperature, top_k, top_p, min_p = case
     return SampleRows([temperature] * rows, [top_k] * rows, [top_p] * rows, [min_p] * rows)
-
-
-def draws(rows: int, seed: int) -> list[float]:
-    generator = random.Random(seed)
-    return [1.0 - generator.random() for _ in range(rows)]
-
-
-def chi_square_p(counts: np.ndarray[Any, Any], probs: np.ndarray[Any, Any]) -> float:
-    """p-value after pooling cells that expect fewer than five draws."""
-    expected = probs * counts.sum()
-    rare = expected < 5
-    observed = np.append(counts[~rare], counts[rare].sum())
-    expected = np.append(expected[~rare], expected[rare].sum())
-    keep = expected > 0
-    return float(
-        cast("Any", stats).chisquare(observed[keep], expected[keep] * observed[keep].sum() / expected[keep].sum())[1]
-    )
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,68 +9,34 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import cycle, islice
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 pytest.importorskip("triton")
 
 from motet.composers.plan import Plan, Stream, TokenSet
 from motet.composers.rows import compose_rows
 from motet.composers.rules import LinearRule
-from motet.kernels.decode import Decoded, DecodeRows, decode
+from motet.kernels.decode import DecodeRows, decode
 from motet.kernels.eager import EagerKernels
 from motet.kernels.layout import edits
 from motet.kernels.logits import Logits
-from motet.kernels.reference import Composed, composed, warp
 from motet.kernels.sampling import SampleRows
-from motet.kernels.triton import launch
 from motet.kernels.triton.backend import TritonKernels
 from motet.kernels.triton.table import buffer_table, seeds
-from motet.kernels.triton.workspace import Workspace, staged_scores
+from tests.kernels import checks
 from tests.kernels.cases import NUM_STREAMS, STATE, logits_of, plans
-from tests.kernels.test_sampling import chi_square_p, draws
+from tests.kernels.frequencies import FALSE_ALARM, chi_square_p, draws
+from tests.kernels.oracle import ATOL, DEVICE, assert_close, both, streams_of
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-ATOL = 3e-4  # α is solved to 1e-5 relative, and moves scores by up to ten times as much
-FALSE_ALARM = 1e-6
 ROWS = len(plans(100))
 
 # −inf · 0 and the like happen in lanes that a `where` then drops; NumPy warns, a GPU does not
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-
-
-def streams_of(chosen: Sequence[Plan], rows: int) -> list[tuple[int, ...]]:
-    return [tuple(k * rows + r for k in range(len(plan.streams))) for r, plan in enumerate(chosen)]
-
-
-def has_nucleus(plan: Plan) -> bool:
-    sets = [*plan.masks, *(stream.inside for stream in plan.streams)]
-    return any(entry is not None and entry.kind == "nucleus" for entry in sets)
-
-
-def both(
-    buffers: Sequence[Tensor], chosen: Sequence[Plan], streams: Sequence[Sequence[int]]
-) -> tuple[Composed, Composed]:
-    """(kernels, oracle in float64)."""
-    logits = Logits([buffer.to(DEVICE) for buffer in buffers])
-    state = torch.tensor([STATE] * len(chosen), device=DEVICE)
-    got = TritonKernels().compose(logits, compose_rows(chosen, streams, logits.like()), None, state)
-    exact = Logits([buffer.double() for buffer in buffers])
-    plan = compose_rows(chosen, streams, exact.like())
-    return Composed(got.logprobs.cpu(), got.alpha.cpu()), composed(exact.logprobs(), plan, None, state.double().cpu())
-
-
-def assert_close(got: Composed, oracle: Composed) -> None:
-    possible = oracle.logprobs > -40.0
-    assert torch.equal(got.logprobs == -math.inf, oracle.logprobs == -math.inf)
-    torch.testing.assert_close(got.logprobs.double()[possible], oracle.logprobs[possible], atol=ATOL, rtol=1e-4)
-    torch.testing.assert_close(got.alpha.double(), oracle.alpha, atol=1e-4, rtol=1e-4, equal_nan=True)
 
 
 # one of each: a single tile or several, with a last one that is full, nearly empty, or a single token
@@ -80,11 +46,7 @@ HALVES = [(1000, torch.bfloat16), (257, torch.float16)]
 
 @pytest.mark.parametrize(("vocab", "dtype"), [*EXACT, *HALVES])
 def test_all_rules_in_one_launch(vocab: int, dtype: torch.dtype) -> None:
-    chosen = plans(vocab)
-    if dtype != torch.float32:  # their tokens tie, and the kernels keep what ties with the edge of a nucleus
-        chosen = [plan for plan in chosen if not has_nucleus(plan)]
-    rows = len(chosen)
-    assert_close(*both(logits_of(rows, vocab, dtype), chosen, streams_of(chosen, rows)))
+    checks.all_rules(vocab, dtype, nuclei=dtype == torch.float32)
 
 
 def test_a_real_vocabulary() -> None:
@@ -94,12 +56,7 @@ def test_a_real_vocabulary() -> None:
 
 
 def test_members_of_unlike_dtypes_and_strides() -> None:
-    chosen = [plan for plan in plans(100) if not has_nucleus(plan)]
-    rows = len(chosen)
-    a, b, c, d, e = logits_of(rows, 130, torch.float32)
-    buffers = [a[:, 7:107], b[:, :100].bfloat16(), c[:, 30:].half(), d[:, :100], e[:, :100]]
-    assert buffer_table(buffers)[1] == 3
-    assert_close(*both(buffers, chosen, streams_of(chosen, rows)))
+    checks.unlike_members()
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -120,24 +77,11 @@ def test_any_weights_and_rows(data: st.DataObject, vocab: int, seed: int) -> Non
 
 
 def test_impossible_tokens_and_empty_rows() -> None:
-    """−inf in every member; one row whose members exclude each other keeps its base's arg-max."""
-    chosen = plans(300)
-    buffers = logits_of(ROWS, 300, torch.float32)
-    buffers[0][:, 3] = buffers[1][:, 4] = buffers[2][:, 5] = -math.inf
-    buffers[0][1, 2:] = -math.inf
-    buffers[1][1, :2] = buffers[2][1, :2] = -math.inf
-    got, oracle = both(buffers, chosen, streams_of(chosen, ROWS))
-    assert_close(got, oracle)
-    assert got.logprobs[1].argmax() == buffers[0][1].argmax()
+    checks.impossible_tokens()
 
 
 def test_a_broken_member_stays_visible_in_its_own_rows_only() -> None:
-    chosen = plans(50)[:4]
-    buffers = logits_of(4, 50, torch.float32)
-    buffers[0][3] = math.nan
-    got, _ = both(buffers, chosen, streams_of(chosen, 4))
-    assert got.logprobs[3].isnan().all()
-    assert got.logprobs[:3].isfinite().all()
+    checks.broken_member()
 
 
 def test_ties_with_a_threshold_are_all_kept() -> None:
@@ -155,88 +99,34 @@ def rows_for(
     return DecodeRows(plan, forced, params, uniform, state)
 
 
-def decoded_both(temperature: float, forced: Sequence[int], vocab: int, step: int = 1) -> tuple[Decoded, Decoded]:
-    """(kernels, plain torch) on every `step`-th of the plans; the forced tokens are taken in turn."""
-    chosen = plans(vocab)[::step]
-    count = len(chosen)
-    logits = Logits([buffer.to(DEVICE) for buffer in logits_of(count, vocab, torch.float32)])
-    params = SampleRows([temperature] * count, [0] * count, [1.0] * count, [0.0] * count)
-    rows = rows_for(logits, chosen, params, draws(count, 3), list(islice(cycle(forced), count)))
-    return decode(TritonKernels(), logits, rows), decode(EagerKernels(), logits, rows)
-
-
 @pytest.mark.parametrize(
     ("vocab", "forced"),
     [(1, [-1, 0]), (257, [-1]), (257, [128]), (1100, [-1, 550]), (1100, [1099, -1])],
     ids=["one token", "greedy", "forced", "every second, two tiles", "the others, two tiles"],
 )
-def test_greedy_and_forced_tokens_are_those_of_plain_torch(vocab: int, forced: list[int]) -> None:
-    got, expected = decoded_both(0.0, forced, vocab)
-    assert torch.equal(got.token, expected.token)
-    torch.testing.assert_close(got.logprob, expected.logprob, atol=ATOL, rtol=1e-4)
+def test_greedy_and_forced_tokens(vocab: int, forced: list[int]) -> None:
+    checks.greedy_and_forced(vocab, forced)
 
 
 def test_reported_divergence_from_the_base() -> None:
-    """KL and rank of every second row; the others are not looked at."""
-    chosen = plans(1500)
-    logits = Logits([buffer.to(DEVICE) for buffer in logits_of(ROWS, 1500, torch.float32)])
-    params = SampleRows([0.0] * ROWS, [0] * ROWS, [1.0] * ROWS, [0.0] * ROWS)
-    forced = [(97 * r) % 1500 if r % 4 else -1 for r in range(ROWS)]
-    rows = replace(rows_for(logits, chosen, params, [1.0] * ROWS, forced), trace=range(0, ROWS, 2))
-    got, expected = decode(TritonKernels(), logits, rows), decode(EagerKernels(), logits, rows)
-    assert got.kl is not None
-    assert expected.kl is not None
-    assert int(got.kl.isnan().sum()) == ROWS // 2
-    torch.testing.assert_close(got.kl, expected.kl, atol=ATOL, rtol=1e-4, equal_nan=True)
-    assert got.base_rank is not None
-    assert expected.base_rank is not None
-    assert torch.equal(got.base_rank, expected.base_rank)
+    checks.traces(1500)
 
 
-def test_the_split_of_the_vocabulary_changes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens: list[Tensor] = []
-    for programs in (1, 64, 512):
-        monkeypatch.setattr(launch, "PROGRAMS", programs)
-        tokens.append(decoded_both(0.9, [-1], 5000, 4)[0].token)
-    assert torch.equal(tokens[0], tokens[1])
-    assert torch.equal(tokens[0], tokens[2])
+def test_the_split_of_the_vocabulary_changes_no_token() -> None:
+    checks.splits(5000, 4)
 
 
 def test_a_row_is_decoded_alike_alone_and_in_company() -> None:
-    chosen = plans(300)[:4]
-    buffers = [buffer.to(DEVICE) for buffer in logits_of(4, 300, torch.float32)]
-    params = SampleRows([0.8] * 4, [0] * 4, [1.0] * 4, [0.0] * 4)
-    uniform = draws(4, 9)
-    logits = Logits(buffers)
-    together = decode(TritonKernels(), logits, rows_for(logits, chosen, params, uniform, [-1] * 4)).token
-    for r in range(4):
-        alone = Logits([buffer[r : r + 1] for buffer in buffers])
-        rows = rows_for(alone, [chosen[r]], params.select([r]), [uniform[r]], [-1])
-        assert decode(TritonKernels(), alone, rows).token.item() == together[r].item()
+    checks.company(300)
 
 
-# temperature, top-k, top-p, min-p; tokens and rows: a filtered row costs dozens of passes in the interpreter
-WARPS: list[tuple[float, int, float, float, int, int]] = [
-    (0.7, 0, 1.0, 0.0, 2500, 150),
-    (0.9, 10, 0.8, 0.05, 300, 100),
-]
+# tokens and rows: a filtered row costs dozens of passes in the interpreter
+WARPS = [(checks.Warp(0.7, 0, 1.0, 0.0), 2500, 150), (checks.Warp(0.9, 10, 0.8, 0.05), 300, 100)]
 
 
-@pytest.mark.parametrize("case", WARPS)
-def test_frequencies(case: tuple[float, int, float, float, int, int]) -> None:
-    """Chi-square at a false-alarm rate of 1e-6, over up to three tiles."""
-    *_, vocab, rows = case
-    generator = torch.Generator().manual_seed(1)
-    scores = torch.full((1, vocab), -math.inf)
-    places = torch.randperm(vocab, generator=generator)[:20]
-    scores[0, places] = 1.5 * torch.randn(20, generator=generator)
-    params = SampleRows([case[0]] * rows, [case[1]] * rows, [case[2]] * rows, [case[3]] * rows)
-    tokens = TritonKernels().sample(scores.to(DEVICE).expand(rows, -1), params, draws(rows, 4)).cpu()
-    as_double = [torch.tensor([value], dtype=torch.float64) for value in (case[0], case[2], case[3])]
-    probs = warp(scores.double(), as_double[0], torch.tensor([case[1]]), as_double[1], as_double[2])[0].numpy()
-    counts = np.bincount(tokens.numpy(), minlength=vocab)
-    assert counts[probs == 0].sum() == 0, "a filtered or impossible token was drawn"
-    assert chi_square_p(counts, probs) > FALSE_ALARM
+@pytest.mark.parametrize(("case", "vocab", "rows"), WARPS)
+def test_frequencies(case: checks.Warp, vocab: int, rows: int) -> None:
+    checks.frequencies(case, vocab, rows)
 
 
 def test_a_wrong_distribution_is_noticed() -> None:
@@ -258,24 +148,12 @@ def test_a_wrong_distribution_is_noticed() -> None:
 def test_thresholds_keep_what_the_oracle_keeps(
     top_k: int, top_p: float, min_p: float, temperature: float, seed: int
 ) -> None:
-    scores = 2 * torch.randn(1, 600, generator=torch.Generator().manual_seed(seed))
-    params = SampleRows([temperature], [top_k], [top_p], [min_p])
-    batch = staged_scores(Workspace(DEVICE), scores.to(DEVICE), params, [1.0])
-    tau = launch.thresholds(batch, scores.to(DEVICE))
-    columns = batch.params.cpu().double().unbind(-1)
-    kept = warp(scores.double(), columns[0], columns[1].long(), columns[2], columns[3]) > 0
-    got = scores >= tau.cpu()
-    assert abs(int(got.sum()) - int(kept.sum())) <= 1, "rounding decides about one token at most"
-    assert int((got != kept).sum()) <= 1
+    checks.thresholds(checks.Warp(temperature, top_k, top_p, min_p), 600, seed)
 
 
 @pytest.mark.parametrize(("vocab", "count"), [(1, 1), (300, 5), (9000, 20)])
 def test_top_tokens(vocab: int, count: int) -> None:
-    logprobs = torch.randn(3, vocab, generator=torch.Generator().manual_seed(2)).round(decimals=1)
-    values, tokens = TritonKernels().top(logprobs.to(DEVICE), count)
-    expected = logprobs.sort(dim=-1, descending=True, stable=True)
-    assert torch.equal(values.cpu(), expected.values[:, :count])
-    assert torch.equal(tokens.cpu(), expected.indices[:, :count]), "the lowest token of a tie comes first"
+    checks.alternatives(vocab, count)
 
 
 def test_edited_rows_go_through_the_same_steps() -> None:

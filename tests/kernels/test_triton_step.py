@@ -24,40 +24,18 @@ from motet.kernels.layout import BitMask
 from motet.kernels.logits import Logits
 from motet.kernels.sampling import SampleRows
 from motet.kernels.triton import launch
-from motet.kernels.triton.backend import DeviceStep, TritonKernels
+from motet.kernels.triton.backend import TritonKernels
 from motet.kernels.triton.launch import split_vocab
 from motet.kernels.triton.table import build_table
-from tests.kernels.cases import STATE, logits_of, packed, plans
-from tests.kernels.test_sampling import draws
-from tests.kernels.test_triton import ATOL, DEVICE, both, streams_of
+from tests.kernels import checks
+from tests.kernels.cases import logits_of, packed, plans
+from tests.kernels.oracle import ATOL, DEVICE, assert_alike, both, step_of, streams_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
-def step_of(
-    chosen: Sequence[Plan], vocab: int, seed: int = 0, params: SampleRows | None = None, **fields: Any
-) -> tuple[Logits, DecodeRows]:
-    """A step whose rows are greedy unless told otherwise."""
-    count = len(chosen)
-    logits = Logits([buffer.to(DEVICE) for buffer in logits_of(count, vocab, torch.float32, seed)])
-    plan = compose_rows(chosen, streams_of(chosen, count), logits.like())
-    state = torch.tensor([STATE] * count, device=DEVICE)
-    params = params or SampleRows([0.0] * count, [0] * count, [1.0] * count, [0.0] * count)
-    return logits, DecodeRows(plan, [-1] * count, params, draws(count, seed), state, **fields)
-
-
 def words_of(rows: Sequence[Tensor]) -> Tensor:
     return packed(rows).to(DEVICE)
-
-
-def assert_alike(got: Decoded, expected: Decoded) -> None:
-    """Tokens that are possible are the same; a row of which nothing is possible says so."""
-    torch.testing.assert_close(got.logprob, expected.logprob, atol=ATOL, rtol=1e-4)
-    possible = expected.logprob > -math.inf
-    assert torch.equal(got.token[possible], expected.token[possible])
-    if expected.kl is not None:
-        torch.testing.assert_close(got.kl[possible], expected.kl[possible], atol=ATOL, rtol=1e-4, equal_nan=True)  # type: ignore[index]
-        assert torch.equal(got.base_rank[possible], expected.base_rank[possible])  # type: ignore[index]
 
 
 def decoded_both(logits: Logits, rows: DecodeRows) -> tuple[Decoded, Decoded]:
@@ -66,16 +44,7 @@ def decoded_both(logits: Logits, rows: DecodeRows) -> tuple[Decoded, Decoded]:
 
 @pytest.mark.parametrize("vocab", [1, 31, 33, 1057])
 def test_grammars_of_every_second_row(vocab: int) -> None:
-    """Every rule, odd vocabularies; where plausibility leaves nothing of a grammar, it gives way."""
-    chosen = plans(vocab)
-    bound = range(0, len(chosen), 2)
-    generator = torch.Generator().manual_seed(vocab)
-    may = [torch.rand(vocab, generator=generator) < 0.1 for _ in bound]
-    for row in may:
-        row[-1] = True
-    grammar = BitMask(bound, words_of(may))
-    logits, rows = step_of(chosen, vocab, grammar=grammar, trace=range(len(chosen)))
-    assert_alike(*decoded_both(logits, rows))
+    checks.grammars(vocab)
 
 
 def test_what_a_grammar_takes_from_a_row_that_is_masked_or_empty() -> None:
@@ -197,18 +166,13 @@ def whole_step() -> tuple[Logits, DecodeRows]:
     return step_of(chosen, 1500, params=params, grammar=grammar, trace=(0, 2), top=[3] * count)
 
 
-def addresses(step: DeviceStep) -> dict[str, int]:
-    """Where all that a captured graph would read and write lies."""
-    return {name: buffer.data_ptr() for name, buffer in step.batch.space.kept.items()}
-
-
 def test_a_launch_neither_allocates_nor_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels do not pass torch's dispatcher, so they are left out: what remains is what a graph could not capture."""
     logits, rows = whole_step()
     kernels = TritonKernels()
     step = kernels.stage(logits, rows)
     kernels.launch(step)
-    before = addresses(step)
+    before = checks.addresses(step)
     names: list[str] = []
 
     def recorded(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
@@ -222,7 +186,7 @@ def test_a_launch_neither_allocates_nor_waits(monkeypatch: pytest.MonkeyPatch) -
         kernels.launch(step)
     assert mode.seen, "the launch has torch operations: the mode sees them"
     assert {"scan", "finish", "relax", "alpha_pass", "discriminator_threshold", "base_rank", "top_tokens"} <= set(names)
-    assert addresses(kernels.stage(logits, rows)) == before
+    assert checks.addresses(kernels.stage(logits, rows)) == before
     with pytest.raises(AssertionError, match="allocates"), NoAllocation(known):
         torch.zeros(3, device=DEVICE)
     with pytest.raises(AssertionError, match="on the host"), NoAllocation(known):
@@ -230,18 +194,7 @@ def test_a_launch_neither_allocates_nor_waits(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_next_step_is_written_into_the_same_memory() -> None:
-    """As a replayed graph needs: the launches of the first step, run again, compute the second."""
-    first, rows = step_of(plans(300)[:4], 300)
-    second, other = step_of(plans(300)[:4], 300, seed=1, params=SampleRows([0.9] * 4, [0] * 4, [1.0] * 4, [0.0] * 4))
-    kernels = TritonKernels()
-    step = kernels.stage(first, rows)
-    kernels.launch(step)
-    again = kernels.stage(second, replace(other, plan=rows.plan))
-    assert addresses(again) == addresses(step)
-    kernels.launch(step)
-    expected = decode(TritonKernels(), second, other)
-    assert torch.equal(step.out.token, expected.token)
-    torch.testing.assert_close(step.out.report[:, 0], expected.logprob)
+    checks.next_step_in_place()
 
 
 def test_what_a_decode_returns_is_the_callers_own() -> None:
@@ -300,14 +253,7 @@ def test_strengths_are_solved_where_members_lie_far_apart(offset: float) -> None
 
 
 def test_rows_beyond_two_billion_elements() -> None:
-    """Row 1 starts 2³¹ elements behind row 0: its address needs 64 bits. The memory between them is never touched."""
-    stride = 1 << 31
-    storage = torch.empty(stride + 64, dtype=torch.bfloat16, device=DEVICE)
-    far = storage.as_strided((2, 50), (stride, 1))
-    far.copy_(logits_of(2, 50, torch.bfloat16)[0])
-    chosen = [Plan((Stream("base", "m"),), masks=(TokenSet(0, "ratio", 0.1),))] * 2
-    got, oracle = both([far], chosen, [(0,), (1,)])
-    torch.testing.assert_close(got.logprobs.double(), oracle.logprobs, atol=ATOL, rtol=1e-4)
+    checks.rows_far_apart()
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 512, 4096])

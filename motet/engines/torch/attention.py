@@ -50,19 +50,44 @@ class Segment:
     offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A step that runs again and again, as a captured graph does: what changes from time to time lies on the device.
+
+    Attributes:
+        positions: (n,) int64 of the single tokens, in the place of their segments' starts.
+        length: keys that are read of every slot; all positions lie below it.
+    """
+
+    positions: Tensor
+    length: int
+
+
 class StepContext:
     """Everything that the attention of one forward needs to know; built once per step and model.
 
-    The first `len(decode)` tokens of the batch are single tokens of different slots, in ascending slot order.
+    The first `len(decode)` tokens of the batch are single tokens of different slots, in ascending slot order. With
+    `replay` one context serves many forwards of single tokens: see `again`.
     """
 
-    def __init__(self, store: KeyValueStore, decode: Sequence[Segment], longer: Sequence[Segment]) -> None:
+    def __init__(
+        self,
+        store: KeyValueStore,
+        decode: Sequence[Segment],
+        longer: Sequence[Segment],
+        replay: Replay | None = None,
+    ) -> None:
         self.decode = decode
         self._blocks = [
-            DecodeBlock(arena, list(rows)) for arena, rows in groupby(decode, lambda s: store.arena_of(s.slot))
+            DecodeBlock(arena, list(rows), replay) for arena, rows in groupby(decode, lambda s: store.arena_of(s.slot))
         ]
         self._longer = [(store.arena_of(segment.slot), segment) for segment in longer]
         self._masks: dict[object, Tensor | None] = {}
+
+    def again(self) -> None:
+        """Before the next forward of a `Replay`: masks are made anew, from the positions of that moment."""
+        for block in self._blocks:
+            block.masks.clear()
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, form: AttentionForm) -> Tensor:
         """Attention of the flat batch: query (1, H, N, D), key and value (1, KH, N, D) → (1, N, H, D_v)."""
@@ -114,19 +139,25 @@ class DecodeBlock:
     """Single tokens of slots of one arena, which are attended to together: consecutive tokens of the batch.
 
     Rows of like lengths lie in one arena, so little is read in vain where some streams are long.
+
+    Attributes:
+        masks: by window, the same in every layer of a kind.
     """
 
-    def __init__(self, arena: KeyValues, decode: Sequence[Segment]) -> None:
+    def __init__(self, arena: KeyValues, decode: Sequence[Segment], replay: Replay | None = None) -> None:
         self.span = slice(decode[0].offset, decode[-1].offset + 1)
+        self.masks: dict[int | None, Tensor | None] = {}
         self._arena = arena
-        self._masks: dict[int | None, Tensor | None] = {}
         device = arena.keys[0].device
         slots = [segment.slot - arena.first for segment in decode]
         self._rows = slots[-1] + 1  # arena rows read; gaps carry unused queries
         self._dense = self._rows == len(slots)
+        self._slots = torch.tensor(slots, dtype=torch.int64, device=device)
+        if replay is not None:
+            self._single, self._key_length, self._positions = None, replay.length, replay.positions[self.span]
+            return
         self._single = (slots[0], decode[0].start) if len(slots) == 1 else None
         self._key_length = max(segment.start + 1 for segment in decode)
-        self._slots = torch.tensor(slots, dtype=torch.int64, device=device)
         self._positions = torch.tensor([s.start for s in decode], dtype=torch.int64, device=device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, form: AttentionForm) -> Tensor:
@@ -134,9 +165,9 @@ class DecodeBlock:
         heads, _, dim = query.shape
         rows, length = self._rows, self._key_length
         keys, values = self._arena.keys[layer], self._arena.values[layer]
-        if form.window not in self._masks:
-            self._masks[form.window] = self._mask(form.window, query)
-        mask = self._masks[form.window]
+        if form.window not in self.masks:
+            self.masks[form.window] = self._mask(form.window, query)
+        mask = self.masks[form.window]
         if self._single is not None:
             slot, position = self._single
             keys[slot, :, position] = key[:, 0]
