@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import hashlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from motet.engines.base import Grammar, GrammarFailed, ThoughtPhase
 from motet.engines.closing import ClosingGrammar
@@ -57,8 +59,63 @@ class CompileRoom:
 ROOM = CompileRoom()
 
 
+class GrammarMemory:
+    """What was compiled for one text of a tokenizer and one width of masks, for every model that has these. Threads may
+    share it; nothing compiles under its lock."""
+
+    def __init__(self, environment: LLTokenizer) -> None:
+        self.environment = environment
+        self.number = next(NUMBERS)  # by which processes know the tokenizer
+        self._lock = threading.Lock()
+        self._compiled: OrderedDict[str, CompiledGrammar] = OrderedDict()
+
+    def get(self, text: str) -> CompiledGrammar | None:
+        with self._lock:
+            if text in self._compiled:
+                self._compiled.move_to_end(text)
+            return self._compiled.get(text)
+
+    def keep(self, text: str, grammar: CompiledGrammar) -> None:
+        """The oldest go when there are too many, or too large ones together."""
+        if grammar.num_bytes > REMEMBERED_BYTES:
+            return
+        with self._lock:
+            self._compiled[text] = grammar
+            while len(self._compiled) > REMEMBERED or self.num_bytes > REMEMBERED_BYTES:
+                self._compiled.popitem(last=False)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(grammar.num_bytes for grammar in self._compiled.values())
+
+
+_MEMORIES: WeakValueDictionary[tuple[str, int, int, int], GrammarMemory] = WeakValueDictionary()
+_MEMORIES_LOCK = threading.Lock()
+
+
+def _memory_of(tokenizer: TokenizerText, vocab_size: int) -> GrammarMemory:
+    """
+    Raises:
+        GrammarError: grammars cannot read the tokenizer.
+    """
+    from llguidance import LLTokenizer
+
+    digest = hashlib.sha256(tokenizer.text.encode()).hexdigest()
+    key = (digest, tokenizer.size, tokenizer.end, vocab_size)
+    with _MEMORIES_LOCK:
+        if found := _MEMORIES.get(key):
+            return found
+        try:
+            environment = LLTokenizer(tokenizer.text, n_vocab=tokenizer.size, eos_token=tokenizer.end)
+        except ValueError as error:
+            raise GrammarError(f"the model's tokenizer cannot be read by grammars: {shown(str(error))}") from error
+        _MEMORIES[key] = made = GrammarMemory(environment)
+        return made
+
+
 class Grammars:
-    """Compiles grammars for one tokenizer. Threads may share it; the tokenizer is read when the first one is asked.
+    """Compiles grammars for one tokenizer. Threads may share it; the tokenizer is read when the first one is asked, and
+    what compiles then is there for other models with the same tokenizer, too.
 
     Args:
         tokenizer: whose tokens spell the answer.
@@ -70,9 +127,7 @@ class Grammars:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._is_checked = is_checked
-        self._number = next(NUMBERS)
-        self._lock = threading.Lock()  # of the memory alone: nothing compiles under it
-        self._compiled: OrderedDict[str, CompiledGrammar] = OrderedDict()
+        self._memory: GrammarMemory | None = None  # until the tokenizer is read
 
     def compile(self, text: str) -> CompiledGrammar:
         """The grammar of a text in Lark, or in llama.cpp's GBNF.
@@ -117,49 +172,48 @@ class Grammars:
         check_size(text)
         return ROOM.submit(partial(self._compile_checked, text))
 
-    def _check(self, text: str) -> Checked:
-        assert self._environment  # a tokenizer that cannot be read is refused here
-        return ROOM.processes.check(self._number, self._tokenizer_text, text)
+    def _check(self, memory: GrammarMemory, text: str) -> Checked:
+        return ROOM.processes.check(memory.number, self._tokenizer_text, text)
 
     def _compile_checked(self, text: str) -> CompiledGrammar:
-        if found := self._remembered(text):  # by another thread, meanwhile
+        memory = self._read()
+        if found := memory.get(text):  # compiled for another thread or model, meanwhile
             return found
-        checked = self._check(text)
-        return self._begun(text, checked.lark, matcher_of(self._environment, checked.lark), checked.num_bytes)
+        checked = self._check(memory, text)
+        return self._begun(memory, text, checked.lark, matcher_of(memory.environment, checked.lark), checked.num_bytes)
 
     def _compile_here(self, lark: str) -> CompiledGrammar:
-        environment = self._environment
+        memory = self._read()
+        if found := memory.get(lark):
+            return found
+        environment = memory.environment
         before = heap_bytes()
         matcher = matcher_of(environment, lark)
-        return self._begun(lark, lark, matcher, max(heap_bytes() - before, 0) + len(lark))
+        return self._begun(memory, lark, lark, matcher, max(heap_bytes() - before, 0) + len(lark))
 
-    def _begun(self, text: str, lark: str, matcher: LLMatcher, num_bytes: int) -> CompiledGrammar:
-        grammar = CompiledGrammar(lark, num_bytes, matcher, self._vocab_size, self._environment.eos_token)
+    def _begun(
+        self, memory: GrammarMemory, text: str, lark: str, matcher: LLMatcher, num_bytes: int
+    ) -> CompiledGrammar:
+        grammar = CompiledGrammar(lark, num_bytes, matcher, self._vocab_size, memory.environment.eos_token)
         try:
             grammar.start(()).allowed(())
         except GrammarFailed as failure:  # what breaks at the first token breaks here
             raise GrammarError(str(failure)) from failure
-        self._remember(text, grammar)
+        memory.keep(text, grammar)
         return grammar
 
     def _remembered(self, text: str) -> CompiledGrammar | None:
-        with self._lock:
-            if text in self._compiled:
-                self._compiled.move_to_end(text)
-            return self._compiled.get(text)
-
-    def _remember(self, text: str, grammar: CompiledGrammar) -> None:
-        """The oldest go when there are too many, or too large ones together."""
-        if grammar.num_bytes > REMEMBERED_BYTES:
-            return
-        with self._lock:
-            self._compiled[text] = grammar
-            while len(self._compiled) > REMEMBERED or self.remembered_bytes > REMEMBERED_BYTES:
-                self._compiled.popitem(last=False)
+        return self._memory and self._memory.get(text)
 
     @property
     def remembered_bytes(self) -> int:
-        return sum(grammar.num_bytes for grammar in self._compiled.values())
+        return self._memory.num_bytes if self._memory else 0
+
+    def _read(self) -> GrammarMemory:
+        """Of a large vocabulary this takes a moment: not for an event loop."""
+        if self._memory is None:
+            self._memory = _memory_of(self._tokenizer_text(), self._vocab_size)
+        return self._memory
 
     def _tokenizer_text(self) -> TokenizerText:
         """Ends are ours to allow: llguidance knows one, which stands for them all and is never fed to it."""
@@ -169,16 +223,6 @@ class Grammars:
         end = eos if eos is not None else specials[0] if specials else self._vocab_size - 1
         size = max(self._vocab_size, 1 + max(backend.get_vocab().values(), default=0))
         return TokenizerText(backend.to_str(), size, end)
-
-    @cached_property
-    def _environment(self) -> LLTokenizer:
-        from llguidance import LLTokenizer
-
-        tokenizer = self._tokenizer_text()
-        try:
-            return LLTokenizer(tokenizer.text, n_vocab=tokenizer.size, eos_token=tokenizer.end)
-        except ValueError as error:
-            raise GrammarError(f"the model's tokenizer cannot be read by grammars: {shown(str(error))}") from error
 
 
 class CompiledGrammar:

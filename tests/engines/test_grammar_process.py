@@ -183,6 +183,22 @@ async def test_remembered_grammars_wait_for_nobody(monkeypatch: pytest.MonkeyPat
     assert known.compile(GOOD) is first
 
 
+async def test_models_with_the_same_tokenizer_share_what_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members of a family usually have one tokenizer: a grammar costs its memory once, and its time."""
+    first = grammars_of_bytes()
+    compiled = await first.compiled(GOOD)
+    wider = Grammars(TOKENIZER, TOKENIZER.size + 1)
+    assert wider.compile(GOOD) is not compiled
+
+    def asked_again(*_: object) -> None:
+        pytest.fail("asked again")
+
+    monkeypatch.setattr(ROOM.processes, "check", asked_again)
+    again = Grammars(byte_tokenizer(), TOKENIZER.size)
+    assert again.compile(GOOD) is compiled
+    assert first.remembered_bytes == again.remembered_bytes == compiled.num_bytes
+
+
 def many_items(most: int) -> str:
     properties = {f"p{i}": {"type": ["string", "integer"][i % 2]} for i in range(50)}
     return in_lark({"type": "array", "maxItems": most, "items": {"type": "object", "properties": properties}})
