@@ -4,7 +4,7 @@ own; what is trained is the prompt alone."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -66,15 +66,18 @@ def test_before_training_there_is_no_prompt() -> None:
     assert not torch.allclose(policy(PADDED), plain(PADDED), atol=0.1)
 
 
+def document_of(batch: Batch, number: int) -> list[list[Any]]:
+    """Its ids, their positions, and whether they count."""
+    parts = (batch.input_ids, batch.positions, batch.counted)
+    return [cast("list[Any]", tensor[batch.documents == number].tolist()) for tensor in parts]
+
+
 @pytest.mark.parametrize("batch", [PADDED, PACKED], ids=["padded", "packed"])
 def test_prefixed_batches_hold_the_same_documents(batch: Batch) -> None:
     longer = with_prefix(batch, TOKENS)
     assert longer.targets is batch.targets
     for number in range(batch.num_documents):
-        before, after = (
-            [tensor[one.documents == number].tolist() for tensor in (one.input_ids, one.positions, one.counted)]
-            for one in (batch, longer)
-        )
+        before, after = (document_of(one, number) for one in (batch, longer))
         assert after[0] == [-1, -2, -3, *before[0]]
         assert after[1] == list(range(TOKENS + len(before[0])))
         assert after[2] == [False] * TOKENS + before[2]
