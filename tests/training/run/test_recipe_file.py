@@ -96,7 +96,7 @@ def test_all_mistakes_are_told_at_once(file: str) -> None:
     )
     assert told == [
         "'foo': overrides are written dotted.name=value",
-        "tuning.type: 'loraa' is unknown. Did you mean 'lora'? Allowed: lora, full, half",
+        "tuning.type: 'loraa' is unknown. Did you mean 'lora'? Allowed: lora, full, half, soft_prompt",
         "data.train.fils: unknown field. Did you mean 'files'? Allowed: files, format, loss, span_weights, template, "
         "rows, limit, shuffle",
         "batch.packing: 'fitt' is not allowed. Did you mean 'fit'? Allowed: none, fit, wrap",
