@@ -40,7 +40,7 @@ ROWS = len(plans(100))
 
 
 def all_rules(vocab: int, dtype: torch.dtype, *, nuclei: bool, step: int = 1) -> float:
-    """Every `step`-th plan in one launch. `nuclei`: not where tokens tie, since the kernels keep what ties with the edge
+    """Every `step`-th plan in one launch. `nuclei`: not where tokens tie, as the kernels keep what ties with the edge
     of a nucleus."""
     chosen = [plan for plan in plans(vocab)[::step] if nuclei or not has_nucleus(plan)]
     rows = len(chosen)
@@ -111,7 +111,7 @@ def traces(vocab: int) -> float:
 
 
 def grammars(vocab: int, step: int = 1) -> float:
-    """Every second row of every `step`-th plan has one; where plausibility leaves nothing of a grammar, it gives way."""
+    """Every second row has one, of every `step`-th plan; where plausibility leaves nothing of it, it gives way."""
     chosen = plans(vocab)[::step]
     bound = range(0, len(chosen), 2)
     generator = torch.Generator().manual_seed(vocab)
