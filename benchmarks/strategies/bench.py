@@ -18,6 +18,8 @@ from motet.demo.tofu import EVALUATION_DATA
 from motet.evaluation.asking import Api
 from motet.evaluation.backend import in_process
 from motet.evaluation.measures.answers import is_exact
+from motet.training.data.files import Row, read_rows
+from motet.training.data.json_text import lines
 
 Json = dict[str, Any]
 Target = str | Mapping[str, Any]  # a model, or a composition
@@ -57,13 +59,16 @@ class Bench:
 
     def records(self, name: str, *, folder: str = EVALUATION_DATA) -> list[Json]:
         """The lines of one of the family's data files."""
-        text = (self.lab.family / folder / f"{name}.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        found: list[Json] = []
+        for row in read_rows(self.lab.family / folder / f"{name}.jsonl"):
+            assert isinstance(row, Row), row
+            found.append(row.values)
+        return found
 
     def write(self, name: str, records: Sequence[Json]) -> Path:
         """A data file to train on."""
         file = self.lab.folder / f"{name}.jsonl"
-        file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        file.write_text("".join(lines(records)), encoding="utf-8")
         return file
 
     def ask(self, path: str, asked: Mapping[str, Sequence[Json]]) -> dict[str, list[Json]]:
