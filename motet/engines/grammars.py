@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 from motet.engines.base import Grammar, GrammarFailed, ThoughtPhase
 from motet.engines.closing import ClosingGrammar
 from motet.engines.grammar_limits import GrammarError, check_size
-from motet.engines.grammar_process import PROCESSES, Checked, CompileProcesses, GrammarUnavailable, TokenizerText
+from motet.engines.grammar_process import PROCESSES, CompileProcesses, GrammarUnavailable, TokenizerText
 from motet.engines.guidance import failure_of, matcher_of, shown
 from motet.engines.thought import ThoughtGrammar
 from motet.heap import heap_bytes
@@ -137,7 +137,7 @@ class Grammars:
             GrammarUnavailable: the process that compiles it does not start.
         """
         if self._is_checked:
-            return self._remembered(text) or self._compile_here(text)
+            return self._compile_here(text)
         return self._remembered(text) or self._begin(text).result()
 
     def after_thought(self, thought: ThoughtPhase, answer: Grammar | None) -> ThoughtGrammar:
@@ -172,14 +172,11 @@ class Grammars:
         check_size(text)
         return ROOM.submit(partial(self._compile_checked, text))
 
-    def _check(self, memory: GrammarMemory, text: str) -> Checked:
-        return ROOM.processes.check(memory.number, self._tokenizer_text, text)
-
     def _compile_checked(self, text: str) -> CompiledGrammar:
         memory = self._read()
         if found := memory.get(text):  # compiled for another thread or model, meanwhile
             return found
-        checked = self._check(memory, text)
+        checked = ROOM.processes.check(memory.number, self._tokenizer_text, text)
         return self._begun(memory, text, checked.lark, matcher_of(memory.environment, checked.lark), checked.num_bytes)
 
     def _compile_here(self, lark: str) -> CompiledGrammar:

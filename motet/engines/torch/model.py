@@ -170,7 +170,7 @@ class Member:
 
     def _inputs(self, ids: Sequence[int]) -> dict[str, Tensor]:
         """The ids (1, N); their embeddings (1, N, H) where rows of soft prompts are among them."""
-        virtual = [place for place, token in enumerate(ids) if token < 0]
+        virtual = [place for place, token in enumerate(ids) if token < 0] if self.virtual else []
         tokens = torch.tensor([ids], dtype=torch.int64, device=self.device)
         if not virtual:
             return {"input_ids": tokens}
