@@ -481,8 +481,8 @@ class Mixture(Strategy):
 
     The arithmetic mean of the members' distributions; of its calibration: Simple and Scalable Predictive Uncertainty
     Estimation using Deep Ensembles (Lakshminarayanan et al. 2017, arXiv:1612.01474). The `product` is the geometric
-    mean. `members` are all of the ensemble, the base among them: the first member whose
-    model is the request's, or the first of all if the request leaves it open.
+    mean. `members` are all of the ensemble, the base among them: the first member whose model is the request's, or the
+    first of all if the request leaves it open.
     """
 
     strategy = "mixture"
