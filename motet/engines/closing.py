@@ -5,24 +5,45 @@ Models that have never seen JSON write on in its first string until their tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from motet.engines.base import Grammar, Matcher, ThoughtPhase
+
+CLOSERS = frozenset('"]}')
+
+
+@dataclass(frozen=True)
+class Closers:
+    """The tokens that consist of quotes and closing brackets alone, by what they begin with, as masks."""
+
+    quotes: int
+    brackets: int
+    braces: int
+
+    @classmethod
+    def of(cls, vocabulary: Iterable[tuple[str, int]], vocab_size: int) -> Closers:
+        masks = dict.fromkeys(CLOSERS, 0)
+        for text, token in vocabulary:
+            if token < vocab_size and text and set(text) <= CLOSERS:
+                masks[text[0]] |= 1 << token
+        return cls(masks['"'], masks["]"], masks["}"])
+
+    def among(self, allowed: int) -> int:
+        """Those that close something. Where a bracket and a brace are allowed at once, both are parts of a text."""
+        brackets, braces = allowed & self.brackets, allowed & self.braces
+        return allowed & self.quotes | (0 if brackets and braces else brackets | braces)
 
 
 @dataclass(frozen=True)
 class ClosingGrammar:
     """`answer`, in which from token `closing` on only what closes may follow, wherever something can be closed. See
     `base.Grammar`.
-
-    Args:
-        closers: a mask of the tokens that consist of quotes and closing brackets.
     """
 
     answer: Grammar
     closing: int
-    closers: int
+    closers: Closers
 
     @property
     def text(self) -> str:
@@ -52,5 +73,5 @@ class ClosingMatcher:
         allowed = int.from_bytes(mask, "little")
         if allowed.bit_count() > len(mask) * 4 and allowed & self._ends:  # half of all tokens, and the end: free text
             return mask
-        chosen = allowed & self._ends or allowed & self._closers
+        chosen = allowed & self._ends or self._closers.among(allowed)
         return chosen.to_bytes(len(mask), "little") if chosen else mask

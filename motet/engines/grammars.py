@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from motet.engines.base import Grammar, GrammarFailed, ThoughtPhase
-from motet.engines.closing import ClosingGrammar
+from motet.engines.closing import Closers, ClosingGrammar
 from motet.engines.grammar_limits import GrammarError, check_size
 from motet.engines.grammar_process import PROCESSES, CompileProcesses, GrammarUnavailable, TokenizerText
 from motet.engines.guidance import failure_of, matcher_of, shown
@@ -35,7 +35,6 @@ REMEMBERED = 32  # compiled grammars per tokenizer,
 REMEMBERED_BYTES = 64 << 20  # and what they hold together
 WAIT_SECONDS = 30.0  # for a grammar's turn and its compilation
 STACK_BYTES = 16 << 20  # four times what the grammar had where it was checked
-CLOSERS = frozenset('"]}')
 NUMBERS = itertools.count()
 
 
@@ -149,9 +148,8 @@ class Grammars:
         return ClosingGrammar(answer, tokens, self._closers)
 
     @cached_property
-    def _closers(self) -> int:
-        vocabulary = self._tokenizer.backend.get_vocab().items()
-        return sum(1 << token for text, token in vocabulary if token < self._vocab_size and set(text) <= CLOSERS)
+    def _closers(self) -> Closers:
+        return Closers.of(self._tokenizer.backend.get_vocab().items(), self._vocab_size)
 
     async def compiled(self, text: str, seconds: float = WAIT_SECONDS) -> CompiledGrammar:
         """`compile` for an event loop, which it does not hold up; cancelled before its turn, it never begins.

@@ -185,16 +185,17 @@ async def test_remembered_grammars_wait_for_nobody(monkeypatch: pytest.MonkeyPat
 
 async def test_models_with_the_same_tokenizer_share_what_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Members of a family usually have one tokenizer: a grammar costs its memory once, and its time."""
-    first = grammars_of_bytes()
+    width = TOKENIZER.size + 8  # of no other test, whose grammars would be in the same memory
+    first = Grammars(TOKENIZER, width)
     compiled = await first.compiled(GOOD)
-    wider = Grammars(TOKENIZER, TOKENIZER.size + 1)
+    wider = Grammars(TOKENIZER, width + 1)
     assert wider.compile(GOOD) is not compiled
 
     def asked_again(*_: object) -> None:
         pytest.fail("asked again")
 
     monkeypatch.setattr(ROOM.processes, "check", asked_again)
-    again = Grammars(byte_tokenizer(), TOKENIZER.size)
+    again = Grammars(byte_tokenizer(), width)
     assert again.compile(GOOD) is compiled
     assert first.remembered_bytes == again.remembered_bytes == compiled.num_bytes
 

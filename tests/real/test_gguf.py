@@ -48,9 +48,10 @@ def pair(name: str) -> tuple[Path, Path]:
 
 
 def operator_file(folder: Path, pair: tuple[Path, Path]) -> Path:
+    """In the dtype that the folder's weights were rounded to: the file's are quantised, and finer in float32."""
     file = folder / "models.yaml"
     models = {"file": {"path": str(pair[0])}, "folder": {"path": str(pair[1])}}
-    file.write_text(yaml.safe_dump({"models": models, "engine": {"dtype": "float32", "kv_cache_gib": 0.25}}))
+    file.write_text(yaml.safe_dump({"models": models, "engine": {"dtype": "bfloat16", "kv_cache_gib": 0.25}}))
     return file
 
 
