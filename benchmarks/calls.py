@@ -181,6 +181,8 @@ async def ask(client: httpx.AsyncClient, composed: Mapping[str, Any], count: int
         async with room:
             status, message, finish = await message_of(client, {**body, **fixed, **composed})
         counts[kind][f"status {status}"] += 1
+        if (answered := sum(sum(c[s] for s in c if s.startswith("status")) for c in counts.values())) % 20 == 0:
+            print(f"{answered} of {2 * count} answers", file=sys.stderr)
         counts[kind][f"finish {finish}"] += 1
         if status != 200:
             print(status, message, file=sys.stderr)
