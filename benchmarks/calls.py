@@ -6,7 +6,8 @@ Over HTTP, in process, from the embedded engine. The composition: contrastive de
 AMATEUR, or classifier-free guidance of the checkpoint alone. Five schemas with eight questions each, in turn; every
 question is sent with the schema as a tool (`tool_choice` in turn auto, required and by name, every other one streamed),
 and as `response_format`. Counted of each kind: answers that parse and keep to the schema, those that ended at
-`max_tokens`, and statuses; of auto also how many called nothing.
+`max_tokens`, and statuses; of auto also how many called nothing, and how many calls parse without keeping to their
+schema: where a model may answer in words, no grammar holds the JSON that it writes in a fence.
 """
 
 from __future__ import annotations
@@ -162,13 +163,17 @@ def keeps(text: str, schema: Mapping[str, Any]) -> bool:
 
 
 def judged_calls(message: Mapping[str, Any], *, may_answer: bool) -> str:
-    """`called` where every call is valid, `answered` where there is none and need be none, else `wrong`."""
+    """`called` where every call keeps to its schema, `parsed` where each names a function and is an object, `answered`
+    where there is none; what may not be of these is `wrong`."""
     schemas = {subject.name: subject.schema for subject in SUBJECTS}
     calls = [call["function"] for call in message.get("tool_calls") or ()]
     if not calls:
         return "answered" if may_answer and message["content"] else "wrong"
-    valid = all(call["name"] in schemas and keeps(call["arguments"], schemas[call["name"]]) for call in calls)
-    return "called" if valid else "wrong"
+    if not all(call["name"] in schemas and keeps(call["arguments"], {"type": "object"}) for call in calls):
+        return "wrong"
+    if all(keeps(call["arguments"], schemas[call["name"]]) for call in calls):
+        return "called"
+    return "parsed" if may_answer else "wrong"  # what a model writes of its own accord no grammar holds
 
 
 async def ask(client: httpx.AsyncClient, composed: Mapping[str, Any], count: int) -> dict[str, Counter[str]]:
