@@ -267,17 +267,35 @@ def continuation(
     text: str, stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings
 ) -> tuple[int, ...]:
     """Token ids of a text behind what the stream reads: tokenized together with it where that leaves the tokens before
-    it as they are, so that their scores are those of the whole text; else by itself."""
+    it as they are, so that their scores are those of the whole text; else by itself. Behind messages the text is an
+    answer, before which a template may write a space."""
     own = stream.prompt or Prompt()
     prompt = _own(own) if own.is_own else _with_swaps(prompt, own)
     read = _read(prompt, own, member)
     if read is not None and read.text:
+        if not text[:1].isspace():
+            text = _space_before_answers(read.text, prompt, own, member) + text
         encodings.check_length(read.text + text, member, "continuations")
         before, whole = (encodings.ids(part, member, special=read.special) for part in (read.text, read.text + text))
         if whole[: len(before)] == before and len(whole) > len(before):
             return tuple(whole[len(before) :])
     encodings.check_length(text, member, "continuations")
     return tuple(encodings.ids(text, member))
+
+
+def _space_before_answers(read: str, prompt: RequestPrompt, own: Prompt, member: LoadedModel) -> str:
+    """What the template writes between `read`, the messages with its opening of an answer, and an answer: whitespace,
+    or nothing where it cannot be told."""
+    opened = prompt.messages is not None and prompt.add_generation_prompt and not prompt.continue_final_message
+    if not opened or (own.template or member.template) != "chat":
+        return ""
+    said = (*(prompt.messages or ()), {"role": "assistant", "content": "a"})
+    try:
+        answered = _read(replace(prompt, messages=said, continue_final_message=True), own, member)
+    except ApiError:  # a template that wants more of an answer than text, or refuses its place
+        return ""
+    space = "" if answered is None else answered.text.removeprefix(read).removesuffix("a")
+    return space if space.isspace() else ""
 
 
 def _with_swaps(prompt: RequestPrompt, own: Prompt) -> RequestPrompt:

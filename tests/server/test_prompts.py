@@ -13,13 +13,13 @@ from tokenizers.processors import TemplateProcessing
 
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.tokenizer import Tokenizer
-from motet.operator.registry import LoadedModel
+from motet.operator.registry import LoadedModel, Template
 from motet.server import encodings as encodings_module
 from motet.server.encodings import PIECE, Encodings
 from motet.server.http.errors import ApiError
 from motet.server.prepare import TOKENIZING, tokenized
 from motet.server.prompts import RequestPrompt, contexts, continuation
-from tests.fakes import byte_tokenizer, fake_member
+from tests.fakes import CHAT_TEMPLATE, byte_tokenizer, fake_member
 from tests.server.conftest import World
 
 MESSAGES = ({"role": "system", "content": "Be kind"}, {"role": "user", "content": "Hi"})
@@ -232,6 +232,40 @@ async def test_a_text_is_tokenized_once(world: World) -> None:
     negative = {"strategy": "guidance", "scale": 2.0, "negative_prompt": "abc"}
     assert (await world.post("/v1/completions", model="large", prompt="abc", composition=negative)).status_code == 200
     assert [call.args[0] for call in encode.call_args_list] == ["abc"]
+
+
+SPACED = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+SQUARE = (
+    "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% else %} {{ m.content }} {% endif %}"
+    "{% endfor %}"
+)
+ASKING: Any = ({"role": "user", "content": "Who?"},)
+
+
+@pytest.mark.parametrize(
+    ("template", "kind", "prompt", "text", "read"),
+    [
+        (SPACED, "chat", RequestPrompt(messages=ASKING), "Ann", " Ann"),
+        (SQUARE, "chat", RequestPrompt(messages=ASKING), "Ann", " Ann"),
+        (SPACED, "chat", RequestPrompt(messages=ASKING), " Ann", " Ann"),
+        (SPACED, "chat", RequestPrompt(messages=ASKING), "\nAnn", "\nAnn"),
+        (CHAT_TEMPLATE, "chat", RequestPrompt(messages=ASKING), "Ann", "Ann"),
+        (SPACED, "chat", RequestPrompt(messages=ASKING, add_generation_prompt=False), "Ann", "Ann"),
+        (SPACED, "chat", RequestPrompt(messages=ASKING, continue_final_message=True), "Ann", "Ann"),
+        (SPACED, "chat", RequestPrompt(text="Who?"), "Ann", "Ann"),
+        (SPACED, "plain", RequestPrompt(messages=ASKING), "Ann", "Ann"),
+    ],
+)
+def test_an_answer_gets_the_space_that_its_template_writes(
+    template: str, kind: Template, prompt: RequestPrompt, text: str, read: str
+) -> None:
+    """A model has never seen an answer without it: its scores would be those of another text."""
+    member = fake_member("one", byte_tokenizer(chat_template=template), kind)
+    ids = continuation(text, Stream("base", "one"), member, prompt, Encodings())
+    assert member.tokenizer.decode(list(ids)) == read
 
 
 def test_a_text_that_may_fit_is_not_counted_before() -> None:

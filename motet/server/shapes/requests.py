@@ -320,7 +320,7 @@ class ScoreRequest(Target):
     """The conversation before the continuations; excludes `prompt`."""
     continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
     """Texts or arrays of token ids, each scored behind the prompt; all scores and traces together hold at most 262,144
-    log-probs."""
+    log-probs. Behind `messages` a text is an answer, and gets the space that the chat template writes before one."""
     cache_salt: CacheSalt | None = None
     """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
     trace: bool | TraceOptions | None = None
