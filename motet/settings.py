@@ -54,7 +54,11 @@ def _use_numbers_of_yaml_1_2() -> None:
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node))
-    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)  # 010 is ten
+    try:
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)  # 010 is ten
+    except ValueError as error:  # digits without end
+        said = f"a number of {len(text):,} digits"
+        raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
 
 
 _use_numbers_of_yaml_1_2()

@@ -83,8 +83,19 @@ class Prompt:
         if not self.swaps:
             return text
         other = dict(self.swaps)
-        words = "|".join(re.escape(word) for word in sorted(other, key=len, reverse=True))
-        return re.sub(rf"(?<!\w)(?:{words})(?!\w)", lambda found: other[found[0]], text)
+        return self._words.sub(lambda found: other[found[0]], text)
+
+    def growth(self, text: str) -> int:
+        """By how many characters `swapped` makes the text longer, without making it."""
+        if not any(len(other) > len(word) for word, other in self.swaps):
+            return 0
+        longer = {word: len(other) - len(word) for word, other in self.swaps}
+        return sum(longer[found[0]] for found in self._words.finditer(text))
+
+    @property
+    def _words(self) -> re.Pattern[str]:
+        words = "|".join(re.escape(word) for word in sorted(dict(self.swaps), key=len, reverse=True))
+        return re.compile(rf"(?<!\w)(?:{words})(?!\w)")
 
     @property
     def is_own(self) -> bool:

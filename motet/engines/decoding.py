@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Protocol, cast
 
 import torch
@@ -236,11 +237,35 @@ def _banned_tokens(answer: Answer, grammar: Words | None) -> list[int]:
     if answer.num_generated < sampling.min_tokens and not (grammar and _is_finished(grammar, answer.ends)):
         banned += [*answer.eos_token_ids, *sampling.stop_token_ids]
     if sampling.bad_words:
-        generated = answer.generated
-        for *start, last in sampling.bad_words:
-            if not start or generated[-len(start) :] == start:
-                banned.append(last)
+        generated, words = answer.generated, _by_place(_Words(sampling.bad_words))
+        banned += words.get(None, {}).get((), ())
+        if generated:  # a word of many tokens costs nothing before its last but one has come
+            for start, ends in words.get(generated[-1], {}).items():
+                if tuple(generated[-len(start) :]) == start:
+                    banned += ends
     return banned
+
+
+class _Words:
+    """Bad words of one request, the same only as themselves: comparing thousands of tokens would cost what it saves."""
+
+    def __init__(self, words: Sequence[tuple[int, ...]]) -> None:
+        self.words = words
+
+    def __hash__(self) -> int:
+        return id(self.words)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Words) and other.words is self.words
+
+
+@lru_cache(64)
+def _by_place(bad: _Words) -> dict[int | None, dict[tuple[int, ...], list[int]]]:
+    """The last token but one (None: there is none) → all tokens before the last → last tokens."""
+    found: dict[int | None, dict[tuple[int, ...], list[int]]] = {}
+    for *start, last in bad.words:
+        found.setdefault(start[-1] if start else None, {}).setdefault(tuple(start), []).append(last)
+    return found
 
 
 def _allowed_tokens(drawn: Iterable[tuple[int, Answer]], like: Tensor) -> list[tuple[int, Tensor]]:

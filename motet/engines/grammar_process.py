@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -112,11 +113,14 @@ class CompileProcess:
     def _ask(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         self.start()
         assert self._connection is not None
+        began = time.monotonic()
         with suppress(OSError, EOFError):  # it ended
             self._connection.send_bytes(json.dumps(asked).encode())
             if self._connection.poll(WALL_SECONDS):
                 return cast(dict[str, Any], json.loads(self._connection.recv_bytes()))
-        status = self.stop()
+        status, took = self.stop(), time.monotonic() - began
+        if -status == signal.SIGKILL and took < COMPILE_SECONDS:  # not by its own limit
+            raise GrammarUnavailable("the process that compiles grammars was ended from outside: try again")
         raise GrammarError(REASONS.get(-status, f"compiling the grammar ended its process (status {status})"))
 
 

@@ -71,6 +71,7 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
         settings, unread = _with_keys_of_file(settings, folder)
         settings = _with_audit_log_in(settings, folder)
         problems += unread + _examples(settings)
+        problems += _unwritable(settings.server.audit_log) if check_paths else []
     compositions, gated, composition_problems = _compositions(merged)
     if settings is not None and not problems and not composition_problems:
         problems += policy_problems(settings, [*compositions, *gated])
@@ -150,6 +151,16 @@ def _with_audit_log_in(settings: Settings, folder: Path) -> Settings:
     return settings.model_copy(update={"server": settings.server.model_copy(update={"audit_log": str(file)})})
 
 
+def _unwritable(audit_log: str | None) -> list[str]:
+    if audit_log is None:
+        return []
+    file = Path(audit_log)
+    if not file.parent.is_dir():
+        return [f"server.audit_log: {file.parent} is no folder."]
+    fits = os.access(file, os.W_OK) and not file.is_dir() if file.exists() else os.access(file.parent, os.W_OK)
+    return [] if fits else [f"server.audit_log: {file} cannot be written."]
+
+
 def _entries(merged: Tree, section: str) -> Tree:
     entries = merged.get(section)
     return cast(Tree, entries) if isinstance(entries, dict) else {}
@@ -217,6 +228,11 @@ def _missing_paths(merged: Tree, folder: Path) -> list[str]:
 def _path_problems(path: str, folder: Path, files: tuple[str, ...]) -> Iterator[str]:
     """What is wrong with a path that must be a hub id, a GGUF file, or a folder that holds one of `files`."""
     local = folder / Path(path).expanduser()
+    try:
+        local.exists()
+    except OSError as error:
+        yield f"{path[:40]!r}… can be no path: {error.strerror}."
+        return
     if local.is_dir() and not any((local / file).is_file() for file in files):
         yield f"{local} is no model folder: it has no {' and no '.join(files)}."
     if local.is_file() and not is_gguf(local):

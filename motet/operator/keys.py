@@ -55,8 +55,10 @@ def problem(written: str) -> str | None:
     if not written.strip():
         return "a key is empty: clients could send it without knowing it"
     if written.startswith(PREFIX):
-        fits = DIGEST.fullmatch(written.removeprefix(PREFIX))
-        return None if fits else f"a hashed key is {PREFIX} and 64 hexadecimal digits (printf %s KEY | sha256sum)"
+        if not DIGEST.fullmatch(written.removeprefix(PREFIX)):
+            return f"a hashed key is {PREFIX} and 64 hexadecimal digits (printf %s KEY | sha256sum)"
+        is_of_nothing = digest_written(written) in (digest_of(""), digest_of("\n"))
+        return "a hashed key is that of an empty text: was its variable set?" if is_of_nothing else None
     return None if SENDABLE.fullmatch(written) else "a key has characters other than visible ASCII, or spaces"
 
 

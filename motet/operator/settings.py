@@ -156,6 +156,9 @@ class ServerConfig(Section):
     """Origins of web pages whose scripts may ask; `*` is any."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
     """Longer bodies are answered 413."""
+    max_bodies_bytes: Annotated[int, Field(ge=1024)] = 256 << 20
+    """Bytes of the bodies of all requests together, each from when it comes until it is answered; beyond it those
+    that are longer than 64 KiB are answered 503."""
     max_choices: Annotated[int, Field(ge=1)] = 1024
     """Choices in flight, computed or waiting; more are answered 503."""
     max_choices_per_key: Annotated[int, Field(ge=1)] | None = None

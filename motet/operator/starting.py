@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 ALIVE = ("/health", "/livez")
 RETRY_AFTER_S = 5
 PATIENCE_S = 5.0  # for the head of a request and for reading the answer
+MOST = 64  # connections at once: models need descriptors, too
 BODIES: dict[str, object] = {
     "200 OK": {"status": "loading"},
     "503 Service Unavailable": {
@@ -28,6 +29,8 @@ BODIES: dict[str, object] = {
 def answering(port: socket.socket) -> Generator[None]:
     """Listens on a bound socket; whoever listens on it afterwards misses nobody who came meanwhile."""
     port.listen()
+    # from here on nobody else can bind it; connections that are over would keep the next process from it for a minute
+    port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     loop, over = asyncio.new_event_loop(), asyncio.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=(_serve(port.dup(), over),), daemon=True)
     thread.start()
@@ -40,8 +43,24 @@ def answering(port: socket.socket) -> Generator[None]:
 
 
 async def _serve(listening: socket.socket, over: asyncio.Event) -> None:
-    async with await asyncio.start_server(_answer, sock=listening):
+    connected: dict[asyncio.StreamWriter, None] = {}  # the longest first
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(connected) >= MOST:
+            next(iter(connected)).transport.abort()
+        connected[writer] = None
+        try:
+            await _answer(reader, writer)
+        finally:
+            connected.pop(writer, None)
+
+    async with await asyncio.start_server(answer, sock=listening) as server:
         await over.wait()
+        server.close()
+        for writer in list(connected):
+            writer.transport.abort()
+        while connected:  # noqa: ASYNC110  (each is at its end)
+            await asyncio.sleep(0)
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -40,7 +40,7 @@ class Encodings:
         """
         key = id(member.tokenizer), text, special
         if key not in self._ids:
-            self._check()
+            self.check()
             self._characters += len(text)
             self._ids[key] = member.tokenizer.encode(text, add_special_tokens=special)
         return self._ids[key]
@@ -56,12 +56,13 @@ class Encodings:
         if len(text) <= max(PIECE, LIKELY * most):
             return
         for begin in range(0, len(text), PIECE):
-            self._check()
+            self.check()
             count += len(member.tokenizer.encode(text[begin : begin + PIECE]))
             if count > 2 * most:
                 raise _too_long(member, count, param)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises as `ids` does."""
         if self._stopped:
             raise ClientLeft
         now = self._clock()

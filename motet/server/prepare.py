@@ -156,10 +156,11 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
     return [job.with_sides([checked(side, service.engine) for side in job.sides]) for job in jobs]
 
 
-async def tokenized(work: Callable[[Encodings], T]) -> T:
-    """What `work` makes of a request's texts, in a thread, which begins no more of them once the client has left."""
+async def tokenized(work: Callable[[Encodings], T], limiter: CapacityLimiter | None = None) -> T:
+    """What `work` makes of a request's texts, in a thread (of `TOKENIZING`, or another limiter's), which begins no more
+    of them once the client has left."""
     encodings = Encodings()
-    working = asyncio.ensure_future(to_thread.run_sync(work, encodings, limiter=TOKENIZING))
+    working = asyncio.ensure_future(to_thread.run_sync(work, encodings, limiter=limiter or TOKENIZING))
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:

@@ -304,8 +304,26 @@ def _with_swaps(prompt: RequestPrompt, own: Prompt) -> RequestPrompt:
         return prompt
     if prompt.tokens is not None:
         raise invalid("The composition changes names in the prompt: send text, not tokens.", "prompt")
+    growth = _growth(prompt.text, own) + _growth(prompt.messages, own)
+    if growth > MAX_TOKENIZED:  # nothing is built that only a refusal can follow
+        said = f"The names that the composition changes make the prompt longer by {growth:,} characters"
+        raise invalid(f"{said}: at most {MAX_TOKENIZED:,}.", prompt.param, "context_length_exceeded")
     messages = prompt.messages and tuple(_swapped(turn, own) for turn in prompt.messages)
     return replace(prompt, text=None if prompt.text is None else own.swapped(prompt.text), messages=messages)
+
+
+def _growth(value: Any, own: Prompt) -> int:
+    """Characters that `_swapped` adds."""
+    match value:
+        case str():
+            return own.growth(value)
+        case Mapping():
+            turn = cast("Mapping[str, Any]", value)
+            return sum(_growth(part, own) for key, part in turn.items() if key not in NO_TEXT)
+        case list() | tuple():
+            return sum(_growth(part, own) for part in cast("Sequence[Any]", value))
+        case _:
+            return 0
 
 
 def _swapped(value: Any, own: Prompt) -> Any:

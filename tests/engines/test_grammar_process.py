@@ -87,10 +87,20 @@ def test_a_process_that_was_killed_starts_again() -> None:
         try:
             process.check(0, tokenizer_text, GOOD)
             break
-        except GrammarError:
+        except GrammarUnavailable:
             pass
     assert process.pid not in (None, first)
     process.stop()
+
+
+def test_a_grammar_is_not_to_blame_for_a_process_that_was_killed() -> None:
+    process = CompileProcess()
+    process.start()
+    killing = threading.Timer(0.3, lambda: os.kill(process.pid or 0, signal.SIGKILL))
+    killing.start()
+    with pytest.raises(GrammarUnavailable, match="from outside"):
+        process.check(0, tokenizer_text, SLOW)
+    killing.join()
 
 
 def test_more_tokenizers_than_a_process_keeps() -> None:

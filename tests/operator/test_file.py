@@ -236,6 +236,24 @@ def test_key_files_that_hold_none(folder: Path, content: bytes | None, said: str
     assert said in found
 
 
+@pytest.mark.parametrize(("written", "said"), [("nowhere/log", "is no folder"), (".", "cannot be written")])
+def test_an_audit_log_that_cannot_be_written(folder: Path, written: str, said: str) -> None:
+    (found,) = problems(folder, GOOD | {"server": {"audit_log": written}})
+    assert found.startswith("server.audit_log: ")
+    assert said in found
+
+
+def test_what_no_system_takes_as_a_path(folder: Path) -> None:
+    found = problems(folder, GOOD | {"models": {"large": {"path": "x" * 300}}})
+    assert any(one.startswith("models.large.path: ") and "can be no path" in one for one in found)
+
+
+def test_digits_without_end(folder: Path) -> None:
+    (folder / "models.yaml").write_text(f"models: {{}}\nengine: {{kv_cache_gib: {'1' * 5000}}}\n")
+    with pytest.raises(ConfigError, match="a number of 5,000 digits"):
+        load(folder / "models.yaml")
+
+
 def test_examples_of_the_page_name_models_that_there_are(folder: Path) -> None:
     example = {"title": "Look", "model": "prox", "beside": ["large"], "question": "Who?"}
     tree = {

@@ -6,10 +6,12 @@ import http.client
 import json
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 
 from motet.operator import starting
+from motet.operator.file import ConfigError
 from motet.operator.port import bind
 from motet.operator.settings import ServerConfig
 from motet.operator.starting import answering
@@ -64,3 +66,26 @@ def test_the_socket_is_handed_over(port: socket.socket) -> None:
     accepted, _ = port.accept()
     accepted.sendall(b"served")
     assert waiting.recv(10) == b"served"
+
+
+def test_whoever_keeps_connections_open_leaves_descriptors(port: socket.socket) -> None:
+    """Models are loaded meanwhile. The oldest make room, so that probes are answered."""
+    with answering(port):
+        silent = [socket.create_connection(port.getsockname(), timeout=5) for _ in range(starting.MOST + 20)]
+        assert ask(port, "/livez").status == 200
+        for one in silent[:21]:
+            with suppress(ConnectionResetError):
+                assert one.recv(1) == b""
+        for one in silent:
+            one.close()
+
+
+def test_the_next_process_finds_the_port_free(port: socket.socket) -> None:
+    """Although connections of the one before are not yet forgotten; before that nobody else can take it."""
+    where = ServerConfig(port=port.getsockname()[1])
+    with answering(port):
+        ask(port, "/ready").read()
+        with pytest.raises(ConfigError, match="in use"):
+            bind(where)
+    port.close()
+    bind(where).close()

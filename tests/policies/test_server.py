@@ -162,6 +162,17 @@ async def test_a_policy_for_everybody_where_there_are_no_keys() -> None:
         assert (await client.get("/health")).status_code == 200
 
 
+async def test_an_audit_log_on_a_full_disk(caplog: pytest.LogCaptureFixture) -> None:
+    """Requests are answered; one line says what is missing, not one for each."""
+    async with client_of(guarded(audit_log="/dev/full")) as client:
+        with caplog.at_level("ERROR"):
+            for _ in range(3):
+                await ask(client)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("server.audit_log cannot be written: ")
+    assert said.endswith("; 1 lines are missing")
+
+
 async def test_the_audit_log(tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     async with client_of(guarded(audit_log=str(file))) as client:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -120,6 +121,53 @@ async def test_a_body_that_does_not_come() -> None:
         assert answer.startswith(b"HTTP/1.1 408")
         assert json.loads(body)["error"]["code"] == "body_timeout"
         await until(lambda: not there.open)
+
+
+@pytest.mark.parametrize(("size", "status"), [(1, b"400"), (200, b"200")])
+async def test_a_body_in_tiny_chunks(size: int, status: bytes) -> None:
+    """Thousands of chunks of a byte cost a hundred times what the bytes do; as many of usual ones are read."""
+    chunk = b"%x\r\n%s\r\n" % (size, b" " * size)
+    kind = b"content-type: application/json\r\nconnection: close"
+    async with site() as there:
+        link = await there.connect()
+        link.writer.write(
+            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n%s\r\ntransfer-encoding: chunked\r\n\r\n" % kind
+        )
+        link.writer.write(chunk * 3000)
+        text = json.dumps({"model": "large", "prompt": "x", "max_tokens": 1}).encode()
+        link.writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(text), text))
+        assert (await link.rest()).startswith(b"HTTP/1.1 " + status)
+        await until(lambda: not there.open)
+
+
+async def test_texts_to_tokenize_wait_behind_their_own_kind() -> None:
+    """Nobody else waits for them, and those whose clients have left are never begun."""
+    began, gate = list[str](), threading.Event()
+
+    def waiting(text: str, **_: Any) -> list[int]:
+        began.append(text)
+        if text.startswith("slow"):
+            gate.wait(HANG_S)
+        return [1]
+
+    async with site() as there:
+        there.service.registry.members["large"].tokenizer.__dict__["encode"] = waiting
+        links = [await there.connect() for _ in range(5)]
+        for number, link in enumerate(links):
+            link.ask("/tokenize", {"model": "large", "prompt": f"slow {number}"})
+            await until(lambda: began)
+        other = await there.connect()
+        other.ask("/v1/completions", {"model": "large", "prompt": "x", "max_tokens": 1})
+        answer = await other.reader.readuntil(b"\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+        for link in links:
+            link.writer.close()
+        await until(lambda: there.open == 1)
+        gate.set()
+        last = await there.connect()
+        last.ask("/tokenize", {"model": "large", "prompt": "last"})
+        assert (await last.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+    assert [text for text in began if text != "x"] == ["slow 0", "last"]
 
 
 async def test_a_slow_answer_is_no_slow_body() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
-from motet.operator.keys import digest_of
+from motet.operator.access import Access
+from motet.operator.keys import Key, digest_of, problem
+from motet.server.app import create_app
 from motet.server.http.logs import JsonLines, PlainLines, WithRequestId
 from motet.server.http.rates import Rates
-from tests.server.conftest import MakeWorld, World
+from tests.server.conftest import MakeWorld, World, make_service
 
 TEXT: dict[str, Any] = {"model": "large", "prompt": "Hi", "max_tokens": 2, "ignore_eos": True}
 FORGED = "x\nFORGED\r\x1b[31m\x00\x7f\x85\u2028"
@@ -26,6 +30,22 @@ async def test_a_hashed_key_is_known_by_the_key_alone(make_world: MakeWorld) -> 
     client = make_world(api_keys=(written,)).client
     assert (await client.get("/v1/models", headers=of("secret"))).status_code == 200
     assert (await client.get("/v1/models", headers=of(written))).status_code == 401
+
+
+async def test_no_key_is_never_a_key() -> None:
+    """The digest of nothing, which `sha256sum` writes where a variable is not set, opens no door."""
+    nothing = Key("nobody", digest_of(""))
+    service = replace(make_service(api_keys=("k",)), access=Access([nothing, Key.read("k")]))
+    transport = httpx.ASGITransport(app=create_app(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://motet") as client:
+        assert (await client.get("/v1/models")).status_code == 401
+        assert (await client.get("/v1/models", headers=of(""))).status_code == 401
+        assert (await client.get("/v1/models", headers=of("k"))).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_hashes_of_nothing_are_refused(text: str) -> None:
+    assert "empty" in (problem(f"sha256:{digest_of(text).hex()}") or "")
 
 
 async def test_what_the_operator_opens_wants_no_key(make_world: MakeWorld) -> None:

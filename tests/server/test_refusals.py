@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -225,6 +226,26 @@ async def test_body_too_large(make_world: MakeWorld) -> None:
     for response in (declared, counted):
         assert response.status_code == 413
         assert ErrorBody.model_validate(response.json()).error.code == "body_too_large"
+
+
+async def test_bodies_of_all_requests_have_a_bound(make_world: MakeWorld) -> None:
+    """Whoever fills it keeps long bodies out, short ones never; what was answered counts no more."""
+    world = make_world(max_bodies_bytes=200_000)
+    world.engine.gate.clear()
+    long = TEXT | {"prompt": "x" * 3, "user": "y" * 90_000}
+    waiting = [asyncio.create_task(world.post("/v1/completions", **long)) for _ in range(2)]
+    while world.service.admission.taken < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    refused = await world.post("/v1/completions", **long)
+    error = ErrorBody.model_validate(refused.json()).error
+    assert (refused.status_code, error.code, refused.headers["connection"]) == (503, "too_many_bodies", "close")
+    assert int(refused.headers["retry-after"]) >= 1
+    short = asyncio.create_task(world.post("/v1/completions", **TEXT))
+    while world.service.admission.taken < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    world.engine.gate.set()
+    assert [(await task).status_code for task in (*waiting, short)] == [200] * 3
+    assert (await world.post("/v1/completions", **long)).status_code == 200
 
 
 async def test_ignored_fields_are_logged_by_name_alone(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ nor anything else that a client wrote but the request's id and names of models t
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from motet.operator.access import Grant
 from motet.server.guard import PROBES
 
+log = logging.getLogger(__name__)
+SILENCE_S = 60.0
 REFUSED = frozenset({401, 403, 404, 429})
 
 
@@ -24,16 +27,18 @@ class AuditLog:
 
     def write(self, line: dict[str, Any]) -> None:
         """Raises OSError: the file cannot be written."""
-        with self._file.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 class Audited:
     """Writes a request's line when its answer is over."""
 
-    def __init__(self, app: ASGIApp, log: AuditLog) -> None:
+    def __init__(self, app: ASGIApp, audit: AuditLog) -> None:
         self.app = app
-        self._log = log
+        self._log = audit
+        self._missing = 0
+        self._told: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PROBES:
@@ -50,7 +55,17 @@ class Audited:
         try:
             await self.app(scope, receive, noting)
         finally:
-            self._log.write(_line(scope, status))
+            self._write(_line(scope, status))
+
+    def _write(self, line: dict[str, Any]) -> None:
+        """Requests are answered all the same; of the lines that are missing a line a minute says how many."""
+        try:
+            self._log.write(line)
+        except OSError as error:
+            self._missing += 1
+            if self._told is None or time.monotonic() - self._told >= SILENCE_S:
+                log.error("server.audit_log cannot be written: %s; %d lines are missing", error, self._missing)
+                self._told = time.monotonic()
 
 
 def _line(scope: Scope, status: int) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import asyncio
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -31,6 +33,8 @@ MOST = 8192  # connections, where the operator says nothing
 MOST_DESCRIPTORS = 65536
 SWEEPS = 4  # per timeout
 IDLE_S = 1.0  # without a request, after which a connection makes room for a new one
+MANY_CHUNKS = 1024  # of a body,
+TINY_CHUNK = 64  # and the bytes that each of more than these must have on average
 LOOKED_AT = 64  # connections, for those that make room
 Awaited = tuple[Literal["head", "reader"], object]  # what is waited for, and what began it
 
@@ -101,6 +105,26 @@ class Connections:
             self._sweep_later()
 
 
+class Chunks:
+    """h11's `next_event`, which refuses bodies in so many tiny chunks that reading them is what they cost: each takes
+    microseconds of the event loop, whatever is in it."""
+
+    def __init__(self, next_event: Callable[[], Any]) -> None:
+        self._next_event = next_event
+        self._chunks = self._bytes = 0
+
+    def __call__(self) -> Any:
+        event = self._next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > MANY_CHUNKS and self._bytes < self._chunks * TINY_CHUNK:
+                raise h11.RemoteProtocolError("The body comes in too many tiny chunks.")
+        return event
+
+
 class Connection(asyncio.Protocol):
     """One connection, around uvicorn's protocol for it."""
 
@@ -108,6 +132,7 @@ class Connection(asyncio.Protocol):
         self._connections = connections
         self._inner = inner
         inner.send_400_response = self._refuse  # uvicorn's own is plain text
+        inner.conn.next_event = Chunks(inner.conn.next_event)
         self._resumed = 0  # how often the client has taken what filled the buffer
         self._awaited: Awaited | None = None
         self._since = 0.0

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -31,6 +32,7 @@ from motet.server.http.logs import REQUEST_ID
 from motet.server.http.rates import Rates
 
 MAX_ID = 128  # characters of a client's X-Request-Id
+SMALL_BODY = 1 << 16  # bytes; whoever fills the room for bodies keeps none of these out
 PIECE = 1 << 16  # bytes: what a connection's buffer holds before it makes its writer wait
 DOCS_FILES = "/static-offline-docs"
 PAGE_FILES = {  # of the playground, with their types
@@ -58,11 +60,11 @@ def middleware(config: ServerConfig) -> list[Middleware]:
         Middleware(Pieces),
         Middleware(RequestId),
         *([cors] if config.cors_origins else []),
-        *([Middleware(Audited, log=AuditLog(Path(config.audit_log)))] if config.audit_log else []),
+        *([Middleware(Audited, audit=AuditLog(Path(config.audit_log)))] if config.audit_log else []),
         Middleware(Crowd),
         Middleware(Auth, config=config),
         Middleware(Guard),
-        Middleware(BodyLimit, max_bytes=config.max_body_bytes, seconds=config.body_timeout_seconds),
+        Middleware(BodyLimit, config=config),
     ]
 
 
@@ -160,7 +162,8 @@ class Auth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
             access: Access = scope["app"].state.service.access
-            given = digest_of(_key(Headers(scope=scope))) if access.needs_key else b""
+            key = _key(Headers(scope=scope)) if access.needs_key else ""
+            given = digest_of(key) if key else b""  # which is no key's
             grant = access.grant(given)
             refusal = self._refused(given, grant) if access.needs_key else None
             if refusal is not None:
@@ -224,14 +227,26 @@ def _unknown_key() -> ApiError:
     )
 
 
-class BodyLimit:
-    """Refuses bodies of more than `max_bytes` with 413: by their declared length, else while they are read; and with
-    408 those that have not come whole within `seconds`."""
+@dataclass(slots=True)
+class _Body:
+    """How much of one has come; `deadline` is by the loop's clock."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
+    deadline: float
+    read: int = 0
+    whole: bool = False
+
+
+class BodyLimit:
+    """Refuses bodies of more than `max_body_bytes` with 413: by their declared length, else while they are read; with
+    408 those that have not come whole within `body_timeout_seconds`; and with 503 those that are not small where they
+    are beyond `max_bodies_bytes` together with the bodies of other requests that are not answered yet."""
+
+    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self.app = app
-        self.max_bytes = max_bytes
-        self.seconds = seconds
+        self.max_bytes = config.max_body_bytes
+        self.max_together = config.max_bodies_bytes
+        self.seconds = config.body_timeout_seconds
+        self._together = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -241,29 +256,35 @@ class BodyLimit:
         if declared.isdigit() and int(declared[:19]) > self.max_bytes:
             await error_response(self._refusal(), scope["path"])(scope, receive, send)
             return
-        await self.app(scope, self._counting(receive), send)
+        body = _Body(asyncio.get_running_loop().time() + self.seconds)
+        try:
+            await self.app(scope, lambda: self._next(receive, body), send)
+        finally:
+            self._together -= body.read
 
-    def _counting(self, receive: Receive) -> Receive:
-        read, whole = 0, False
-        deadline = asyncio.get_running_loop().time() + self.seconds
-
-        async def limited() -> Message:
-            nonlocal read, whole
-            try:  # behind the body the application waits for the client to leave
-                async with asyncio.timeout_at(None if whole else deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise self._late() from None
-            read += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if read > self.max_bytes:
-                raise self._refusal()
-            return message
-
-        return limited
+    async def _next(self, receive: Receive, body: _Body) -> Message:
+        try:  # behind the body the application waits for the client to leave
+            async with asyncio.timeout_at(None if body.whole else body.deadline):
+                message = await receive()
+        except TimeoutError:
+            raise self._late() from None
+        size = len(message.get("body", b""))
+        body.read += size
+        self._together += size
+        body.whole = not message.get("more_body", False)
+        if body.read > self.max_bytes:
+            raise self._refusal()
+        if self._together > self.max_together and body.read > SMALL_BODY:
+            raise self._too_many()
+        return message
 
     def _refusal(self) -> ApiError:
         return ApiError(413, f"The body is larger than {self.max_bytes} bytes.", code="body_too_large")
+
+    def _too_many(self) -> ApiError:
+        message = f"The bodies of all requests have more than {self.max_together} bytes together; try again."
+        headers = {"retry-after": "1", "connection": "close"}
+        return ApiError(503, message, code="too_many_bodies", headers=headers)
 
     def _late(self) -> ApiError:
         message = f"The body did not come whole within {self.seconds:g} seconds."

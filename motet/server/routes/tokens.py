@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,12 +20,13 @@ from motet.server.http.errors import invalid
 from motet.server.http.unsupported import check_extras
 from motet.server.prepare import tokenized
 from motet.server.prompts import RequestPrompt, check_tokens, context
-from motet.server.respond import as_json
-from motet.server.service import Served
+from motet.server.respond import as_json, unless_disconnected
+from motet.server.service import Served, Service
 from motet.server.shapes.answers import INVALID, Detokenized, Tokenized
 from motet.server.shapes.requests import MAX_TOKEN_IDS, DetokenizeRequest, Message, TokenizeRequest
 
 router = APIRouter(tags=["tokens"], route_class=JsonRoute)
+ASIDE = CapacityLimiter(1)  # threads
 MAX_TEXT = 8 << 20  # characters that /detokenize sends back
 ModelName = Annotated[
     str | None, Query(description="Whose tokenizer; may be missing where all models have one vocabulary.")
@@ -35,7 +38,18 @@ async def tokenize(body: TokenizeRequest, request: Request, service: Served) -> 
     """Token ids of a text or of rendered messages, as the named model (a composition: its base) reads them."""
     check_extras(body, request)
     member = service.registry.member(body.model)
-    return await as_json(await tokenized(lambda encodings: _told(body, member, encodings)), service)
+    return await _answered(lambda encodings: _told(body, member, encodings), request, service)
+
+
+async def _answered(work: Callable[[Encodings], dict[str, Any]], request: Request, service: Service) -> Response:
+    """What is asked here waits behind its own kind alone: texts of answers never wait for it."""
+
+    def begun(encodings: Encodings) -> dict[str, Any]:
+        encodings.check()
+        return work(encodings)
+
+    service.admission.check_running()
+    return await as_json(await unless_disconnected(request, tokenized(begun, ASIDE)), service)
 
 
 def _told(body: TokenizeRequest, member: LoadedModel, encodings: Encodings) -> dict[str, Any]:
@@ -70,7 +84,7 @@ async def detokenize(body: DetokenizeRequest, request: Request, service: Served)
     """The text of token ids, special tokens included; of at most 8,388,608 characters."""
     check_extras(body, request)
     member = service.registry.member(body.model)
-    return await as_json({"prompt": await tokenized(lambda _: _text(body.tokens, member))}, service)
+    return await _answered(lambda _: {"prompt": _text(body.tokens, member)}, request, service)
 
 
 def _text(ids: list[int], member: LoadedModel) -> str:
