@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,15 @@ def test_the_unit(tmp_path: Path) -> None:
     unit.write_text(text.replace(shlex.split(command)[0], sys.executable))
     verified = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True)
     assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def test_kubernetes_own_schemas_take_the_manifest() -> None:
+    kubernetes: Any = import_module("kubernetes_validate")  # untyped
+    for document in documents("kubernetes.yaml"):
+        assert kubernetes.validate(document, "1.30", strict=True) == "1.30"
+    mistyped: dict[str, Any] = {"apiVersion": "v1", "kind": "Service", "spec": {"prots": []}}
+    with pytest.raises(kubernetes.ValidationError):
+        kubernetes.validate(mistyped, "1.30", strict=True)
 
 
 def test_the_manifest(world: World) -> None:
