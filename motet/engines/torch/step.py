@@ -155,7 +155,7 @@ class Step:
 
     def _reading(self, choice: Choice, t: int) -> float | None:
         """What the base's head says of the choice's position t of this step, where its plan asks."""
-        if choice.plan.head is None:
+        if not choice.plan.heads:
             return None
         return self.readings[choice.streams[0].member][self.first_rows[choice, 0] + t]
 
