@@ -61,7 +61,11 @@ class ModelPolicy:
     def seen(self, batch: Batch) -> Seen:
         """Last hidden states and logits as the model is served: without gradients and dropout."""
         with torch.no_grad(), evaluating(self.model):
-            return Seen(*self.hidden(batch), self._base.get_input_embeddings())
+            return Seen(*self.hidden(batch), self._embedded)
+
+    @torch.no_grad()
+    def _embedded(self, ids: Tensor) -> Tensor:
+        return self._base.get_input_embeddings()(ids)
 
     def scores(self, batch: Batch) -> Scores:
         """The logits in blocks of rows, from the last hidden states."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -104,8 +103,8 @@ def test_recall_and_usage_are_kept(rows: list[tuple[float, bool]], level: float)
 def calibrated(**fields: Any) -> tuple[HeadSpec, dict[str, float], Tensor]:
     objective = Router(assistant="large", top=3, width=6, **fields)
     policies = policies_of(objective)
-    score, _ = objective.scores(policies, BATCH)
     with torch.no_grad():
+        score, _ = objective.scores(policies, BATCH)
         made = objective.calibrated(policies, [BATCH])
     assert made.head is not None
     return made.head, dict(made.measures), score.sigmoid()
@@ -144,4 +143,3 @@ def test_a_recipe_says_what_is_served() -> None:
     assert isinstance(head, RouterHead)
     assert (head.top, head.threshold, len(head.blocks)) == (7, UNKNOWN, 1)
     assert head.enter.weight.shape == (12, 2 * HIDDEN + 7)
-    assert math.isclose(float(head.enter.weight.std()), (2 * HIDDEN + 7) ** -0.5, rel_tol=0.2)

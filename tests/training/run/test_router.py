@@ -26,10 +26,17 @@ SPLIT = {"train": {"files": ["train.jsonl"], "loss": "all", "limit": 40}}
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`large` is `base` with other scores of some tokens, which it never chooses."""
+    """`large` is `base` with other scores of some tokens, which it never chooses. Models like these repeat the last
+    token; with wider weights in their layers they do not."""
     folder = build(tmp_path_factory.mktemp("planted"))
     shutil.copytree(folder / "base", folder / "large")
     model: Any = AutoModelForCausalLM.from_pretrained(folder / "base")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.model.layers.parameters():
+            if weight.dim() == 2:
+                weight.copy_(0.5 * torch.randn(weight.shape, generator=generator))
+    model.save_pretrained(folder / "base")
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     with torch.no_grad():
@@ -126,6 +133,7 @@ def test_tokens_diverge_whose_texts_do(planted: Path, tmp_path: Path, packing: s
         leads_elsewhere = mine[n] != other and longest(one, two) < 0.7 * max(len(one), len(two))
         assert found[n] == (other if leads_elsewhere else mine[n])
         kept, moved = kept + (not leads_elsewhere and mine[n] != other), moved + leads_elsewhere
+    assert kept
     assert moved
     assert session.loss(0).total.isfinite()
 
