@@ -81,6 +81,10 @@ class RoutedRule:
         """d of what the head says."""
         return min(1.0, self.scale * reading)
 
+    def writer(self, reading: float) -> int | None:
+        """The stream that writes the token alone; None where both do."""
+        return None if self.threshold is None else int(self.share(reading) > self.threshold)
+
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveRule:

@@ -67,7 +67,7 @@ def sigmoid_of(plain: PlainLoop, model: str, hidden: np.ndarray, logprobs: np.nd
 def routed_score(
     weights: dict[str, np.ndarray], hidden: np.ndarray, token: np.ndarray, probs: np.ndarray, top: int, blocks: int
 ) -> float:
-    """A residual network on the hidden state, the embedding of the likeliest token, and the likeliest's probabilities."""
+    """A residual network on the hidden state, the embedding of the likeliest token, and probabilities."""
 
     def linear(name: str, x: np.ndarray) -> np.ndarray:
         return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]

@@ -174,6 +174,7 @@ class Step:
         """
         tops = {index: reported(decoded, index, row.choice.sampling) for index, row in rows.items()}
         sure = {i: confidence_of(composed, i, row.choice.sampling.confidence) for i, row in rows.items()}
+        writers = {index: row.writer if row.is_drawn else None for index, row in rows.items()}
         tokens, logprobs = ints(decoded.token), cast("list[float]", decoded.logprob.tolist())
         ended: set[Choice] = set()
         # from here on nothing can fail: the choices advance all or none
@@ -191,7 +192,7 @@ class Step:
             finish = choice.finish_reason()
             if finish is not None:
                 ended.add(choice)
-            told = tops[index], traces.get(index), finish, sure[index]
+            told = tops[index], traces.get(index), finish, sure[index], writers[index]
             self.outputs.append((choice, TokenOutput(choice.index, token, logprob, not is_drawn, *told)))
 
 

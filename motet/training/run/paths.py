@@ -57,7 +57,9 @@ class Diverging:
 
     def _elsewhere(self, contexts: Sequence[list[int]], pairs: Sequence[list[int]]) -> list[bool]:
         """Whether the tokens of each pair lead elsewhere behind its context."""
-        texts = self._written([(context, token) for context, pair in zip(contexts, pairs, strict=True) for token in pair])
+        texts = self._written(
+            [(context, token) for context, pair in zip(contexts, pairs, strict=True) for token in pair]
+        )
         return [
             common_length(one, other) < self.paths.agreement * max(len(one), len(other))
             for one, other in zip(texts[::2], texts[1::2], strict=True)

@@ -74,7 +74,9 @@ class Watch:
     def _look(self, step: int, with_answer: bool) -> Look:
         prepared = self._session.preparation
         loss = self._loss(prepared.datasets[self._leading], ROWS, self._session.policies)
-        validation = None if prepared.validation is None else self._loss(prepared.validation, None, self._session.validating)
+        validation = (
+            None if prepared.validation is None else self._loss(prepared.validation, None, self._session.validating)
+        )
         prompt, answer = self._answer() if with_answer and self._session.head is None else (None, None)
         return Look(step, loss, validation, prompt, answer)
 

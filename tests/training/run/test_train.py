@@ -364,7 +364,7 @@ def test_the_result_ends_where_its_training_data_end(tmp_path: Path, tuning: dic
 
 def test_validation_that_would_not_be_measured_is_refused(root: Path, tmp_path: Path) -> None:
     data = {name: {"files": ["train.jsonl"]} for name in ("train", "validation")}
-    with pytest.raises(RunError, match="data.validation: self-play makes its own pairs"):
+    with pytest.raises(RunError, match=r"data.validation: self-play makes its own pairs"):
         train(recipe(tmp_path / "run", objective={"type": "spin"}, data=data), root=root)
 
 
