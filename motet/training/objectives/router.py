@@ -37,7 +37,7 @@ class Router(ObjectiveSetting):
     The head's threshold is then the largest that sends a share `recall` of the marked tokens to the assistant, or,
     where `usage` is given, the smallest that sends it no more than this share of all tokens; by `data.validation`, or
     the training data without. `positive_weight` is how much a marked token counts against another one: above 1
-    probabilities are too high by that factor, and the threshold with them. The strategy `routed` serves it.
+    the odds that it tells are too high by that factor, and its threshold with them. The strategy `routed` serves it.
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]] = {"train": "documents"}
