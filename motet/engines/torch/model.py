@@ -163,8 +163,8 @@ class Member:
         rows = slice(0, 0) if not wanted else slice(None) if self._keeps_logits or every else keep
         if self._head is not None and self._hidden is not None:
             hidden = self._hidden.flatten(0, -2)[rows]
-            embed = cast("nn.Module", self.model.get_input_embeddings())
-            self.readings = self._head.reading(Seen(hidden, logits[rows][: len(hidden)], embed)).float()
+            seen = Seen(hidden, logits[rows][: len(hidden)], self.model.get_input_embeddings())
+            self.readings = self._head.reading(seen).float()
             self._hidden = None
         if isinstance(rows, Tensor) and early:
             rows = torch.cat([rows, torch.arange(len(ids), logits.shape[0], device=self.device)])

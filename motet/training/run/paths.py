@@ -53,7 +53,7 @@ class Diverging:
 
     def scores(self, batch: Batch) -> Scores:
         logits = self(batch)
-        return Scores((logits,), lambda _, rows: rows, logits.shape[-1])
+        return Scores((logits,), _as_they_are, logits.shape[-1])
 
     def _elsewhere(self, contexts: Sequence[list[int]], pairs: Sequence[list[int]]) -> list[bool]:
         """Whether the tokens of each pair lead elsewhere behind its context."""
@@ -88,6 +88,10 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
         for place, right in enumerate(other):
             best.append(before[place] + 1 if left == right else max(before[place + 1], best[place]))
     return best[-1]
+
+
+def _as_they_are(_: slice, logits: Tensor) -> Tensor:
+    return logits
 
 
 def _context(batch: Batch, target: int) -> list[int]:

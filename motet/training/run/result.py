@@ -53,7 +53,8 @@ def make_bundle(
         seed=recipe.seed,
         head=calibration.head,
         virtual_tokens=recipe.tuning.tokens if isinstance(recipe.tuning, SoftPrompt) else None,
-        **_card(recipe) | ({"evaluation": dict(calibration.measures)} if calibration.measures else {}),
+        evaluation=dict(calibration.measures),
+        **_card(recipe),
     )
 
 

@@ -125,7 +125,7 @@ def test_tokens_diverge_whose_texts_do(planted: Path, tmp_path: Path, packing: s
     model: Any = AutoModelForCausalLM.from_pretrained(planted / "large")
     own: Any = session.policies.trained
     mine, theirs = own.seen(batch).logits.argmax(-1).tolist(), session.policies.members["large"](batch).argmax(-1)
-    found = live(batch).ids[:, 0].tolist()
+    found = cast("list[int]", live(batch).ids[:, 0].tolist())
     kept = moved = 0
     for n, (row, place) in enumerate(cast("list[list[int]]", batch.counted.nonzero().tolist())):
         document = batch.documents[row, place]
