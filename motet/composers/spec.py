@@ -229,8 +229,7 @@ def build_plan(
         token_id: the id of a text that is exactly one token, else None (for `rules`).
         chat: the request has messages: `negative_prompt` is then a user message, else plain text.
         vocab_size: the shared width, where known: bounds the ids of `rules`.
-        depth: the base's layers, where known: `layer_contrast` is left open without, and no engine runs it.
-        threshold: of the base's own head, if it routes.
+        depth, threshold: the base's layers, and from where its head routes; no engine runs `layer_contrast` without.
 
     Raises:
         CompositionError: unknown models, no base, two different bases, and what only the request decides.
