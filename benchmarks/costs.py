@@ -42,7 +42,7 @@ def plan_for(strategy: str) -> Plan | None:
     if body is not None and len(body.get("members", ())) == 1:  # an ensemble of one composes nothing
         body = example(STRATEGIES[strategy], members=["base", "other"])
     plan = None if body is None else plan_of(body)
-    if plan is None or plan.head is not None:
+    if plan is None or plan.heads:
         return None
     others = dict.fromkeys(stream.model for stream in plan.streams[1:] if stream.model != plan.streams[0].model)
     cast = {plan.streams[0].model: "base"} | {

@@ -37,7 +37,8 @@ from motet.composers.rules import (
 from motet.composers.schedule import Schedule
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
-HeadKind = Literal["gate", "temperature", "strength"]  # as `models.info.HeadKind`
+HeadKind = Literal["gate", "router", "temperature", "strength"]  # as `models.info.HeadKind`
+ROUTING: tuple[HeadKind, ...] = ("gate", "router")  # heads that say which model writes a token
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
 
@@ -207,10 +208,11 @@ class Plan:
         return math.fsum(stream.weight for stream in self.streams)
 
     @property
-    def head(self) -> HeadKind | None:
-        """The head that the base's model must have: what it reads for a token is part of the composition."""
-        of = self.rule.of if isinstance(self.rule, AdaptiveRule) else None
-        return "gate" if isinstance(self.rule, RoutedRule) else of
+    def heads(self) -> tuple[HeadKind, ...]:
+        """The heads of which the base's model must have one: what it reads for a token is part of the composition."""
+        if isinstance(self.rule, RoutedRule):
+            return ROUTING
+        return (self.rule.of,) if isinstance(self.rule, AdaptiveRule) else ()
 
     @property
     def sides(self) -> tuple[Plan, Plan] | None:

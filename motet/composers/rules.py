@@ -69,17 +69,21 @@ class BudgetRule:
 
 @dataclass(frozen=True, slots=True)
 class RoutedRule:
-    """A gate's share d per token: stream 1 where `d > threshold`, else stream 0 (Co-LLM, Shen et al. 2024);
-    `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`. The gate is a head of stream 0's model; d is its reading
-    times `scale`, at most 1."""
+    """A head's share d per token: stream 1 where `d > threshold`, else stream 0 (Co-LLM, Shen et al. 2024; R2R, Fu et
+    al. 2025); `threshold` None mixes: `z = log((1 − d) p_0 + d p_1)`. The head, a gate or a router, is that of stream
+    0's model; d is its reading times `scale`, at most 1."""
 
     threshold: float | None = 0.5
     scale: float = 1.0
     schedule: Schedule | None = None
 
     def share(self, reading: float) -> float:
-        """d of what the gate says."""
+        """d of what the head says."""
         return min(1.0, self.scale * reading)
+
+    def writer(self, reading: float) -> int | None:
+        """The stream that writes the token alone; None where both do."""
+        return None if self.threshold is None else int(self.share(reading) > self.threshold)
 
 
 @dataclass(frozen=True, slots=True)

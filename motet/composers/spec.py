@@ -218,6 +218,7 @@ def build_plan(
     chat: bool = False,
     vocab_size: int | None = None,
     depth: Depth | None = None,
+    threshold: float | None = None,
 ) -> Plan:
     """The plan of a composition.
 
@@ -228,7 +229,7 @@ def build_plan(
         token_id: the id of a text that is exactly one token, else None (for `rules`).
         chat: the request has messages: `negative_prompt` is then a user message, else plain text.
         vocab_size: the shared width, where known: bounds the ids of `rules`.
-        depth: the base's layers, where known: `layer_contrast` is left open without, and no engine runs it.
+        depth, threshold: the base's layers, and from where its head routes; no engine runs `layer_contrast` without.
 
     Raises:
         CompositionError: unknown models, no base, two different bases, and what only the request decides.
@@ -238,7 +239,7 @@ def build_plan(
     if voice is None:
         path = f"{ROOT}.base"
         raise CompositionError(f"{path}: required: neither the composition nor the request names one", path)
-    request = Request(voice, token_id, chat, vocab_size, depth, ROOT)
+    request = Request(voice, token_id, chat, vocab_size, depth, ROOT, threshold)
     return composition.plan(request)
 
 

@@ -57,7 +57,8 @@ class TokenTrace:
 class TokenOutput:
     """One token of one choice. `logprob` is the composed log-prob; `top` is best first and, where the chosen token
     is among it, holds the very same float. `finish` is set on the last token of the choice. `confidence`: how sure the
-    reported distribution was, where the request names a measure."""
+    reported distribution was, where the request names a measure. `writer`: the stream that the base's head has chosen
+    to write it."""
 
     choice: int
     token: int
@@ -67,6 +68,7 @@ class TokenOutput:
     trace: TokenTrace | None = None
     finish: FinishReason | None = None
     confidence: float | None = None
+    writer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

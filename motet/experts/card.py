@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from motet.composers.strategies import STRATEGIES
-from motet.experts.schema import ExpertBundle
+from motet.experts.schema import ExpertBundle, HeadSpec
 from motet.models.files import HEAD
 
 
@@ -47,7 +47,7 @@ def _facts(bundle: ExpertBundle) -> str:
     rows = {
         "base": bundle.base and f"`{bundle.base.path}`{layers}",
         "untuned partner": bundle.partner and f"`{bundle.partner.path}`",
-        "head": bundle.head and f"`{bundle.head.kind}`, in `{HEAD}`",
+        "head": bundle.head and _head(bundle.head),
         "base family": bundle.base_family,
         "recommended weight": bundle.weight,
         "weight range": bundle.weight_range and " … ".join(map(str, bundle.weight_range)),
@@ -59,6 +59,14 @@ def _facts(bundle: ExpertBundle) -> str:
     }
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value is not None]
     return "\n".join(["| | |", "| --- | --- |", *lines])
+
+
+def _head(head: HeadSpec) -> str:
+    made = f"`{head.kind}`, in `{HEAD}`"
+    if head.top is None:
+        return made
+    size = f"{head.blocks} blocks of width {head.width}, reads the {head.top} most likely tokens"
+    return f"{made}: {size}, routes above {head.threshold:.4g}"
 
 
 def _usage(bundle: ExpertBundle, strategy: str) -> str:

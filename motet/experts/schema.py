@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "tokenizers", "peft")
+MAX_TOP, MAX_WIDTH, MAX_BLOCKS = 1024, 8192, 32  # of a router that is read before anybody knows who wrote it
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Weight = Annotated[FiniteFloat, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
@@ -72,18 +73,34 @@ def installed_versions() -> dict[str, str]:
 
 
 class HeadSpec(_Frozen):
-    """A head in `models.files.HEAD` beside the weights, which some strategies ask of their base. A gate says a share;
-    the others say a number between `least` and `most`, which enclose 1."""
+    """A head in `models.files.HEAD` beside the weights, which some strategies ask of their base. A gate and a router
+    say a share; the others say a number between `least` and `most`, which enclose 1. A router's `top`, `width` and
+    `blocks` are those of `models.heads.RouterHead`, its `threshold` is where it routes unless a request says so."""
 
     kind: HeadKind
     least: Annotated[FiniteFloat, Field(ge=0)] | None = None
     most: FiniteFloat | None = None
+    top: Annotated[PositiveInt, Field(le=MAX_TOP)] | None = None
+    width: Annotated[PositiveInt, Field(le=MAX_WIDTH)] | None = None
+    blocks: Annotated[PositiveInt, Field(le=MAX_BLOCKS)] | None = None
+    threshold: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _of_a_router(self) -> Self:
+        given = {name: getattr(self, name) for name in ("top", "width", "blocks", "threshold")}
+        if self.kind == "router" and None in given.values():
+            missing = ", ".join(name for name, value in given.items() if value is None)
+            raise ValueError(f"a router has top, width, blocks and threshold; missing: {missing}")
+        unlike = [name for name, value in given.items() if value is not None]
+        if self.kind != "router" and unlike:
+            raise ValueError(f"a {self.kind} has no {', '.join(unlike)}, as a router has")
+        return self
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
-        if self.kind == "gate":
+        if self.kind in ("gate", "router"):
             if self.least is not None or self.most is not None:
-                raise ValueError("a gate has no least and most: its shares lie between 0 and 1")
+                raise ValueError(f"a {self.kind} has no least and most: its shares lie between 0 and 1")
         elif self.least is None or self.most is None or not self.least < 1 < self.most:
             raise ValueError(f"least and most of a {self.kind} must enclose 1, got {self.least} and {self.most}")
         elif self.kind == "temperature" and self.least == 0:
@@ -92,8 +109,10 @@ class HeadSpec(_Frozen):
 
     def made(self, hidden_size: int) -> ReadingHead:
         """The head before its weights are read, for hidden states of this width."""
-        from motet.models.heads import GateHead, ScaleHead  # torch
+        from motet.models.heads import GateHead, RouterHead, ScaleHead  # torch
 
+        if self.top is not None and self.width is not None and self.blocks is not None and self.threshold is not None:
+            return RouterHead(hidden_size, self.top, self.width, self.blocks, self.threshold)
         if self.least is None or self.most is None:
             return GateHead(hidden_size)
         return ScaleHead(hidden_size, self.least, self.most)

@@ -1,20 +1,55 @@
-"""Small heads on a model's last hidden state, the input of its output head: trained beside it, served beside it."""
+"""Small heads on what a model knows of a position: trained beside it, served beside it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from motet.models.files import HEAD
 
+EXPANSION = 4  # of a router's blocks: their inner width over their width
+LEAST_SHARE = torch.finfo(torch.float32).tiny  # a threshold of 0 lies below every share
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a model knows of N positions.
+
+    Attributes:
+        hidden: (N, H) last hidden states, the input of its output head.
+        logits: (N, V) raw logits over all tokens that it has.
+        embed: the input embeddings (N, H) of N ids.
+    """
+
+    hidden: Tensor
+    logits: Tensor
+    embed: Callable[[Tensor], Tensor]
+
 
 class ReadingHead(nn.Module):
-    """A linear head that reads one number from each of (N, H) hidden states, in its own dtype."""
+    """Reads one number from each of N positions, in its own dtype.
+
+    Attributes:
+        threshold: where it routes: above which reading another model writes the token, unless a request says so.
+    """
+
+    threshold: float | None = None
+
+    def reading(self, seen: Seen) -> Tensor:
+        """(N,) what a composition takes."""
+        raise NotImplementedError
+
+
+class LinearHead(ReadingHead):
+    """A linear head on (N, H) last hidden states alone."""
 
     def __init__(self, hidden_size: int, bias: float = 0.0) -> None:
         super().__init__()
@@ -26,23 +61,21 @@ class ReadingHead(nn.Module):
         """(N,) before anything bounds it."""
         return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1)
 
-    def reading(self, hidden: Tensor) -> Tensor:
-        """(N,) what a composition takes."""
-        raise NotImplementedError
 
-
-class GateHead(ReadingHead):
+class GateHead(LinearHead):
     """(N, H) hidden states → (N,) the gate before its sigmoid. It begins at 0: both voices are as likely. Its reading
     is the sigmoid, the assistant's share d."""
+
+    threshold = 0.5
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.score(hidden)
 
-    def reading(self, hidden: Tensor) -> Tensor:
-        return self.score(hidden).sigmoid()
+    def reading(self, seen: Seen) -> Tensor:
+        return _share(self.score(seen.hidden))
 
 
-class ScaleHead(ReadingHead):
+class ScaleHead(LinearHead):
     """(N, H) hidden states → (N,) `least + (most − least)·σ(linear)`, its reading. It begins at 1.
 
     Args:
@@ -56,8 +89,77 @@ class ScaleHead(ReadingHead):
     def forward(self, hidden: Tensor) -> Tensor:
         return self.least + (self.most - self.least) * self.score(hidden).sigmoid()
 
-    def reading(self, hidden: Tensor) -> Tensor:
-        return self.forward(hidden)
+    def reading(self, seen: Seen) -> Tensor:
+        return self.forward(seen.hidden)
+
+
+class RouterHead(ReadingHead):
+    """N positions → (N,) the router before its sigmoid: whether the token that the model would choose must be another.
+
+    Fu et al., "R2R: Efficiently Navigating Divergent Reasoning Paths with Small-Large Model Token Routing", 2025
+    (arXiv:2505.21600): a feed-forward network on the last hidden state h, the `top` largest logits and the embedding e
+    of the most likely token. With LN a layer norm that has weights, and p the probabilities of the `top` most likely
+    tokens, the most likely first:
+
+        x ← W [LN(h); LN(e); p] + b
+        x ← x + D·gelu(U·LN(x) + u) + c    `blocks` times, U four times as wide as x
+        score = o·LN(x) + q
+
+    Probabilities stand in the place of the paper's logits, which a constant added to them would change. It begins at
+    0, whatever the seed. Its reading is the sigmoid.
+
+    Args:
+        hidden_size: H, of hidden states and embeddings.
+        top: tokens whose probabilities are read; missing ones of a smaller vocabulary are 0.
+        width: of x.
+    """
+
+    def __init__(self, hidden_size: int, top: int, width: int, blocks: int, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.top, self.threshold = top, threshold
+        self.hidden_norm, self.token_norm = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
+        self.enter = nn.Linear(2 * hidden_size + top, width)
+        self.blocks = nn.ModuleList(RouterBlock(width) for _ in range(blocks))
+        self.norm, self.leave = nn.LayerNorm(width), nn.Linear(width, 1)
+        generator = torch.Generator().manual_seed(0)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)
+                nn.init.zeros_(module.bias)
+        nn.init.zeros_(self.leave.weight)
+
+    def forward(self, seen: Seen) -> Tensor:
+        dtype = self.leave.weight.dtype
+        logits = seen.logits.to(torch.promote_types(seen.logits.dtype, torch.float32))
+        top = logits.topk(min(self.top, logits.shape[-1]), dim=-1)
+        probs = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
+        likeliest = F.pad(probs, (0, self.top - probs.shape[-1]))
+        hidden = self.hidden_norm(seen.hidden.to(dtype))
+        token = self.token_norm(seen.embed(top.indices[:, 0]).to(dtype))
+        x = self.enter(torch.cat([hidden, token, likeliest.to(dtype)], -1))
+        for block in self.blocks:
+            x = block(x)
+        return self.leave(self.norm(x)).squeeze(-1)
+
+    def reading(self, seen: Seen) -> Tensor:
+        return _share(self.forward(seen))
+
+
+class RouterBlock(nn.Module):
+    """(N, W) → (N, W) `x + D·gelu(U·LN(x) + u) + c`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, EXPANSION * width), nn.Linear(EXPANSION * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
+def _share(score: Tensor) -> Tensor:
+    """The sigmoid, which is never 0: what is above a threshold of 0 is every position."""
+    return score.sigmoid().clamp(min=LEAST_SHARE)
 
 
 def read_head(folder: Path, head: ReadingHead) -> ReadingHead:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Quantization = Literal["int8", "int4"]  # of weights
-HeadKind = Literal["gate", "temperature", "strength"]  # of a head beside the model, see `models.heads`
+HeadKind = Literal["gate", "router", "temperature", "strength"]  # of a head beside the model, see `models.heads`
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...] = ()
     quantization: Quantization | None = None
     head: HeadKind | None = None  # that is served with it
+    threshold: float | None = None  # of a head that routes: above which reading another model writes the token
     num_layers: int = 0  # 0: nobody knows
     tied: bool = False  # whether its output head is its embeddings once more
     backbone: str | None = None  # of a soft prompt: the model in front of which it stands

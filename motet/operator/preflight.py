@@ -223,7 +223,8 @@ def _loaded(
     source = Path(source_of(model, configuration.folder)).name if Path(model.path).is_absolute() else model.path
     vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size, cut=model.vocab == "cut")
     if expert.bundle is not None and expert.bundle.head is not None:
-        info = replace(info, head=expert.bundle.head.kind)
+        head = expert.bundle.head
+        info = replace(info, head=head.kind, threshold=head.threshold)
     return LoadedModel(
         info,
         tokenizer,

@@ -151,6 +151,7 @@ class Registry:
             token_id=member.tokenizer.single_id if member else lambda _: None,
             chat=chat,
             depth=_depth(member),
+            threshold=None if member is None else member.info.threshold,
             vocab_size=min((self.infos[model].vocab_size for model in named if model in self.infos), default=None),
         )
         self._check_vocabulary(plan)
@@ -171,12 +172,13 @@ class Registry:
     def _check_head(self, composition: Composition, plan: Plan) -> None:
         """Raises CompositionError: the plan asks a head of its base that the base does not have."""
         base = plan.streams[0].model
-        if plan.head in (None, self.infos[base].head):
+        if not plan.heads or self.infos[base].head in plan.heads:
             return
-        others = [name for name, info in self.infos.items() if info.head == plan.head]
+        others = [name for name, info in self.infos.items() if info.head in plan.heads]
+        wanted = " or ".join(plan.heads)
         raise CompositionError(
-            f"composition.base: strategy {composition.strategy!r} needs a {plan.head} that was trained on its base, "
-            f"and {base!r} has {_a_head(self.infos[base])}. Models with a {plan.head}: {', '.join(others) or 'none'}.",
+            f"composition.base: strategy {composition.strategy!r} needs a {wanted} that was trained on its base, "
+            f"and {base!r} has {_a_head(self.infos[base])}. Models with a {wanted}: {', '.join(others) or 'none'}.",
             "composition.base",
         )
 

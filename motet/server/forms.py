@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from motet.composers.plan import Plan
 from motet.operator.gates import Decision
 from motet.server.dialogue.highlights import Highlights
 from motet.server.dialogue.parts import delta, message
@@ -159,9 +160,16 @@ def is_wanted(piece: TextPiece, show: Display) -> bool:
     return bool(piece.finish or (asked and piece.tokens))
 
 
-def extension(jobs: Sequence[Job], *, traced: bool = False, trials: Sequence[tuple[int, Trial]] = ()) -> dict[str, Any]:
+def extension(
+    jobs: Sequence[Job],
+    *,
+    traced: bool = False,
+    trials: Sequence[tuple[int, Trial]] = (),
+    written: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """What was composed, and what it took: KV bytes reserved, prompt tokens that each stream read. Nothing for keys
-    whose policy hides it. `traced`: a trace was asked for; `trials`: who answered, by the index of the choice."""
+    whose policy hides it. `traced`: a trace was asked for; `trials`: who answered, by the index of the choice;
+    `written`: how many tokens each role wrote, where a head routes."""
     plan, allow = jobs[0].plan, jobs[0].allow
     if allow is not None and not allow.members:
         return {}
@@ -179,7 +187,15 @@ def extension(jobs: Sequence[Job], *, traced: bool = False, trials: Sequence[tup
         **({"gates": [_decided(decision) for decision in decisions.values()]} if decisions else {}),
         **({"pondered": [_pondered(*pair, traced=traced) for pair in pondered.items()]} if pondered else {}),
         **({"cascade": [_judged(*judged) for judged in trials]} if trials else {}),
+        **({"routed": _routed(plan, written)} if written else {}),
     }
+
+
+def _routed(plan: Plan, written: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Every stream with the tokens that it wrote, the base first."""
+    return [
+        {"role": stream.role, "model": stream.model, "tokens": written.get(stream.role, 0)} for stream in plan.streams
+    ]
 
 
 def _streams(jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ class Reply:
         self.owners = [job for job in jobs for _ in range(job.request.n)]
         self.choices = [ChoiceText(job, self.show) for job in self.owners]
         self.trials = trials_of(jobs)
+        self.written = {id(job): Counter[str]() for job in jobs}  # routed tokens by role
         self.metrics = service.metrics
         self.meters = [Meter(service.metrics, job.plan.strategy) for job in self.owners]
         self.generations = Generations(service.engine, jobs, service.turns)
@@ -111,6 +113,10 @@ class Reply:
             pieces = trial.released()
             self._judged(index)
         self.meters[number].observe(output)
+        if output.writer is not None:
+            role = job.plan.streams[output.writer].role
+            self.written[id(job)][role] += 1
+            self.metrics.routed_tokens.labels(role).inc()
         if choice.finished and output.finish is None:
             self.generations.stop(index, output.choice)
         if choice.finished:
@@ -242,7 +248,8 @@ class Reply:
     def _extension(self, jobs: Sequence[Job]) -> dict[str, Any]:
         """`jobs`: of `self.jobs`."""
         trials = [(self.index(number), trial) for number, trial in self.trials.items() if trial.first in jobs]
-        return extension(jobs, traced=self.show.trace is not None, trials=trials)
+        written = sum((self.written[id(job)] for job in jobs), Counter[str]())
+        return extension(jobs, traced=self.show.trace is not None, trials=trials, written=written)
 
     @property
     def prompt_tokens(self) -> int:

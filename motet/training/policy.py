@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from motet.models.heads import Seen
 from motet.training.batch import Batch
 
 
@@ -52,6 +53,10 @@ class HiddenPolicy(Policy, Protocol):
         """Last hidden states (N, H) after the final norm, and logits (N, V)."""
         ...
 
+    def seen(self, batch: Batch, /) -> Seen:
+        """The same without gradients and dropout, as the model is served, with its input embeddings."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TopTokens:
@@ -88,8 +93,8 @@ class Policies:
         trained: with gradients.
         reference: the same policy before training, without (objectives that need it).
         members: frozen members by name (the assistant of a gate).
-        teacher: of a distillation.
-        head: trained beside the model (gate, temperature_head, gedi).
+        teacher: of a distillation; of a router, which token it should be.
+        head: trained beside the model (gate, router, temperature_head, gedi).
         classes: the prompts of the classes (gedi).
     """
 

@@ -85,7 +85,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "dynamic": {"expert": "small-chat", "antiexpert": "small", "alpha_max": 2.0, "symmetric": False},
     "budget": {"expert": "small-chat", "antiexpert": "small", "epsilon": 0.5, "alpha_max": 1.0},
-    "routed": {"assistant": "small", "threshold": 0.5},
+    "routed": {"assistant": "small", "threshold": "own"},
     "adaptive_temperature": {},
     "compose": {
         "compose": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,24 +14,26 @@ from peft import PeftModel
 from safetensors import torch as safetensors
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from motet.experts.bundle import read_bundle
 from motet.training.run.recipe_file import read_recipe
 from motet.training.run.train import train
 from tests.end_to_end.conftest import serving
 
 SHORT = ["batch.rows=4", "batch.max_length=128", "schedule.steps=6", "schedule.warmup=1", "precision=float32"]
+HEADS = ("gate", "router", "temperature-head")
 PROMPT, ANSWER = "Visitor: Where? Guide:", " Nobody knows."
 
 
 @pytest.fixture(scope="module")
 def trained(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter, an expert trained through the composition that it serves in, a gate and a temperature head."""
+    """An adapter, an expert trained through the composition that it serves in, a gate, a router, a temperature head."""
     folder = tmp_path_factory.mktemp("trained")
-    for name in ("sft-lora", "through-expert", "gate", "temperature-head"):
+    for name in ("sft-lora", "through-expert", "gate", "router", "temperature-head"):
         recipe, origin = read_recipe(name, [f"root={family}", f"output={folder / name}", *SHORT])
         train(recipe, origin)
     models = {name: {"path": str(family / name), "template": "plain"} for name in ("large", "small", "large-chat")}
     models |= {name: {"path": str(folder / name), "template": "chat"} for name in ("sft-lora", "through-expert")}
-    models |= {name: {"path": str(folder / name), "template": "plain"} for name in ("gate", "temperature-head")}
+    models |= {name: {"path": str(folder / name), "template": "plain"} for name in HEADS}
     models["sft-lora"]["base"] = str(family / "small")
     (folder / "models.yaml").write_text(yaml.safe_dump({"models": models}))
     return folder
@@ -75,9 +78,46 @@ def test_trained_experts_are_served_and_composed(family: Path, trained: Path) ->
         assert "large-chat" in refused.json()["error"]["message"]
 
 
-def completed(url: str, model: str, composition: dict[str, Any]) -> httpx.Response:
-    body = {"model": model, "prompt": PROMPT, "temperature": 0, "max_tokens": 8, "trace": True}
-    return httpx.post(f"{url}/v1/completions", json=body | {"composition": composition}, timeout=60)
+def test_a_trained_router_says_who_writes(family: Path, trained: Path) -> None:
+    """Its own threshold, unless the request has another; what each model wrote is told and counted."""
+    routed = {"strategy": "routed", "assistant": "large"}
+    bundle = read_bundle(trained / "router")
+    assert bundle is not None
+    assert bundle.head is not None
+    own = bundle.head.threshold
+    assert own is not None
+    with serving(trained / "models.yaml", "--dtype", "float32") as url:
+        answers = {
+            threshold: completed(url, "router", routed | ({} if threshold is None else {"threshold": threshold})).json()
+            for threshold in (None, own, 0.0, 1.0)
+        }
+        drafted = completed(url, "router", routed, speculation={"draft": "base", "tokens": 4}).json()
+        plain = [completed(url, name, None).json() for name in ("large", "router")]
+        wrong = completed(url, "router", routed | {"threshold": "owl"})
+        counted = httpx.get(f"{url}/metrics").text
+    texts = {threshold: answer["choices"][0]["text"] for threshold, answer in answers.items()}
+    assert texts[None] == texts[own] == drafted["choices"][0]["text"]
+    assert [texts[0.0], texts[1.0]] == [answer["choices"][0]["text"] for answer in plain]
+    total = Counter[str]()
+    for threshold, answer in [*answers.items(), (None, drafted)]:
+        limit = own if threshold is None else threshold
+        trace = answer["choices"][0]["motet"]["trace"]
+        by_large = sum(token["head"] > limit for token in trace)
+        told = [("base", "router", len(trace) - by_large), ("assistant", "large", by_large)]
+        assert [tuple(one.values()) for one in answer["motet"]["routed"]] == told
+        total += Counter({role: count for role, _, count in told})
+    assert answers[1.0]["motet"]["routed"][1]["tokens"] == answers[0.0]["motet"]["routed"][0]["tokens"] == 0
+    assert "routed" not in plain[0]["motet"]
+    for role, count in total.items():
+        assert f'motet:routed_tokens_total{{role="{role}"}} {float(count)}' in counted
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["param"].startswith("composition.threshold")
+
+
+def completed(url: str, model: str, composition: dict[str, Any] | None, **fields: Any) -> httpx.Response:
+    body = {"model": model, "prompt": PROMPT, "temperature": 0, "max_tokens": 8, "trace": True, **fields}
+    body |= {} if composition is None else {"composition": composition}
+    return httpx.post(f"{url}/v1/completions", json=body, timeout=60)
 
 
 @torch.no_grad()
@@ -92,7 +132,7 @@ def test_trained_heads_are_served(family: Path, trained: Path) -> None:
         refused = completed(url, "small", routed)
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "composition.base"
-    assert "Models with a gate: gate." in refused.json()["error"]["message"]
+    assert "Models with a gate or router: gate, router." in refused.json()["error"]["message"]
     large = AutoModelForCausalLM.from_pretrained(family / "large")
     for name, answer in answers.items():
         tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(trained / name))

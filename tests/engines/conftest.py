@@ -20,7 +20,7 @@ from motet.composers.rows import reference_logprobs
 from motet.composers.rules import DiscriminatorRule, RoutedRule
 from motet.composers.timeline import Timeline, adapted
 from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, load_member
-from motet.models.heads import GateHead, ReadingHead, ScaleHead
+from motet.models.heads import GateHead, LinearHead, ReadingHead, RouterHead, ScaleHead, Seen
 from motet.models.info import HeadKind
 from tests.composers.test_laws import premature_layer
 from tests.tiny import EOS, save_all
@@ -39,9 +39,17 @@ def chosen_layer(behind: list[torch.Tensor], own: Exit) -> int:
     return premature_layer(final, {layer: logprobs[layer] for layer in own.layers}, own.select)
 
 
-def varied(head: ReadingHead) -> ReadingHead:
+def varied(head: LinearHead) -> LinearHead:
     """With random weights, so that what it says lies all over its range."""
     torch.nn.init.normal_(head.linear.weight, std=0.5, generator=torch.Generator().manual_seed(7))
+    return head.requires_grad_(False)
+
+
+def drawn(head: RouterHead) -> RouterHead:
+    """With random weights and biases, in all of its parts."""
+    generator = torch.Generator().manual_seed(11)
+    for parameter in head.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     return head.requires_grad_(False)
 
 
@@ -49,6 +57,8 @@ HEADS: dict[str, tuple[HeadKind, Callable[[int], ReadingHead]]] = {
     "llama": ("gate", lambda hidden_size: varied(GateHead(hidden_size))),
     "gemma": ("gate", lambda hidden_size: varied(GateHead(hidden_size))),
     "mistral": ("temperature", lambda hidden_size: varied(ScaleHead(hidden_size, 0.4, 2.5))),
+    "llama-b": ("router", lambda hidden_size: drawn(RouterHead(hidden_size, 20, 16, 2, 0.3))),
+    "gpt2": ("router", lambda hidden_size: drawn(RouterHead(hidden_size, 200, 16, 1, 0.7))),
     "qwen": ("strength", lambda hidden_size: varied(ScaleHead(hidden_size, 0.1, 2.0))),
 }
 
@@ -88,7 +98,7 @@ class PlainLoop:
         if noise is not None:
             logits = [row + ROUNDING * torch.randn(row.shape, generator=noise, dtype=row.dtype) for row in logits]
         state = self.state(plan, contexts, shared)
-        reading = None if plan.head is None else self.reading(plan, contexts, shared)
+        reading = None if not plan.heads else self.reading(plan, contexts, shared)
         plan = Timeline(plan).at(lambda: shared)
         plan = plan if reading is None else adapted(plan, reading)
         return reference_logprobs(plan, torch.stack(logits), generated=[shared], eos_token_ids=(EOS,), state=state)[0]
@@ -141,8 +151,10 @@ class PlainLoop:
         """What the base's head says of the last hidden state that transformers tells."""
         base = plan.streams[0].model
         ids = torch.tensor([[*contexts[0], *shared]])
-        hidden = self.models[base](ids, use_cache=False, output_hidden_states=True).hidden_states[-1][0, -1:]
-        return float(HEADS[base][1](hidden.shape[-1]).double().reading(hidden.double()))
+        told = self.models[base](ids, use_cache=False, output_hidden_states=True)
+        hidden, logits = told.hidden_states[-1][0, -1:].double(), told.logits[0, -1:].double()
+        seen = Seen(hidden, logits, cast(Any, self.models[base]).get_input_embeddings())
+        return float(HEADS[base][1](hidden.shape[-1]).double().reading(seen))
 
     def greedy(
         self, plan: Plan, contexts: tuple[tuple[int, ...], ...], forced: tuple[int, ...], max_tokens: int

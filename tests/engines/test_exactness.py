@@ -84,6 +84,7 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ("qwen", {"strategy": "sparse", "members": ["gpt2", "qwen", "llama"], "schedule": {"warmup": 3}}),
     ("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"}),
     ("llama", {"strategy": "routed", "assistant": "qwen"}),
+    ("llama-b", {"strategy": "routed", "assistant": "mistral"}),
     ("gemma", {"strategy": "routed", "assistant": {"model": "gpt2", "temperature": 0.7}, "threshold": None}),
     ("llama", {"strategy": "routed", "assistant": "llama-b", "threshold": 0.3, "schedule": {"warmup": 3}}),
     ("mistral", {"strategy": "adaptive_temperature"}),

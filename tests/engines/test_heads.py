@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.drafts import OFF, Speculation
 from motet.engines.outputs import TokenOutput
 from motet.engines.torch import EngineSettings, Member, TorchEngine
+from motet.models.heads import RouterHead, Seen
 from tests.engines.conftest import HEADS, PlainLoop
 from tests.engines.test_exactness import PLANS, plan_of
 from tests.engines.test_rules import run, text_of
@@ -24,6 +26,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"strategy": "routed", "assistant": "qwen"}),
     ("llama", {"strategy": "routed", "assistant": "gpt2", "threshold": 0.8}),
     ("gemma", {"strategy": "routed", "assistant": "llama-b", "threshold": None}),
+    ("llama-b", {"strategy": "routed", "assistant": "llama", "threshold": 0.5}),
+    ("gpt2", {"strategy": "routed", "assistant": "mistral", "threshold": 0.7}),
+    ("llama-b", {"strategy": "routed", "assistant": "gemma", "threshold": None}),
     ("mistral", {"strategy": "adaptive_temperature"}),
     ("qwen", {"strategy": "adaptive_temperature", "expert": "llama-b", "antiexpert": "gpt2"}),
 ]
@@ -45,11 +50,40 @@ def states(plain: PlainLoop, model: str, ids: list[int]) -> tuple[np.ndarray, np
     return told.hidden_states[-1][0, -1].double().numpy(), logits - np.logaddexp.reduce(logits)
 
 
-def sigmoid_of(model: str, hidden: np.ndarray) -> float:
-    """σ(w·h + b) of the model's head."""
-    linear = HEADS[model][1](len(hidden)).linear
-    weight, bias = linear.weight.detach().double().numpy()[0], float(linear.bias)
-    return float(1 / (1 + np.exp(-(weight @ hidden + bias))))
+def sigmoid_of(plain: PlainLoop, model: str, hidden: np.ndarray, logprobs: np.ndarray) -> float:
+    """σ(w·h + b) of the model's head, or σ(s) of its router."""
+    head = HEADS[model][1](len(hidden))
+    weights = {name: value.double().numpy() for name, value in head.state_dict().items()}
+    if isinstance(head, RouterHead):
+        embeddings = plain.models[model].get_input_embeddings()
+        assert isinstance(embeddings, torch.nn.Embedding)
+        own = embeddings.weight.detach().double().numpy()[int(logprobs.argmax())]
+        score = routed_score(weights, hidden, own, np.exp(logprobs), head.top, len(head.blocks))
+    else:
+        score = float(weights["linear.weight"][0] @ hidden + weights["linear.bias"][0])
+    return 1 / (1 + math.exp(-score))
+
+
+def routed_score(
+    weights: dict[str, np.ndarray], hidden: np.ndarray, token: np.ndarray, probs: np.ndarray, top: int, blocks: int
+) -> float:
+    """A residual network on the hidden state, the embedding of the likeliest token, and probabilities."""
+
+    def linear(name: str, x: np.ndarray) -> np.ndarray:
+        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+    def normed(name: str, x: np.ndarray) -> np.ndarray:
+        return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    likeliest = np.zeros(top)
+    found = np.sort(probs)[::-1][:top]
+    likeliest[: len(found)] = found
+    x = linear("enter", np.concatenate([normed("hidden_norm", hidden), normed("token_norm", token), likeliest]))
+    for block in range(blocks):
+        inner = linear(f"blocks.{block}.up", normed(f"blocks.{block}.norm", x))
+        gelu = np.array([0.5 * u * (1 + math.erf(u / math.sqrt(2))) for u in inner])
+        x = x + linear(f"blocks.{block}.down", gelu)
+    return float(linear("leave", normed("norm", x))[0])
 
 
 def formula(
@@ -59,7 +93,7 @@ def formula(
     the base shifted by so much."""
     members = zip(request.plan.streams, request.contexts, strict=True)
     (hidden, own), *others = [states(plain, stream.model, [*context, *past]) for stream, context in members]
-    share = sigmoid_of(request.plan.streams[0].model, hidden)
+    share = sigmoid_of(plain, request.plan.streams[0].model, hidden, own)
     if fields["strategy"] == "routed":
         threshold, other = fields.get("threshold", 0.5), others[0][1]
         if threshold is None:
@@ -93,7 +127,7 @@ async def test_it_is_its_formula(engine: TorchEngine, plain_loop: PlainLoop, cas
     base, fields = CASES[case]
     request = request_for(plan_of(base, fields), case)
     readings = check(plain_loop, request, fields, await run(engine, request))
-    middle = 0.5 if fields["strategy"] == "routed" else 1.0
+    middle = fields.get("threshold") or 0.5 if fields["strategy"] == "routed" else 1.0
     assert min(readings) < middle < max(readings)
 
 
@@ -113,14 +147,23 @@ async def tokens_of(engine: TorchEngine, plan: Plan) -> list[int]:
 
 @pytest.mark.parametrize(
     ("assistant", "threshold", "alike"),
-    [("qwen", 0.999999, "llama"), ("qwen", 0.0, "qwen"), ("llama", None, "llama"), ("llama", 0.5, "llama")],
+    [("qwen", 1.0, None), ("qwen", 0.0, "qwen"), ("own", None, None), ("own", 0.5, None)],
 )
-async def test_shut_and_open_gates_are_one_model(
-    engine: TorchEngine, assistant: str, threshold: float | None, alike: str
+@pytest.mark.parametrize("base", ["llama", "llama-b"])
+async def test_shut_and_open_heads_are_one_model(
+    engine: TorchEngine, base: str, assistant: str, threshold: float | None, alike: str | None
 ) -> None:
-    """And so is a base that is its own assistant."""
-    plan = plan_of("llama", {"strategy": "routed", "assistant": assistant, "threshold": threshold})
-    assert await tokens_of(engine, plan) == await tokens_of(engine, single(alike))
+    """A gate and a router; and so is a base that is its own assistant."""
+    other = base if assistant == "own" else assistant
+    plan = plan_of(base, {"strategy": "routed", "assistant": other, "threshold": threshold})
+    assert await tokens_of(engine, plan) == await tokens_of(engine, single(alike or base))
+
+
+@torch.no_grad()
+def test_a_share_of_nothing_is_above_a_threshold_of_nothing() -> None:
+    head = RouterHead(4, 3, 2, 1)
+    head.leave.bias.fill_(-1e4)
+    assert float(head.reading(Seen(torch.ones(1, 4), torch.ones(1, 5), torch.nn.Embedding(5, 4)))) > 0
 
 
 @pytest.mark.parametrize("base", ["qwen", "mistral"])
@@ -133,8 +176,11 @@ async def test_what_a_head_scales_by_nothing_is_the_base(engine: TorchEngine, ba
 
 
 @pytest.mark.parametrize("draft", ["base", "assistant", "ngram"])
-async def test_guesses_leave_answers_as_they_are(members: Mapping[str, Member], draft: str) -> None:
-    plan = plan_of("llama", {"strategy": "routed", "assistant": "llama-b"})
+@pytest.mark.parametrize(("base", "assistant"), [("llama", "llama-b"), ("llama-b", "llama")])
+async def test_guesses_leave_answers_as_they_are(
+    members: Mapping[str, Member], base: str, assistant: str, draft: str
+) -> None:
+    plan = plan_of(base, {"strategy": "routed", "assistant": assistant})
     requests = [request_for(plan, n, max_tokens=20, temperature=0.9 * (n > 1), seed=5) for n in (1, 2)]
     answers: list[list[TokenOutput]] = []
     for speculation in (Speculation(draft, 4), OFF):

@@ -133,6 +133,9 @@ def test_folders_of_the_training_machine_are_not_kept(written: str, kept: str) -
     assert ModelReference(path=written).path == kept
 
 
+ROUTER = {"top": 5, "width": 8, "blocks": 1, "threshold": 0.4}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -140,7 +143,11 @@ def test_folders_of_the_training_machine_are_not_kept(written: str, kept: str) -
         ({"kind": "temperature"}, "must enclose 1, got None and None"),
         ({"kind": "strength", "least": 1.0, "most": 2.0}, "must enclose 1, got 1.0 and 2.0"),
         ({"kind": "temperature", "least": 0.0, "most": 2.0}, "must be above 0"),
-        ({"kind": "router"}, "'gate', 'temperature' or 'strength'"),
+        ({"kind": "ruoter"}, "'gate', 'router', 'temperature' or 'strength'"),
+        ({"kind": "router", "top": 5, "width": 8, "blocks": 1}, "missing: threshold"),
+        ({"kind": "router", "least": 0.1, **ROUTER}, "a router has no least and most"),
+        ({"kind": "router", **ROUTER, "width": 1 << 20}, "less than or equal to 8192"),
+        ({"kind": "gate", "threshold": 0.3}, "a gate has no threshold, as a router has"),
     ],
 )
 def test_heads_that_cannot_be_served(fields: dict[str, Any], message: str) -> None:

@@ -42,7 +42,8 @@ async def test_a_head_is_served_with_its_model_alone(models: Path) -> None:
     assert registry.infos["gate"].head == "gate"
     assert registry.named("mix").streams[1].model == "large"
     message = refused(models, {"gate": {}, "large": {}}, {"mix": {**ROUTED, "base": "large"}})
-    assert "needs a gate that was trained on its base, and 'large' has none. Models with a gate: gate." in message
+    assert "needs a gate or router that was trained on its base, and 'large' has none." in message
+    assert "Models with a gate or router: gate." in message
     message = refused(models, {"gate": {}, "large": {}, "small": {}}, {"mix": {**ROUTED, "assistant": "small"}})
     assert "'small' is not the partner" in message
 

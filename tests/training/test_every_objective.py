@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "distill": {"teacher": {**COMPOSITION, "expert": "large"}},
     "counterfactual": {"target": "large"},
     "gate": {"assistant": "large", "initial_steps": 3},
+    "router": {"assistant": "large", "top": 5, "width": 8},
     "gedi": {"prompts": ["red", "blue"]},
     "temperature_head": {"form": "robust"},
 }
@@ -58,7 +59,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_objectives_with_settings_and_with_heads_are_there() -> None:
     assert SETTINGS.keys() <= OBJECTIVES.keys()
-    assert {"gate", "gedi", "temperature_head"} <= WITH_HEAD & OF_ONE_MODEL
+    assert {"gate", "gedi", "router", "temperature_head"} <= WITH_HEAD & OF_ONE_MODEL
 
 
 def run(workshop: Path, tmp_path: Path, name: str, **changes: Any) -> list[dict[str, Any]]:

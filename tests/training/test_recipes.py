@@ -27,7 +27,9 @@ INSTEAD = {
     "divergence-with": ["model.path=small"],
     "divergence-baked": ["members.without.path=small", "members.with.path=small"],
 }
-PUBLISHED = "sft dpo kto spin distill assistant counterfactual npo ga ga_gd ga_kl idk spul gate gedi temperature_head"
+PUBLISHED = (
+    "sft dpo kto spin distill assistant counterfactual npo ga ga_gd ga_kl idk spul gate router gedi temperature_head"
+)
 
 
 @pytest.fixture(scope="module")

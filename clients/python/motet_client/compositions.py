@@ -645,17 +645,21 @@ class Budget(Strategy):
 class Routed(Strategy):
     """`z = L_assistant where d > threshold, else L_base`; without a threshold `z = log((1 − d) p_base + d p_assistant)`
 
-    Learning to Decode Collaboratively with Multiple Language Models (Shen et al. 2024, arXiv:2403.03870). d is the
-    sigmoid of a linear head on the base's last hidden state, which the objective `gate` trains and the base's folder
-    brings with it; the base is the model that it was trained on. `threshold: null` mixes. The trace reports d as
-    `head`. A `schedule` multiplies d, which is 1 at most.
+    Learning to Decode Collaboratively with Multiple Language Models (Shen et al. 2024, arXiv:2403.03870). R2R:
+    Efficiently Navigating Divergent Reasoning Paths with Small-Large Model Token Routing (Fu et al. 2025,
+    arXiv:2505.21600). d is what a head says of the base's next token, which the base's folder brings with it; the base
+    is the model that it was trained on. It is a gate, the sigmoid of a linear head on the last hidden state, which the
+    objective `gate` trains, or a router, the sigmoid of a feed-forward network on the last hidden state, the
+    probabilities of the most likely tokens and the embedding of the first of them, which `router` trains.
+    `threshold: null` mixes. The trace reports d as `head`. A `schedule` multiplies d, which is 1 at most.
     """
 
     strategy = "routed"
     assistant: RoleObject | str
-    """The model that is asked where the gate opens: the one that the gate was trained with."""
-    threshold: float | None = 0.5
-    """The assistant speaks where d is larger; null: both speak, by their shares. (≥ 0, < 1)"""
+    """The model that is asked where d is large: the one that the head was trained with."""
+    threshold: float | str | None = "own"
+    """The assistant speaks where d is larger; `own`: than its training chose, than 0.5 of a gate; null: both speak. (≥
+    0, ≤ 1)"""
 
 
 @dataclass(frozen=True, kw_only=True)

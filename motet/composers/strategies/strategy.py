@@ -18,8 +18,8 @@ class Request:
     """What a strategy may know of the request that it shifts.
 
     `chat`: the request has messages, not text. `token_id`: the id of a text that is exactly one token, else None.
-    `vocab_size`: the shared width where it is known. `depth`: the base's layers, where they are known. `path`: where
-    the strategy's object stands, for errors.
+    `vocab_size`: the shared width where it is known. `depth`: the base's layers, where they are known. `threshold`: of
+    the base's own head, if it routes. `path`: where the strategy's object stands, for errors.
     """
 
     base: Voice
@@ -28,6 +28,7 @@ class Request:
     vocab_size: int | None = None
     depth: Depth | None = None
     path: str = "composition"
+    threshold: float | None = None
 
 
 class Strategy(Spec, frozen=True):

@@ -90,8 +90,7 @@ class Drafting:
         if not routes or choice.plan.streams[0].temperature != 1.0 or not self.round.readings:
             return None
         assert isinstance(rule, RoutedRule)
-        assert rule.threshold is not None
-        return rule.share(float(self.round.readings[-1])) <= rule.threshold
+        return rule.writer(float(self.round.readings[-1])) == 0
 
     @property
     def may_go_on(self) -> bool:

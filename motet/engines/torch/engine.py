@@ -138,8 +138,9 @@ class TorchEngine:
             return f"model {base!r} cannot be left early: it has other parts than layers, a final norm and a head"
         if not all(own.layers for own in plan.exits):
             return "the composition leaves its base early, and was planned without knowing how deep that is"
-        if plan.head not in (None, models[base].info.head):
-            return f"the composition needs a {plan.head} that was trained on its base, and the model {base!r} has none"
+        if plan.heads and models[base].info.head not in plan.heads:
+            wanted = " or ".join(plan.heads)
+            return f"the composition needs a {wanted} that was trained on its base, and the model {base!r} has none"
         return None
 
     def member(self, name: str) -> Member | None:

@@ -19,7 +19,7 @@ from motet.engines.torch.exits import EarlyExits
 from motet.engines.torch.prices import Prices
 from motet.models.ends import ends_within, model_ends
 from motet.models.facts import is_tied, num_parameters
-from motet.models.heads import ReadingHead
+from motet.models.heads import ReadingHead, Seen
 from motet.models.info import HeadKind, ModelInfo
 
 
@@ -99,7 +99,7 @@ class Member:
         return self
 
     def attach(self, kind: HeadKind, head: ReadingHead) -> None:
-        """From now on the head reads what the model's output head does.
+        """From now on the head reads what the model's output head does, and what that says.
 
         Raises:
             ValueError: the model has no output head.
@@ -109,7 +109,7 @@ class Member:
             raise ValueError(f"{type(self.model).__name__} has no output head, whose input a {kind} would read")
         output.register_forward_pre_hook(self._note)
         self._head = head.to(self.device)
-        self.info = replace(self.info, head=kind)
+        self.info = replace(self.info, head=kind, threshold=head.threshold)
 
     def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._hidden = inputs[0].detach()
@@ -162,7 +162,9 @@ class Member:
         logits: Tensor = output.logits[0]
         rows = slice(0, 0) if not wanted else slice(None) if self._keeps_logits or every else keep
         if self._head is not None and self._hidden is not None:
-            self.readings = self._head.reading(self._hidden.flatten(0, -2)[rows]).float()
+            hidden = self._hidden.flatten(0, -2)[rows]
+            seen = Seen(hidden, logits[rows][: len(hidden)], self.model.get_input_embeddings())
+            self.readings = self._head.reading(seen).float()
             self._hidden = None
         if isinstance(rows, Tensor) and early:
             rows = torch.cat([rows, torch.arange(len(ids), logits.shape[0], device=self.device)])

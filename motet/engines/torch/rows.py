@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motet.composers.plan import Plan
+from motet.composers.rules import RoutedRule
 from motet.composers.timeline import adapted
 from motet.engines.base import Matcher, SamplingParams
 from motet.engines.decoding import AllowedTokens, Answer
@@ -86,6 +87,14 @@ class ChoiceRow:
             return self.choice.alone[self.voice]
         plan = self.choice.timeline.at(lambda: self.written)
         return plan if self.reading is None else adapted(plan, self.reading)
+
+    @property
+    def writer(self) -> int | None:
+        """The stream that writes the token alone, where the base's head says so."""
+        if self.reading is None:
+            return None
+        rule = self.plan.rule
+        return rule.writer(self.reading) if isinstance(rule, RoutedRule) else None
 
     @property
     def is_drawn(self) -> bool:

@@ -1,5 +1,5 @@
 """What a rule knows of a choice beside its streams' log-probs: GeDi's sums of log-probs under both classes, a gate's
-share.
+or a router's share.
 
 The sums begin with the prompt, so an answer is the same whether its prompt is read, reported (`echo`) or scored.
 """
@@ -45,7 +45,7 @@ def gathered(logits: Logits, rows: Sequence[ChoiceRow]) -> Tensor | None:
             if (token := row.assumed) is not None:
                 sums[row.choice] = _added(logits, row, token, before)
         elif isinstance(rule := row.plan.rule, RoutedRule):
-            assert row.reading is not None, "the plan was supported: its base has a gate"
+            assert row.reading is not None, "the plan was supported: its base has such a head"
             state[r, 0] = rule.share(row.reading)
     return state
 

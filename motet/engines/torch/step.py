@@ -155,7 +155,7 @@ class Step:
 
     def _reading(self, choice: Choice, t: int) -> float | None:
         """What the base's head says of the choice's position t of this step, where its plan asks."""
-        if choice.plan.head is None:
+        if not choice.plan.heads:
             return None
         return self.readings[choice.streams[0].member][self.first_rows[choice, 0] + t]
 
@@ -174,6 +174,7 @@ class Step:
         """
         tops = {index: reported(decoded, index, row.choice.sampling) for index, row in rows.items()}
         sure = {i: confidence_of(composed, i, row.choice.sampling.confidence) for i, row in rows.items()}
+        writers = {index: row.writer if row.is_drawn else None for index, row in rows.items()}
         tokens, logprobs = ints(decoded.token), cast("list[float]", decoded.logprob.tolist())
         ended: set[Choice] = set()
         # from here on nothing can fail: the choices advance all or none
@@ -191,7 +192,7 @@ class Step:
             finish = choice.finish_reason()
             if finish is not None:
                 ended.add(choice)
-            told = tops[index], traces.get(index), finish, sure[index]
+            told = tops[index], traces.get(index), finish, sure[index], writers[index]
             self.outputs.append((choice, TokenOutput(choice.index, token, logprob, not is_drawn, *told)))
 
 

@@ -258,9 +258,10 @@ def _is_weight_only(written: Mapping[str, Any]) -> bool:
 
 def unsupported(plan: Plan, members: Collection[str]) -> str | None:
     """Why the plan cannot run over these members, None if it can."""
-    if plan.head is not None:
+    if plan.heads:
+        wanted = " or ".join(plan.heads)
         return (
-            f"the composition asks a {plan.head} on the base's hidden states, which vLLM's models do not hand out; the "
+            f"the composition asks a {wanted} on the base's hidden states, which vLLM's models do not hand out; the "
             "embedded engine runs it"
         )
     if plan.exits:

@@ -85,6 +85,12 @@ class Metrics:
             ("role",),
             registry=self.registry,
         )
+        self.routed_tokens = Counter(
+            "motet:routed_tokens",
+            "Tokens under a gate or a router with a threshold, by the role of the model that wrote them.",
+            ("role",),
+            registry=self.registry,
+        )
         self.first_token = Histogram(
             "motet:time_to_first_token_seconds", "From the request to a choice's first token.", ("strategy",),
             buckets=LATENCIES, registry=self.registry,

@@ -118,6 +118,17 @@ class JudgedAnswer(Shape):
     """From where on an answer is sure; with `entropy` up to where."""
 
 
+class RoutedTokens(Shape):
+    """How many tokens one of two models wrote."""
+
+    role: str
+    """`base` or `assistant`."""
+    model: str
+    """The model of that role."""
+    tokens: int
+    """Tokens of all answers that it wrote."""
+
+
 class Composed(Shape):
     """What was composed, and what it took."""
 
@@ -138,6 +149,8 @@ class Composed(Shape):
     """What was read once more of each prompt, under strategy `hesitation`."""
     cascade: list[JudgedAnswer] | None = None
     """Who gave each answer, under strategy `cascade` per request."""
+    routed: list[RoutedTokens] | None = None
+    """Who wrote how many tokens, under strategy `routed` with a threshold."""
 
 
 class CalledFunction(Shape):

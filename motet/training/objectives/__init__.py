@@ -15,6 +15,7 @@ from motet.training.objectives.gate import Gate
 from motet.training.objectives.kahneman_tversky import KahnemanTversky
 from motet.training.objectives.objective import Objective, ObjectiveSetting
 from motet.training.objectives.preference import Preference, SelfPlay
+from motet.training.objectives.router import Router
 from motet.training.objectives.temperature import Temperature
 from motet.training.objectives.unlearning import (
     GradientAscent,
@@ -40,6 +41,7 @@ OBJECTIVES: dict[str, type[ObjectiveSetting]] = {
     "idk": Refusal,
     "spul": SoftUnlearning,
     "gate": Gate,
+    "router": Router,
     "gedi": GenerativeDiscriminator,
     "temperature_head": Temperature,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor, nn
 
 from motet.experts.schema import HeadSpec
-from motet.training.batch import StepData
+from motet.training.batch import Batch, StepData
 from motet.training.policy import Policies
 
 # What a dataset's records must be: documents; prompts with a chosen and a rejected answer (the step gets two
@@ -37,6 +37,23 @@ class Loss:
     weight: Tensor | float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """When another token leads elsewhere: the teacher writes on, up to `horizon` tokens behind either, and the longest
+    common subsequence of what it wrote is shorter than `agreement` times the longer text."""
+
+    horizon: int
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What the bundle says of a trained head, and what was measured with it."""
+
+    head: HeadSpec | None
+    measures: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
 @runtime_checkable
 class Objective(Protocol):
     """A loss, and what it asks of the run: the trainer looks here, never at which objective it is.
@@ -54,6 +71,7 @@ class Objective(Protocol):
         type: its name in recipes.
         teacher_tokens: how many of a teacher's most likely tokens are stored for each target, before training; its
             field `teacher` then says which member or composition teaches. None: it has no teacher.
+        paths: where the teacher's most likely token replaces the trained model's only if it leads elsewhere.
         class_prompts: the text of each class, in the order of the sorted labels; empty: there are no classes.
     """
 
@@ -72,6 +90,9 @@ class Objective(Protocol):
     def teacher_tokens(self) -> int | None: ...
 
     @property
+    def paths(self) -> Paths | None: ...
+
+    @property
     def class_prompts(self) -> tuple[str, ...]: ...
 
     def head(self, hidden_size: int) -> nn.Module | None:
@@ -85,6 +106,14 @@ class Objective(Protocol):
     @property
     def head_spec(self) -> HeadSpec | None:
         """What the expert's bundle says of that head, where a composition can be served with it."""
+        ...
+
+    def calibrated(self, policies: Policies, batches: Iterable[Batch]) -> Calibration:
+        """What the bundle says of it after training.
+
+        Args:
+            batches: of the validation data, or the training data where there are none; whole documents.
+        """
         ...
 
     def initialise(self, policies: Policies, at: Callable[[int], StepData]) -> None:
@@ -118,6 +147,10 @@ class ObjectiveSetting(BaseModel):
         return None
 
     @property
+    def paths(self) -> Paths | None:
+        return None
+
+    @property
     def class_prompts(self) -> tuple[str, ...]:
         return ()
 
@@ -127,6 +160,10 @@ class ObjectiveSetting(BaseModel):
     @property
     def head_spec(self) -> HeadSpec | None:
         return None
+
+    def calibrated(self, policies: Policies, batches: Iterable[Batch]) -> Calibration:
+        """Nothing is measured."""
+        return Calibration(self.head_spec)
 
     def initialise(self, policies: Policies, at: Callable[[int], StepData]) -> None:
         """Nothing."""

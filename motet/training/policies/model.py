@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from motet.models.heads import Seen
 from motet.training import llama
 from motet.training.batch import Batch
 from motet.training.policies.attention import install, unmasked
@@ -56,6 +57,15 @@ class ModelPolicy:
             return hidden, self._llama_logits(slice(None), hidden)
         states, logits = self._read(batch, head=True)
         return states, _widened(logits)
+
+    def seen(self, batch: Batch) -> Seen:
+        """Last hidden states and logits as the model is served: without gradients and dropout."""
+        with torch.no_grad(), evaluating(self.model):
+            return Seen(*self.hidden(batch), self._embedded)
+
+    @torch.no_grad()
+    def _embedded(self, ids: Tensor) -> Tensor:
+        return self._base.get_input_embeddings()(ids)
 
     def scores(self, batch: Batch) -> Scores:
         """The logits in blocks of rows, from the last hidden states."""

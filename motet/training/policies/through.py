@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Plan, Stream
+from motet.composers.plan import ROUTING, Plan, Stream
 from motet.composers.rules import BudgetRule, DiscriminatorRule, DivergenceRule, DynamicRule, LinearRule, MixtureRule
 from motet.composers.spec import build_plan, parse_composition
 from motet.training.batch import PromptForm
@@ -64,10 +64,11 @@ def member_plan(composition: Mapping[str, Any], models: Collection[str], token_i
             "answer alone; train the classes with the gedi objective",
             f"{path}.strategy",
         )
-    if plan.head is not None:
+    if plan.heads:
+        objective = "gate or router" if plan.heads == ROUTING else "temperature_head"
         raise CompositionError(
-            f"{path}.strategy: {plan.strategy!r} asks a {plan.head} of its base, which members of a run do not have; "
-            f"train it with the {'gate' if plan.head == 'gate' else 'temperature_head'} objective",
+            f"{path}.strategy: {plan.strategy!r} asks a {' or '.join(plan.heads)} of its base, which members of a run "
+            f"do not have; train it with the {objective} objective",
             f"{path}.strategy",
         )
     if plan.exits:

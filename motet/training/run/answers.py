@@ -36,9 +36,7 @@ def generate(
         prompts: token ids, none empty.
         prepared: the run that the model belongs to.
     """
-    wrapped = isinstance(model, PeftModel | SoftPromptModel)
-    pad_id, base = prepared.pad_id, cast(Any, model.get_base_model() if wrapped else model)
-    ends = {*end_token_ids(base.generation_config, base.config, prepared.tokenizer), *prepared.ends}
+    pad_id, base, ends = prepared.pad_id, _base(model), ends_of(model, prepared)
     wanted = GenerationConfig(max_new_tokens=max_tokens, pad_token_id=pad_id, eos_token_id=sorted(ends) or None)
     if temperature > 0:
         wanted.update(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
@@ -50,6 +48,17 @@ def generate(
         made: torch.Tensor = cast(Any, model).generate(input_ids=ids, attention_mask=mask, generation_config=wanted)
     new = cast("list[list[int]]", made[:, width:].tolist())
     return [list(takewhile(lambda token: token not in ends, answer)) for answer in new]
+
+
+def ends_of(model: nn.Module, prepared: Preparation) -> set[int]:
+    """The tokens that end an answer of the model."""
+    base = _base(model)
+    return {*end_token_ids(base.generation_config, base.config, prepared.tokenizer), *prepared.ends}
+
+
+def _base(model: nn.Module) -> Any:
+    """The causal language model itself."""
+    return cast(Any, model.get_base_model() if isinstance(model, PeftModel | SoftPromptModel) else model)
 
 
 @contextmanager

@@ -145,8 +145,6 @@ def _field_problems(recipe: Recipe) -> Iterator[str]:
         yield f"data.{name}: the objective {recipe.objective.type!r} reads no such dataset.{hint}"
     for name in wanted.keys() - recipe.data.keys() - recipe.objective.optional - {VALIDATION}:
         yield f"data.{name}: required by the objective {recipe.objective.type!r}"
-    if VALIDATION in recipe.data and recipe.objective.teacher_tokens is not None:
-        yield f"data.{VALIDATION}: a distillation's teacher is stored for the training data alone"
     if VALIDATION in recipe.data and recipe.objective.rounds_begin_as is not None:
         yield f"data.{VALIDATION}: self-play makes its own pairs, of the training data alone"
     if TRAINED in recipe.members:

@@ -19,6 +19,7 @@ from motet.experts.bundle import BUNDLE, ExpertBundle, ModelReference, write_bun
 from motet.experts.fingerprints import fingerprint
 from motet.models.ends import end_token_ids
 from motet.models.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, HEAD, WEIGHTS
+from motet.training.objectives.objective import Calibration
 from motet.training.recipe import Checkpoint, Recipe, SoftPrompt
 from motet.training.run.checkpoint import sync
 from motet.training.run.errors import RunError
@@ -32,7 +33,12 @@ ASIDE = ".result-"  # begins the names of folders in which results are written
 
 
 def make_bundle(
-    recipe: Recipe, output: Path, root: Path, tokenizer: PreTrainedTokenizerBase, data_hash: str
+    recipe: Recipe,
+    output: Path,
+    root: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    data_hash: str,
+    calibration: Calibration,
 ) -> ExpertBundle:
     """The bundle of a recipe's result; its `expert` section is in order (see `card_problems`)."""
     card, base = recipe.expert, recipe.model
@@ -45,8 +51,9 @@ def make_bundle(
         vocab_size=len(tokenizer),
         data_hash=data_hash,
         seed=recipe.seed,
-        head=recipe.objective.head_spec,
+        head=calibration.head,
         virtual_tokens=recipe.tuning.tokens if isinstance(recipe.tuning, SoftPrompt) else None,
+        evaluation=dict(calibration.measures),
         **_card(recipe),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -10,19 +11,29 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from motet.training.batch import StepData
+from motet.training.batch import Batch, StepData
+from motet.training.data.dataset import TokenDataset
 from motet.training.loop import Loop, Schedule
-from motet.training.objectives.objective import Loss
+from motet.training.objectives.objective import Calibration, Loss
 from motet.training.optim import make_optimizers
 from motet.training.policies.assemble import assemble, teacher_policy
 from motet.training.policies.composed import ComposedPolicy
 from motet.training.policies.model import PackingError
-from motet.training.policies.teacher import LiveTeacher, TeacherError, load_or_store, teacher_key, whole_batches
-from motet.training.policy import Policies
-from motet.training.recipe import Checkpoint, Half, Recipe
+from motet.training.policies.teacher import (
+    LiveTeacher,
+    StoredTeacher,
+    TeacherError,
+    load_or_store,
+    teacher_key,
+    whole_batches,
+)
+from motet.training.policy import HiddenPolicy, Policies
+from motet.training.recipe import VALIDATION, Checkpoint, Half, Recipe
 from motet.training.run.checkpoint import State
 from motet.training.run.errors import RunError
+from motet.training.run.identity import data_hash
 from motet.training.run.models import load_model
+from motet.training.run.paths import Diverging
 from motet.training.run.preparation import Preparation, prepare
 from motet.training.run.recomputation import Recomputation, apply, choose
 from motet.training.run.result import relative_base
@@ -41,6 +52,7 @@ class Session:
         head: trained beside it, where the objective has one.
         parameters: everything that is trained, by name.
         loop: does the steps.
+        validating: the policies, with the teacher of the validation data.
         tokens: read so far, without padding.
         models: all that were loaded, members too.
         recomputation: what the trained model computes again in the backward pass.
@@ -73,7 +85,7 @@ class Session:
         self.models: list[nn.Module] = []
         self.model = self._trained_model(output or recipe.output)
         self.models.append(self.model)
-        self.policies = self._policies()
+        self.policies = self.validating = self._policies()
         self.head = self.policies.head
         self.parameters = trained_parameters(self.model, self.head)
         self.loop = self._loop()
@@ -151,6 +163,9 @@ class Session:
         if teacher_tokens is None:
             return policies
         teacher = teacher_policy(recipe, policies.members, prepared.teaching, self._ends)
+        if (paths := recipe.objective.paths) is not None:
+            writer = members[cast("str", getattr(recipe.objective, "teacher", None))]
+            teacher = Diverging(cast("HiddenPolicy", policies.trained), teacher, writer, paths, prepared)
         return replace(policies, teacher=LiveTeacher(teacher, teacher_tokens))
 
     def store_teacher(self, folder: Path) -> None:
@@ -162,13 +177,36 @@ class Session:
         live, prepared = self.policies.teacher, self.preparation
         if not isinstance(live, LiveTeacher):
             return
-        batches = (batch.to(self.device) for batch in whole_batches(prepared.datasets["train"], prepared.pad_id))
-        key = teacher_key(**prepared.identity, precision=str(self.dtype))
+        stored = self._stored(live, prepared.datasets["train"], folder, prepared.identity)
+        self.policies = self.validating = replace(self.policies, teacher=stored)
+        if prepared.validation is not None:
+            own = prepared.identity | {"data": data_hash({VALIDATION: prepared.validation})}
+            apart = self._stored(live, prepared.validation, folder / VALIDATION, own)
+            self.validating = replace(self.policies, teacher=apart)
+
+    def _stored(
+        self, live: LiveTeacher, dataset: TokenDataset, folder: Path, identity: Mapping[str, str]
+    ) -> StoredTeacher:
         try:
-            stored = load_or_store(live.policy, batches, folder, key, live.k)
+            key = teacher_key(**identity, precision=str(self.dtype))
+            return load_or_store(live.policy, self._whole(dataset), folder, key, live.k)
         except (TeacherError, OSError) as error:
             raise RunError(f"the teacher's distributions: {error}") from error
-        self.policies = replace(self.policies, teacher=stored)
+
+    def _whole(self, dataset: TokenDataset) -> Iterator[Batch]:
+        """All documents of a dataset once, no more at a time than a step reads."""
+        rows = max(1, self.recipe.batch.rows // self.recipe.batch.accumulate)
+        for batch in whole_batches(dataset, self.preparation.pad_id, min(rows, 32)):
+            yield batch.to(self.device)
+
+    @torch.no_grad()
+    def calibrated(self) -> Calibration:
+        """What the bundle says of the trained head."""
+        prepared = self.preparation
+        validation, leading = prepared.validation, prepared.datasets[prepared.source.leading]
+        if validation is None:
+            return self.recipe.objective.calibrated(self.policies, self._whole(leading))
+        return self.recipe.objective.calibrated(self.validating, self._whole(validation))
 
     def initialise(self) -> None:
         """What a fresh run does before its first step."""

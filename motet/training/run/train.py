@@ -217,8 +217,10 @@ class _Run:
         told = self._watch is not None and self._tell_end is not None
         if self._watch is not None and told:
             self._watch.look(self._steps)  # before adapters are merged: references are the model without them
+        calibration = session.calibrated()  # by the model that the head was trained on
         model = session.model if recipe.tuning.writes_adapter else merged(session.model)
-        bundle = make_bundle(recipe, output, prepared.root, prepared.tokenizer, prepared.identity["data"])
+        data = prepared.identity["data"]
+        bundle = make_bundle(recipe, output, prepared.root, prepared.tokenizer, data, calibration)
         files = write_result(output, model, session.head, prepared.tokenizer, bundle, prepared.ends)
         self._folder.finish(files)
         if self._watch is not None and self._tell_end is not None:

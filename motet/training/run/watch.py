@@ -16,6 +16,7 @@ from motet.training.data.dataset import TokenDataset
 from motet.training.data.packing import Row
 from motet.training.data.records import Text
 from motet.training.data.sampling import batches_of, lay_out, part_of, parts_of
+from motet.training.policy import Policies
 from motet.training.run.answers import generate
 from motet.training.run.checkpoint import write_json
 from motet.training.run.folder import REPORT
@@ -72,12 +73,14 @@ class Watch:
 
     def _look(self, step: int, with_answer: bool) -> Look:
         prepared = self._session.preparation
-        loss = self._loss(prepared.datasets[self._leading], ROWS)
-        validation = None if prepared.validation is None else self._loss(prepared.validation, None)
+        loss = self._loss(prepared.datasets[self._leading], ROWS, self._session.policies)
+        validation = (
+            None if prepared.validation is None else self._loss(prepared.validation, None, self._session.validating)
+        )
         prompt, answer = self._answer() if with_answer and self._session.head is None else (None, None)
         return Look(step, loss, validation, prompt, answer)
 
-    def _loss(self, dataset: TokenDataset, limit: int | None) -> float:
+    def _loss(self, dataset: TokenDataset, limit: int | None, policies: Policies) -> float:
         """The objective's loss on a dataset's rows in the place of its first dataset's."""
         recipe, source = self._session.recipe, self._session.preparation.source
         rows = lay_out(dataset, recipe.batch, 0, shuffle=False)[:limit]
@@ -86,7 +89,7 @@ class Watch:
         named, others = replace(dataset, name=self._leading), source.at(0)
         total = weight = 0.0
         for start, stop in (part_of(len(rows), part, parts) for part in range(parts)):
-            loss = recipe.objective.loss(self._session.policies, self._batches(named, rows[start:stop], others))
+            loss = recipe.objective.loss(policies, self._batches(named, rows[start:stop], others))
             total, weight = total + float(loss.total * loss.weight), weight + float(loss.weight)
         return total / weight if weight else 0.0
 
