@@ -112,6 +112,7 @@ async def test_the_dashboard_shows_what_there_is(world: World) -> None:
         assert (await world.post("/v1/completions", **body)).status_code == 200
     world.service.metrics.gate_decisions.labels("touches", "true").inc()
     world.service.metrics.cascade_answers.labels("small").inc()
+    world.service.metrics.routed_tokens.labels("base").inc()
     families = list(text_string_to_metric_families((await world.client.get("/metrics")).text))
     samples: dict[str, Sample] = {sample.name: sample for family in families for sample in family.samples}
     dashboard = json.loads((DEPLOY / "grafana.json").read_text())
