@@ -25,5 +25,5 @@ class ModelInfo:
     head: HeadKind | None = None  # that is served with it
     num_layers: int = 0  # 0: nobody knows
     tied: bool = False  # whether its output head is its embeddings once more
-    backbone: str | None = None  # of a soft prompt: the model in front of which it stands
+    backbone: str | None = None  # of an adapter or a soft prompt: the model that computes it
     virtual_tokens: int = 0  # of a soft prompt
