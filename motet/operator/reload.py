@@ -15,7 +15,7 @@ from motet.operator.preflight import Prepared, prepare
 from motet.operator.registry import Registry
 
 if TYPE_CHECKING:
-    from motet.engines.torch import Member, Model
+    from motet.engines.torch import Adapter, Member, Model
 
 AT_ONCE = ("server.api_keys", "server.api_keys_file")  # of the sections that else only a start reads
 AT_START = ("server.", "engine.", "log.")
@@ -27,7 +27,7 @@ class Changeable(Protocol):
 
     @property
     def models(self) -> Mapping[str, ModelInfo]: ...
-    def member(self, name: str) -> Member | None: ...
+    def backbone(self, name: str) -> Member | Adapter | None: ...
     def attach(self, model: Model) -> None: ...
     def keep(self, name: str) -> bool: ...
     def detach(self, name: str) -> None: ...
@@ -89,7 +89,7 @@ def _attached(
     """Loads the new models, all or none, and keeps those that were leaving; name → what is known of it."""
     kept = {name: engine.models[name] for name in coming if name in engine.models and engine.keep(name)}
     new = [name for name in coming if name not in kept]
-    loaded = load_models(wanted, prepared, new, known=engine.member)
+    loaded = load_models(wanted, prepared, new, known=engine.backbone)
     for model in loaded.values():
         engine.attach(model)
     return kept | {name: model.info for name, model in loaded.items()}

@@ -78,10 +78,9 @@ def with_peft(name: str, base: PreTrainedModel) -> Any:
 def weights_of(adapted: nn.Module) -> Weights:
     """A and scaled B of every linear that peft has wrapped, by its name in the base."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, module in adapted.named_modules():
+    for name, module in cast(Any, adapted).named_modules():
         if hasattr(module, "lora_A"):
-            layer = cast(Any, module)
-            pair = layer.lora_A["default"].weight, layer.lora_B["default"].weight * layer.scaling["default"]
+            pair = module.lora_A["default"].weight, module.lora_B["default"].weight * module.scaling["default"]
             found[name.removeprefix("base_model.model.")] = pair
     return found
 
@@ -253,8 +252,8 @@ def test_rows_of_others_keep_every_bit(dtype: torch.dtype, rows: list[int]) -> N
     LowRank(down, up).add(wide[:, :24], x, Rows.of(rows, x.device))
     assert torch.equal(wide[others], torch.cat([before, before], 1)[others])
     assert torch.equal(wide[:, 24:], before)
-    close = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.15, "rtol": 0.05}
-    torch.testing.assert_close(wide[rows, :24].double(), expected[rows], **close)
+    atol, rtol = (1e-4, 1e-4) if dtype == torch.float32 else (0.15, 0.05)
+    torch.testing.assert_close(wide[rows, :24].double(), expected[rows], atol=atol, rtol=rtol)
 
 
 def test_what_cannot_be_served_is_refused(members: Mapping[str, Member], pefts: Mapping[str, Any]) -> None:

@@ -6,12 +6,11 @@ lie among the model's; a slot remembers whose it is, so that a cached prefix is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -58,15 +57,14 @@ def linears(model: nn.Module) -> dict[str, nn.Module]:
     rows are not the tokens of a forward."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     kinds = (nn.Linear, Conv1D, QuantizedLinear, ProjectionPart)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds) and module is not head}
+    modules = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    return {name: module for name, module in modules if isinstance(module, kinds) and module is not head}
 
 
 def width_of(linear: nn.Module) -> tuple[int, int]:
     """(in, out)."""
-    if isinstance(linear, Conv1D):
-        return linear.nx, linear.nf
-    sizes = cast("nn.Linear", linear)
-    return sizes.in_features, sizes.out_features
+    names = ("nx", "nf") if isinstance(linear, Conv1D) else ("in_features", "out_features")
+    return int(getattr(linear, names[0])), int(getattr(linear, names[1]))
 
 
 def attach_adapter(name: str, member: Member, weights: Weights, ends: Collection[int] = ()) -> Adapter:

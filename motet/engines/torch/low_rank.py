@@ -6,7 +6,7 @@ of several adapters and of none are rows of one product with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ _ROWS: ContextVar[Mapping[int, Rows]] = ContextVar("rows", default=MappingProxyT
 
 
 @contextmanager
-def adding(rows: Mapping[int, Rows]) -> Iterator[None]:
+def adding(rows: Mapping[int, Rows]) -> Generator[None]:
     """A forward within adds to these rows what their adapters add."""
     current = _ROWS.set(rows)
     try:
