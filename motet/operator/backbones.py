@@ -22,11 +22,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # of a LoraConfig, what says nothing of what is computed, or what the tensors and their scales say themselves
-TOLD = frozenset(
-    "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules "
-    "exclude_modules lora_alpha lora_dropout fan_in_fan_out use_rslora layers_to_transform layers_pattern rank_pattern "
-    "alpha_pattern megatron_core runtime_config qalora_group_size init_lora_weights".split()
-)
+TOLD = {
+    "task_type",
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "r",
+    "target_modules",
+    "exclude_modules",
+    "lora_alpha",
+    "lora_dropout",
+    "fan_in_fan_out",
+    "use_rslora",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "megatron_core",
+    "runtime_config",
+    "qalora_group_size",
+    "init_lora_weights",
+}
 INITIAL = (True, False, "gaussian", "orthogonal")  # the other ways to begin an adapter change its base's weights
 EMPTY: tuple[Any, ...] = (None, False, "none", {}, [])
 
@@ -52,13 +71,12 @@ def with_backbone(name: str, source: Source, configuration: Configuration) -> tu
     try:
         low_ranks(source)
     except Exception as error:  # peft raises whatever it finds missing; what cannot be merged either is told then
-        return source, str(error)
+        return source, str(error).rstrip(".")
     return replace(source, backbone=alike[0]), None
 
 
 def low_ranks(source: Source) -> dict[str, tuple[Tensor, Tensor]]:
-    """A (r, in) and s · B (out, r) of every linear that the adapter changes, by its name in the base, in the dtype of
-    the adapter's file.
+    """A (r, in) and s · B (out, r) of every linear that the adapter changes, by its name in the base.
 
     Raises:
         ValueError: the adapter changes something else as well; the message goes on from its name.
@@ -99,7 +117,7 @@ def _pairs(source: Source, config: Any) -> dict[str, tuple[Tensor, Tensor]]:
     found: dict[str, tuple[Tensor, Tensor]] = {}
     rest = dict(weights)
     for name, layer in adapted.named_modules():
-        if not hasattr(layer, "lora_A") or not layer.lora_A:
+        if not hasattr(layer, "lora_A"):
             continue
         if name in names:
             raise ValueError(f"it changes {name}")
@@ -107,7 +125,7 @@ def _pairs(source: Source, config: Any) -> dict[str, tuple[Tensor, Tensor]]:
         if pair[0] is None or pair[1] is None or pair[0].ndim != 2:
             raise ValueError(f"{name} has no low rank")
         down, up = cast("list[Tensor]", pair)
-        found[name] = down, (up.float() * layer.scaling["default"]).to(up.dtype)
+        found[name] = down, up.float() * layer.scaling["default"]
     if rest:
         raise ValueError(f"it has {next(iter(rest))}")
     if not found:
@@ -123,12 +141,10 @@ def _is_base(other: str, source: Source, configuration: Configuration) -> bool:
         return False
     if found.base is not None:
         return False
-    one, two = ((Path(path), revision) for path, revision in _checkpoints(found, source))
-    return one == two or (one[0].exists() and two[0].exists() and one[0].samefile(two[0]))
-
-
-def _checkpoints(*sources: Source) -> list[tuple[str, str | None]]:
-    return [(source.checkpoint, source.checkpoint_revision) for source in sources]
+    if (found.path, found.revision) == (source.checkpoint, source.checkpoint_revision):
+        return True
+    paths = Path(found.path), Path(source.checkpoint)
+    return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
 def _settings(name: str, configuration: Configuration) -> tuple[str | None, ...]:
