@@ -72,6 +72,11 @@ def reloaded(now: Configuration, registry: Registry, engine: Engine, without: Co
             [f"models.{name}: another one of this name is leaving; try again in a minute." for name in other]
         )
     prepared = prepare(wanted)
+    behind = {name: engine.models[name].backbone for name in new if name in engine.models}
+    if held := [name for name, backbone in behind.items() if backbone in going]:
+        raise ConfigError(
+            [f"models.{name}: {behind[name]!r} computes it, and stays as long as it does." for name in held]
+        )
     kept = {name: registry.members.get(name, known) for name, known in prepared.registry.members.items()}
     infos = _attached(wanted, prepared, coming, engine) if isinstance(engine, Changeable) and coming else {}
     members = {name: replace(known, info=infos[name]) if name in infos else known for name, known in kept.items()}

@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from motet.engines.torch import (
 )
 from motet.engines.torch.adapters import Weights
 from motet.engines.torch.low_rank import Adapted, LowRank, Rows, adding
+from motet.engines.torch.model import ModelWork
 from motet.models.info import Quantization
 from tests.engines.conftest import PlainLoop
 from tests.engines.test_exactness import assert_same
@@ -153,7 +155,10 @@ async def test_a_composition_of_a_model_and_its_adapter_is_one_forward(
 
 
 @pytest.mark.parametrize("draft", [NGRAM, "expert", "antiexpert"])
-async def test_guesses_change_nothing(engine: TorchEngine, plain: PlainLoop, draft: str) -> None:
+async def test_guesses_change_nothing(
+    members: Mapping[str, Member], adapters: Mapping[str, Adapter], plain: PlainLoop, draft: str
+) -> None:
+    engine = TorchEngine({**members, **adapters}, EngineSettings(prefill_chunk=8, adapts=False))
     plan = plan_of("one", {"strategy": "proxy_tuning", "expert": "two", "antiexpert": "llama"})
     asked = request_for(plan, 3, max_tokens=9)
     guessed = GenerationRequest(
@@ -162,6 +167,8 @@ async def test_guesses_change_nothing(engine: TorchEngine, plain: PlainLoop, dra
     others = [request_for(single(name), seed) for seed, name in enumerate(("one", "two", "llama"))]
     outputs, *_ = await asyncio.gather(*(run(engine, request) for request in (guessed, *others)))
     assert_same(outputs, plain.greedy(plan, asked.contexts, asked.forced, 9))
+    assert draft == NGRAM or engine.stats().draft_tokens > 0
+    await engine.close()
 
 
 async def test_a_cached_prefix_is_the_adapters_own(engine: TorchEngine, plain: PlainLoop) -> None:
@@ -218,6 +225,39 @@ async def test_it_comes_and_goes_while_others_answer(
     places = [module for module in member.model.modules() if isinstance(module, Adapted)]
     assert places
     assert not any(late.adapter in module.added for module in places)
+
+
+@torch.no_grad()
+def test_in_bfloat16_it_is_as_exact_as_merged(paths: Mapping[str, Path], pefts: Mapping[str, Any]) -> None:
+    """Both against float32: what is rounded beside the weights is no worse than what is rounded into them."""
+    ids = text_of(5, 40)
+    small = {name: (0.2 * down, 0.2 * up) for name, (down, up) in weights_of(pefts["one"]).items()}
+    wide, beside = (load_member("llama", str(paths["llama"]), dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    merged = load_member("merged", str(paths["llama"]), dtype=torch.bfloat16, adapt=lambda model: _added(model, small))
+    adapter = attach_adapter("a", beside, small)
+    exact = logprobs(wide, ids, attach_adapter("a", wide, small).adapter)
+    errors = [
+        float((logprobs(*run) - exact).abs().mean()) for run in ((beside, ids, adapter.adapter), (merged, ids, 0))
+    ]
+    unlike = float((logprobs(beside, ids, 0) - exact).abs().mean())
+    assert errors[0] < 1.3 * errors[1] < 0.5 * unlike
+
+
+def logprobs(member: Member, ids: Sequence[int], adapter: int) -> Tensor:
+    """(N, V) of a text in pieces of unequal length."""
+    member.cache.resize(1, len(ids))
+    cuts = [0, 11, 12, 13, len(ids)]
+    work = [ModelWork(0, a, list(ids[a:b]), b - a, adapter=adapter) for a, b in pairwise(cuts)]
+    found = torch.cat([member.forward([item]) for item in work]).double().log_softmax(-1)
+    member.cache.clear()
+    return found
+
+
+def _added(model: PreTrainedModel, weights: Weights) -> PreTrainedModel:
+    for name, (down, up) in weights.items():
+        linear = cast(nn.Linear, model.get_submodule(name))
+        linear.weight.data = (linear.weight.float() + up @ down).to(linear.weight.dtype)
+    return model
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])

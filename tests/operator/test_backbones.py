@@ -204,16 +204,18 @@ def test_an_adapter_with_a_head_or_more_tokens_is_merged(models: Path, tmp_path:
 
 
 async def test_it_comes_and_goes_with_the_file(models: Path) -> None:
-    """A soft prompt in front of it, too; and a base that leaves is there as long as an adapter needs it."""
+    """A soft prompt in front of it, too; and its base does not go before it."""
     large: dict[str, dict[str, Any]] = {"large": {}}
     configuration = load(write(models, large))
     engine, registry = load_engine(configuration)
-    file = write(models, large | {"tuned": {}, "prompt": {"base": "tuned"}})
+    write(models, large | {"tuned": {}, "prompt": {"base": "tuned"}})
     found = reloaded(configuration, registry, engine)
     assert set(found.loaded) == {"tuned", "prompt"}
     assert (engine.models["tuned"].backbone, engine.models["prompt"].backbone) == ("large", "tuned")
     assert found.registry.card("tuned")["parent"] == "large"
-    assert file.is_file()
+    write(models, {"tuned": {}})
+    with pytest.raises(ConfigError, match=r"models\.tuned: 'large' computes it, and stays as long as it does"):
+        reloaded(configuration, found.registry, engine)
     write(models, large)
     assert set(reloaded(configuration, found.registry, engine).unloaded) == {"tuned", "prompt"}
     await engine.close()

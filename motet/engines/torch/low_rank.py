@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,11 @@ class Adapted(nn.Module):
         super().__init__()
         self.linear = linear
         self.added: dict[int, LowRank] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """Some families look at a linear's weight, for its dtype."""
+        found = vars(self)["_modules"]
+        return found[name] if name in found else getattr(found["linear"], name)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.linear(x)
