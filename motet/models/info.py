@@ -26,5 +26,5 @@ class ModelInfo:
     threshold: float | None = None  # of a head that routes: above which reading another model writes the token
     num_layers: int = 0  # 0: nobody knows
     tied: bool = False  # whether its output head is its embeddings once more
-    backbone: str | None = None  # of a soft prompt: the model in front of which it stands
+    backbone: str | None = None  # of an adapter or a soft prompt: the model that computes it
     virtual_tokens: int = 0  # of a soft prompt

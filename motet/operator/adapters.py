@@ -1,4 +1,5 @@
-"""PEFT adapters: merged into their base when a model is loaded, so that serving them costs what the base costs."""
+"""PEFT adapters merged into their base when a model is loaded: those that no model of the file computes beside its own
+weights (`backbones`)."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def merge_adapter(model: PreTrainedModel, source: Source) -> PreTrainedModel:
     """
     from peft import PeftModel
 
-    weights = _weights(source)
+    weights = read_weights(source)
     _resize(model, weights)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
@@ -54,10 +55,11 @@ def num_tokens(source: Source) -> int | None:
 
     config = cast(Any, read_config(source.checkpoint, source.checkpoint_revision))
     with torch.device("meta"):
-        return _num_tokens(cast(Any, AutoModelForCausalLM.from_config(config)), _weights(source))
+        return _num_tokens(cast(Any, AutoModelForCausalLM.from_config(config)), read_weights(source))
 
 
-def _weights(source: Source) -> dict[str, Tensor]:
+def read_weights(source: Source) -> dict[str, Tensor]:
+    """The tensors of an adapter's file, by their names in it."""
     from peft.utils import save_and_load
 
     return cast(Any, save_and_load).load_peft_weights(source.path, device="cpu", revision=source.revision)

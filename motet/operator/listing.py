@@ -71,12 +71,13 @@ def _print(table: Table) -> None:
 def _facts(name: str, model: ModelConfig, configuration: Configuration) -> list[str]:
     """Raises ConfigError: the model cannot be read."""
     from motet.models.memory import gib
+    from motet.operator.backbones import with_backbone
     from motet.operator.memory import weight_bytes
     from motet.operator.preflight import computing, device_of, read_model
 
     engine, models = configuration.settings.engine, configuration.settings.models
     try:
-        source = find_source(model, configuration.folder, models)
+        source, _ = with_backbone(name, find_source(model, configuration.folder, models), configuration)
         behind = computing(model, source, models)
         device = "vllm" if engine.kind == "vllm" else device_of(behind, engine)
         tokenizer, info = read_model(name, behind, source, engine, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from motet.models.memory import GIB
 from motet.models.soft_prompts import read_soft_prompt
 from motet.models.tokenizer import Tokenizer
 from motet.operator.adapters import merge_adapter
+from motet.operator.backbones import low_ranks
 from motet.operator.experts import head_of
 from motet.operator.file import ConfigError, Configuration
 from motet.operator.preflight import Prepared, device_of, own_ends, prepare
@@ -23,9 +25,11 @@ from motet.operator.sources import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from motet.engines.torch import Adapter, SoftPrompt
     from motet.engines.torch import Member as TorchMember
     from motet.engines.torch import Model as TorchModel
-    from motet.engines.torch import SoftPrompt
+
+log = logging.getLogger(__name__)
 
 # what the load check reads: ordinary text, on which rounding is that of real use
 SAMPLE = (
@@ -75,9 +79,9 @@ def load_models(
     prepared: Prepared,
     names: Collection[str],
     log: Log = lambda _: None,
-    known: Callable[[str], TorchModel | None] = lambda _: None,
+    known: Callable[[str], TorchMember | Adapter | None] = lambda _: None,
 ) -> dict[str, TorchModel]:
-    """These models of the file: soft prompts behind those that they stand in front of.
+    """These models of the file: adapters and soft prompts behind those that compute them.
 
     Args:
         known: a model that is loaded already, by its name.
@@ -87,25 +91,30 @@ def load_models(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from motet.engines.torch import ModelLoadError, SoftPrompt
+    from motet.engines.torch import Adapter, ModelLoadError, SoftPrompt
 
     disable_progress_bar()
     settings = configuration.settings
     loaded: dict[str, TorchModel] = {}
     problems: list[str] = []
-    for name in sorted(names, key=lambda name: prepared.sources[name].backbone is not None):
+    for name in sorted(names, key=lambda name: _rank(prepared.sources[name])):
         source, tokenizer = prepared.sources[name], prepared.tokenizers[name]
         try:
             log(f"loading {name}" + _how(source))
             if source.backbone is None:
                 loaded[name] = load_model(name, source, settings.models[name], settings.engine, tokenizer)
             elif (behind := loaded.get(source.backbone) or known(source.backbone)) is not None:
-                loaded[name] = load_soft_prompt(name, source, behind.member, tokenizer)
+                assert not isinstance(behind, SoftPrompt), "none stands in front of another"
+                if source.virtual_tokens:
+                    loaded[name] = load_soft_prompt(name, source, behind, tokenizer)
+                else:
+                    beside = load_adapter(name, source, behind.member, tokenizer)
+                    loaded[name] = beside or load_model(name, source, settings.models[name], settings.engine, tokenizer)
         except (BundleError, ModelLoadError, VocabularyMismatch, OSError, ValueError) as error:
             problems.append(f"models.{name}: {error}")
     if problems:
         for model in loaded.values():
-            if isinstance(model, SoftPrompt):  # what it stands in front of may stay
+            if isinstance(model, SoftPrompt | Adapter):  # what computes it may stay
                 model.forget()
         raise ConfigError(problems)
     return loaded
@@ -113,16 +122,37 @@ def load_models(
 
 def _how(source: Source) -> str:
     if source.backbone is not None:
-        return f": {source.virtual_tokens} virtual tokens in front of {source.backbone}"
+        what = f"{source.virtual_tokens} virtual tokens in front of" if source.virtual_tokens else "an adapter beside"
+        return f": {what} {source.backbone}"
     return f": the adapter is merged into {source.base}" if source.base else ""
 
 
-def load_soft_prompt(name: str, source: Source, member: TorchMember, tokenizer: Tokenizer) -> SoftPrompt:
+def _rank(source: Source) -> int:
+    """When a model is loaded: what computes others first; soft prompts may stand in front of adapters."""
+    return 0 if source.backbone is None else 2 if source.virtual_tokens else 1
+
+
+def load_adapter(name: str, source: Source, member: TorchMember, tokenizer: Tokenizer) -> Adapter | None:
+    """An adapter beside a loaded model; None, and why in the log, where it must be merged.
+
+    Raises:
+        OSError: its file cannot be read.
+    """
+    from motet.engines.torch import attach_adapter
+
+    try:
+        return attach_adapter(name, member, low_ranks(source), own_ends(source, tokenizer))
+    except ValueError as error:
+        log.warning("%s: it is merged into a copy of its base's weights: %s", name, error)
+        return None
+
+
+def load_soft_prompt(name: str, source: Source, behind: TorchMember | Adapter, tokenizer: Tokenizer) -> SoftPrompt:
     """A soft prompt in front of a loaded model. Raises OSError, ValueError: it cannot stand there."""
     from motet.engines.torch import soft_prompt
 
     rows = read_soft_prompt(source.path, source.revision, source.virtual_tokens)
-    return soft_prompt(name, member, rows, own_ends(source, tokenizer))
+    return soft_prompt(name, behind, rows, own_ends(source, tokenizer))
 
 
 def load_model(

@@ -11,6 +11,7 @@ from motet.models import memory, prequantised
 from motet.models.checkpoint import local, read_config
 from motet.models.info import ModelInfo
 from motet.models.memory import GIB, gib
+from motet.operator.backbones import low_ranks
 from motet.operator.settings import EngineConfig
 from motet.operator.sources import Source
 
@@ -85,6 +86,8 @@ def weight_bytes(source: Source, info: ModelInfo) -> int:
     from motet.models.facts import DTYPE_BYTES, shapes_of
 
     itemsize = DTYPE_BYTES.get(info.dtype, 4)
+    if source.backbone is not None and not source.virtual_tokens:
+        return sum(down.numel() + up.numel() for down, up in low_ranks(source).values()) * itemsize
     if source.backbone is not None:
         return source.virtual_tokens * int(_config(source).get_text_config().hidden_size) * itemsize
     if info.quantization is not None:

@@ -20,6 +20,7 @@ from motet.models.thoughts import ThinkTags
 from motet.models.tokenizer import Tokenizer
 from motet.models.tool_formats import TOOL_FORMATS
 from motet.operator.adapters import num_tokens
+from motet.operator.backbones import with_backbone
 from motet.operator.experts import read_experts
 from motet.operator.file import ConfigError, Configuration
 from motet.operator.gates import load_gates
@@ -45,24 +46,31 @@ def prepare(configuration: Configuration) -> Prepared:
     Raises:
         ConfigError: everything that is wrong with their files; then with what they are composed to; then with memory.
     """
-    sources, tokenizers, infos, problems = _read_all(configuration)
+    sources, tokenizers, infos, problems, merged = _read_all(configuration)
     if problems:
         raise ConfigError(problems)
     registry = registry_of(configuration, sources, tokenizers, infos)
     problems = memory_problems(configuration.settings.engine, sources, infos)
     if problems:
         raise ConfigError(problems)
-    warnings = _endless(infos) + memory_warnings(configuration.settings.engine, sources, infos)
+    warnings = merged + _endless(infos) + memory_warnings(configuration.settings.engine, sources, infos)
     return Prepared(sources, tokenizers, registry, warnings)
 
 
 def _read_all(
     configuration: Configuration,
-) -> tuple[dict[str, Source], dict[str, Tokenizer], dict[str, ModelInfo], list[str]]:
+) -> tuple[dict[str, Source], dict[str, Tokenizer], dict[str, ModelInfo], list[str], list[str]]:
+    """By the models' names; what is wrong with some; and which adapters are merged though their base is a model of the
+    file."""
     engine, models = configuration.settings.engine, configuration.settings.models
 
+    merged: list[str] = []
+
     def read(name: str, model: ModelConfig) -> tuple[Source, Tokenizer, ModelInfo]:
-        source = find_source(model, configuration.folder, models)
+        found = find_source(model, configuration.folder, models)
+        source, reason = with_backbone(name, found, configuration)
+        if reason is not None:
+            merged.append(f"models.{name}: it is merged into a copy of its base's weights: {reason}.")
         behind = computing(model, source, models)
         return source, *read_model(name, behind, source, engine, device_of(behind, engine))
 
@@ -70,17 +78,18 @@ def _read_all(
     sources = {name: source for name, (source, _, _) in found.items()}
     tokenizers = {name: tokenizer for name, (_, tokenizer, _) in found.items()}
     problems += _unlike_tokenizers(sources, tokenizers)
-    return sources, tokenizers, {name: info for name, (_, _, info) in found.items()}, problems
+    return sources, tokenizers, {name: info for name, (_, _, info) in found.items()}, problems, merged
 
 
 def computing(model: ModelConfig, source: Source, models: Mapping[str, ModelConfig]) -> ModelConfig:
-    """Whose weights compute a model: its own, or those of the model in front of which a soft prompt stands."""
+    """Whose weights compute a model: its own, or those of the model beside or in front of which it stands."""
     return model if source.backbone is None else models[source.backbone]
 
 
 def _unlike_tokenizers(sources: Mapping[str, Source], tokenizers: Mapping[str, Tokenizer]) -> list[str]:
     """Soft prompts with tokenizers of their own whose ids mean other tokens to the model that computes them."""
-    pairs = ((name, source.backbone) for name, source in sources.items() if source.backbone in tokenizers)
+    prompts = {name: source for name, source in sources.items() if source.virtual_tokens}
+    pairs = ((name, source.backbone) for name, source in prompts.items() if source.backbone in tokenizers)
     return [
         f"models.{name}: its tokenizer is not that of {behind!r}, in front of which it stands."
         for name, behind in pairs

@@ -247,7 +247,8 @@ class Registry:
         return UnknownModel(f"The model {show(name)} does not exist.{nearest(name, self.names)}")
 
     def card(self, name: str) -> dict[str, Any]:
-        """OpenAI's model object; a composition's `parent` is its base, a soft prompt's the model behind it."""
+        """OpenAI's model object; a composition's `parent` is its base, an adapter's or a soft prompt's the model that
+        computes it."""
         card: dict[str, Any] = {"id": name, "object": "model", "created": self.created, "owned_by": "motet"}
         if name in self.members:
             member = self.members[name]

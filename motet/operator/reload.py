@@ -15,7 +15,7 @@ from motet.operator.preflight import Prepared, prepare
 from motet.operator.registry import Registry
 
 if TYPE_CHECKING:
-    from motet.engines.torch import Member, Model
+    from motet.engines.torch import Adapter, Member, Model
 
 AT_ONCE = ("server.api_keys", "server.api_keys_file")  # of the sections that else only a start reads
 AT_START = ("server.", "engine.", "log.")
@@ -27,7 +27,7 @@ class Changeable(Protocol):
 
     @property
     def models(self) -> Mapping[str, ModelInfo]: ...
-    def member(self, name: str) -> Member | None: ...
+    def backbone(self, name: str) -> Member | Adapter | None: ...
     def attach(self, model: Model) -> None: ...
     def keep(self, name: str) -> bool: ...
     def detach(self, name: str) -> None: ...
@@ -72,6 +72,11 @@ def reloaded(now: Configuration, registry: Registry, engine: Engine, without: Co
             [f"models.{name}: another one of this name is leaving; try again in a minute." for name in other]
         )
     prepared = prepare(wanted)
+    behind = {name: engine.models[name].backbone for name in new if name in engine.models}
+    if held := [name for name, backbone in behind.items() if backbone in going]:
+        raise ConfigError(
+            [f"models.{name}: {behind[name]!r} computes it, and stays as long as it does." for name in held]
+        )
     kept = {name: registry.members.get(name, known) for name, known in prepared.registry.members.items()}
     infos = _attached(wanted, prepared, coming, engine) if isinstance(engine, Changeable) and coming else {}
     members = {name: replace(known, info=infos[name]) if name in infos else known for name, known in kept.items()}
@@ -89,7 +94,7 @@ def _attached(
     """Loads the new models, all or none, and keeps those that were leaving; name → what is known of it."""
     kept = {name: engine.models[name] for name in coming if name in engine.models and engine.keep(name)}
     new = [name for name in coming if name not in kept]
-    loaded = load_models(wanted, prepared, new, known=engine.member)
+    loaded = load_models(wanted, prepared, new, known=engine.backbone)
     for model in loaded.values():
         engine.attach(model)
     return kept | {name: model.info for name, model in loaded.items()}

@@ -23,7 +23,8 @@ WEIGHTS_FIELDS = ("dtype", "device", "quantize")  # of a model's own weights
 @dataclass(frozen=True, slots=True)
 class Source:
     """`path`: the folder, GGUF file or hub id that the operator named; `base`: an adapter's base, None for others.
-    `backbone`: the name of the model that computes a soft prompt of `virtual_tokens`, whose checkpoint is the base."""
+    `backbone`: the name of the model that computes a soft prompt of `virtual_tokens`, or an adapter beside its own
+    weights (`backbones`); its checkpoint is the base."""
 
     path: str
     revision: str | None = None

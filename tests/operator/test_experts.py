@@ -138,13 +138,18 @@ def test_a_bundle_of_another_tokenizer_stops_the_start(models: Path) -> None:
     assert "f" * 64 in mismatch
 
 
-async def test_an_adapter_is_merged_into_its_base(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("beside", [False, True])
+async def test_an_adapter_is_merged_into_its_base_or_computed_beside_it(
+    models: Path, caplog: pytest.LogCaptureFixture, beside: bool
+) -> None:
     expected = save_adapter(models / "tuned", models / "small", "../small")
     told: list[str] = []
     with caplog.at_level(logging.INFO):
-        engine, registry = load_engine(load(write(models, {"tuned": {}, "small": {}})), told.append)
-    assert any(f"the adapter is merged into {models / 'small'}" in line for line in told)
-    assert "merged the adapter" in caplog.text
+        names: dict[str, Any] = {"tuned": {}, "small": {}} if beside else {"tuned": {}}
+        engine, registry = load_engine(load(write(models, names)), told.append)
+    how = "an adapter beside small" if beside else f"the adapter is merged into {models / 'small'}"
+    assert any(how in line for line in told)
+    assert ("merged the adapter" in caplog.text) != beside
     try:
         request = GenerationRequest(
             "r", single("tuned"), ((5, 70, 80, 90),), SamplingParams(max_tokens=1, temperature=0.0, top_logprobs=SIZE)

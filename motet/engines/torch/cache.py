@@ -22,13 +22,14 @@ _clock = count(1)  # of all caches, so that the least recently used of several c
 class Slot:
     """One stream's place. `tokens` are those whose keys and values are in the arena; `reserved` is the most it may
     hold. `index` is the number of its place, which changes when slots move. `salt` is of the request that computed
-    them."""
+    them, `adapter` the number of the adapter with which (0: without)."""
 
     index: int
     reserved: int
     tokens: list[int] = field(default_factory=list[int])
     last_use: int = 0
     salt: str = ""
+    adapter: int = 0
 
 
 class Arena:
@@ -155,13 +156,13 @@ class SlotCache:
         self.arenas = []
         self._numbers = count()
 
-    def acquire(self, tokens: Sequence[int], length: int, reuse: int, salt: str = "") -> Slot:
+    def acquire(self, tokens: Sequence[int], length: int, reuse: int, salt: str = "", adapter: int = 0) -> Slot:
         """An idle slot of this length, which must exist, for a stream that will read `tokens`.
 
-        The longest prefix of `tokens[:reuse]` that a slot of the same salt holds is taken over: in place where that
-        slot is idle and as long, else copied.
+        The longest prefix of `tokens[:reuse]` that a slot of the same salt and adapter holds is taken over: in place
+        where that slot is idle and as long, else copied.
         """
-        source, shared = self._longest_prefix(tokens, reuse, salt, length)
+        source, shared = self._longest_prefix(tokens, reuse, (salt, adapter), length)
         idle = self.idle(length)
         slot = source if source in idle else min(idle, key=_by_use)
         arena = self.arena_of(slot.index)
@@ -170,7 +171,7 @@ class SlotCache:
             held = source.tokens[:shared]
             if source is not slot:
                 arena.copy(self.arena_of(source.index), source.index, slot, shared)
-        slot.tokens, slot.salt = held, salt
+        slot.tokens, slot.salt, slot.adapter = held, salt, adapter
         arena.take(slot)
         return slot
 
@@ -216,12 +217,14 @@ class SlotCache:
         place.tokens = []
         old.leave(place)
 
-    def _longest_prefix(self, tokens: Sequence[int], reuse: int, salt: str, length: int) -> tuple[Slot | None, int]:
+    def _longest_prefix(
+        self, tokens: Sequence[int], reuse: int, owner: tuple[str, int], length: int
+    ) -> tuple[Slot | None, int]:
         """The best is one that can be taken over in place."""
         best, best_rank = None, (0, False)
         for arena in self.arenas:
             for row, slot in enumerate(arena.slots):
-                shared = common_prefix(slot.tokens, tokens, reuse) if slot.salt == salt else 0
+                shared = common_prefix(slot.tokens, tokens, reuse) if (slot.salt, slot.adapter) == owner else 0
                 rank = (shared, arena.length == length and row >= arena.num_active)
                 if shared and rank > best_rank:
                     best, best_rank = slot, rank

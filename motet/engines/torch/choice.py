@@ -94,7 +94,7 @@ class Choice:
         self.allowed = group.allowed
         num_read = len(self.plan.readers)  # an early exit is a row of the base's forward, and no stream here
         self.streams = [
-            StreamState(model.member, context, num_virtual=len(model.prefix))
+            StreamState(model.member, context, num_virtual=len(model.prefix), adapter=model.adapter)
             for model, context in zip(models[:num_read], group.contexts[:num_read], strict=True)
         ]
         self.exit_layers = tuple(sorted({layer for own in self.plan.exits for layer in own.layers}))

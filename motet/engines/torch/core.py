@@ -12,6 +12,7 @@ import torch
 
 from motet.engines.base import EngineError, GenerationRequest
 from motet.engines.outputs import EngineStats
+from motet.engines.torch.adapters import Adapter
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
 from motet.engines.torch.scheduler import EngineSettings, Scheduler
 from motet.engines.torch.soft_prompts import Model, SoftPrompt, members_of
@@ -23,7 +24,7 @@ class EngineCore:
     """Schedule, run, settle: everything that a step touches. Not thread-safe: one thread calls `add`, `drop`, `step`.
 
     Args:
-        models: loaded models, and soft prompts in front of some, by registry name.
+        models: loaded models, adapters of some and soft prompts in front of some, by registry name.
         settings: memory and chunk sizes.
     """
 
@@ -49,13 +50,17 @@ class EngineCore:
         """Models that are leaving go once nothing that runs or waits reads them."""
         now = time.monotonic()
         used = {stream.model for choice in self.scheduler.choices for stream in choice.plan.streams}
-        used |= {model.member.name for name, model in self.models.items() if name in used}
-        gone = {name for name, when in self.leaving.items() if when <= now and name not in used}
+        due = {name for name, when in self.leaving.items() if when <= now}
+        needed = used | (self.models.keys() - due)
+        for name in list(needed):  # what computes it stays, and what stands behind that
+            while name in self.models and (behind := self.models[name].info.backbone) is not None:
+                needed.add(name := behind)
+        gone = due - needed
         if gone:
             self.leaving = {name: when for name, when in self.leaving.items() if name not in gone}
             for name in gone:
-                if isinstance(prompt := self.models.get(name), SoftPrompt):
-                    prompt.forget()
+                if isinstance(model := self.models.get(name), SoftPrompt | Adapter):
+                    model.forget()
             self.use({name: model for name, model in self.models.items() if name not in gone})
 
     def group(self, request: GenerationRequest) -> ChoiceGroup:

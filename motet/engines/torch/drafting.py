@@ -167,7 +167,10 @@ class GuessRow:
 def compute(items: Sequence[Drafting]) -> None:
     """One forward of the streams that draft, all of one member: the rows behind their last tokens."""
     placed = sorted(((item.slot.index, item) for item in items), key=lambda pair: pair[0])
-    work = [ModelWork(index, item.stream.computed, item.choice.inputs(item.stream, 1), 1) for index, item in placed]
+    work = [
+        ModelWork(index, item.stream.computed, item.choice.inputs(item.stream, 1), 1, adapter=item.stream.adapter)
+        for index, item in placed
+    ]
     member = items[0].stream.member
     logits = member.forward(work)
     for row, ((_, item), done) in enumerate(zip(placed, work, strict=True)):

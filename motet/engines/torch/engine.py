@@ -18,11 +18,12 @@ from motet.composers.plan import Plan
 from motet.engines.base import SIDES, EngineError, EngineStopped, GenerationRequest, refuse_empty
 from motet.engines.drawn import is_drawn
 from motet.engines.outputs import EngineStats, StepTimes, TokenOutput
+from motet.engines.torch.adapters import Adapter
 from motet.engines.torch.choice import Choice, ChoiceGroup
 from motet.engines.torch.core import EngineCore
 from motet.engines.torch.model import Member
 from motet.engines.torch.scheduler import EngineSettings
-from motet.engines.torch.soft_prompts import Model
+from motet.engines.torch.soft_prompts import Model, SoftPrompt
 from motet.engines.torch.step import Step
 from motet.models.info import ModelInfo
 
@@ -97,7 +98,7 @@ class TorchEngine:
     """Composed generation over Hugging Face models on the CPU or one CUDA device.
 
     Args:
-        models: loaded models, and soft prompts in front of some, by registry name.
+        models: loaded models, adapters of some and soft prompts in front of some, by registry name.
         settings: memory and chunk sizes.
         restart: whether a defect that ends the thread is followed by a fresh one. Lost are the requests in flight,
             which fail, and all cached prefixes; the weights stay.
@@ -143,9 +144,11 @@ class TorchEngine:
             return f"the composition needs a {wanted} that was trained on its base, and the model {base!r} has none"
         return None
 
-    def member(self, name: str) -> Member | None:
-        """The model of that name, that new soft prompts may stand in front of; None: there is none."""
-        return self._core.members.get(name)
+    def backbone(self, name: str) -> Member | Adapter | None:
+        """The model of that name, that new soft prompts may stand in front of, and new adapters beside where it has
+        weights of its own; None: there is none."""
+        model = self._core.models.get(name)
+        return None if isinstance(model, SoftPrompt) else model
 
     def attach(self, model: Model) -> None:
         """One more model, under a name that no other has; for requests after the return. Blocks for a step: not to be

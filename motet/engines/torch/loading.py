@@ -10,6 +10,7 @@ from itertools import cycle, islice
 import torch
 from transformers import PreTrainedModel
 
+from motet.engines.torch.adapters import linears, width_of
 from motet.engines.torch.check import CheckFailed, check
 from motet.engines.torch.exits import EarlyExits
 from motet.engines.torch.model import Member
@@ -100,6 +101,7 @@ def _prepare(
     with narrowed(model):
         exits = EarlyExits.of(model)
         recording = _record(name, model, ids, exits)
+        widths = {name: width_of(linear) for name, linear in linears(model).items()}
         shapes = [recording.calls[layer].shape for layer in sorted(recording.calls)]
         member = Member(name, model, limit, width, shapes, ends)
         if member.device.type == "cpu":
@@ -111,6 +113,7 @@ def _prepare(
                 f"model {name!r} computes something else here than in transformers: {error}{_quantisation(model)}"
             ) from error
         member.reads_embeddings = reads_embeddings(member, recording.ids)
+        member.linears = {name: width for name, width in widths.items() if recording.rows.get(name) == [len(ids)]}
         if recording.flows:
             member.exits = exits
         else:
@@ -128,8 +131,9 @@ def _quantisation(model: PreTrainedModel) -> str:
 
 
 def _record(name: str, model: PreTrainedModel, ids: Sequence[int], exits: EarlyExits | None) -> Recording:
+    watched = replaceable(model) | linears(model)
     try:
-        recording = record(model, ids, replaceable(model), None if exits is None else exits.flows)
+        recording = record(model, ids, watched, None if exits is None else exits.flows)
     except LookupError as error:
         raise ModelLoadError(f"model {name!r}: {error}") from error
     layers = sorted(recording.calls)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from motet.engines.torch.attention import STEP, Segment, StepContext
 from motet.engines.torch.cache import LayerShape, SlotCache
 from motet.engines.torch.exits import EarlyExits
+from motet.engines.torch.low_rank import Rows, adding
 from motet.engines.torch.prices import Prices
 from motet.models.ends import ends_within, model_ends
 from motet.models.facts import is_tied, num_parameters
@@ -26,13 +27,15 @@ from motet.models.info import HeadKind, ModelInfo
 @dataclass(frozen=True, slots=True)
 class ModelWork:
     """What one stream computes in a step: `tokens` from position `start` in `slot`; logits of the last `num_logits`,
-    and of the same tokens behind each of the layers `exits`. Negative tokens are rows of soft prompts."""
+    and of the same tokens behind each of the layers `exits`. Negative tokens are rows of soft prompts. `adapter`: the
+    number of the one that changes these rows, 0 for none."""
 
     slot: int
     start: int
     tokens: Sequence[int]
     num_logits: int
     exits: tuple[int, ...] = ()
+    adapter: int = 0
 
 
 def early_rows(work: Sequence[ModelWork]) -> list[tuple[int, int]]:
@@ -51,9 +54,12 @@ class Member:
         exits: where its forward may be left early; None where that is not proven (`EarlyExits.flows`).
         reads_embeddings: whether a text's embeddings are proven to give what its ids give.
         virtual: the rows (H,) of the soft prompts in front of it, by their negative ids (`soft_prompts`).
+        linears: (in, out) of those that adapters may change, by name: which are proven to be given every token of a
+            forward once (`adapters`).
     """
 
     prefix: tuple[int, ...] = ()  # as a `SoftPrompt` has one
+    adapter = 0  # as an `Adapter` has one
 
     def __init__(
         self,
@@ -77,6 +83,7 @@ class Member:
         self.exits: EarlyExits | None = None
         self.reads_embeddings = False
         self.virtual: dict[int, Tensor] = {}
+        self.linears: dict[str, tuple[int, int]] = {}
         self._head: ReadingHead | None = None
         self._hidden: Tensor | None = None
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -95,7 +102,7 @@ class Member:
 
     @property
     def member(self) -> Member:
-        """Itself, as of a `SoftPrompt` the model behind it."""
+        """Itself, as of a `SoftPrompt` or an `Adapter` the model that computes it."""
         return self
 
     def attach(self, kind: HeadKind, head: ReadingHead) -> None:
@@ -135,8 +142,11 @@ class Member:
         positions: list[int] = []
         wanted: list[int] = []
         early: dict[int, list[int]] = {}
+        adapted: dict[int, list[int]] = {}
         for item in work:
             segments.append(Segment(item.slot, item.start, len(item.tokens), len(ids)))
+            if item.adapter:
+                adapted.setdefault(item.adapter, []).extend(range(len(ids), len(ids) + len(item.tokens)))
             ids += item.tokens
             positions += range(item.start, item.start + len(item.tokens))
             wanted += range(len(ids) - item.num_logits, len(ids))
@@ -150,7 +160,8 @@ class Member:
         extra = {"logits_to_keep": 0 if every else keep} if self._keeps_logits else {}
         current = STEP.set(step)
         try:
-            with self._leaving(early):
+            rows_of = {number: Rows.of(rows, self.device) for number, rows in adapted.items()}
+            with self._leaving(early), adding(rows_of):
                 output = self.model(
                     **self._inputs(ids),
                     position_ids=torch.tensor([positions], dtype=torch.int64, device=self.device),

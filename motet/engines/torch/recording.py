@@ -60,6 +60,7 @@ class Recording:
     Attributes:
         calls: every layer's attention.
         inputs: the first rows (≤ INPUT_ROWS, width) that reached the watched modules, by module name.
+        rows: how many rows reached the watched modules each time they were called.
         logits: (N, V) of the eager forward, float32.
         exact_logits: (N, V) with attention alone in a wider dtype: its distance is what rounding does to this model.
         flows: whether the eager forward has proven what it was watched for.
@@ -68,6 +69,7 @@ class Recording:
     ids: list[int]
     calls: dict[int, AttentionCall] = field(default_factory=dict[int, AttentionCall])
     inputs: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    rows: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     exact_logits: Tensor = field(default_factory=lambda: torch.empty(0))
     flows: bool = False
@@ -104,6 +106,7 @@ def record(
     def keep_rows(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def keep(_: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
             x = first_tensor(args, given)
+            recording.rows.setdefault(name, []).append(x.shape[:-1].numel())
             recording.inputs.setdefault(name, x.reshape(-1, x.shape[-1])[:INPUT_ROWS].clone())
 
         return keep

@@ -141,7 +141,8 @@ class Scheduler:
         for stream, (_, length) in zip(choice.streams, self._places(choice), strict=True):
             tokens = choice.tokens(stream)
             reuse = len(tokens) - 1 - stream.judged
-            stream.slot = stream.member.cache.acquire(tokens, length, reuse, choice.group.request.cache_salt)
+            salt = choice.group.request.cache_salt
+            stream.slot = stream.member.cache.acquire(tokens, length, reuse, salt, stream.adapter)
             if not again:
                 self.prefix_queries += reuse
                 self.prefix_hits += stream.computed

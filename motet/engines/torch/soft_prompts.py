@@ -15,6 +15,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from motet.engines.torch.adapters import Adapter
 from motet.engines.torch.model import Member, ModelWork
 from motet.models.ends import ends_within
 from motet.models.info import ModelInfo
@@ -35,11 +36,13 @@ class SoftPrompt:
         member: the model behind it, which other names may share.
         prefix: the ids of its P rows, all negative.
         info: of a model of this name, whose context is P tokens shorter than the member's.
+        adapter: the number of the one with which the member computes it, 0 for none.
     """
 
     member: Member
     prefix: tuple[int, ...]
     info: ModelInfo
+    adapter: int = 0
 
     @property
     def name(self) -> str:
@@ -51,16 +54,16 @@ class SoftPrompt:
             del self.member.virtual[token]
 
 
-Model = Member | SoftPrompt  # what a plan's stream may name
+Model = Member | Adapter | SoftPrompt  # what a plan's stream may name
 
 
 def members_of(models: Mapping[str, Model]) -> dict[str, Member]:
-    """By their own names, those that some models are or stand in front of."""
+    """By their own names, those that compute some models."""
     return {model.member.name: model.member for model in models.values()}
 
 
-def soft_prompt(name: str, member: Member, embeddings: Tensor, ends: Collection[int] = ()) -> SoftPrompt:
-    """Embeddings (P, H) in front of what a member reads.
+def soft_prompt(name: str, behind: Member | Adapter, embeddings: Tensor, ends: Collection[int] = ()) -> SoftPrompt:
+    """Embeddings (P, H) in front of what a member reads, or an adapter of one.
 
     Args:
         ends: of an answer, beside the member's: those that its training data had.
@@ -69,6 +72,7 @@ def soft_prompt(name: str, member: Member, embeddings: Tensor, ends: Collection[
         ValueError: another width than the member's, values that are not finite, no room for a token behind them, or a
             member that does not compute from embeddings what it computes from ids.
     """
+    member = behind.member
     if not member.reads_embeddings:
         kind = type(member.model).__name__
         raise ValueError(f"no soft prompt can stand in front of {member.name!r}: {kind} reads more than embeddings")
@@ -85,17 +89,17 @@ def soft_prompt(name: str, member: Member, embeddings: Tensor, ends: Collection[
         raise ValueError(
             f"the soft prompt has {len(rows)} virtual tokens, {member.name!r} a context of {member.info.max_model_len}"
         )
-    own = tuple(dict.fromkeys((*member.info.eos_token_ids, *ends_within(member.vocab_size, ends, ()))))
+    own = tuple(dict.fromkeys((*behind.info.eos_token_ids, *ends_within(member.vocab_size, ends, ()))))
     info = replace(
-        member.info,
+        behind.info,
         name=name,
         max_model_len=room,
         eos_token_ids=own,
         head=None,  # it was trained on what the model says without
-        backbone=member.name,
+        backbone=behind.name,
         virtual_tokens=len(rows),
     )
-    return SoftPrompt(member, _lodge(member, rows), info)
+    return SoftPrompt(member, _lodge(member, rows), info, behind.adapter)
 
 
 def _lodge(member: Member, rows: Tensor) -> tuple[int, ...]:

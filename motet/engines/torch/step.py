@@ -83,7 +83,7 @@ class Step:
                 continue
             tokens = item.choice.inputs(stream, item.counts[k])
             rows = stream.judged_rows(len(tokens)) + item.positions_of(k)
-            work = ModelWork(stream.slot.index, stream.computed, tokens, rows, item.exits_of(k))
+            work = ModelWork(stream.slot.index, stream.computed, tokens, rows, item.exits_of(k), stream.adapter)
             items.append((work, item, k))
         items.sort(key=lambda entry: (len(entry[0].tokens) > 1, entry[0].slot))
         row = len(found)

@@ -13,7 +13,8 @@ class StreamState:
     """One stream of a choice: its member, its own context, and its slot once admitted.
 
     `judged`: how many tokens at the end of its context the plan's rule must know the log-probs of. The first
-    `num_virtual` tokens of the context are a soft prompt's.
+    `num_virtual` tokens of the context are a soft prompt's. `adapter`: the number of the one with which the member
+    computes it, 0 for none.
     """
 
     member: Member
@@ -21,6 +22,7 @@ class StreamState:
     slot: Slot | None = None
     judged: int = 0
     num_virtual: int = 0
+    adapter: int = 0
 
     @property
     def prompt(self) -> list[int]:

@@ -311,7 +311,7 @@ class ModelCard(Shape):
     root: str
     """Where the model was loaded from; a composition's own name."""
     parent: str | None
-    """A composition's base."""
+    """A composition's base; of an adapter or a soft prompt that is computed by another model, that one."""
     max_model_len: int
     """Most tokens of prompt and answer together."""
     composition: dict[str, Any] | None
