@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import motet
 from motet.cli import app
+from motet.operator.file import Configuration
 from tests.fakes import byte_tokenizer
 from tests.tiny import save_with
 
@@ -86,6 +87,22 @@ def test_serve_refuses_a_wrong_flag_and_a_missing_file(tmp_path: Path) -> None:
     assert wrong.exit_code == missing.exit_code == 1
     assert "engine.device" in wrong.stderr
     assert "No such file" in missing.stderr
+
+
+def test_serve_takes_the_origins_of_web_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Configuration] = []
+
+    def nothing(*_given: object, **_named: object) -> None:
+        """In the place of what would turn this process's logs."""
+
+    monkeypatch.setattr("motet.cli.serve._serve", served.append)
+    monkeypatch.setattr("motet.server.http.logs.configure", nothing)
+    file = write(tmp_path, "models: {a: {path: org/model}}\nserver: {cors_origins: [https://file.example]}")
+    flags = ["--cors-origin", "https://one.example", "--cors-origin", "https://two.example"]
+    for given in (flags, []):
+        assert RUN.invoke(app, ["serve", file, *given]).exit_code == 0
+    assert served[0].settings.server.cors_origins == ("https://one.example", "https://two.example")
+    assert served[1].settings.server.cors_origins == ("https://file.example",)
 
 
 def test_the_demo_is_a_file_to_every_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

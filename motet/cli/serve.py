@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Host = Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")]
 ApiKey = Annotated[list[str] | None, typer.Option(help="A key that clients must send; may be repeated.")]
+CorsOrigin = Annotated[
+    list[str] | None, typer.Option(help="Origin of web pages whose scripts may ask, * for any; may be repeated.")
+]
 DeviceFlag = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda. [default: auto]")]
 DtypeFlag = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16. [default: auto]")]
 KvCache = Annotated[float | None, typer.Option(help="GiB for keys and values. [default: 1]")]
@@ -29,6 +32,7 @@ def serve(
     host: Host = None,
     port: Port = None,
     api_key: ApiKey = None,
+    cors_origin: CorsOrigin = None,
     engine: EngineFlag = None,
     device: DeviceFlag = None,
     dtype: DtypeFlag = None,
@@ -42,7 +46,7 @@ def serve(
     """Serve the models and compositions of FILE. Flags go over environment variables (MOTET_SERVER__PORT), those
     over the file."""
     flags = _flags(
-        server={"host": host, "port": port, "api_keys": api_key or None},
+        server={"host": host, "port": port, "api_keys": api_key or None, "cors_origins": cors_origin or None},
         engine={
             "kind": engine,
             "device": device,

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 _DIFFERENCES_SHOWN = 3
+MOST_PAIRS = 4096  # that are remembered
+_BEGINNINGS: dict[
+    tuple[str, str], bool
+] = {}  # fingerprints of two vocabularies → whether the first begins with the other
 
 
 class ReadableTokenizer(Protocol):
@@ -90,6 +94,23 @@ def shared_width(members: Mapping[str, Vocabulary]) -> int:
                 f"model {name!r} has {vocabulary.width} logits, but its tokenizer has ids up to {size - 1}"
             )
     return size
+
+
+def can_share(one: Vocabulary, other: Vocabulary) -> bool:
+    """Whether `shared_width` takes the two; tokens are compared once, and only where one of them may be cut."""
+    shorter, longer = sorted((one, other), key=lambda vocabulary: vocabulary.size)
+    if one.fingerprint != other.fingerprint and not (longer.cut and _begins_so(longer, shorter)):
+        return False
+    return min(one.width, other.width) >= shorter.size
+
+
+def _begins_so(vocabulary: Vocabulary, shorter: Vocabulary) -> bool:
+    pair = (vocabulary.fingerprint, shorter.fingerprint)
+    if pair not in _BEGINNINGS:
+        if len(_BEGINNINGS) >= MOST_PAIRS:
+            _BEGINNINGS.clear()
+        _BEGINNINGS[pair] = _begins_with(vocabulary, shorter)
+    return _BEGINNINGS[pair]
 
 
 def _begins_with(vocabulary: Vocabulary, shorter: Vocabulary) -> bool:

@@ -98,8 +98,8 @@ class SamplingParams:
     """How one token is drawn from the composed distribution. Validated at the HTTP boundary.
 
     Order: masks (allowed, grammar, banned, min_tokens) → logit bias → repetition penalty → presence, frequency
-    penalties → temperature → top-k → top-p → min-p → sample. A grammar that has finished ends the answer before
-    `min_tokens`, too. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p`
+    penalties → temperature → top-k → top-p → min-p → sample. A grammar that has finished ends the answer
+    whatever `min_tokens` and `ignore_eos` say. `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p`
     0 mean off. Reported log-probs are those of the composed distribution after masks, before bias and penalties.
     """
 
@@ -124,6 +124,11 @@ class SamplingParams:
     trace_top: int | None = None  # None: no trace; else alternatives before and after composition
     trace_members: bool = False  # the trace also tells `Voices`
     confidence: Confidence | None = None  # how sure the reported distribution is, to be told with each token
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether no end of a sequence ends the answer; a grammar's does, which allows nothing behind it."""
+        return self.ignore_eos and self.grammar is None
 
     @property
     def reads_rows(self) -> bool:

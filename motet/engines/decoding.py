@@ -230,12 +230,13 @@ def _sample_rows(params: Sequence[SamplingParams]) -> SampleRows:
 
 
 def _banned_tokens(answer: Answer, grammar: Words | None) -> list[int]:
-    """Tokens that may not come next: ends before `min_tokens`, unless the grammar allows nothing else, and last tokens
-    of bad words."""
+    """Tokens that may not come next: ends before `min_tokens` or under `ignore_eos`, unless the grammar allows nothing
+    else, and last tokens of bad words."""
     sampling = answer.sampling
     banned: list[int] = []
-    if answer.num_generated < sampling.min_tokens and not (grammar and _is_finished(grammar, answer.ends)):
-        banned += [*answer.eos_token_ids, *sampling.stop_token_ids]
+    early = answer.num_generated < sampling.min_tokens
+    if (early or sampling.ignore_eos) and not (grammar and _is_finished(grammar, answer.ends)):
+        banned += [*answer.eos_token_ids, *(sampling.stop_token_ids if early else ())]
     if sampling.bad_words:
         generated, words = answer.generated, _by_place(_Words(sampling.bad_words))
         banned += words.get(None, {}).get((), ())

@@ -10,7 +10,7 @@ from typing import Any
 from motet.composers.catalogue import catalogue, example, plan_of, roles_of
 from motet.composers.plan import Plan
 from motet.composers.spec import strategy_kinds
-from motet.composers.vocabulary import VocabularyMismatch, shared_width
+from motet.composers.vocabulary import can_share
 from motet.experts.fit import open_roles
 from motet.operator.registry import LoadedModel, Registry
 
@@ -33,11 +33,8 @@ def casting(registry: Registry) -> list[dict[str, Any]]:
 def _composable(members: Mapping[str, LoadedModel]) -> Iterator[frozenset[str]]:
     """Pairs of models whose vocabularies fit, each with itself among them."""
     for (one, first), (other, second) in combinations_with_replacement(members.items(), 2):
-        try:
-            shared_width({one: first.vocabulary, other: second.vocabulary})
-        except VocabularyMismatch:
-            continue
-        yield frozenset((one, other))
+        if can_share(first.vocabulary, second.vocabulary):
+            yield frozenset((one, other))
 
 
 def _roles(member: LoadedModel, members: Collection[LoadedModel]) -> dict[str, list[str]]:

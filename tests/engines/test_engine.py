@@ -405,6 +405,11 @@ async def test_a_finished_grammar_ends_the_answer_before_its_minimum(engine: Tor
         assert [(output.token == EOS, output.finish) for output in outputs] == [(False, None)] * 2 + [(True, "stop")]
         outputs = (await collect(engine, request(plan, grammar=Two(more=True), **fixed)))[0]
         assert [output.token == EOS for output in outputs] == [False] * 6 + [True]
+        fixed["ignore_eos"], fixed["min_tokens"] = True, 0
+        outputs = (await collect(engine, request(plan, grammar=Two(), **fixed)))[0]
+        assert [(output.token == EOS, output.finish) for output in outputs] == [(False, None)] * 2 + [(True, "stop")]
+        outputs = (await collect(engine, request(plan, grammar=Two(more=True), **fixed)))[0]
+        assert [(output.token == EOS, output.finish) for output in outputs[-1:]] == [(False, "length")]
 
 
 async def test_masks_that_leave_nothing_are_the_requests_fault(engine: TorchEngine) -> None:

@@ -129,6 +129,9 @@ async def test_text_keeps_to_a_schema(world: World) -> None:
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+        ({"max_tool_calls": 3}, "max_tool_calls"),
+        ({"include": ["message.output_text.logprobs", "file_search_call.results"]}, "include.1"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
@@ -145,6 +148,31 @@ async def test_refusals_name_the_field(world: World, change: dict[str, Any], par
     answer = await world.post("/v1/responses", **BODY | change)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"truncation": "auto"}, "truncate_prompt_tokens"),
+        ({"prompt": {"id": "pmpt_1"}}, "no prompts"),
+        ({"background": True}, "stream it"),
+        ({"previous_response_id": "resp_1"}, "no answers"),
+        ({"include": ["message.output_text.logprob"]}, "Did you mean 'message.output_text.logprobs'?"),
+    ],
+)
+async def test_refusals_say_the_reason(world: World, change: dict[str, Any], said: str) -> None:
+    message = (await world.post("/v1/responses", **BODY | change)).json()["error"]["message"]
+    assert said in message
+
+
+async def test_what_asks_openais_server_for_nothing(world: World) -> None:
+    idle = {
+        "truncation": "disabled",
+        "background": False,
+        "include": ["reasoning.encrypted_content"],
+        "conversation": None,
+    }
+    assert (await world.post("/v1/responses", **BODY | idle)).status_code == 200
 
 
 async def test_an_error_in_mid_stream_is_an_event(world: World) -> None:

@@ -60,6 +60,25 @@ async def refused(world: World, path: str = "/v1/chat/completions", **body: Any)
         ({"logits_processors": ["x"]}, "no code"),
         ({"candidates": ["small"]}, "Another endpoint"),
         ({"prompt": "Hi"}, "Another endpoint"),
+        ({"continuations": ["a"]}, "Another endpoint"),
+        ({"enable_thinking": False}, "chat_template_kwargs"),
+        ({"enableThinking": True}, "chat_template_kwargs"),
+        ({"reasoning_budget": 0}, "thinking_token_budget"),
+        ({"thinking_budget_tokens": 8}, "thinking_token_budget"),
+        ({"response_schema": {"type": "object"}}, "response_format"),
+        ({"schema": {"type": "object"}}, "response_format"),
+        ({"json_mode": True}, "response_format"),
+        ({"json_object": True}, "response_format"),
+        ({"tool_config": {"mode": "any"}}, "tool_choice"),
+        ({"adapter": "a"}, "as 'model'"),
+        ({"adapters": ["a"]}, "as 'model'"),
+        ({"lora_name": "a"}, "as 'model'"),
+        ({"control_vector": [1.0]}, "Leave it out"),
+        ({"ensemble": ["a", "b"]}, "composition"),
+        ({"instructions": "Be kind."}, "role 'system'"),
+        ({"input": "Hi"}, "'messages'"),
+        ({"detokenize": False}, "return_token_ids"),
+        ({"add_generation_promt": False}, "Did you mean 'add_generation_prompt'"),
     ],
 )
 async def test_what_would_change_the_answer(world: World, field: dict[str, Any], said: str) -> None:
@@ -82,6 +101,27 @@ async def test_objects_in_the_body(world: World, change: dict[str, Any], param: 
     assert said in message
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {"prompt": "Hi", "add_special_token": False}, "add_special_token"),
+        ("/detokenize", {"tokens": [65], "modell": "large"}, "modell"),
+        ("/v1/score", {"prompt": "Hi", "continuations": ["a"], "add_special_tokens": False}, "add_special_tokens"),
+        ("/v1/score", {"prompt": "Hi", "continuations": ["a"], "tracee": False}, "tracee"),
+        ("/v1/compare", {"prompt": "Hi", "candidates": ["large"], "skip_special_token": False}, "skip_special_token"),
+        ("/v1/completions", {"prompt": "Hi", "skip_special_token": False}, "skip_special_token"),
+        ("/v1/completions", {"prompt": "Hi", "instructions": "x"}, "instructions"),
+        ("/v1/responses", {"input": "Hi", "parallel_tool_call": False}, "parallel_tool_call"),
+        ("/v1/responses", {"input": "Hi", "max_tool_calls": 2}, "max_tool_calls"),
+    ],
+)
+async def test_every_endpoint_knows_its_own_fields(world: World, path: str, body: dict[str, Any], param: str) -> None:
+    answer = await world.post(path, model="large", **body)
+    assert answer.status_code == 400, answer.text
+    error = ErrorBody.model_validate(answer.json()).error
+    assert (error.param, error.code) == (param, "unsupported_parameter")
+
+
 async def test_candidates_have_no_sampling_of_their_own(world: World) -> None:
     candidates = ["small", {"model": "large", "temperature": 0}]
     param, _ = await refused(world, "/v1/compare", candidates=candidates)
@@ -97,7 +137,19 @@ async def test_what_asks_for_nothing(world: World, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "field",
-    [{"repeat_penalty": 1.0}, {"num_beams": 1}, {"do_sample": True}, {"n_predict": -1}, {"best_of": 1}, {"top_a": 0}],
+    [
+        {"repeat_penalty": 1.0},
+        {"num_beams": 1},
+        {"do_sample": True},
+        {"n_predict": -1},
+        {"best_of": 1},
+        {"top_a": 0},
+        {"json_mode": False},
+        {"detokenize": True},
+        {"reasoning_budget": -1},
+        {"echo": False},
+        {"vendors": False},
+    ],
 )
 async def test_values_that_change_nothing(world: World, field: dict[str, Any]) -> None:
     assert (await world.post("/v1/chat/completions", **CHAT | field)).status_code == 200

@@ -102,7 +102,7 @@ class Choice:
         infos = {stream.model: model.info for stream, model in zip(self.plan.streams, models, strict=True)}
         self.ends = ends_of(self.plan, infos)
         self.vocab_size = common_width(self.plan, infos)
-        self.eos_token_ids = () if request.sampling.ignore_eos else self.ends
+        self.eos_token_ids = () if request.sampling.goes_on else self.ends
         self.shared = list(request.forced)
         self.num_forced = len(request.forced)
         self.position = 0

@@ -62,7 +62,7 @@ class Client:
         """vLLM's outputs of one choice; closing the iterator aborts it."""
         sampling, known = request.sampling, request.forced
         spec = self._spec(request, key=f"{sampling.seed}/{index}")
-        ends = () if sampling.ignore_eos else spec.ends
+        ends = () if sampling.goes_on else spec.ends
         limits = {
             "max_tokens": sampling.max_tokens,
             "stop_token_ids": [*ends, *sampling.stop_token_ids],

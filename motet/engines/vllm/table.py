@@ -150,7 +150,7 @@ class Point:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        return () if self.sampling.ignore_eos else self.row.spec.ends
+        return () if self.sampling.ignore_eos and not self.row.spec.grammar else self.row.spec.ends
 
     @property
     def num_generated(self) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Discriminator, Field, Tag
 
+from motet.composers.errors import show
 from motet.server.adapters.chat import Turn, as_chat, merged
 from motet.server.http.errors import invalid
 from motet.server.shapes.requests import (
@@ -20,17 +21,10 @@ from motet.server.shapes.requests import (
     SamplingFields,
 )
 from motet.server.structured import JsonObjectFormat, NamedSchema, TextFormat
+from motet.settings import nearest
 
 LOGPROBS = "message.output_text.logprobs"
-STATELESS = "This server stores no answers: send all turns as 'input'."
-# fields of a server that stores answers, and values that ask for nothing
-STATEFUL: dict[str, tuple[Any, ...]] = {
-    "previous_response_id": (),
-    "conversation": (),
-    "background": (False,),
-    "prompt": (),
-    "truncation": ("disabled",),
-}
+SERVED = (LOGPROBS, "reasoning.encrypted_content")  # of `include`; thoughts are given whole, and taken back so
 
 
 class InputPart(Body):
@@ -184,7 +178,8 @@ class ResponsesRequest(SamplingFields):
     reasoning: ReasoningOptions | None = None
     """How much to think before the answer."""
     include: Annotated[list[Name], Field(max_length=32, fail_fast=True)] | None = None
-    """`message.output_text.logprobs` reports log-probs; the others ask for what this server has not."""
+    """`message.output_text.logprobs` reports log-probs. Thoughts are given whole, without
+    `reasoning.encrypted_content`."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """Alternatives per token of the log-probs."""
     store: bool | None = None
@@ -194,16 +189,17 @@ class ResponsesRequest(SamplingFields):
         """The chat request that this one is.
 
         Raises:
-            ApiError: 400, fields that want an answer to be stored, or several.
+            ApiError: 400, several answers, or what this server cannot report.
         """
-        self._check_stateless()
+        self._check_include()
         return as_chat(self, self._changed())
 
-    def _check_stateless(self) -> None:
-        for name, harmless in STATEFUL.items():
-            value = (self.model_extra or {}).get(name)
-            if value is not None and value not in harmless:
-                raise invalid(f"{name!r} is not supported. {STATELESS}", name, "unsupported_parameter")
+    def _check_include(self) -> None:
+        for place, value in enumerate(self.include or []):
+            if value not in SERVED:
+                field = f"include.{place}"
+                said = f"{field}: {show(value)} is not reported here.{nearest(value, SERVED)}"
+                raise invalid(said, field, "unsupported_parameter")
 
     def _changed(self) -> dict[str, Any]:
         choice = self.tool_choice

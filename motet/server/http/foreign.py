@@ -20,6 +20,12 @@ class Foreign(NamedTuple):
 
 
 LEAVE = "Leave it out."
+ADAPTER = "An adapter is a model of the operator's file: name it as 'model'."
+SCHEMA = "Write response_format, or structured_outputs.json."
+JSON_OBJECT = 'Write response_format: {"type": "json_object"}.'
+BUDGET = "Write thinking_token_budget."
+STATELESS = "This server stores no answers: send all turns as 'input'."
+SERVERS_TOOLS = "This server runs no tools: offer the client's own as 'tools'."
 NO_CODE = "A request carries no code."
 TEMPLATE = "A request carries no code: set the template in the model's folder."
 
@@ -104,7 +110,23 @@ MISSING: Mapping[str, Foreign] = {
     "transforms": Foreign(LEAVE),
     "models": Foreign("One request has one 'model'; /v1/compare asks several."),
     "use_beam_search": Foreign(LEAVE),
-    "thinking_budget": Foreign("Write thinking_token_budget."),
+    "thinking_budget": Foreign(BUDGET, (-1,)),
+    "thinking_budget_tokens": Foreign(BUDGET, (-1,)),
+    "reasoning_budget": Foreign(BUDGET, (-1,)),
+    "thinking_config": Foreign("Write reasoning_effort or thinking_token_budget."),
+    "enable_thinking": Foreign("It is a chat template's variable: write it into chat_template_kwargs.", ()),
+    "chat_template_args": Foreign("Write chat_template_kwargs."),
+    "response_schema": Foreign(SCHEMA),
+    "schema": Foreign(SCHEMA),
+    "json_mode": Foreign(JSON_OBJECT),
+    "json_object": Foreign(JSON_OBJECT),
+    "tool_config": Foreign("Write tool_choice, to /v1/chat/completions."),
+    "instructions": Foreign("Write a message of role 'system'; /v1/responses reads it."),
+    "input": Foreign("Write 'messages' or 'prompt'; /v1/responses reads it."),
+    "ensemble": Foreign("Write a composition: 'mixture' and 'product' are ensembles."),
+    "control_vector": Foreign(LEAVE),
+    "control_vectors": Foreign(LEAVE),
+    "detokenize": Foreign("Texts are always sent, ids beside them with return_token_ids.", (True,)),
     "num_beams": Foreign(LEAVE, (1,)),
     "early_stopping": Foreign(LEAVE),
     "length_penalty": Foreign(LEAVE, (0, 0.0, 1, 1.0)),
@@ -123,10 +145,15 @@ MISSING: Mapping[str, Foreign] = {
     "chat_template": Foreign(TEMPLATE),
     "template": Foreign(TEMPLATE),
     "raw": Foreign("Use /v1/completions."),
-    "lora_request": Foreign("An adapter is a model of the operator's file: name it as 'model'."),
-    "lora_path": Foreign("An adapter is a model of the operator's file: name it as 'model'."),
-    "adapter_id": Foreign("An adapter is a model of the operator's file: name it as 'model'."),
-    "lora": Foreign("An adapter is a model of the operator's file: name it as 'model'."),
+    "lora_request": Foreign(ADAPTER),
+    "lora_path": Foreign(ADAPTER),
+    "adapter_id": Foreign(ADAPTER),
+    "lora": Foreign(ADAPTER),
+    "lora_name": Foreign(ADAPTER),
+    "lora_adapters": Foreign(ADAPTER),
+    "adapter": Foreign(ADAPTER),
+    "adapter_name": Foreign(ADAPTER),
+    "adapters": Foreign(ADAPTER),
     "session_params": Foreign(LEAVE),
     "no_stop_trim": Foreign("Write include_stop_str_in_output."),
     "stop_regex": Foreign("Write texts into 'stop'."),
@@ -163,6 +190,30 @@ MISSING: Mapping[str, Foreign] = {
     "watermark": Foreign(LEAVE),
     "watermarking": Foreign(LEAVE),
 }
+
+_ANTHROPICS: Mapping[str, Foreign] = {
+    "container": Foreign(SERVERS_TOOLS),
+    "mcp_servers": Foreign(SERVERS_TOOLS),
+    "context_management": Foreign("Turns are never left out: send what is to be read."),
+}
+
+# what an endpoint has at its inventor's and this server does not do
+OF_ENDPOINTS: Mapping[str, Mapping[str, Foreign]] = {
+    "/v1/messages": _ANTHROPICS,
+    "/v1/messages/count_tokens": _ANTHROPICS,
+    "/v1/responses": {
+        "previous_response_id": Foreign(STATELESS),
+        "conversation": Foreign(STATELESS),
+        "background": Foreign("This server stores no answers: wait for it, or stream it."),
+        "prompt": Foreign("This server stores no prompts: write 'instructions' and 'input'."),
+        "truncation": Foreign("Turns are never left out: send fewer, or write truncate_prompt_tokens.", ("disabled",)),
+        "context_management": Foreign("Turns are never left out: send what is to be read."),
+        "max_tool_calls": Foreign("It counts calls of tools that the server runs, and there are none.", ()),
+    },
+}
+
+# What others leave on, so that `false` changes the answer.
+ON_BY_DEFAULT = frozenset({"add_special_tokens", "add_generation_prompt", "skip_special_tokens"})
 
 # of a message
 OF_MESSAGES: Mapping[str, str] = {

@@ -18,15 +18,35 @@ from starlette.responses import Response
 from motet.composers.errors import MAX_SHOWN, show
 from motet.composers.spec import strategy_fields
 from motet.server.http.errors import ApiError, handle, invalid
-from motet.server.http.foreign import CARRIERS, ENDPOINTS, HARMLESS, MISSING, NOTHING, OF_MESSAGES, SAME
+from motet.server.http.foreign import (
+    CARRIERS,
+    ENDPOINTS,
+    HARMLESS,
+    MISSING,
+    NOTHING,
+    OF_ENDPOINTS,
+    OF_MESSAGES,
+    ON_BY_DEFAULT,
+    SAME,
+    Foreign,
+)
 from motet.server.http.headers import IGNORED, add_header
-from motet.server.shapes.requests import Body, ChatCompletionRequest, CompareRequest, CompletionRequest, Message
+from motet.server.shapes.requests import (
+    Body,
+    ChatCompletionRequest,
+    CompareRequest,
+    CompletionRequest,
+    Message,
+    ScoreRequest,
+    TokenizeRequest,
+)
 from motet.settings import children, closest, nearest
 
 log = logging.getLogger(__name__)
 NEAR = 0.82  # of two names' letters: `max_token` is near to `max_tokens`, `prompt_id` is not to `prompt`
 MAX_NAMES = 64  # unknown names in one request; each is compared with all that are known
 UNSUPPORTED = "unsupported_parameter"
+ENDPOINT_BODIES = (ChatCompletionRequest, CompletionRequest, CompareRequest, ScoreRequest, TokenizeRequest)
 ELSEWHERE = "Another endpoint reads it; /docs says which."
 
 
@@ -47,8 +67,9 @@ def check_extras(body: Body, request: Request) -> None:
         ApiError: 400 naming the field, and what to write.
     """
     ignored: dict[str, None] = {}
+    own = OF_ENDPOINTS.get(request.url.path, {})
     for extra in _extras(body, ""):
-        if (reason := _refusal(extra, body)) is not None:
+        if (reason := _refusal(extra, body, own)) is not None:
             raise invalid(f"{show(extra.path)} is not supported here. {reason}", extra.path, UNSUPPORTED)
         ignored[extra.name] = None
         if len(ignored) > MAX_NAMES:
@@ -77,8 +98,8 @@ def _inside(value: Any, path: str) -> Iterator[Extra]:
                 yield from _extras(item, f"{path}{i}.")
 
 
-def _refusal(extra: Extra, body: Body) -> str | None:
-    """Why the field cannot be ignored, and what to write; None where it can."""
+def _refusal(extra: Extra, body: Body, own: Mapping[str, Foreign]) -> str | None:
+    """Why the field cannot be ignored, and what to write; None where it can. `own`: what the endpoint has elsewhere."""
     name, value = extra.name, extra.value
     if name in HARMLESS or _is_one_of(value, NOTHING):
         return None
@@ -87,14 +108,28 @@ def _refusal(extra: Extra, body: Body) -> str | None:
     if name == "best_of":
         n = getattr(body, "n", None) or 1
         return None if value == n else f"Only n of n ({n}) are drawn."
-    if name in SAME:
+    if name in SAME and name not in own:
         ours, harmless = SAME[name]
         return None if _is_one_of(value, harmless) else f"Write {ours}."
-    if name in MISSING:
-        return None if _is_one_of(value, MISSING[name].harmless) else MISSING[name].instead
-    if value is False:
-        return None
-    return _misplaced(name) or _misspelt(name[:MAX_SHOWN], extra.owner) or _like_a_composition(value)
+    foreign = own.get(name) if extra.owner is type(body) else None
+    if (foreign := foreign or _missing(name[:MAX_SHOWN], extra.owner)) is not None:
+        return None if _is_one_of(value, foreign.harmless) else foreign.instead
+    misspelt = _misspelt(name[:MAX_SHOWN], extra.owner)
+    if value is False and name not in ON_BY_DEFAULT:
+        return misspelt
+    return _misplaced(name) or misspelt or _like_a_composition(value)
+
+
+def _missing(name: str, owner: type[Body]) -> Foreign | None:
+    """What the server does not do, also as `enableThinking`; unless that spells a field of the object's own."""
+    return MISSING.get(name) or (
+        None if _spelling(name) in _by_spelling(owner) else _missing_spellings().get(_spelling(name))
+    )
+
+
+@cache
+def _missing_spellings() -> Mapping[str, Foreign]:
+    return {_spelling(name): foreign for name, foreign in MISSING.items()}
 
 
 def _is_one_of(value: Any, harmless: Iterable[Any]) -> bool:
@@ -145,7 +180,7 @@ def _by_spelling(kind: type[Body]) -> Mapping[str, str]:
 
 @cache
 def _fields_of_all() -> Collection[str]:
-    return {name for kind in (ChatCompletionRequest, CompletionRequest, CompareRequest) for name in kind.model_fields}
+    return {name for kind in ENDPOINT_BODIES for name in kind.model_fields}
 
 
 async def unknown_endpoint(request: Request, error: HTTPException) -> Response:

@@ -20,10 +20,12 @@ router = APIRouter(tags=["composition"])
 async def list_strategies(service: Served) -> dict[str, Any]:
     """Every strategy: what it means, its formula, roles, parameters, papers and cost; and which of the loaded models
     can take which roles."""
-    told = await to_thread.run_sync(catalogue)  # the first call plans an example of each
-    models = await to_thread.run_sync(casting, service.registry)
-    data = [entry | {"unsupported": _unsupported(entry["id"], service)} for entry in told]
-    return {"object": "list", "data": data, "models": models}
+    return await to_thread.run_sync(_listed, service)  # the first call plans an example of each
+
+
+def _listed(service: Service) -> dict[str, Any]:
+    data = [entry | {"unsupported": _unsupported(entry["id"], service)} for entry in catalogue()]
+    return {"object": "list", "data": data, "models": casting(service.registry)}
 
 
 def _unsupported(strategy: str, service: Service) -> str | None:

@@ -194,7 +194,7 @@ class SamplingFields(Target, StructuredFields):
     min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
     """The answer does not end before it has this many tokens. Default 0."""
     ignore_eos: bool | None = None
-    """Go on after an end-of-sequence token, until `max_tokens`."""
+    """Go on after an end-of-sequence token, until `max_tokens`; a structured output ends where it is complete."""
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_IDS, fail_fast=True)] | None = None
     """Token ids that end the answer, besides the model's own."""
     include_stop_str_in_output: bool | None = None
