@@ -64,17 +64,23 @@ class CallReader:
 
     Args:
         names: the tools that may be called; a call that nothing marks is one only where it names one of them.
+        must_call: the answer is calls and nothing else.
     """
 
-    def __init__(self, form: ToolFormat, names: Collection[str]) -> None:
+    def __init__(self, form: ToolFormat, names: Collection[str], *, must_call: bool = False) -> None:
         self._form = form
         self._names = names
+        self._must_call = must_call
         self._held = ""  # text that is not decided
         self._spaces: list[str] = []  # that came last: they decide nothing, and there may be megabytes of them
         self._at = 0  # how much of it was read
         self._blank = ""  # white space that belongs to the text where more text follows
         self._calls = 0
         self._ended = self._is_text = False
+        self._is_cut = False  # the answer ended where something stopped it
+        self._is_short = False  # what was read could have gone on as a call
+        self._is_named = False  # and names a function already
+        self.is_open = False  # the last call's arguments are not whole
         self._parts: list[Part] = []
         self._reading = self._answer()
 
@@ -86,9 +92,9 @@ class CallReader:
         self._take(text)
         return self._advanced()
 
-    def flush(self) -> list[Part]:
-        """What is left at the end of the answer."""
-        self._ended = True
+    def flush(self, *, is_cut: bool = False) -> list[Part]:
+        """What is left at the end of the answer. Where that was cut, what has begun as a call is no text."""
+        self._ended, self._is_cut = True, is_cut
         self._take("")
         parts = self._advanced()
         return parts if self._calls or not self._blank else [*parts, Said(self._blank)]
@@ -105,14 +111,27 @@ class CallReader:
     def _answer(self) -> Generator[None, None, None]:
         while (yield from self._reach_call()):
             self._at = 0
-            if not (yield from self._section()):
-                self._is_text = self._form.is_bare
-                self._say(1)
+            self._is_short = self._is_named = False
+            if (yield from self._section()):
+                continue
+            if self._is_call_cut():
+                self._held = self._blank = ""
+                return
+            self._is_text = self._form.is_bare
+            self._say(1)
+
+    def _is_call_cut(self) -> bool:
+        """Whether what is held, and is no call, would have become one."""
+        tag = self._form.tag
+        is_marked = self._is_named or not self._form.is_bare or (bool(tag) and self._held.lstrip().startswith(tag))
+        return self._is_cut and (self._must_call or (self._is_short and is_marked))
 
     def _reach_call(self) -> Reading:
         """Whether what is held begins where a call can begin; the text before it is said."""
         while True:
             begin, is_certain = self._begin()
+            if self._is_cut and not is_certain and (self._must_call or self._calls):
+                self._held, self._blank = self._held[:begin], ""  # a mark that was begun
             self._say(len(self._held) if self._ended and not is_certain else begin)
             if is_certain or self._ended:
                 return is_certain
@@ -160,7 +179,9 @@ class CallReader:
         """The bare name, the separator, the arguments."""
         yield from self._space()
         while (end := self._held.find(self._form.separator, self._at)) < 0:
-            if self._ended or any(map(str.isspace, self._held[self._at :])):
+            has_space = any(map(str.isspace, self._held[self._at :]))
+            if self._ended or has_space:
+                self._is_short = not has_space
                 return False
             yield
         name = self._held[self._at : end]
@@ -169,7 +190,7 @@ class CallReader:
         self._at = end
         yield from self._words(self._form.separator)
         self._begin_call(name)
-        yield from self._arguments(self._argue)
+        self.is_open = not (yield from self._arguments(self._argue))
         return True
 
     def _object(self) -> Reading:
@@ -184,9 +205,12 @@ class CallReader:
                 name = yield from self._string()
                 if name is None or not self._is_callable(name):
                     return False
+                self._is_named = True
             elif key in KEYS and not begun:
                 begun = name is not None and self._begin_call(name)
-                if not (yield from self._arguments(self._argue if begun else early.append)):
+                whole = yield from self._arguments(self._argue if begun else early.append)
+                self.is_open = begun and not whole
+                if not whole:
                     break
             elif not (yield from self._value()):
                 break
@@ -231,6 +255,7 @@ class CallReader:
                     return self._passed(out, place + 1)
             self._passed(out, len(self._held))
             if self._ended:
+                self._is_short = True
                 return False
             yield
 
@@ -244,6 +269,7 @@ class CallReader:
         """A JSON string's own text; None where there is none."""
         yield from self._space()
         begin = self._at
+        self._is_short = begin == len(self._held)
         if self._held[begin : begin + 1] != '"' or not (yield from self._value()):
             return None
         try:
@@ -257,9 +283,11 @@ class CallReader:
         for word in [*([optional] if optional else []), *words.split()]:
             yield from self._space()
             while not self._held.startswith(word, self._at):
-                if self._ended or not word.startswith(self._held[self._at :]):
-                    if word == optional:
+                is_short = word.startswith(self._held[self._at :])
+                if self._ended or not is_short:
+                    if word == optional and not (is_short and self._at < len(self._held)):
                         break
+                    self._is_short = is_short
                     self._at = before
                     return False
                 yield

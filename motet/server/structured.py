@@ -15,6 +15,7 @@ from motet.composers.plan import Plan
 from motet.engines.base import Grammar, ends_of
 from motet.engines.grammar_limits import MAX_ALTERNATIVES, MAX_CHARACTERS, GrammarError
 from motet.engines.grammar_process import GrammarUnavailable
+from motet.engines.guidance import is_lark
 from motet.operator.registry import LoadedModel, Registry
 from motet.server.http.errors import ApiError, busy, invalid
 
@@ -27,6 +28,9 @@ SPACING = "x-guidance"  # llguidance reads its options inside of the schema
 # small models go on with them to the end.
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 TIGHT = {"item_separator": ",", "key_separator": ":"}
+LARK = re.compile(r'"(?:\\.|[^"\\\n])*"|(?://|#)[^\n]*|/(?:\\.|[^/\\])+/', re.DOTALL)  # texts, comments, patterns
+ESCAPE = re.compile(r"\\.", re.DOTALL)
+DIGITS = {r"\d": "[0-9]", r"\D": "[^0-9]"}  # as in JSON schemas: a digit is one of ten, whatever other scripts have
 
 Schema = dict[str, Any]
 
@@ -237,7 +241,7 @@ def _from_regex(regex: str, _: Mapping[str, Any]) -> str:
 
     if (len(regex) - len(regex.rstrip("\\"))) % 2:
         raise ValueError("the regex ends inside of an escape")
-    return f"start: /{regex_to_lark(regex, use_ascii='d')}/"  # as in JSON schemas: a digit is one of [0-9]
+    return f"start: /{regex_to_lark(regex, use_ascii='d')}/"
 
 
 def _from_choice(choices: Sequence[str], _: Mapping[str, Any]) -> str:
@@ -247,5 +251,10 @@ def _from_choice(choices: Sequence[str], _: Mapping[str, Any]) -> str:
 
 
 def _from_grammar(grammar: str, _: Mapping[str, Any]) -> str:
-    """Lark as llguidance knows it, or GBNF as llama.cpp does."""
-    return grammar
+    """Lark as llguidance knows it, or GBNF as llama.cpp does, which has no patterns."""
+    return LARK.sub(_pattern_with_digits, grammar) if is_lark(grammar) else grammar
+
+
+def _pattern_with_digits(part: re.Match[str]) -> str:
+    is_pattern = part[0][0] == "/" != part[0][1]
+    return ESCAPE.sub(lambda escape: DIGITS.get(escape[0], escape[0]), part[0]) if is_pattern else part[0]

@@ -25,7 +25,7 @@ class TextPiece:
     `prompt`: the tokens are the echoed or scored prompt's (all but its first). `stop_reason` is the stop string or
     stop token that ended it. `offsets`: where each of the tokens begins in the choice's text, in characters; tokens
     that are parts of one character share its place. The prompt's are left out: see `prompt_offsets`. `parts`: what of
-    a message became certain; `has_called`: this or an earlier one calls a function.
+    a message became certain; `has_called`: they call functions, and no call is open.
     """
 
     text: str
@@ -101,8 +101,10 @@ class ChoiceText:
         self.finished = finish is not None
         self._shown += len(text)
         begins = min(offset, self._shown) if self.finished else offset  # a stop string has taken what it stood in
-        parts = tuple(merged(self._parts.read(text, is_last=self.finished)))
-        called, reason = self._parts.has_called, self._reason(output, stop)
+        reason = self._reason(output, stop)
+        is_cut = self.finished and (finish != "stop" or reason is not None)
+        parts = tuple(merged(self._parts.read(text, is_last=self.finished, is_cut=is_cut)))
+        called = self._parts.has_called
         return TextPiece(text, (output,), (begins,), finish=finish, stop_reason=reason, parts=parts, has_called=called)
 
     @property

@@ -129,6 +129,32 @@ def test_llamas_tag_says_nothing() -> None:
         assert read("llama3_json", pieces) == [(0, "clock", "{}")]
 
 
+@pytest.mark.parametrize("must", [True, False])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_begins_as_a_call_is_no_text_where_the_answer_is_cut(name: str, must: bool) -> None:
+    """Wherever it is cut; where calls are free, as soon as their mark is whole, or what nothing marks has a name."""
+    form = TOOL_FORMATS[name]
+    lead = "" if must or form.is_bare else "I look."
+    whole = lead + form.written(CALLS)
+    mark = len(lead + (form.section + form.opens).split()[0]) if not form.is_bare else whole.index(', "')
+    for cut in range(len(whole)):
+        for pieces in ([whole[:cut]], list(whole[:cut])):
+            reader = CallReader(form, NAMES, must_call=must)
+            parts = [part for piece in pieces for part in reader.push(piece)] + reader.flush(is_cut=True)
+            said = "".join(part.text for part in parts if isinstance(part, Said))
+            assert said == (whole[:cut] if cut < mark and not must else lead), whole[:cut]
+            calls = [one for one in together(parts) if isinstance(one, tuple)]
+            assert reader.is_open == (bool(calls) and not _is_json(calls[-1][2]))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_call_begins_before_its_arguments_are_whole(name: str) -> None:
     reader = CallReader(TOOL_FORMATS[name], NAMES)

@@ -284,9 +284,19 @@ assert "llguidance" not in sys.modules
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-async def test_a_digit_of_a_regex_is_one_of_ten(world: World) -> None:
+PATTERNS = r"""start: "/" NUMBER "a/b" /[\d_]/ // a comment's /, and its \d "
+NUMBER: /\d{6}[^\D]/ # another " /
+%ignore /\\\d\//
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "pattern"), [({"regex": r"\d{8}[^\D]"}, "[0-9]{9}"), ({"grammar": PATTERNS}, r"(\\[0-9]/)*/[^a]*a/b.*")]
+)
+async def test_a_digit_is_one_of_ten(world: World, asked: dict[str, Any], pattern: str) -> None:
     """As in a JSON schema's `pattern`, and as `int()` of most languages reads it."""
     for seed in range(8):
-        body = TEXT | {"seed": seed, "temperature": 2.0, "structured_outputs": {"regex": r"\d{8}[^\D]"}}
+        body = TEXT | {"seed": seed, "temperature": 2.0, "structured_outputs": asked}
         choice = (await world.post("/v1/completions", **body)).json()["choices"][0]
-        assert re.fullmatch("[0-9]{9}", choice["text"]), choice["text"]
+        assert re.fullmatch(pattern, choice["text"], re.DOTALL), choice["text"]
+        assert not [sign for sign in choice["text"] if sign.isdigit() and not sign.isascii()]

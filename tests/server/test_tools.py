@@ -211,10 +211,33 @@ async def test_stop_strings_and_limits_cut_calls(world: World) -> None:
     world.script("m", TOOL_FORMATS["hermes"].written([("get_weather", '{"city": "Rome", "days": 3}')]))
     stopped = (await ask(world, tools=TOOLS, temperature=0, stop="Ro"))["choices"][0]
     assert stopped["message"]["tool_calls"][0]["function"]["arguments"] == '{"city": "'
-    assert stopped["finish_reason"] == "tool_calls"
+    assert stopped["finish_reason"] == "stop", "arguments that are no JSON call nothing"
     assert stopped["stop_reason"] == "Ro"
+    sent = (await chunks(world, tools=TOOLS, temperature=0, stop="Ro"))[-1]["choices"][0]
+    assert (sent["finish_reason"], sent["stop_reason"]) == ("stop", "Ro")
+    whole = (await ask(world, tools=TOOLS, temperature=0, stop="</tool"))["choices"][0]
+    assert whole["finish_reason"] == "tool_calls"
+    check(whole["message"]["tool_calls"])
     cut = (await ask(world, tools=TOOLS, temperature=0, max_tokens=60))["choices"][0]
     assert cut["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("form", TOOL_FORMATS)
+async def test_an_answer_that_must_call_says_nothing_where_it_is_cut(world: World, form: str) -> None:
+    """At every length, whole and streamed, in chats and in Responses. Without calls there is one empty message."""
+    serve(world, form=form)
+    written = TOOL_FORMATS[form].written([("clock", "{}"), ("clock", "{}")])
+    world.script("m", written)
+    asked: dict[str, Any] = {"tools": TOOLS[1:], "tool_choice": "required", "temperature": 0}
+    own = {"model": "m", "input": "hi", "tools": [{"type": "function", "name": "clock"}], "temperature": 0}
+    for most in range(1, len(written)):
+        choice = (await ask(world, **asked, max_tokens=most))["choices"][0]
+        assert not choice["message"]["content"], most
+        assert choice["finish_reason"] == "length"
+        assert not any(c["choices"][0]["delta"].get("content") for c in await chunks(world, **asked, max_tokens=most))
+        body = (await world.post("/v1/responses", **own, tool_choice="required", max_output_tokens=most)).json()
+        assert not [item for item in body["output"] if item["type"] == "message" and item["content"][0]["text"]]
+        assert len(body["output"]) == max(1, len(choice["message"].get("tool_calls", []))), body["output"]
 
 
 async def test_json_beside_tools(world: World) -> None:

@@ -69,7 +69,8 @@ def form_of(prompt: RequestPrompt, plan: Plan, registry: Registry, query: Query)
     ids = {base.tokenizer.added_id(word): word for word in words}
     shown = {token: word for token, word in ids.items() if token in base.tokenizer.special_ids}
     fenced = query.offer.loose if calls and not asks_for_format(query.fields) else frozenset[str]()
-    syntax = Syntax(calls, query.offer.names, fenced, dialect.tags, bool(opened), shown)
+    must = bool(calls) and query.offer.must
+    syntax = Syntax(calls, query.offer.names, must, fenced, dialect.tags, bool(opened), shown)
     return AnswerForm(syntax, phase_of(dialect, base, opened=opened, budget=budget), dialect.is_single)
 
 

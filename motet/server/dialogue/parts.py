@@ -16,13 +16,15 @@ from motet.models.tool_formats import ToolFormat
 class Syntax:
     """How an answer is taken apart. `calls` None: it has none; `tags` None: it has no thought.
 
-    `names` are the functions that may be called, `fenced` those of them that a fenced block alone calls, too.
+    `names` are the functions that may be called (`must_call`: and nothing else be said), `fenced` those of them that a
+    fenced block alone calls, too.
     `is_open`: the prompt has begun the thought. `shown` are special tokens with their texts, which are read though
     answers leave special tokens out.
     """
 
     calls: ToolFormat | None = None
     names: frozenset[str] = frozenset()
+    must_call: bool = False
     fenced: frozenset[str] = frozenset()
     tags: ThinkTags | None = None
     is_open: bool = False
@@ -34,13 +36,21 @@ class PartsReader:
 
     def __init__(self, syntax: Syntax) -> None:
         self._thought = None if syntax.tags is None else ThoughtReader(syntax.tags, is_open=syntax.is_open)
-        self._calls = None if syntax.calls is None else CallReader(syntax.calls, syntax.names)
+        self._calls = (
+            None if syntax.calls is None else CallReader(syntax.calls, syntax.names, must_call=syntax.must_call)
+        )
         self._fence = None if syntax.calls is None else FencedCallReader(syntax.calls, syntax.fenced)
         self.num_thought = 0  # tokens
-        self.has_called = False
+        self._has_begun = False
 
-    def read(self, text: str, *, is_last: bool = False) -> list[Part]:
-        """What became certain with the text of one more token."""
+    @property
+    def has_called(self) -> bool:
+        """Whether there are calls, all of them whole."""
+        return self._has_begun and not (self._calls is not None and self._calls.is_open)
+
+    def read(self, text: str, *, is_last: bool = False, is_cut: bool = False) -> list[Part]:
+        """What became certain with the text of one more token. `is_cut`: it is the last because something stopped the
+        answer before its own end."""
         parts: list[Part] = [Said(text)] if text else []
         if self._thought is not None:
             was_open = self._thought.in_thought
@@ -48,10 +58,10 @@ class PartsReader:
             self.num_thought += was_open or self._thought.in_thought
         if self._calls is None or self._fence is None:
             return parts
-        return self._called(parts, self._fence, self._calls, is_last=is_last)
+        return self._called(parts, self._fence, self._calls, is_last=is_last, is_cut=is_cut)
 
     def _called(
-        self, parts: Sequence[Part], fence: FencedCallReader, calls: CallReader, *, is_last: bool
+        self, parts: Sequence[Part], fence: FencedCallReader, calls: CallReader, *, is_last: bool, is_cut: bool
     ) -> list[Part]:
         read: list[Part] = []
         for part in parts:
@@ -59,8 +69,8 @@ class PartsReader:
         if is_last:
             for part in fence.flush():
                 read += calls.push(part.text) if isinstance(part, Said) else [part]
-            read += calls.flush()
-        self.has_called = self.has_called or any(isinstance(part, CallBegin) for part in read)
+            read += calls.flush(is_cut=is_cut)
+        self._has_begun = self._has_begun or any(isinstance(part, CallBegin) for part in read)
         return read
 
 
