@@ -31,10 +31,11 @@ def casting(registry: Registry) -> list[dict[str, Any]]:
 
 
 def _composable(members: Mapping[str, LoadedModel]) -> Iterator[frozenset[str]]:
-    """Pairs of models whose vocabularies fit, each with itself among them."""
+    """Pairs of models whose vocabularies fit, or of which one may be mapped, each with itself among them."""
     for (one, first), (other, second) in combinations_with_replacement(members.items(), 2):
         try:
-            shared_width({one: first.vocabulary, other: second.vocabulary})
+            if not (first.vocabulary.translated or second.vocabulary.translated):
+                shared_width({one: first.vocabulary, other: second.vocabulary})
         except VocabularyMismatch:
             continue
         yield frozenset((one, other))

@@ -193,7 +193,10 @@ class Registry:
             try:
                 shared_width(vocabularies)
             except VocabularyMismatch as mismatch:
-                raise CompositionError(str(mismatch), "composition", "vocabulary_mismatch") from mismatch
+                said = (
+                    f"{mismatch}. A member whose entry in the operator's file says `vocab: map` may have other tokens."
+                )
+                raise CompositionError(said, "composition", "vocabulary_mismatch") from mismatch
         plan = with_maps(plan, {m: self.members[base].map_to(self.members[m]) for m in models if m not in alike})
         check_mapped(plan)
         return plan
