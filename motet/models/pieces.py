@@ -56,7 +56,7 @@ def spelled(data: bytes, tokenizer: Tokenizer) -> list[int]:
         single = [_single(byte, tokenizer.backend) for byte in data]
         ids = [token for token in single if token is not None]
         ids = ids if len(ids) == len(data) else []
-    return ids or tokenizer.encode(REPLACEMENT) or [tokenizer.start_id or 0]
+    return ids or _behind_text(REPLACEMENT, tokenizer) or [tokenizer.start_id or 0]
 
 
 def _behind_text(text: str, tokenizer: Tokenizer) -> list[int]:

@@ -107,7 +107,7 @@ def without_names(value: Any) -> Any:
     """What an answer says, numbers to five digits."""
     match value:
         case dict():
-            return {k: without_names(v) for k, v in value.items() if k not in ("id", "created", "model", "motet")}
+            return {k: without_names(v) for k, v in value.items() if k not in ("id", "created", "model", "motet", "usage")}
         case list():
             return [without_names(part) for part in value]
         case float():
@@ -151,7 +151,7 @@ async def test_cards_say_how_members_are_mapped(client: httpx.AsyncClient) -> No
     assert cards["moved"] == {"moved-expert": whole, "moved-anti": whole}
     # `zz`, ` left` and <|system|> are lacking; the end is one by its role
     assert cards["foreign-proxy"] == {"foreign": {"exact": False, "shared": width - 3, "tokens": width}}
-    told = (await client.get("/v1/compositions")).json()["models"]
+    told = (await client.get("/v1/strategies")).json()["models"]
     assert "foreign" in next(model["composes_with"] for model in told if model["id"] == "base")
 
 
@@ -194,7 +194,7 @@ async def test_unlike_members_answer(client: httpx.AsyncClient) -> None:
     assert chat["choices"][0]["message"]["content"].startswith("zz left")
     candidates = [{"model": name} for name in ("base", "foreign-proxy", "moved")]
     compared = await post(client, "/v1/compare", prompt="left or", candidates=candidates, max_tokens=4)
-    assert len(compared["data"]) == 3, compared
+    assert len(compared["candidates"]) == 3, compared
     unknown = await post(client, "/v1/completions", model="foreign-proxy", prompt=[65, BASE.size])
     assert f"not in the vocabulary (0 to {BASE.size - 1})" in unknown["error"]["message"]
 
