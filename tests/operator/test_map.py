@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -52,7 +52,7 @@ ZZ, LEFT = 256, 257
 def save(folder: Path, seed: int, own: Tokenizer, like: Tokenizer | None = None) -> None:
     """A random model; with `like` that of those tokens, its rows moved to the ids of its own."""
     torch.manual_seed(seed)
-    end = own.hf.eos_token_id
+    end = own.start_id
     config = LlamaConfig(
         vocab_size=len(own.hf), hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=160, initializer_range=0.3, bos_token_id=end, eos_token_id=end,
@@ -104,16 +104,13 @@ async def post(client: httpx.AsyncClient, path: str, **body: object) -> dict[str
 
 
 def without_names(value: Any) -> Any:
-    """What an answer says, numbers to five digits."""
-    match value:
-        case dict():
-            return {k: without_names(v) for k, v in value.items() if k not in ("id", "created", "model", "motet", "usage")}
-        case list():
-            return [without_names(part) for part in value]
-        case float():
-            return pytest.approx(value, abs=1e-4)
-        case _:
-            return value
+    """What an answer says, numbers up to rounding."""
+    if isinstance(value, dict):
+        said = cast("dict[str, Any]", value).items()
+        return {k: without_names(v) for k, v in said if k not in ("id", "created", "model", "motet", "usage")}
+    if isinstance(value, list):
+        return [without_names(part) for part in cast("list[Any]", value)]
+    return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
 
 
 REQUESTS: list[tuple[str, dict[str, Any]]] = [
@@ -129,9 +126,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("path", "body"), REQUESTS, ids=lambda value: "-".join(value) if isinstance(value, dict) else ""
-)
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
 async def test_renumbered_members_answer_as_they_were(
     client: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
