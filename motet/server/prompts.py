@@ -17,7 +17,7 @@ from motet.server.dialogue.highlights import Highlights, last_question, preface,
 from motet.server.encodings import Encodings
 from motet.server.http.errors import ApiError, invalid
 from motet.server.shapes.requests import MAX_TOKENIZED, Message
-from motet.server.translation import check_scorable, read_by, translated
+from motet.server.translation import check_scorable, own_ids, translated
 
 DEFAULT_SHARE = 0.75  # of the KV memory that a choice may come to fill when the request sets no limit
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
@@ -198,7 +198,9 @@ def context(
 ) -> tuple[int, ...]:
     """Token ids that a stream reads; `keys` are the text of its key tokens."""
     own = stream.prompt or Prompt()
-    asked = _own(own) if own.is_own else _with_swaps(read_by(stream, prompt), own)
+    if prompt.tokens is not None:
+        prompt = replace(prompt, tokens=own_ids(stream, prompt.tokens))
+    asked = _own(own) if own.is_own else _with_swaps(prompt, own)
     is_said = _is_said(asked, own)
     asked = with_keys(asked, keys) if keys is not None and is_said else asked
     ids = _render(asked, own, member, stream.role, encodings)

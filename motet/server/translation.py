@@ -4,29 +4,24 @@ them."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from motet.composers.plan import Plan, Stream
 from motet.server.http.errors import ApiError, invalid
 
-if TYPE_CHECKING:
-    from motet.server.prompts import RequestPrompt
 
-
-def read_by(stream: Stream, prompt: RequestPrompt) -> RequestPrompt:
-    """The prompt, token ids as the stream's own.
+def own_ids(stream: Stream, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    """A prompt of the base's token ids as the stream reads it.
 
     Raises:
         ApiError: 400, ids that the base does not have.
     """
-    if prompt.tokens is None or stream.tokens is None:
-        return prompt
+    if stream.tokens is None:
+        return tokens
     width = len(stream.tokens.ids)
-    unknown = next((token for token in prompt.tokens if not 0 <= token < width), None)
+    unknown = next((token for token in tokens if not 0 <= token < width), None)
     if unknown is not None:
         raise invalid(f"prompt: token id {unknown} is not in the vocabulary (0 to {width - 1}).", "prompt")
-    return replace(prompt, tokens=tuple(stream.tokens.read(prompt.tokens)))
+    return translated(stream, tokens)
 
 
 def translated(stream: Stream, tokens: Sequence[int]) -> tuple[int, ...]:
