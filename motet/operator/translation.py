@@ -17,7 +17,7 @@ from motet.models.tokenizer import ChatTemplateError, Tokenizer
 
 
 def mapped(base: Tokenizer, base_info: ModelInfo, own: Tokenizer, own_info: ModelInfo) -> TokenMap:
-    """The map between a base's tokens and a member's. It takes a second or two for 150,000 tokens."""
+    """The map between a base's tokens and a member's. It takes some seconds where there are 150,000 tokens."""
     return token_map(
         _tokens(base, base_info), _tokens(own, own_info), base_info.vocab_size, partial(_spelled, base, own)
     )
