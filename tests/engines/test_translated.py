@@ -224,7 +224,7 @@ class Completed(PlainLoop):
             logits = self.models[stream.model](torch.tensor([[*context, *read]]), use_cache=False).logits
             p = logits[0, -1].double().softmax(-1)
             rows.append(p.log() if stream.tokens is None else completed(stream.tokens, p, rows[0].exp()).log())
-        reading = None if plan.head is None else self.reading(plan, contexts, shared)
+        reading = None if not plan.heads else self.reading(plan, contexts, shared)
         state = None if reading is None else self.state(plan, contexts, shared)
         plan = Timeline(plan).at(lambda: shared)
         plan = plan if reading is None else adapted(plan, reading)
