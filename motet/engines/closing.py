@@ -1,38 +1,60 @@
 """JSON that is closed in time: behind a number of tokens what is open is closed as soon as the grammar lets it.
 
-Models that have never seen JSON write on in its first string until their tokens are used up.
+Models that have never seen JSON write on in its first string, or number, until their tokens are used up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import string
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from motet.engines.base import Grammar, Matcher, ThoughtPhase
 
 CLOSERS = frozenset('"]}')
+DIGITS = frozenset("0123456789")
+LETTERS = frozenset(string.ascii_letters) - frozenset("eE")
 
 
 @dataclass(frozen=True)
 class Closers:
-    """The tokens that consist of quotes and closing brackets alone, by what they begin with, as masks."""
+    """The tokens that consist of quotes and closing brackets alone, by what they begin with; those that begin with a
+    comma, with what a number goes on with, or with letters that no number has; as masks."""
 
     quotes: int
     brackets: int
     braces: int
+    commas: int
+    digits: int
+    letters: int
 
     @classmethod
     def of(cls, vocabulary: Iterable[tuple[str, int]], vocab_size: int) -> Closers:
-        masks = dict.fromkeys(CLOSERS, 0)
+        width = (vocab_size + 7) // 8
+        masks = {kind: bytearray(width) for kind in (*CLOSERS, ",", "0", "a")}
         for text, token in vocabulary:
-            if token < vocab_size and text and set(text) <= CLOSERS:
-                masks[text[0]] |= 1 << token
-        return cls(masks['"'], masks["]"], masks["}"])
+            for kind in _kinds(text) if token < vocab_size else ():
+                masks[kind][token // 8] |= 1 << token % 8
+        return cls(*(int.from_bytes(masks[kind], "little") for kind in '"]},0a'))
 
     def among(self, allowed: int) -> int:
-        """Those that close something. Where a bracket and a brace are allowed at once, both are parts of a text."""
+        """Those that close something, or else those that end a number. Where a bracket and a brace are allowed at once,
+        both are parts of a text."""
         brackets, braces = allowed & self.brackets, allowed & self.braces
-        return allowed & self.quotes | (0 if brackets and braces else brackets | braces)
+        if brackets and braces:
+            return allowed & self.quotes
+        is_number = allowed & self.digits and not allowed & self.letters
+        return allowed & self.quotes | brackets | braces or (allowed & self.commas if is_number else 0)
+
+
+def _kinds(text: str) -> Iterator[str]:
+    """What a token counts as: its first closer, a comma, 0 for digits, a for letters."""
+    if text and set(text) <= CLOSERS:
+        yield text[0]
+    elif text.startswith(","):
+        yield ","
+    elif text[:1] in DIGITS or text[:1] in LETTERS:
+        yield "0" if text[0] in DIGITS else "a"
 
 
 @dataclass(frozen=True)

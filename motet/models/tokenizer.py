@@ -151,12 +151,15 @@ class Tokenizer:
         ids, before = self._anchor
         return self.decode([*ids, token])[len(before) :]
 
-    def offsets_in(self, text: str) -> list[int]:
+    def offsets_in(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Where each token begins in the text that it is read from, special tokens included, in characters; tokens that
-        are parts of one character share its place. As `tokenizers` has it, but for spaces that it leaves out."""
+        are parts of one character share its place. As `tokenizers` has it, but for what it leaves out: spaces belong to
+        the token behind them, and marks that a letter has swallowed to that letter."""
         begins: list[int] = []
         reached = 0
-        for begin, end in self.backend.encode_batch([text])[0].offsets:
+        for begin, end in self.backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].offsets:
+            if begins and end > begin > reached:
+                reached += len(text[reached:begin].rstrip())
             begins.append(begin if begin < min(reached, end) else reached)
             reached = max(reached, end)
         return begins

@@ -35,11 +35,13 @@ from motet.server.guard import check_drawn, check_messages, check_shown
 from motet.server.http.errors import ApiError, as_api_error, invalid
 from motet.server.pondering import Pondered, highlighted
 from motet.server.prompts import (
+    RenderedText,
     RequestPrompt,
     check_tokens,
     continuation,
     max_new_tokens,
     read,
+    rendered_text,
     with_keys,
 )
 from motet.server.query import Query, ScoreQuery
@@ -63,6 +65,7 @@ class Job:
     tokenizer: Tokenizer  # the base's
     prompt_ids: tuple[int, ...]
     prompt_text: str | None = None  # as the client wrote it, where all of it is read
+    rendered: RenderedText | None = None  # what the base's template made of it
     echo: str = ""  # the prompt's text where the answer repeats it
     form: AnswerForm = field(default_factory=AnswerForm)
     num_begun: int = 0  # tokens that the answer begins with
@@ -253,6 +256,7 @@ def _job(
         base.tokenizer,
         tokens.prompt_ids,
         text,
+        rendered_text(tokens, prompt, base) if query.score_prompt and query.display.echo else None,
         (text or base.tokenizer.decode(tokens.prompt_ids)) if query.display.echo else "",
         form,
         len(begun),

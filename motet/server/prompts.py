@@ -26,6 +26,7 @@ RESERVED_VARIABLES = frozenset({
     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "self",
 })  # fmt: skip
 
+PLACE = "0of1prompt"  # renders as itself, whatever stands around it
 NO_TEXT = frozenset({"role", "type", "id", "tool_call_id", "name"})  # of a turn: what its template goes by
 
 
@@ -431,6 +432,42 @@ def check_tokens(tokens: Sequence[int], member: LoadedModel, param: str) -> None
     unknown = next((token for token in tokens if token >= width), None)
     if unknown is not None:
         raise invalid(f"{param}: token id {unknown} is not in the vocabulary (0 to {width - 1}).", param)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedText:
+    """What a template made of a text: that stands in it between two characters, or, where the template takes spaces
+    from its ends, what is left of it behind the first `num_taken`."""
+
+    text: str
+    begin: int
+    end: int
+    num_taken: int
+
+    def places(self, begins: Sequence[int], length: int) -> list[int]:
+        """Where tokens that begin so in the whole begin in the text, which has `length` characters: those before it at
+        its begin, those behind it at its end."""
+        moved = self.num_taken - self.begin
+        return [0 if at < self.begin else at + moved if at < self.end else length for at in begins]
+
+
+def rendered_text(tokens: PromptTokens, prompt: RequestPrompt, base: LoadedModel) -> RenderedText | None:
+    """What the base's template made of the request's text; None: the base reads it as it is, or another."""
+    own = tokens.plan.streams[0].prompt or Prompt()
+    if prompt.text is None or own.is_own or own.template != "chat" or own.swapped(prompt.text) != prompt.text:
+        return None
+    keys = tokens.pondered.get(0)
+    asked = with_keys(prompt, keys.text) if keys is not None and keys.places else prompt
+    read, marked = (_read(one, own, base) for one in (asked, replace(asked, text=PLACE)))
+    place = -1 if marked is None else marked.text.find(PLACE)
+    if read is None or place < 0:
+        return None
+    text = prompt.text
+    for left in (text, text.rstrip(), text.lstrip(), text.strip()):
+        if read.text.startswith(left, place):
+            taken = len(text) - len(text.lstrip()) if left == left.lstrip() else 0
+            return RenderedText(read.text, place, place + len(left), taken)
+    return None
 
 
 def check_variables(variables: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from motet.models.tokenizer import REPLACEMENT, Tokenizer
 from motet.models.tool_calls import Part
 from motet.server.dialogue.parts import PartsReader, merged
 from motet.server.prepare import Job
+from motet.server.prompts import RenderedText
 from motet.server.query import Display
 
 CONTEXT = 6  # prompt tokens that the decoder sees, so that the first new token keeps its leading space
@@ -223,14 +224,21 @@ def prompt_offsets(job: Job, show: Display) -> tuple[int, ...]:
     """Where a scored prompt's tokens begin in its echo, behind the first, which begins it. Takes some 5 µs a token."""
     if not show.echo or show.logprobs is None:
         return (0,) * job.num_scored
-    return tuple(echo_offsets(job.prompt_ids, job.prompt_text, job.tokenizer)[1:])
+    return tuple(echo_offsets(job.prompt_ids, job.prompt_text, job.tokenizer, job.rendered)[1:])
 
 
-def echo_offsets(ids: Sequence[int], text: str | None, tokenizer: Tokenizer) -> list[int]:
+def echo_offsets(
+    ids: Sequence[int], text: str | None, tokenizer: Tokenizer, rendered: RenderedText | None = None
+) -> list[int]:
     """Where each token of a prompt begins in its echo: the text that it was read from, None for what it decodes to.
-    Tokens that the tokenizer put around the text have no place of their own in it."""
+    Tokens that the tokenizer put around the text, or the template that `rendered` it, have no place of their own in it:
+    they stand at its begin or its end."""
     if text is None:
         return offsets_of(ids, tokenizer)
+    if rendered is not None and tokenizer.encode(rendered.text) == list(ids):
+        whole = tokenizer.decode(ids) == rendered.text
+        begins = offsets_of(ids, tokenizer) if whole else tokenizer.offsets_in(rendered.text, add_special_tokens=False)
+        return rendered.places(begins, len(text))
     plain = tokenizer.encode(text)
     added = next((n for n in range(len(ids) - len(plain) + 1) if list(ids[n : n + len(plain)]) == plain), None)
     if added is not None and tokenizer.decode(plain) == text:

@@ -106,6 +106,50 @@ def test_open_json_is_closed_in_time(other: Callable[..., int]) -> None:
     assert len(written) < 50
 
 
+NUMBERS: dict[str, dict[str, dict[str, object]]] = {
+    "integer": {"properties": {"n": {"type": "integer"}, "b": {"type": "boolean"}}},
+    "number": {"properties": {"n": {"type": "number"}, "m": {"type": "number"}}},
+    "list": {"properties": {"n": {"type": "array", "items": {"type": "integer"}, "minItems": 3}}},
+    "last": {"properties": {"b": {"type": "boolean"}, "n": {"type": "integer"}}},
+    "beside text": {"properties": {"n": {"type": ["integer", "string"]}, "b": {"type": "null"}}},
+}
+SPACED = {"whitespace_pattern": "[ \\n]{0,2}", "item_separator": ",", "key_separator": ":"}
+
+
+@pytest.mark.parametrize("spacing", [{"whitespace_flexible": False}, SPACED], ids=["tight", "spaced"])
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_end_in_time(kind: str, spacing: dict[str, object]) -> None:
+    """Before another property, within a list, and at the end; whoever writes would never end one."""
+    names = list(NUMBERS[kind]["properties"])
+    schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": names,
+        "x-guidance": spacing,
+        **NUMBERS[kind],
+    }
+    matcher = GRAMMARS.closing(GRAMMARS.compile(f"start: %json {json.dumps(schema)}"), 24).start([END])
+    for preferred in ("7", ".7", ".7e"):
+        written: list[int] = []
+        while len(written) < 80:
+            mask = allowed(matcher.allowed(written))
+            wanted = [token for letter in reversed(preferred) if (token := ids(letter)[0]) in mask]
+            token = min(mask - {END}, default=END) if not wanted else wanted[0]
+            if token == END:
+                break
+            written.append(token)
+        text = TOKENIZER.decode(written)
+        assert "777" in text
+        assert json.loads(text).keys() == set(names), text
+        assert len(written) < 60
+
+
+@pytest.mark.parametrize("pattern", ["[0-9a-z, ]+!", "[a-z,]+ [0-9]"])
+def test_commas_of_a_text_end_no_number(pattern: str) -> None:
+    matcher = GRAMMARS.closing(GRAMMARS.compile(f"start: /{pattern}/"), 2).start([END])
+    assert {"a", ","} < texts(sorted(allowed(matcher.allowed(ids("abc, d" if "!" in pattern else "abc,d")))))
+
+
 def test_free_text_is_not_closed() -> None:
     matcher = GRAMMARS.closing(GRAMMARS.compile("start: /(.|\\n)*/"), 2).start([END])
     assert len(allowed(matcher.allowed(ids("a long text")))) > SIZE / 2

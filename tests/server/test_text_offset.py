@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, normalizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from motet.models.tokenizer import Tokenizer
 from motet.server.text import echo_offsets
-from tests.fakes import byte_tokenizer
+from tests.fakes import CHAT_TEMPLATE, byte_tokenizer, fake_member
 from tests.server.conftest import World
 
 
@@ -82,6 +82,48 @@ async def test_answers(world: World, body: dict[str, Any], parts: list[str]) -> 
     got = cut(choice["text"], choice["logprobs"]["text_offset"])
     assert [part for part in got if part] == [part for part in parts if part]
     assert got[: len(parts) - 1] == parts[:-1]
+
+
+PROXY = {"strategy": "product", "members": [{"model": "pieces", "template": "chat"}]}
+TRIMMED = "{% for message in messages %}user:\n{{ message.content | trim }}{% endfor %}\nuser:"
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, TRIMMED])
+@pytest.mark.parametrize("text", ["two boats", "user", "  lead ", "a 😀 é"])
+async def test_a_template_around_the_prompt_has_no_place_in_it(world: World, text: str, template: str) -> None:
+    """The text alone is echoed, and its tokens are those of the whole: there they are cut otherwise."""
+    tokenizer = pieces()
+    tokenizer.hf.chat_template = template
+    member = fake_member("pieces", tokenizer)
+    members: Any = world.service.registry.members
+    members["pieces"] = member
+    world.engine.infos["pieces"] = member.info
+    body = {"prompt": text, "composition": PROXY, "echo": True, "logprobs": 0, "max_tokens": 0}
+    answer = await world.post("/v1/completions", **body)
+    assert answer.status_code == 200, answer.text
+    choice = answer.json()["choices"][0]
+    assert choice["text"] == text
+    parts = cut(text, choice["logprobs"]["text_offset"])
+    rendered = tokenizer.render_chat([{"role": "user", "content": "?"}])
+    before, behind = (len(tokenizer.encode(part)) for part in rendered.split("?"))
+    assert not any(part.strip() for part in (*parts[: before - 1], *parts[len(parts) - behind + 2 :]))
+    read = [(token, part) for token, part in zip(choice["logprobs"]["tokens"], parts, strict=True) if part.strip()]
+    assert "".join("".join(part.split()) for _, part in read) == "".join(text.split())
+    for token, part in read:
+        assert part.strip() == token.strip() or token.startswith(("bytes:", "<0x")), read
+
+
+@pytest.mark.parametrize(
+    ("text", "offsets"), [("e\u0301a", [0, 2]), ("ae\u0301 b", [0, 1, 3]), ("e\u0301\u0301 a", [0, 2, 3])]
+)
+def test_a_mark_belongs_to_the_letter_that_has_swallowed_it(text: str, offsets: list[int]) -> None:
+    """A tokenizer that composes, as Qwen's."""
+    vocab = {token: i for i, token in enumerate(["é", "a", "\u0301", " b", " a"])}
+    backend: Any = Backend(models.WordLevel(vocab, unk_token="a"))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(" ?[^ ]"), "isolated")
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend))
+    assert echo_offsets(tokenizer.encode(text), text, tokenizer) == offsets
 
 
 async def test_special_tokens_that_are_shown(world: World) -> None:
