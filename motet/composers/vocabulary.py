@@ -15,9 +15,8 @@ from typing import Protocol
 
 _DIFFERENCES_SHOWN = 3
 MOST_PAIRS = 4096  # that are remembered
-_BEGINNINGS: dict[
-    tuple[str, str], bool
-] = {}  # fingerprints of two vocabularies → whether the first begins with the other
+# fingerprints of two vocabularies → whether the first begins with the other
+_BEGINNINGS: dict[tuple[str, str], bool] = {}
 
 
 class ReadableTokenizer(Protocol):

@@ -163,7 +163,12 @@ async def tokenized(work: Callable[[Encodings], T], limiter: CapacityLimiter | N
     """What `work` makes of a request's texts, in a thread (of `TOKENIZING`, or another limiter's), which begins no more
     of them once the client has left."""
     encodings = Encodings()
-    working = asyncio.ensure_future(to_thread.run_sync(work, encodings, limiter=limiter or TOKENIZING))
+
+    def begun() -> T:
+        encodings.check()
+        return work(encodings)
+
+    working = asyncio.ensure_future(to_thread.run_sync(begun, limiter=limiter or TOKENIZING))
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:

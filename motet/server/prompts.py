@@ -3,7 +3,7 @@ room that leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -305,38 +305,31 @@ def _with_swaps(prompt: RequestPrompt, own: Prompt) -> RequestPrompt:
         return prompt
     if prompt.tokens is not None:
         raise invalid("The composition changes names in the prompt: send text, not tokens.", "prompt")
-    growth = _growth(prompt.text, own) + _growth(prompt.messages, own)
+    growth = 0
+
+    def measured(text: str) -> str:
+        nonlocal growth
+        growth += own.growth(text)
+        return text
+
+    _with_texts((prompt.text, prompt.messages), measured)
     if growth > MAX_TOKENIZED:  # nothing is built that only a refusal can follow
         said = f"The names that the composition changes make the prompt longer by {growth:,} characters"
         raise invalid(f"{said}: at most {MAX_TOKENIZED:,}.", prompt.param, "context_length_exceeded")
-    messages = prompt.messages and tuple(_swapped(turn, own) for turn in prompt.messages)
+    messages = prompt.messages and tuple(_with_texts(turn, own.swapped) for turn in prompt.messages)
     return replace(prompt, text=None if prompt.text is None else own.swapped(prompt.text), messages=messages)
 
 
-def _growth(value: Any, own: Prompt) -> int:
-    """Characters that `_swapped` adds."""
+def _with_texts(value: Any, changed: Callable[[str], str]) -> Any:
+    """A turn with everything changed that the model reads as text: content, thoughts, arguments of calls."""
     match value:
         case str():
-            return own.growth(value)
+            return changed(value)
         case Mapping():
             turn = cast("Mapping[str, Any]", value)
-            return sum(_growth(part, own) for key, part in turn.items() if key not in NO_TEXT)
+            return {key: part if key in NO_TEXT else _with_texts(part, changed) for key, part in turn.items()}
         case list() | tuple():
-            return sum(_growth(part, own) for part in cast("Sequence[Any]", value))
-        case _:
-            return 0
-
-
-def _swapped(value: Any, own: Prompt) -> Any:
-    """A turn with the names changed in whatever the model reads as text: content, thoughts, arguments of calls."""
-    match value:
-        case str():
-            return own.swapped(value)
-        case Mapping():
-            turn = cast("Mapping[str, Any]", value)
-            return {key: part if key in NO_TEXT else _swapped(part, own) for key, part in turn.items()}
-        case list() | tuple():
-            return [_swapped(part, own) for part in cast("Sequence[Any]", value)]
+            return [_with_texts(part, changed) for part in cast("Sequence[Any]", value)]
         case _:
             return value
 

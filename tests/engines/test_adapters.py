@@ -7,6 +7,7 @@ import asyncio
 import copy
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -37,10 +38,11 @@ from motet.engines.torch.model import ModelWork
 from motet.models.info import Quantization
 from tests.engines.conftest import PlainLoop
 from tests.engines.test_exactness import assert_same
-from tests.engines.test_rules import run, text_of
+from tests.engines.test_rules import run, scored_and_drawn, text_of
 from tests.tiny import MAKERS
 
 ANSWER = 4
+request_for = partial(scored_and_drawn, max_tokens=ANSWER)
 RANK, ALPHA = 3, 7  # a scale that is no power of two
 BACKBONES = {
     "one": "llama",
@@ -109,13 +111,6 @@ async def engine(members: Mapping[str, Member], adapters: Mapping[str, Adapter])
     engine = TorchEngine({**members, **adapters}, EngineSettings(prefill_chunk=8, idle_prefill_chunk=16))
     yield engine
     await engine.close()
-
-
-def request_for(plan: Plan, seed: int, **sampling: Any) -> GenerationRequest:
-    """All streams read one text; some tokens are scored, then some are drawn."""
-    params: dict[str, Any] = {"max_tokens": ANSWER, "temperature": 0.0, "ignore_eos": True, **sampling}
-    contexts = (text_of(seed, 13),) * len(plan.streams)
-    return GenerationRequest(f"r{seed}", plan, contexts, SamplingParams(**params), text_of(seed + 50, 4))
 
 
 def plan_of(base: str, composition: dict[str, Any]) -> Plan:

@@ -76,6 +76,13 @@ def text_of(seed: int, count: int) -> tuple[int, ...]:
     return tuple(rng.randrange(3, VOCAB) for _ in range(count))
 
 
+def scored_and_drawn(plan: Plan, seed: int, **sampling: Any) -> GenerationRequest:
+    """All streams read one text; some tokens are scored, then some are drawn, greedily unless `sampling` says so."""
+    params: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True, **sampling}
+    contexts = (text_of(seed, 13),) * len(plan.streams)
+    return GenerationRequest(f"r{seed}", plan, contexts, SamplingParams(**params), text_of(seed + 50, 4))
+
+
 @pytest.mark.parametrize("count", [1, 2, 15, 40])
 async def test_the_classes_judge_the_prompt_too(engine: TorchEngine, plain_loop: PlainLoop, count: int) -> None:
     """In chunks, beside others, behind cached prefixes of every kind, and in every choice: the same answer."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,11 +24,12 @@ from motet.engines.torch.choice import choices_of
 from motet.engines.torch.soft_prompts import reads_embeddings
 from tests.engines.conftest import PlainLoop
 from tests.engines.test_exactness import assert_same
-from tests.engines.test_rules import run, text_of
+from tests.engines.test_rules import run, scored_and_drawn, text_of
 from tests.tiny import MAKERS
 
 TOKENS = 11
 ANSWER = 3
+request_for = partial(scored_and_drawn, max_tokens=ANSWER)
 BACKBONES = {"one": "llama", "two": "llama", "windowed": "mistral", "scaled": "gemma", "placed": "gpt2"}
 COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ("one", {"strategy": "mixture", "members": ["one", {"model": "two", "weight": 0.4}]}),
@@ -74,13 +76,6 @@ async def engine(members: Mapping[str, Member], prompts: Mapping[str, SoftPrompt
     engine = TorchEngine({**members, **prompts}, EngineSettings(prefill_chunk=8, idle_prefill_chunk=16))
     yield engine
     await engine.close()
-
-
-def request_for(plan: Plan, seed: int, **sampling: Any) -> GenerationRequest:
-    """All streams read one text; some tokens are scored, then some are drawn."""
-    params: dict[str, Any] = {"max_tokens": ANSWER, "temperature": 0.0, "ignore_eos": True, **sampling}
-    contexts = (text_of(seed, 13),) * len(plan.streams)
-    return GenerationRequest(f"r{seed}", plan, contexts, SamplingParams(**params), text_of(seed + 50, 4))
 
 
 def plan_of(base: str, composition: dict[str, Any]) -> Plan:

@@ -13,7 +13,6 @@ from motet.composers.strategies.rule_strategy import Part, RuleStrategy, rule_pl
 from motet.composers.strategies.strategy import Request
 
 Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-GATE = 0.5  # the threshold of a gate, and of heads that nobody knows
 
 
 class Routed(RuleStrategy, frozen=True):
@@ -42,7 +41,7 @@ class Routed(RuleStrategy, frozen=True):
         return rule_plan(self, self.parts(request), rule)
 
     def rule(self) -> Rule:
-        return RoutedRule(GATE if self.threshold == "own" else self.threshold)
+        return RoutedRule() if self.threshold == "own" else RoutedRule(self.threshold)
 
     def parts(self, request: Request) -> tuple[Part, ...]:
         return ("base", request.base, 1.0), ("assistant", self.assistant.voice, 1.0)

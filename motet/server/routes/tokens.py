@@ -43,13 +43,8 @@ async def tokenize(body: TokenizeRequest, request: Request, service: Served) -> 
 
 async def _answered(work: Callable[[Encodings], dict[str, Any]], request: Request, service: Service) -> Response:
     """What is asked here waits behind its own kind alone: texts of answers never wait for it."""
-
-    def begun(encodings: Encodings) -> dict[str, Any]:
-        encodings.check()
-        return work(encodings)
-
     service.admission.check_running()
-    return await as_json(await unless_disconnected(request, tokenized(begun, ASIDE)), service)
+    return await as_json(await unless_disconnected(request, tokenized(work, ASIDE)), service)
 
 
 def _told(body: TokenizeRequest, member: LoadedModel, encodings: Encodings) -> dict[str, Any]:
