@@ -234,6 +234,19 @@ async def test_a_text_is_tokenized_once(world: World) -> None:
     assert [call.args[0] for call in encode.call_args_list] == ["abc"]
 
 
+@pytest.mark.parametrize("in_messages", [False, True])
+def test_names_that_grow_a_prompt_without_end_are_counted_first(in_messages: bool) -> None:
+    """All texts of a prompt together; nothing is built that only a refusal can follow."""
+    long = "a " * 2500
+    whole = RequestPrompt(text=long * 2)
+    parts = RequestPrompt(messages=({"role": "user", "content": long}, {"role": "user", "content": long}))
+    plan = Plan((Stream("base", "one", prompt=Prompt(swaps=(("a", "b" * 256),))),))
+    members = {"one": fake_member("one", byte_tokenizer(), "chat")}
+    with pytest.raises(ApiError, match="longer by 1,275,000 characters: at most 1,048,576") as refusal:
+        contexts(plan, parts if in_messages else whole, members, Encodings())
+    assert refusal.value.code == "context_length_exceeded"
+
+
 SPACED = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
