@@ -7,8 +7,8 @@ distribution of stream k over the shared vocabulary, a plan's composed score of 
     z[v] = Σ_k weight_k · L_k[v] · [v ∈ inside_k]  +  rules[v]        for v in every mask,  −inf elsewhere
 
 and the composed distribution is `softmax(z)`. Other rules than this weighted sum stand in `rules`. This module
-imports nothing but the standard library, rules, schedules and exits, so that engines and kernels can be used without
-the server.
+imports nothing but the standard library, rules, schedules, exits and token maps, so that engines and kernels can be
+used without the server.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from motet.composers.rules import (
     SparseRule,
 )
 from motet.composers.schedule import Schedule
+from motet.composers.token_map import TokenMap
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
 HeadKind = Literal["gate", "router", "temperature", "strength"]  # as `models.info.HeadKind`
@@ -110,7 +111,8 @@ class Stream:
 
     `weight` 0 is allowed (a stream that only defines a mask). `temperature` divides the logits before the
     normalisation. `inside` limits the term to a set of tokens: outside of it the term is 0. `scheduled` are the parts
-    of the weight that count by a schedule. With an `exit` it is an early layer of the base's own forward.
+    of the weight that count by a schedule. With an `exit` it is an early layer of the base's own forward. `tokens` are
+    what the base's ids are to a model of other tokens.
     """
 
     role: str
@@ -121,6 +123,7 @@ class Stream:
     inside: TokenSet | None = None
     scheduled: tuple[tuple[Schedule, float], ...] = ()
     exit: Exit | None = None
+    tokens: TokenMap | None = None  # None: the base's ids are its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,11 @@ class Plan:
     def exits(self) -> tuple[Exit, ...]:
         """Where the base's forward is left early, by the last streams."""
         return tuple(stream.exit for stream in self.streams if stream.exit is not None)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every stream's model has the base's tokens as the very same tokens, under whatever ids."""
+        return all(stream.tokens is None or stream.tokens.is_exact for stream in self.streams)
 
     @property
     def weight_sum(self) -> float:

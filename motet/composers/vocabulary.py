@@ -1,5 +1,6 @@
 """Members of one composition must share a vocabulary: the same token at every id. A member that has all tokens of the
-others, and more of its own behind them, may be cut to what they share, where the operator says so.
+others, and more of its own behind them, may be cut to what they share, where the operator says so; one whose tokens
+differ otherwise may be translated (`token_map`).
 
 Only the token → id maps are compared, added and special tokens among them. Which token a model ends or begins with
 may differ, as between an instruction-tuned model and its base: every stream's prompt is rendered by its own
@@ -35,7 +36,8 @@ class Vocabulary:
 
     `tokens`: token → id, added tokens included. `size`: one more than the largest of the ids. `width`: rows of the
     model's output embedding, often padded beyond `size`. `fingerprint`: equal exactly when the maps are. `cut`: whether
-    it may be composed over fewer ids, its last ones impossible.
+    it may be composed over fewer ids, its last ones impossible; `translated`: whether its ids
+    may be mapped.
     """
 
     tokens: Mapping[str, int]
@@ -43,12 +45,15 @@ class Vocabulary:
     width: int
     fingerprint: str
     cut: bool = False
+    translated: bool = False
 
 
-def read_vocabulary(tokenizer: ReadableTokenizer, width: int, *, cut: bool = False) -> Vocabulary:
+def read_vocabulary(
+    tokenizer: ReadableTokenizer, width: int, *, cut: bool = False, translated: bool = False
+) -> Vocabulary:
     """The vocabulary of a tokenizer and a model of `width` logits."""
     tokens = tokenizer.get_vocab()
-    return Vocabulary(tokens, max(tokens.values(), default=-1) + 1, width, _digest(tokens), cut)
+    return Vocabulary(tokens, max(tokens.values(), default=-1) + 1, width, _digest(tokens), cut, translated)
 
 
 def vocabulary_size(tokenizer: ReadableTokenizer) -> int:

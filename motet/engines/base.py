@@ -200,15 +200,23 @@ class Generation(Protocol):
 
 def ends_of(plan: Plan, infos: Mapping[str, ModelInfo]) -> tuple[int, ...]:
     """End-of-sequence ids of the base and of every stream that the composition is drawn to: an expert ends its answers
-    in its own way. Ids that not all members have are none."""
-    drawn = [stream.model for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
+    in its own way. Ids that not all members have are none; those of a member with other tokens are the base's for
+    them."""
     width = common_width(plan, infos)
-    return tuple(dict.fromkeys(t for model in drawn for t in infos[model].eos_token_ids if t < width))
+    found: list[int] = []
+    for k, stream in enumerate(plan.streams):
+        ends = infos[stream.model].eos_token_ids if k == 0 or stream.weight > 0 else ()
+        if stream.tokens is None:
+            found += ends
+        else:
+            found += [own for end in ends if (own := stream.tokens.back.get(end)) is not None]
+    return tuple(dict.fromkeys(end for end in found if end < width))
 
 
 def common_width(plan: Plan, infos: Mapping[str, ModelInfo]) -> int:
-    """The ids that all members of a plan have are those below it: what is composed."""
-    return min(infos[stream.model].vocab_size for stream in plan.streams)
+    """The ids that all members of a plan have are those below it: what is composed. A member with other tokens has all
+    of the base's, one way or the other."""
+    return min(infos[stream.model].vocab_size for stream in plan.streams if stream.tokens is None)
 
 
 @runtime_checkable

@@ -43,7 +43,10 @@ AUTO = Speculation(wide_only=True)
 
 def drafts_of(plan: Plan, name: str | None) -> Sequence[int | str]:
     """The drafts that a wish leaves, streams by their numbers: the named one, none where the plan does not have it;
-    without a name all streams, where there are several, and the text itself."""
+    without a name all streams, where there are several, and the text itself. None where a member reads several tokens
+    in the place of one: where its rows would stand behind guesses is not known before."""
+    if not has_drafts(plan):
+        return []
     if name == NGRAM:
         return [NGRAM]
     able = _able(plan)
@@ -59,7 +62,14 @@ def draft_names(plan: Plan) -> list[str]:
     return list(dict.fromkeys([*roles, *models, NGRAM]))
 
 
+def has_drafts(plan: Plan) -> bool:
+    """Whether anything may guess ahead in a plan."""
+    return all(stream.tokens is None or stream.tokens.has_all for stream in plan.streams)
+
+
 def _able(plan: Plan) -> list[int]:
-    """The streams that can guess: those that read, but no base that is left early, since its guesses would have to be
-    computed to the end with all their layers, and there is nothing left to verify them with."""
-    return [k for k in range(len(plan.readers)) if k > 0 or not plan.exits]
+    """The streams that can guess: those that read in the base's tokens, but no base that is left early, since its
+    guesses would have to be computed to the end with all their layers, and there is nothing left to verify them
+    with."""
+    own = [k for k, stream in enumerate(plan.readers) if stream.tokens is None]
+    return [k for k in own if k > 0 or not plan.exits]

@@ -36,6 +36,7 @@ def is_drawn(request: GenerationRequest) -> bool:
         and isinstance(plan.rule, MixtureRule)
         and not plan.masks
         and plan.rules is None
+        and all(stream.tokens is None for stream in plan.streams)
         and request.speculation in (None, AUTO, OFF)
         and _is_plain(request.sampling)
     )

@@ -27,7 +27,7 @@ class ChatTemplateError(ValueError):
 
 
 @lru_cache(1)
-def _byte_of_char() -> dict[str, int]:
+def byte_of_char() -> dict[str, int]:
     """GPT-2's printable stand-ins for bytes (Radford et al. 2019), as byte-level tokenizers store them."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -203,7 +203,7 @@ class Tokenizer:
         name = self.backend.id_to_token(token) or ""
         if match := BYTE_TOKEN.fullmatch(name):
             return bytes([int(match[1], 16)])
-        table = _byte_of_char()
+        table = byte_of_char()
         return bytes(table[char] for char in name) if all(char in table for char in name) else text.encode()
 
     def label_of(self, token: int) -> str:

@@ -31,9 +31,10 @@ def casting(registry: Registry) -> list[dict[str, Any]]:
 
 
 def _composable(members: Mapping[str, LoadedModel]) -> Iterator[frozenset[str]]:
-    """Pairs of models whose vocabularies fit, each with itself among them."""
+    """Pairs of models whose vocabularies fit, or of which one may be mapped, each with itself among them."""
     for (one, first), (other, second) in combinations_with_replacement(members.items(), 2):
-        if can_share(first.vocabulary, second.vocabulary):
+        mapped = first.vocabulary.translated or second.vocabulary.translated
+        if mapped or can_share(first.vocabulary, second.vocabulary):
             yield frozenset((one, other))
 
 

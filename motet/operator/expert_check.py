@@ -31,12 +31,12 @@ def check_against(folder: Path, bundle: ExpertBundle, configuration: Configurati
             continue
         if Path(source.path) == folder.resolve():
             own.append(name)
-    # what a member that may be cut shares with the others is known once it is loaded
-    cut = {name for name, model in configuration.settings.models.items() if model.vocab == "cut"}
-    tokenizers = {name: digest for name, digest in tokenizers.items() if name not in cut and not cut & set(own)}
+    # what a member that may be cut or mapped shares with the others is known once it is loaded
+    other = {name for name, model in configuration.settings.models.items() if model.vocab != "exact"}
+    tokenizers = {name: digest for name, digest in tokenizers.items() if name not in other and not other & set(own)}
     _check_partner(bundle, known, tokenizers, findings)
     others = [digest for name, digest in tokenizers.items() if name not in own]
-    if bundle.tokenizer_fingerprint not in others and not cut:
+    if bundle.tokenizer_fingerprint not in others and not other:
         findings.problems.append("no other model of the file has the expert's vocabulary")
     for name in own:
         _check_compositions(name, configuration, known, tokenizers, findings)

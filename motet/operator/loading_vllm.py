@@ -305,8 +305,9 @@ def _unfit(name: str, model: ModelConfig) -> list[str]:
             f"models.{name}.quantize: it is the embedded engine's; vLLM takes engine.engine_args.quantization (fp8, "
             "say), or checkpoints that are quantised already."
         )
-    if model.vocab == "cut":
+    if model.vocab != "exact":
+        doing = "cuts" if model.vocab == "cut" else "maps"
         problems.append(
-            f"models.{name}.vocab: a composite has one vocabulary; only the engine kind 'torch' cuts members."
+            f"models.{name}.vocab: a composite has one vocabulary; only the engine kind 'torch' {doing} members."
         )
     return problems

@@ -28,6 +28,7 @@ from motet.operator.memory import memory_problems, memory_warnings
 from motet.operator.registry import LoadedModel, Registry, Template
 from motet.operator.settings import EngineConfig, ModelConfig, source_of
 from motet.operator.sources import Source, each_model, file_problems, find_source
+from motet.operator.translation import maps_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def prepare(configuration: Configuration) -> Prepared:
     problems = memory_problems(configuration.settings.engine, sources, infos)
     if problems:
         raise ConfigError(problems)
-    warnings = merged + _endless(infos) + memory_warnings(configuration.settings.engine, sources, infos)
+    warnings = merged + _endless(infos) + _approximate(registry)
+    warnings += memory_warnings(configuration.settings.engine, sources, infos)
     return Prepared(sources, tokenizers, registry, warnings)
 
 
@@ -230,7 +232,8 @@ def _loaded(
     model = configuration.settings.models[name]
     template: Template = model.template or ("chat" if tokenizer.has_chat_template else "plain")
     source = Path(source_of(model, configuration.folder)).name if Path(model.path).is_absolute() else model.path
-    vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size, cut=model.vocab == "cut")
+    cut, is_translated = model.vocab == "cut", model.vocab == "map"
+    vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size, cut=cut, translated=is_translated)
     if expert.bundle is not None and expert.bundle.head is not None:
         head = expert.bundle.head
         info = replace(info, head=head.kind, threshold=head.threshold)
@@ -270,6 +273,18 @@ def _composition_problems(registry: Registry, compositions: Sequence[str]) -> li
         except CompositionError as error:
             problems.append(f"compositions.{name}: {error}")
     return problems
+
+
+def _approximate(registry: Registry) -> list[str]:
+    """Named compositions in which a member has other tokens than the base, and not the same under other ids."""
+    return [
+        f"compositions.{name}: {model!r} has {tokens.num_shared:,} of the {len(tokens.ids):,} tokens of its base"
+        + (", and other tokens that end an answer" if tokens.own_ends else "")
+        + ": it is composed approximately, and texts cannot be scored."
+        for name in registry.compositions
+        for model, tokens in maps_of(registry.named(name)).items()
+        if not tokens.is_exact
+    ]
 
 
 def _endless(infos: Mapping[str, ModelInfo]) -> list[str]:

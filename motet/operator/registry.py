@@ -13,6 +13,7 @@ from motet.composers.exits import Depth
 from motet.composers.plan import Plan, single
 from motet.composers.roles import named_models
 from motet.composers.spec import Composition, build_plan, describe
+from motet.composers.token_map import TokenMap
 from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
 from motet.engines.base import common_width
 from motet.engines.grammars import Grammars
@@ -24,6 +25,7 @@ from motet.models.thoughts import ThinkTags
 from motet.models.tokenizer import Tokenizer
 from motet.models.tool_formats import ToolFormat
 from motet.operator.gates import Gate, Gated
+from motet.operator.translation import check_mapped, map_cards, mapped, with_maps
 from motet.settings import nearest
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,18 @@ class LoadedModel:
         if self.own_tags == "none":
             return None
         return self.own_tags or (None if self._template is None else self._template.think_tags)
+
+    @cached_property
+    def _maps(self) -> dict[tuple[str, tuple[int, ...]], TokenMap]:
+        """By the vocabulary that is mapped, and its ends."""
+        return {}
+
+    def map_to(self, other: LoadedModel) -> TokenMap:
+        """What its ids are to another model, as a composition's base."""
+        key = other.vocabulary.fingerprint, other.info.eos_token_ids
+        if key not in self._maps:
+            self._maps[key] = mapped(self.tokenizer, self.info, other.tokenizer, other.info)
+        return self._maps[key]
 
     @property
     def known(self) -> Known:
@@ -152,22 +166,40 @@ class Registry:
             chat=chat,
             depth=_depth(member),
             threshold=None if member is None else member.info.threshold,
-            vocab_size=min((self.infos[model].vocab_size for model in named if model in self.infos), default=None),
+            vocab_size=min((self.infos[own].vocab_size for own in named if own in self._alike(first)), default=None),
         )
-        self._check_vocabulary(plan)
+        plan = self._translated(plan)
         self._check_head(composition, plan)
         self._warn_of_ends(plan)
         self._check_experts(composition, base)
         return plan
 
-    def _check_vocabulary(self, plan: Plan) -> None:
-        vocabularies = {stream.model: self.members[stream.model].vocabulary for stream in plan.streams}
-        if len({vocabulary.fingerprint for vocabulary in vocabularies.values()}) == 1:
-            return
-        try:
-            shared_width(vocabularies)
-        except VocabularyMismatch as mismatch:
-            raise CompositionError(str(mismatch), "composition", "vocabulary_mismatch") from mismatch
+    def _alike(self, base: str) -> set[str]:
+        """The models whose ids are the base's in a composition: all but those that are mapped."""
+        own = self.members[base].vocabulary.fingerprint if base in self.members else ""
+        return {
+            name
+            for name, member in self.members.items()
+            if member.vocabulary.fingerprint == own or not member.vocabulary.translated
+        }
+
+    def _translated(self, plan: Plan) -> Plan:
+        """The plan with the maps of members that have other tokens. Raises CompositionError: they may not have any."""
+        models = dict.fromkeys(stream.model for stream in plan.streams)
+        base, *_ = models
+        alike = self._alike(base)
+        vocabularies = {model: self.members[model].vocabulary for model in models if model in alike}
+        if len({vocabulary.fingerprint for vocabulary in vocabularies.values()}) > 1:
+            try:
+                shared_width(vocabularies)
+            except VocabularyMismatch as mismatch:
+                said = (
+                    f"{mismatch}. A member whose entry in the operator's file says `vocab: map` may have other tokens."
+                )
+                raise CompositionError(said, "composition", "vocabulary_mismatch") from mismatch
+        plan = with_maps(plan, {m: self.members[base].map_to(self.members[m]) for m in models if m not in alike})
+        check_mapped(plan)
+        return plan
 
     def _check_head(self, composition: Composition, plan: Plan) -> None:
         """Raises CompositionError: the plan asks a head of its base that the base does not have."""
@@ -185,7 +217,8 @@ class Registry:
     def _warn_of_ends(self, plan: Plan) -> None:
         """An expert whose ends are all cut off ends no answer: it goes on until another member does, or the limit."""
         width = common_width(plan, self.infos)
-        for model in dict.fromkeys(stream.model for stream in plan.streams if stream.weight > 0):
+        own = (stream for stream in plan.streams if stream.weight > 0 and stream.tokens is None)
+        for model in dict.fromkeys(stream.model for stream in own):
             ends = self.infos[model].eos_token_ids
             if ends and min(ends) >= width and (model, width) not in self._warned:
                 self._warned.add((model, width))
@@ -254,7 +287,7 @@ class Registry:
             member = self.members[name]
             expert = None if member.expert is None else member.expert.recommendation()
             own = _card(member.source, member.info.backbone, member.info.max_model_len, None)
-            return card | own | {"expert": expert}
+            return card | own | {"expert": expert, "token_maps": None}
         if name in self.gated:
             return card | self._gated_card(name)
         if name not in self.compositions:
@@ -262,7 +295,8 @@ class Registry:
         composition = self.compositions[name]
         plan = self.named(name)
         length = min(self.members[stream.model].info.max_model_len for stream in plan.streams)
-        return card | _card(name, plan.streams[0].model, length, describe(composition)) | {"expert": None}
+        own = _card(name, plan.streams[0].model, length, describe(composition))
+        return card | own | {"expert": None, "token_maps": map_cards(plan)}
 
     def _gated_card(self, name: str) -> dict[str, Any]:
         """Raises CompositionError: a side is not loaded, or the two have unlike tokens: ids would mean two things."""
@@ -276,7 +310,8 @@ class Registry:
             said = f"otherwise: the tokens of {gated.otherwise!r} are not those of {gated.composition!r}"
             raise CompositionError(said, "composition", "vocabulary_mismatch")
         length = min(self.members[stream.model].info.max_model_len for plan in plans for stream in plan.streams)
-        return _card(name, bases[0].info.name, length, gated.model_dump()) | {"expert": None}
+        own = _card(name, bases[0].info.name, length, gated.model_dump())
+        return own | {"expert": None, "token_maps": map_cards(*plans)}
 
 
 def _depth(base: LoadedModel | None) -> Depth | None:

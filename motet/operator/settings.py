@@ -96,8 +96,9 @@ class ModelConfig(Section):
     think_tags: Literal["none"] | tuple[Tag, Tag] | None = None
     """What stands before and behind the model's thoughts, `[<think>, </think>]`; by default what its chat template
     has. `none`: what it writes is all answer."""
-    vocab: Literal["exact", "cut"] = "exact"
-    """`cut`: the model may be composed with models that lack its last tokens, which are then impossible."""
+    vocab: Literal["exact", "cut", "map"] = "exact"
+    """`cut`: the model may be composed with models that lack its last tokens, which are then impossible. `map`: with a
+    base of other tokens, by what the tokens stand for."""
 
 
 class Example(Section):

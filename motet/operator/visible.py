@@ -104,4 +104,5 @@ class VisibleRegistry(Registry):
         card = self._whole.card(self._targets[name])
         if self.policy.allow.members:
             return card | {"id": name}
-        return card | {"id": name, "root": name, "parent": None, "composition": None, "expert": None}
+        hidden = dict.fromkeys(("parent", "composition", "expert", "token_maps"))
+        return card | {"id": name, "root": name} | hidden

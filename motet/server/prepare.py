@@ -48,6 +48,7 @@ from motet.server.query import Query, ScoreQuery
 from motet.server.service import Service
 from motet.server.shapes.requests import Target
 from motet.server.speculation import wish_of
+from motet.server.translation import check_scorable
 
 T = TypeVar("T")
 TOKENIZING = CapacityLimiter(2)  # threads of their own
@@ -311,6 +312,7 @@ def _scoring(
     decision = decisions.get((0, 0))
     plan = plan_of(query.target, service.registry, decision, chat=query.prompt.messages is not None)
     check_sides(query, plan)
+    check_scorable(plan, "composition")
     members, base = service.registry.members, service.registry.base_of(plan)
     asked = in_dialect(query.prompt, plan, members)
     prompt = read(plan, asked, members, encodings, pondered=highlights[0] if highlights else None)

@@ -17,6 +17,7 @@ from motet.server.dialogue.highlights import Highlights, last_question, preface,
 from motet.server.encodings import Encodings
 from motet.server.http.errors import ApiError, invalid
 from motet.server.shapes.requests import MAX_TOKENIZED, Message
+from motet.server.translation import check_scorable, own_ids, translated
 
 DEFAULT_SHARE = 0.75  # of the KV memory that a choice may come to fill when the request sets no limit
 # `apply_chat_template` reads these as its own arguments: as template variables they would change what is rendered.
@@ -111,7 +112,8 @@ class PromptTokens:
 
     def sizes(self) -> list[int]:
         """Tokens of each stream before it generates."""
-        return [len(ids) + len(self.forced) for ids in self.contexts]
+        pairs = zip(self.plan.streams, self.contexts, strict=True)
+        return [len(ids) + len(translated(stream, self.forced)) for stream, ids in pairs]
 
 
 def read(
@@ -130,7 +132,7 @@ def read(
 
     Raises:
         ApiError: 400, as `contexts` does, or streams that read different prompts where the prompt is to be scored, or
-            none that can be pondered.
+            have other tokens, or none that can be pondered.
     """
     rendered = contexts(plan, prompt, members, encodings, pondered)
     if pondered is None:
@@ -141,7 +143,9 @@ def read(
         }
     if not score_prompt:
         return PromptTokens(plan, rendered, param=prompt.param, pondered=pondered)
-    unlike = next((k for k, ids in enumerate(rendered) if ids != rendered[0]), None)
+    check_scorable(plan, "echo")
+    pairs = zip(plan.streams, rendered, strict=True)
+    unlike = next((k for k, (stream, ids) in enumerate(pairs) if ids != translated(stream, rendered[0])), None)
     if unlike is not None:
         raise invalid(
             "The log-probabilities of a prompt are those of one text, but role "
@@ -195,6 +199,8 @@ def context(
 ) -> tuple[int, ...]:
     """Token ids that a stream reads; `keys` are the text of its key tokens."""
     own = stream.prompt or Prompt()
+    if prompt.tokens is not None:
+        prompt = replace(prompt, tokens=own_ids(stream, prompt.tokens))
     asked = _own(own) if own.is_own else _with_swaps(prompt, own)
     is_said = _is_said(asked, own)
     asked = with_keys(asked, keys) if keys is not None and is_said else asked

@@ -20,7 +20,7 @@ from motet.engines.drawn import alone, is_drawn, voice_at
 from motet.engines.outputs import FinishReason
 from motet.engines.torch.repeats import Repeats
 from motet.engines.torch.soft_prompts import Model
-from motet.engines.torch.stream import StreamState
+from motet.engines.torch.stream import StreamState, Translation
 
 MOST_BEHIND = 8  # tokens that a stream which is not drawn stays behind: so many cost little more than one
 
@@ -92,18 +92,26 @@ class Choice:
         self.timeline = Timeline(request.plan)
         self.sampling = request.sampling
         self.allowed = group.allowed
-        num_read = len(self.plan.readers)  # an early exit is a row of the base's forward, and no stream here
+        self.shared = list(request.forced)
+        # an early exit is a row of the base's forward, and no stream here
         self.streams = [
-            StreamState(model.member, context, num_virtual=len(model.prefix), adapter=model.adapter)
-            for model, context in zip(models[:num_read], group.contexts[:num_read], strict=True)
+            StreamState(
+                model.member,
+                context,
+                num_virtual=len(model.prefix),
+                adapter=model.adapter,
+                tokens=stream.tokens,
+                translation=None if stream.tokens is None else Translation(stream.tokens, self.shared),
+            )
+            for stream, model, context in zip(self.plan.readers, models, group.contexts, strict=False)
         ]
+        self._most_read = [len(model.prefix) + model.info.max_model_len for model in models]
         self.exit_layers = tuple(sorted({layer for own in self.plan.exits for layer in own.layers}))
         self.rows_per_position = 1 + len(self.exit_layers)  # distributions that the base computes
         infos = {stream.model: model.info for stream, model in zip(self.plan.streams, models, strict=True)}
         self.ends = ends_of(self.plan, infos)
         self.vocab_size = common_width(self.plan, infos)
         self.eos_token_ids = () if request.sampling.goes_on else self.ends
-        self.shared = list(request.forced)
         self.num_forced = len(request.forced)
         self.position = 0
         self.counts: Counter[int] = Counter()  # of generated tokens
@@ -178,10 +186,16 @@ class Choice:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether the next step only appends one token to each stream, or to the drawn one and what that has missed."""
+        """Whether the next step only appends one token to each stream, as its member spells it, or to the drawn one and
+        what that has missed."""
         behind = max(stream.missing(self.position) for stream in self.streams)
-        caught_up = behind <= (MOST_BEHIND if self.by_member else 0)
+        caught_up = behind <= (MOST_BEHIND if self.by_member or self.is_respelled else 0)
         return self.position > 0 and self.waiting_positions == 1 and caught_up
+
+    @property
+    def is_respelled(self) -> bool:
+        """Whether any stream may read several tokens in the place of one."""
+        return any(stream.is_respelled for stream in self.streams)
 
     def draw_voice(self) -> int:
         """The stream that the next token is drawn from."""
@@ -205,11 +219,13 @@ class Choice:
         length = len(stream.context)
         own = stream.context[start : start + count] if start < length else []
         rest = max(0, start - length)
-        return own + self.text[rest : rest + count - len(own)]
+        text = self.text if stream.translation is None else stream.translation.ids(self.guesses)
+        return own + text[rest : rest + count - len(own)]
 
     def tokens(self, stream: StreamState) -> list[int]:
         """What the stream reads before the next position is known; the last of it is fed together with all streams."""
-        return stream.context + self.shared[: self.position]
+        written = self.shared if stream.translation is None else stream.translation.ids()
+        return stream.context + written[: stream.length(self.position) - len(stream.context)]
 
     @property
     def num_needed(self) -> int:
@@ -258,7 +274,7 @@ class Choice:
         self.round = None
         for stream in self.streams:
             if stream.slot is not None:
-                del stream.slot.tokens[len(stream.context) + len(self.shared) - 1 :]
+                del stream.slot.tokens[stream.length(len(self.shared)) - 1 :]
 
     def finish_reason(self) -> FinishReason | None:
         """Why the choice ends after the last reported position, or None."""
@@ -266,7 +282,13 @@ class Choice:
             return None
         if self.num_generated and self._is_end(self.shared[-1]):
             return "stop"
-        return "length" if self.num_generated >= self.sampling.max_tokens else None
+        return "length" if self.num_generated >= self.sampling.max_tokens or self._is_out_of_room else None
+
+    @property
+    def _is_out_of_room(self) -> bool:
+        """Whether a member that reads several tokens in the place of one has no room in its context for the last."""
+        pairs = zip(self.streams, self._most_read, strict=False)
+        return any(stream.is_respelled and stream.length(len(self.shared)) > most for stream, most in pairs)
 
     def _is_end(self, token: int) -> bool:
         """Before `min_tokens` no end is drawn, unless a grammar has finished."""

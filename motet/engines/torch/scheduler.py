@@ -67,14 +67,18 @@ class Scheduler:
             RequestTooLarge: a stream is longer than its model reads, or the choice alone exceeds the budget.
         """
         total = len(request.forced) + request.sampling.max_tokens
+        forced = [
+            len(request.forced if stream.tokens is None else stream.tokens.read(request.forced))
+            for stream in request.plan.readers
+        ]
         read = list(zip(request.plan.readers, request.contexts, strict=False))  # early exits take no keys and values
-        for stream, context in read:
+        for (stream, context), scored in zip(read, forced, strict=True):
             limit = self.models[stream.model].info.max_model_len
-            length = len(context) + total
+            length = len(context) + scored + request.sampling.max_tokens
             if length > limit:
                 raise RequestTooLarge(
                     f"{length} tokens are needed for {stream.role!r} (model {stream.model!r}): {len(context)} of its "
-                    f"prompt, {len(request.forced)} to score and {request.sampling.max_tokens} to generate; "
+                    f"prompt, {scored} to score and {request.sampling.max_tokens} to generate; "
                     f"its context holds {limit}"
                 )
         models = [self.models[stream.model] for stream, _ in read]
@@ -133,7 +137,8 @@ class Scheduler:
         return []
 
     def _places(self, choice: Choice) -> list[tuple[str, int]]:
-        contexts = [(stream.member.name, len(stream.context)) for stream in choice.streams]
+        written = len(choice.shared)  # which a stream may read as more tokens
+        contexts = [(stream.member.name, stream.length(written) - written) for stream in choice.streams]
         return self._memory.places(contexts, choice.num_needed, choice.num_most)
 
     def _start(self, choice: Choice) -> None:
@@ -227,7 +232,7 @@ def _age(choice: Choice) -> float:
 
 def _is_full(choice: Choice, stream: StreamState) -> bool:
     """Whether the next step's token is the last that the slot has room for, or will be when the stream has read it."""
-    return stream.slot is not None and stream.slot.reserved <= len(stream.context) + len(choice.shared)
+    return stream.slot is not None and stream.slot.reserved <= stream.length(len(choice.shared))
 
 
 def _base_slot(choice: Choice) -> int:
@@ -266,6 +271,7 @@ def _chunk(choice: Choice, allowance: Allowance, least: int) -> Work | None:
     shares = [allowance.share(stream, streams, wanted, least) for stream in streams]
     room = min(share - stream.missing(choice.position) for share, stream in zip(shares, streams, strict=True))
     positions = min(choice.waiting_positions, room, -(-allowance.rows // choice.rows_per_position))
+    positions = min(positions, 1) if choice.is_respelled else positions  # the rows of a stream follow one another
     if positions >= 1:
         counts = tuple(stream.missing(choice.position) + positions for stream in streams)
     else:

@@ -20,6 +20,7 @@ from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork, early_rows
 from motet.engines.torch.rows import ChoiceRow
 from motet.engines.torch.rule_state import advanced, gathered, judge
+from motet.engines.torch.translated import translated
 from motet.engines.torch.work import Work
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
 from motet.kernels.dispatch import choose_kernels
@@ -118,14 +119,21 @@ class Step:
 
     def rows(self, work: Sequence[Work]) -> tuple[Logits, list[ChoiceRow]]:
         """The members' joined logits over the width of this work, and its rows in them."""
-        members = list({item.choice.streams[k].member: None for item in work for k in item.heard})
-        joined = Logits([self.logits[member][:, : work[0].choice.vocab_size] for member in members])
-        starts = dict(zip(members, joined.starts, strict=True))
+        keys = [(item.choice, k) for item in work for k in item.heard]
+        members = {(choice, k): stream.member for choice, k in keys if (stream := choice.streams[k]).tokens is None}
+        plain = list(dict.fromkeys(members.values()))
+        others = translated(self.logits, self.first_rows, work)
+        width = work[0].choice.vocab_size
+        joined = Logits([*(self.logits[member][:, :width] for member in plain), *(matrix for matrix, _ in others)])
+        starts = dict(zip(plain, joined.starts, strict=False))
+        first = {key: starts[member] + self.first_rows[key] for key, member in members.items()}
+        for start, (_, own) in zip(joined.starts[len(plain) :], others, strict=True):
+            first |= {key: start + row for key, row in own.items()}
         found = [
             ChoiceRow(
                 item.choice,
                 item.choice.position + t,
-                tuple(starts[item.choice.streams[k].member] + self.first_rows[item.choice, k] + t for k in item.heard),
+                tuple(first[item.choice, k] + t for k in item.heard),
                 self._reading(item.choice, t),
                 item.voice,
             )

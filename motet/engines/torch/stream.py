@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from motet.composers.token_map import TokenMap
 from motet.engines.torch.cache import Slot
 from motet.engines.torch.model import Member
+
+
+class Translation:
+    """What a choice writes, in the ids of a member with other tokens.
+
+    Args:
+        tokens: what the base's ids are to the member.
+        shared: the choice's tokens, to which more are appended.
+    """
+
+    def __init__(self, tokens: TokenMap, shared: Sequence[int]) -> None:
+        self._tokens = tokens
+        self._shared = shared
+        self._ids: list[int] = []
+        self._lengths = [0]  # of the member's ids, by how many of the shared tokens they are
+
+    def _follow(self) -> None:
+        for token in self._shared[len(self._lengths) - 1 :]:
+            self._ids += self._tokens.read((token,))
+            self._lengths.append(len(self._ids))
+
+    def length(self, position: int) -> int:
+        """How many of the member's ids the tokens before a position are; guesses are one each (`drafts_of`)."""
+        self._follow()
+        return self._lengths[min(position, len(self._shared))] + max(0, position - len(self._shared))
+
+    def ids(self, guesses: Sequence[int] = ()) -> list[int]:
+        """The member's ids of what is written, and of guesses behind it."""
+        self._follow()
+        return self._ids + self._tokens.read(guesses) if guesses else self._ids
 
 
 @dataclass(slots=True, eq=False)
@@ -23,6 +55,8 @@ class StreamState:
     judged: int = 0
     num_virtual: int = 0
     adapter: int = 0
+    tokens: TokenMap | None = None
+    translation: Translation | None = None
 
     @property
     def prompt(self) -> list[int]:
@@ -34,10 +68,19 @@ class StreamState:
         """Tokens whose keys and values are in the slot."""
         return len(self.slot.tokens) if self.slot else 0
 
+    def length(self, position: int) -> int:
+        """Tokens that the stream reads before a position."""
+        return len(self.context) + (position if self.translation is None else self.translation.length(position))
+
+    @property
+    def is_respelled(self) -> bool:
+        """Whether the stream may read several tokens in the place of one."""
+        return self.tokens is not None and not self.tokens.has_all
+
     def missing(self, position: int) -> int:
         """Tokens still to be computed before the one that the distribution of this position stands behind, which is fed
         together with all streams: those of the context, and shared ones that a preempted stream has lost."""
-        return max(0, len(self.context) + position - 1 - self.computed)
+        return max(0, self.length(position) - 1 - self.computed)
 
     @property
     def reusable(self) -> int:

@@ -55,7 +55,7 @@ def next_work(choice: Choice) -> Work:
     """The next token of a choice that decodes. Of a drawn stream it is the last of those that the stream has missed;
     others follow when they are far behind, so that no step becomes long."""
     if not choice.by_member:
-        return Work(choice, (1,) * len(choice.streams), 1)
+        return Work(choice, tuple(stream.missing(choice.position) + 1 for stream in choice.streams), 1)
     voice = choice.draw_voice()
     behind = [stream.missing(choice.position) for stream in choice.streams]
     counts = tuple(count + 1 if k == voice or count >= MOST_BEHIND else 0 for k, count in enumerate(behind))

@@ -269,6 +269,8 @@ def unsupported(plan: Plan, members: Collection[str]) -> str | None:
             "the composition leaves the base early, at hidden states that vLLM's models do not hand out; the embedded "
             "engine runs it"
         )
+    if any(stream.tokens is not None for stream in plan.streams):
+        return "a member has other tokens than the base (vocab: map); the embedded engine runs it"
     if plan.sides is not None:
         return SIDES
     if isinstance(plan.rule, DiscriminatorRule):

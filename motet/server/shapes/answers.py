@@ -300,6 +300,15 @@ class Event(Shape):
     """A chunk as JSON, or `[DONE]`."""
 
 
+class TokenMapCard(Shape):
+    exact: bool
+    """Whether the member has all tokens of the base, under whatever ids; else it is composed approximately."""
+    shared: int
+    """How many of the base's tokens it has."""
+    tokens: int
+    """How many the base has."""
+
+
 class ModelCard(Shape):
     id: str
     """What a request's `model` may say."""
@@ -318,6 +327,8 @@ class ModelCard(Shape):
     """A named composition, as a request would write it."""
     expert: dict[str, Any] | None
     """Role, strategy, weight, weight range and partner that a trained expert's expert.json recommends."""
+    token_maps: dict[str, TokenMapCard] | None
+    """Of a composition, by name: members that have other tokens than the base, and how they are mapped."""
 
 
 class ModelList(Shape):
