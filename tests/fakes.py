@@ -21,7 +21,7 @@ from motet.engines.base import EngineError, EngineStopped, GenerationRequest, Re
 from motet.engines.outputs import EngineStats, FinishReason, TokenOutput, TokenTrace
 from motet.models.info import ModelInfo
 from motet.models.tokenizer import Tokenizer
-from motet.operator.registry import LoadedModel, Template
+from motet.operator.loaded import LoadedModel, Template
 
 Floats = NDArray[np.float64]
 CHAT_TEMPLATE = (

@@ -12,7 +12,8 @@ from motet.composers.plan import Plan
 from motet.composers.spec import strategy_kinds
 from motet.composers.vocabulary import can_share
 from motet.experts.fit import open_roles
-from motet.operator.registry import LoadedModel, Registry
+from motet.operator.loaded import LoadedModel
+from motet.operator.registry import Registry
 
 
 def casting(registry: Registry) -> list[dict[str, Any]]:

@@ -24,8 +24,9 @@ from motet.operator.backbones import with_backbone
 from motet.operator.experts import read_experts
 from motet.operator.file import ConfigError, Configuration
 from motet.operator.gates import load_gates
+from motet.operator.loaded import LoadedModel, Template
 from motet.operator.memory import memory_problems, memory_warnings
-from motet.operator.registry import LoadedModel, Registry, Template
+from motet.operator.registry import Registry
 from motet.operator.settings import EngineConfig, ModelConfig, source_of
 from motet.operator.sources import Source, each_model, file_problems, find_source
 from motet.operator.translation import maps_of
@@ -54,6 +55,7 @@ def prepare(configuration: Configuration) -> Prepared:
     problems = memory_problems(configuration.settings.engine, sources, infos)
     if problems:
         raise ConfigError(problems)
+    registry.map_all()
     warnings = merged + _endless(infos) + _approximate(registry)
     warnings += memory_warnings(configuration.settings.engine, sources, infos)
     return Prepared(sources, tokenizers, registry, warnings)

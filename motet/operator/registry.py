@@ -6,98 +6,27 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from motet.composers.errors import CompositionError, show
 from motet.composers.exits import Depth
 from motet.composers.plan import Plan, single
 from motet.composers.roles import named_models
 from motet.composers.spec import Composition, build_plan, describe
-from motet.composers.token_map import TokenMap
-from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
+from motet.composers.vocabulary import VocabularyMismatch, shared_width
 from motet.engines.base import common_width
-from motet.engines.grammars import Grammars
-from motet.experts.bundle import ExpertBundle
 from motet.experts.fit import Known, misfits
-from motet.models.chat_template import ChatTemplate
 from motet.models.info import ModelInfo
-from motet.models.thoughts import ThinkTags
-from motet.models.tokenizer import Tokenizer
-from motet.models.tool_formats import ToolFormat
 from motet.operator.gates import Gate, Gated
-from motet.operator.translation import check_mapped, map_cards, mapped, with_maps
+from motet.operator.loaded import LoadedModel
+from motet.operator.translation import TokenMaps, check_mapped, map_cards, with_maps
 from motet.settings import nearest
 
 log = logging.getLogger(__name__)
-Template = Literal["chat", "plain"]
 
 
 class UnknownModel(LookupError):
     """A request names a model that is not there."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A loaded model with all that is known of it. `template`: how it reads messages unless a role says otherwise."""
-
-    info: ModelInfo
-    tokenizer: Tokenizer
-    vocabulary: Vocabulary
-    template: Template
-    source: str  # path or hub id, for model cards
-    expert: ExpertBundle | None = None  # what its expert.json says
-    weights: str | None = None  # the weights' fingerprint, where a bundle asks for it
-    check_expert: bool = True  # whether compositions must keep to `expert`
-    own_format: ToolFormat | None = None  # of calls, by the operator's word
-    describe_tools: bool = True  # in words, where its template knows none
-    close_json: bool = False  # in the last third of an answer
-    own_tags: ThinkTags | Literal["none"] | None = None  # of thoughts, by the operator's word
-
-    @cached_property
-    def grammars(self) -> Grammars:
-        """Structured outputs in this model's tokens."""
-        return Grammars(self.tokenizer, self.info.vocab_size)
-
-    @cached_property
-    def _template(self) -> ChatTemplate | None:
-        """What it reads messages through, unless a role says otherwise."""
-        return self.tokenizer.template if self.template == "chat" else None
-
-    @cached_property
-    def tool_format(self) -> ToolFormat | None:
-        """How it writes calls of tools: as the operator says, or as its template does."""
-        style = None if self._template is None else self._template.calls
-        return self.own_format or (None if style is None else style.format)
-
-    @cached_property
-    def calls_once(self) -> bool:
-        """Whether its template takes one call in a turn at most."""
-        style = None if self._template is None else self._template.calls
-        return style is not None and style.is_single
-
-    @cached_property
-    def think_tags(self) -> ThinkTags | None:
-        """What stands around its thoughts: as the operator says, or as its template does."""
-        if self.own_tags == "none":
-            return None
-        return self.own_tags or (None if self._template is None else self._template.think_tags)
-
-    @cached_property
-    def _maps(self) -> dict[tuple[str, tuple[int, ...]], TokenMap]:
-        """By the vocabulary that is mapped, and its ends."""
-        return {}
-
-    def map_to(self, other: LoadedModel) -> TokenMap:
-        """What its ids are to another model, as a composition's base."""
-        key = other.vocabulary.fingerprint, other.info.eos_token_ids
-        if key not in self._maps:
-            self._maps[key] = mapped(self.tokenizer, self.info, other.tokenizer, other.info)
-        return self._maps[key]
-
-    @property
-    def known(self) -> Known:
-        """As the experts' checks see it."""
-        return Known(self.expert if self.check_expert else None, self.weights)
 
 
 @dataclass
@@ -109,6 +38,7 @@ class Registry:
     created: int = 0  # unix seconds
     gated: Mapping[str, Gated] = field(default_factory=dict[str, Gated])
     gates: Mapping[str, Gate] = field(default_factory=dict[str, Gate])
+    maps: TokenMaps = field(default_factory=TokenMaps, repr=False)
     _named: dict[tuple[str, bool], Plan] = field(default_factory=dict[tuple[str, bool], Plan], repr=False)
     _narrowed: dict[tuple[str, int], LoadedModel] = field(
         default_factory=dict[tuple[str, int], LoadedModel], repr=False
@@ -197,9 +127,16 @@ class Registry:
                     f"{mismatch}. A member whose entry in the operator's file says `vocab: map` may have other tokens."
                 )
                 raise CompositionError(said, "composition", "vocabulary_mismatch") from mismatch
-        plan = with_maps(plan, {m: self.members[base].map_to(self.members[m]) for m in models if m not in alike})
+        others = [model for model in models if model not in alike]
+        plan = with_maps(plan, {model: self.maps.between(self.members[base], self.members[model]) for model in others})
         check_mapped(plan)
         return plan
+
+    def map_all(self) -> None:
+        """Makes the maps that any composition may need, so that no request waits for one."""
+        for base in self.members:
+            for model in self.members.keys() - self._alike(base):
+                self.maps.between(self.members[base], self.members[model])
 
     def _check_head(self, composition: Composition, plan: Plan) -> None:
         """Raises CompositionError: the plan asks a head of its base that the base does not have."""

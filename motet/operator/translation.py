@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from motet.composers.errors import CompositionError
 from motet.composers.plan import Plan
 from motet.composers.rules import EscalationRule
 from motet.composers.token_map import TokenMap, Tokens, token_map
+from motet.composers.vocabulary import Vocabulary
 from motet.models.info import ModelInfo
 from motet.models.pieces import pieces_of, spelled
 from motet.models.tokenizer import ChatTemplateError, Tokenizer
 
 
-def mapped(base: Tokenizer, base_info: ModelInfo, own: Tokenizer, own_info: ModelInfo) -> TokenMap:
-    """The map between a base's tokens and a member's. It takes some seconds where there are 150,000 tokens."""
-    return token_map(
-        _tokens(base, base_info), _tokens(own, own_info), base_info.vocab_size, partial(_spelled, base, own)
-    )
+class Side(Protocol):
+    """As `operator.registry.LoadedModel`."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+
+@dataclass(frozen=True)
+class TokenMaps:
+    """The maps between models' tokens, each made once for all models that have the same ones and end alike."""
+
+    _made: dict[tuple[object, ...], TokenMap] = field(default_factory=dict[tuple[object, ...], TokenMap])
+
+    def between(self, base: Side, own: Side) -> TokenMap:
+        """What the base's ids are to another model. The first time takes seconds where there are 150,000 tokens."""
+        ends = [(side.vocabulary.fingerprint, side.info.eos_token_ids) for side in (base, own)]
+        key = (base.info.vocab_size, *ends)
+        if key not in self._made:
+            spell = partial(_spelled, base.tokenizer, own.tokenizer)
+            tokens = [_tokens(side.tokenizer, side.info) for side in (base, own)]
+            self._made[key] = token_map(tokens[0], tokens[1], base.info.vocab_size, spell)
+        return self._made[key]
 
 
 def _tokens(tokenizer: Tokenizer, info: ModelInfo) -> Tokens:

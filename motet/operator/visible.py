@@ -11,8 +11,9 @@ from motet.composers.errors import CompositionError
 from motet.composers.plan import Plan
 from motet.composers.spec import Composition
 from motet.operator.gates import Gate
+from motet.operator.loaded import LoadedModel
 from motet.operator.policies import PolicyConfig
-from motet.operator.registry import LoadedModel, Registry
+from motet.operator.registry import Registry
 
 
 class NotAllowed(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from motet.operator.registry import LoadedModel
+from motet.operator.loaded import LoadedModel
 from motet.server.http.errors import ApiError, invalid
 
 PIECE = 1 << 16  # characters whose tokens are counted at once

@@ -13,7 +13,7 @@ from anyio import CapacityLimiter, to_thread
 
 from motet.models.classifier import TextTooLong
 from motet.operator.gates import Decision, Gate
-from motet.operator.registry import LoadedModel
+from motet.operator.loaded import LoadedModel
 from motet.server.http.errors import ApiError
 from motet.server.prompts import RequestPrompt, check_tokens
 from motet.server.query import Query, ScoreQuery

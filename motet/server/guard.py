@@ -15,8 +15,8 @@ from typing import Any, cast
 from motet.composers.plan import Plan
 from motet.engines.base import SamplingParams
 from motet.operator.access import Grant
+from motet.operator.loaded import LoadedModel
 from motet.operator.policies import Allow
-from motet.operator.registry import LoadedModel
 from motet.operator.visible import NotAllowed
 from motet.server.http.foreign import HARMLESS
 from motet.server.prompts import RequestPrompt

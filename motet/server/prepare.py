@@ -22,8 +22,9 @@ from motet.engines.drawn import DrawsMembers
 from motet.engines.outputs import TokenOutput
 from motet.models.tokenizer import Tokenizer
 from motet.operator.gates import Decision
+from motet.operator.loaded import LoadedModel
 from motet.operator.policies import Allow
-from motet.operator.registry import LoadedModel, Registry, UnknownModel
+from motet.operator.registry import Registry, UnknownModel
 from motet.server.answer_size import check_scores, fit_answer
 from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, in_dialect
 from motet.server.dialogue.highlights import Highlights

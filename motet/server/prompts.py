@@ -10,7 +10,7 @@ from typing import Any, cast
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.chat_template import behind
 from motet.models.tokenizer import ChatTemplateError
-from motet.operator.registry import LoadedModel
+from motet.operator.loaded import LoadedModel
 from motet.server.dialogue.conversation import Conversation, Turn
 from motet.server.dialogue.dialect import Dialect
 from motet.server.dialogue.highlights import Highlights, last_question, preface, with_epilogue

@@ -16,7 +16,8 @@ from motet.engines.base import Grammar, ends_of
 from motet.engines.grammar_limits import MAX_ALTERNATIVES, MAX_CHARACTERS, GrammarError
 from motet.engines.grammar_process import GrammarUnavailable
 from motet.engines.guidance import is_lark
-from motet.operator.registry import LoadedModel, Registry
+from motet.operator.loaded import LoadedModel
+from motet.operator.registry import Registry
 from motet.server.http.errors import ApiError, busy, invalid
 
 OWN = "structured_outputs"

@@ -15,6 +15,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from motet.composers.token_map import TokenMap
 from motet.models.tokenizer import Tokenizer
 from motet.operator.file import ConfigError, load
 from motet.operator.loading import load_engine
@@ -232,3 +233,17 @@ def test_vllm_refuses_it_by_name(folder: Path) -> None:
         ConfigError, match=r"models\.foreign\.vocab: a composite has one vocabulary; only .* maps members"
     ):
         inspect(configuration, find_sources(configuration))
+
+
+async def test_no_request_waits_for_a_map(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made before the server answers, those of compositions that only requests write, too: a map of 150,000
+    tokens takes seconds, and would be made where all requests are read."""
+
+    def late(*_: object) -> TokenMap:
+        raise AssertionError("made within a request")
+
+    monkeypatch.setattr("motet.operator.translation.token_map", late)
+    for base in ("base", "foreign"):
+        written = {"strategy": "contrastive", "base": base, "amateur": "moved-anti"}
+        said = await post(client, "/v1/completions", model=base, prompt="Hi", max_tokens=1, composition=written)
+        assert said["choices"], said

@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from motet.composers.vocabulary import read_vocabulary
 from motet.engines.torch import TorchEngine, load_member
 from motet.operator.access import Access
+from motet.operator.loaded import LoadedModel
 from motet.operator.policies import PolicyConfig
-from motet.operator.registry import LoadedModel, Registry
+from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
 from motet.server.app import create_app
 from motet.server.service import Service

@@ -18,8 +18,9 @@ from motet.composers.vocabulary import read_vocabulary
 from motet.engines.base import GenerationRequest
 from motet.engines.torch import EngineSettings, TorchEngine, load_member
 from motet.operator.access import Access
+from motet.operator.loaded import LoadedModel
 from motet.operator.policies import PolicyConfig
-from motet.operator.registry import LoadedModel, Registry
+from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
 from motet.server import pondering
 from motet.server.app import create_app

@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.tokenizer import Tokenizer
-from motet.operator.registry import LoadedModel, Template
+from motet.operator.loaded import LoadedModel, Template
 from motet.server import encodings as encodings_module
 from motet.server.encodings import PIECE, Encodings
 from motet.server.http.errors import ApiError

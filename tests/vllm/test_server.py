@@ -17,7 +17,8 @@ from motet.engines.base import Engine
 from motet.engines.torch import TorchEngine
 from motet.engines.vllm.engine import VllmEngine
 from motet.models.info import ModelInfo
-from motet.operator.registry import LoadedModel, Registry
+from motet.operator.loaded import LoadedModel
+from motet.operator.registry import Registry
 from motet.operator.settings import ServerConfig
 from motet.server.app import create_app
 from motet.server.service import Service

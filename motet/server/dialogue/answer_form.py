@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from motet.composers.plan import Plan
 from motet.engines.base import Grammar, ThoughtPhase
-from motet.operator.registry import LoadedModel, Registry
+from motet.operator.loaded import LoadedModel
+from motet.operator.registry import Registry
 from motet.server.dialogue.conversation import no_tools
 from motet.server.dialogue.dialect import dialect_of
 from motet.server.dialogue.parts import Syntax

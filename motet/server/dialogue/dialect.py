@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from motet.composers.plan import Plan
 from motet.models.thoughts import ThinkTags
 from motet.models.tool_formats import ToolFormat
-from motet.operator.registry import LoadedModel
+from motet.operator.loaded import LoadedModel
 
 
 @dataclass(frozen=True)

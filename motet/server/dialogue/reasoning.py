@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from motet.composers.plan import Plan
 from motet.engines.base import ThoughtPhase
-from motet.operator.registry import LoadedModel
+from motet.operator.loaded import LoadedModel
 from motet.server.dialogue.dialect import Dialect
 from motet.server.http.errors import invalid
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from motet.engines.grammars import Grammars
 from motet.models.tool_formats import ToolFormat
-from motet.operator.registry import LoadedModel
+from motet.operator.loaded import LoadedModel
 from motet.server.dialogue.tools import Function, Offer, Tool
 from motet.server.structured import json_rule
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.composers.plan import Stream
-from motet.operator.registry import LoadedModel
+from motet.operator.loaded import LoadedModel
 from motet.server.answer_size import CODE
 from motet.server.encodings import Encodings
 from motet.server.http.bodies import JsonRoute
