@@ -12,9 +12,10 @@ from typing import Any
 from tests.soak import fuzz as fuzzing
 from tests.soak.aborts import aborts
 from tests.soak.connections import PATIENCE_S, SCENARIOS, connections
+from tests.soak.family import family_file
 from tests.soak.mixed import mixed
 from tests.soak.points import POINTS, points
-from tests.soak.process import GIB, Launch, family_file
+from tests.soak.process import GIB, Launch
 from tests.soak.report import report
 
 Arguments = argparse.Namespace

@@ -12,24 +12,13 @@ import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 
-from motet.demo.family import build_family
-from motet.demo.recipe import TINY
-
 GIB = 1 << 30
-# the narrowest heads that vLLM's attention for CPUs has
-FAMILY = replace(
-    TINY,
-    overrides={
-        member: {**changed, "model.fresh.head_dim": 32} if "model.fresh.hidden_size" in changed else changed
-        for member, changed in TINY.overrides.items()
-    },
-)
 STOP_TIMEOUT_S = 45.0
 SAMPLE_S = 0.25
 GAUGES = ("motet:num_requests_running", "motet:num_requests_waiting", "motet:kv_cache_usage_perc")
@@ -217,8 +206,3 @@ def command_output(launch: Launch, arguments: Sequence[str], seconds: float) -> 
             status = None
         out.seek(0)
         return status, out.read().decode("utf-8", "backslashreplace")
-
-
-def family_file(folder: Path | None) -> Path:
-    """The operator's file of a folder, or of a tiny demo family that both engines serve, which is built once."""
-    return (folder or build_family(0, None, FAMILY)) / "models.yaml"
