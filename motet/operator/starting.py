@@ -47,7 +47,9 @@ async def _serve(listening: socket.socket, over: asyncio.Event) -> None:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(connected) >= MOST:
-            next(iter(connected)).transport.abort()
+            oldest = next(iter(connected))
+            del connected[oldest]  # it ends later: whoever comes before that has to end another one
+            oldest.transport.abort()
         connected[writer] = None
         try:
             await _answer(reader, writer)

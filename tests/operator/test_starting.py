@@ -68,14 +68,21 @@ def test_the_socket_is_handed_over(port: socket.socket) -> None:
     assert waiting.recv(10) == b"served"
 
 
-def test_whoever_keeps_connections_open_leaves_descriptors(port: socket.socket) -> None:
-    """Models are loaded meanwhile. The oldest make room, so that probes are answered."""
+def test_whoever_keeps_connections_open_leaves_descriptors(
+    port: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models are loaded meanwhile. The oldest make room, however many come at once, so that probes are answered."""
+    monkeypatch.setattr(starting, "PATIENCE_S", 60.0)
     with answering(port):
         silent = [socket.create_connection(port.getsockname(), timeout=5) for _ in range(starting.MOST + 20)]
         assert ask(port, "/livez").status == 200
         for one in silent[:21]:
             with suppress(ConnectionResetError):
                 assert one.recv(1) == b""
+        for one in silent[21:]:
+            one.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                one.recv(1)
         for one in silent:
             one.close()
 
@@ -84,7 +91,10 @@ def test_the_next_process_finds_the_port_free(port: socket.socket) -> None:
     """Although connections of the one before are not yet forgotten; before that nobody else can take it."""
     where = ServerConfig(port=port.getsockname()[1])
     with answering(port):
-        ask(port, "/ready").read()
+        with socket.create_connection(port.getsockname(), timeout=5) as asking:
+            asking.sendall(b"GET /ready HTTP/1.1\r\n\r\n")
+            while asking.recv(1 << 16):  # until the other side has closed: the first to do so remembers for a minute
+                pass
         with pytest.raises(ConfigError, match="in use"):
             bind(where)
     port.close()

@@ -140,6 +140,18 @@ async def test_a_body_in_tiny_chunks(size: int, status: bytes) -> None:
         await until(lambda: not there.open)
 
 
+async def test_a_body_in_few_tiny_chunks() -> None:
+    """Each body is counted for itself, over one connection as well."""
+    text = json.dumps({"model": "large", "prompt": "x", "max_tokens": 1})
+    body = b"".join(b"1\r\n%s\r\n" % sign.encode() for sign in " " * (700 - len(text)) + text) + b"0\r\n\r\n"
+    form = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%s: %s\r\n\r\n"
+    coming = (b"transfer-encoding", b"chunked")
+    async with site() as there:
+        link = await there.connect()
+        link.writer.write((form % coming + body) * 2 + form % (coming[0], b"chunked\r\nconnection: close") + body)
+        assert (await link.rest()).count(b"HTTP/1.1 200") == 3
+
+
 async def test_texts_to_tokenize_wait_behind_their_own_kind() -> None:
     """Nobody else waits for them, and those whose clients have left are never begun."""
     began, gate = list[str](), threading.Event()

@@ -1,4 +1,4 @@
-"""python -m tests.soak fuzz | aborts | mixed | connections | points [--help]"""
+"""python -m tests.soak fuzz | aborts | mixed | connections | points | kills [--help]"""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 from tests.soak import fuzz as fuzzing
 from tests.soak.aborts import aborts
 from tests.soak.connections import PATIENCE_S, SCENARIOS, connections
+from tests.soak.family import family_file
+from tests.soak.kills import kills
 from tests.soak.mixed import mixed
 from tests.soak.points import POINTS, points
-from tests.soak.process import GIB, Launch, family_file
+from tests.soak.process import GIB, Launch
 from tests.soak.report import report
 
 Arguments = argparse.Namespace
@@ -101,12 +103,19 @@ def _points(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
     return lambda asked: points(_launch(asked), asked.only)
 
 
+def _kills(command: argparse.ArgumentParser) -> Callable[[Arguments], Any]:
+    command.add_argument("--servers", type=int, default=20, help="servers that are ended")
+    command.add_argument("--trainers", type=int, default=20, help="times that the trainer is killed")
+    return lambda asked: kills(_launch(asked), asked.servers, asked.trainers, asked.seed)
+
+
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Arguments], Any]]] = {
     "fuzz": _fuzz,
     "aborts": _aborts,
     "mixed": _mixed,
     "connections": _connections,
     "points": _points,
+    "kills": _kills,
 }
 
 

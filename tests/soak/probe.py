@@ -54,9 +54,9 @@ class Probe:
         self.largest_difference = 0.0  # of two log-probabilities, in nats
         self._first: Any = None
 
-    def ask(self, url: str) -> bool:
-        """Whether the answer is the first one, bit by bit."""
-        if self._first is None:  # what a server answers first, it measures itself by
+    def ask(self, url: str, *, fresh: bool = False) -> bool:
+        """Whether the answer is the first one, bit by bit; `fresh` says of a server that it has answered nothing."""
+        if fresh or self._first is None:  # what a server answers first, it measures itself by
             self._all(url)
         choices = self._all(url)
         self._first = self._first or choices

@@ -12,24 +12,13 @@ import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 
-from motet.demo.family import build_family
-from motet.demo.recipe import TINY
-
 GIB = 1 << 30
-# the narrowest heads that vLLM's attention for CPUs has
-FAMILY = replace(
-    TINY,
-    overrides={
-        member: {**changed, "model.fresh.head_dim": 32} if "model.fresh.hidden_size" in changed else changed
-        for member, changed in TINY.overrides.items()
-    },
-)
 STOP_TIMEOUT_S = 45.0
 SAMPLE_S = 0.25
 GAUGES = ("motet:num_requests_running", "motet:num_requests_waiting", "motet:kv_cache_usage_perc")
@@ -43,7 +32,7 @@ class ServerEnded(Exception):
 class Launch:
     """How servers are started. `address_space` and `resident` are bytes (0: no limit): beyond the first, allocations
     fail; beyond the second the server is killed. `prefix` stands between `python` and `serve`. A server that is not
-    ready after `start_s` has failed."""
+    ready after `start_s` has failed. `port` 0: any free one."""
 
     file: Path
     python: str = sys.executable
@@ -54,6 +43,7 @@ class Launch:
     resident: int = 3 * GIB
     descriptors: int = 0
     start_s: float = 180.0
+    port: int = 0
 
     def command(self, *arguments: str) -> list[str]:
         return [self.python, *self.prefix, *arguments]
@@ -163,9 +153,7 @@ def start(launch: Launch, *, stdin: bytes = b"") -> Server:
     Raises:
         ServerEnded: it ended before it was ready, or was not ready in time.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = launch.port or free_port()
     log = Path(tempfile.mkstemp(prefix="motet-soak-", suffix=".log")[1])
     command = launch.command("serve", str(launch.file), "--port", str(port), *launch.flags)
     with log.open("wb") as out, tempfile.TemporaryFile() as given:
@@ -176,6 +164,12 @@ def start(launch: Launch, *, stdin: bytes = b"") -> Server:
     server = Server(launch, process, f"http://127.0.0.1:{port}", log)
     _wait_ready(server)
     return server
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_ready(server: Server) -> None:
@@ -217,8 +211,3 @@ def command_output(launch: Launch, arguments: Sequence[str], seconds: float) -> 
             status = None
         out.seek(0)
         return status, out.read().decode("utf-8", "backslashreplace")
-
-
-def family_file(folder: Path | None) -> Path:
-    """The operator's file of a folder, or of a tiny demo family that both engines serve, which is built once."""
-    return (folder or build_family(0, None, FAMILY)) / "models.yaml"
