@@ -51,6 +51,7 @@ export interface Strategy {
   parameters: Parameter[];
   groups: Group[];
   strength: { parameter: string; neutral: number } | null;
+  partners: [string, string] | null;
   cost: { forwards: number; models: number; per_entry: Record<string, number> } | null;
   unsupported: string | null;
 }
@@ -59,11 +60,14 @@ export interface Cast {
   id: string;
   composes_with: string[];
   roles: Record<string, string[]>;
+  partner: string | null;
+  num_parameters: number;
 }
 
 export interface Card {
   id: string;
   composition: Json | null;
+  expert: { role: string; strategy: string | null; weight: number | null; partner: string | null } | null;
   max_model_len: number;
 }
 

@@ -305,6 +305,32 @@ test("a composition is written by hand: strategy, members, strength, stack", asy
   await answered(page, 1);
 });
 
+test("a composition begins with the operator's own, else with whom the roles were made for", async (t) => {
+  const page = await opened(t);
+  await page.fill("#draft", "Hello");
+  const begun = async (base, strategy) => {
+    await page.locator(".setup").evaluate((details) => (details.open = true));
+    await page.selectOption(".composer select >> nth=0", base);
+    await page.selectOption(".composer select >> nth=1", strategy);
+    const [request] = await Promise.all([page.waitForRequest("**/v1/chat/completions"), page.click(".ask .main")]);
+    await answered(page, 1);
+    return request.postDataJSON().composition;
+  };
+  const { data } = await (await fetch(`${page_url}/v1/models`)).json();
+  assert.deepEqual(await begun("large", "proxy_tuning"), data.find((card) => card.id === "large-proxy").composition);
+  const proxy = { strategy: "proxy_tuning", expert: "small-chat", antiexpert: "small" };
+  assert.deepEqual(await begun("large-chat", "proxy_tuning"), proxy);
+  await page.locator(".setup").evaluate((details) => (details.open = true));
+  const offered = (name) => page.getByLabel(name, { exact: true }).locator("option").allTextContents();
+  assert.equal((await offered("expert"))[0], "small-chat");
+  assert.equal((await offered("antiexpert"))[0], "small");
+  const tuned = { strategy: "eft", tuned: "small-courteous", reference: "small-chat", beta: 1.5 };
+  assert.deepEqual(await begun("large-chat", "eft"), tuned);
+  assert.deepEqual(await begun("small-chat", "novelty"), { strategy: "novelty", untuned: "small" });
+  const other = { strategy: "unlearn", assistant: "small" }; // the assistant was made for large-chat
+  assert.deepEqual(await begun("retain-only", "unlearn"), other);
+});
+
 test("every strategy that the engine runs can be begun with one choice, and is answered", async (t) => {
   const page = await opened(t);
   await page.selectOption("select >> nth=0", "large");
