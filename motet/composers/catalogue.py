@@ -63,6 +63,7 @@ def described(name: str, kind: type[Strategy]) -> Json:
         **fields(kind),
         "stackable": name in stackable(),
         "strength": _strength(kind),
+        "partners": kind.partners and list(kind.partners),
         "cost": cost(kind),
     }
 

@@ -17,8 +17,8 @@ from motet.operator.registry import Registry
 
 
 def casting(registry: Registry) -> list[dict[str, Any]]:
-    """Every model that may be named, with those that it can be composed with (one vocabulary, itself among them), and
-    the roles that it can take in each strategy."""
+    """Every model that may be named, with those that it can be composed with (one vocabulary, itself among them), the
+    roles that it can take in each strategy, the model that it is set against there, and its size."""
     members = {name: registry.members[name] for name in registry.names if name in registry.members}
     composable = set(_composable(members))
     return [
@@ -26,6 +26,8 @@ def casting(registry: Registry) -> list[dict[str, Any]]:
             "id": name,
             "composes_with": [other for other in members if frozenset((name, other)) in composable],
             "roles": _roles(member, members.values()),
+            "partner": _partner(member, members),
+            "num_parameters": member.info.num_parameters,
         }
         for name, member in members.items()
     ]
@@ -45,6 +47,13 @@ def _roles(member: LoadedModel, members: Collection[LoadedModel]) -> dict[str, l
     return {
         told["id"]: open_roles(kinds[told["id"]], roles_of(told), member.known.bundle, bundles) for told in catalogue()
     }
+
+
+def _partner(member: LoadedModel, members: Mapping[str, LoadedModel]) -> str | None:
+    """The model whose weights its bundle names."""
+    bundle = member.known.bundle
+    weights = None if bundle is None or bundle.partner is None else bundle.partner.weights
+    return None if weights is None else next((name for name, one in members.items() if one.weights == weights), None)
 
 
 def sample_plan(strategy: str, model: str) -> Plan | None:

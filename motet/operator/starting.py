@@ -23,6 +23,15 @@ BODIES: dict[str, object] = {
         "error": {"message": "The models are being loaded.", "type": "server_error", "param": None, "code": "loading"}
     },
 }
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="color-scheme" content="light dark">
+<title>Motet playground</title>
+<p>The models are being loaded. This page tries again by itself.</p>
+</html>
+"""
 
 
 @contextmanager
@@ -69,16 +78,19 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         async with asyncio.timeout(PATIENCE_S):
             head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(_response(head.decode("latin-1").split("\r\n")[0]))
+            writer.write(_response(head.decode("latin-1")))
             await writer.drain()
     writer.close()
 
 
-def _response(request_line: str) -> bytes:
-    """To `GET /ready HTTP/1.1`, say."""
-    path = request_line.partition(" ")[2].partition(" ")[0].partition("?")[0]
+def _response(head: str) -> bytes:
+    """To a request line and its fields: a browser that opens the page is told to open it again."""
+    path = head.partition(" ")[2].partition(" ")[0].partition("?")[0]
     status = "200 OK" if path in ALIVE else "503 Service Unavailable"
-    body = json.dumps(BODIES[status])
-    retry = "" if path in ALIVE else f"retry-after: {RETRY_AFTER_S}\r\n"
-    fields = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{retry}connection: close\r\n"
-    return f"HTTP/1.1 {status}\r\n{fields}\r\n{body}".encode()
+    fields = [] if path in ALIVE else [f"retry-after: {RETRY_AFTER_S}"]
+    kind, body = "application/json", json.dumps(BODIES[status])
+    if path == "/" and "text/html" in head:
+        fields.append(f"refresh: {RETRY_AFTER_S}")
+        kind, body = "text/html; charset=utf-8", PAGE
+    fields += [f"content-type: {kind}", f"content-length: {len(body)}", "connection: close"]
+    return "\r\n".join([f"HTTP/1.1 {status}", *fields, "", body]).encode()

@@ -45,6 +45,18 @@ def test_it_is_not_ready(port: socket.socket, method: str, path: str) -> None:
     assert int(answer.headers["retry-after"]) >= 1
 
 
+def test_a_browser_opens_the_page_again(port: socket.socket) -> None:
+    """The playground is not there yet: people read a sentence, other clients the error."""
+    with answering(port):
+        connection = http.client.HTTPConnection(*port.getsockname(), timeout=5)
+        connection.request("GET", "/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+        page = connection.getresponse()
+        assert page.headers.get_content_type() == "text/html"
+        assert "being loaded" in page.read().decode()
+        assert (page.status, int(page.headers["refresh"])) == (503, starting.RETRY_AFTER_S)
+        assert ask(port, "/").headers.get_content_type() == "application/json"
+
+
 def test_silent_clients_hold_up_nobody(port: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "PATIENCE_S", 0.3)
     with answering(port):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from motet.experts.bundle import ExpertBundle
+from motet.experts.schema import ModelReference
 from motet.server.shapes.descriptions import StrategyList
 from tests.server.conftest import MakeWorld, World
 
@@ -56,6 +57,27 @@ async def test_an_expert_takes_the_role_that_it_was_made_for(world: World) -> No
     assert roles["expert"]["proxy_tuning"] == ["base", "expert"]
     assert roles["expert"]["eft"] == ["base", "tuned", "reference"]
     assert roles["small"]["proxy_tuning"] == ["base", "expert", "antiexpert"]
+
+
+async def test_an_experts_partner_is_known_by_its_weights(world: World) -> None:
+    members = dict(world.service.registry.members)
+    bundle = ExpertBundle(
+        name="e",
+        role="expert",
+        strategy="proxy_tuning",
+        partner=ModelReference(path="elsewhere/before-training", weights="5" * 64),
+        tokenizer_fingerprint="0" * 64,
+        vocab_size=1,
+        objective="completion",
+    )
+    members["expert"] = replace(members["expert"], expert=bundle)
+    members["small"] = replace(members["small"], weights="5" * 64)
+    world.service.registry.members = members
+    told = await listed(world)
+    assert {cast.id: cast.partner for cast in told.models if cast.partner} == {"expert": "small"}
+    assert all(cast.num_parameters == members[cast.id].info.num_parameters for cast in told.models)
+    roles = {strategy.id: strategy.partners for strategy in told.data}
+    assert (roles["proxy_tuning"], roles["rules"]) == (["expert", "antiexpert"], None)
 
 
 async def test_it_wants_a_key(make_world: MakeWorld) -> None:

@@ -9,51 +9,19 @@ export interface Token {
   thought: boolean;
 }
 
-/** Tokens in blocks that do not change once they are full: what is on the screen already is not drawn again. */
-export const BLOCK = 48;
-
 export interface Answer {
-  blocks: Token[][];
-  count: number;
+  /** Of the run that wrote it: another one for each time it is asked. */
+  run: number;
+  tokens: Token[];
   status: "running" | "done" | "stopped" | "failed";
   problem: string | null;
   streams: Stream[];
   seconds: number;
 }
 
-export function nothing(): Answer {
-  return { blocks: [], count: 0, status: "running", problem: null, streams: [], seconds: 0 };
-}
-
-export function tokenAt(answer: Answer, index: number): Token | undefined {
-  return answer.blocks[Math.floor(index / BLOCK)]?.[index % BLOCK];
-}
-
-export function tracesOf(answer: Answer): Trace[] {
-  return answer.blocks.flatMap((block) => block.map((token) => token.trace));
-}
-
 /** What was answered, without the thought before it. */
 export function textOf(answer: Answer): string {
-  return answer.blocks.map((block) => block.map((token) => (token.thought ? "" : token.text)).join("")).join("");
-}
-
-/** Without its last token. */
-function shorter(answer: Answer): Answer {
-  const blocks = [...answer.blocks];
-  const last = blocks.pop()!.slice(0, -1);
-  return { ...answer, blocks: last.length ? [...blocks, last] : blocks, count: answer.count - 1 };
-}
-
-/** Behind `added`; blocks that were full stay the same objects. */
-function longer(answer: Answer, added: Token[]): Answer {
-  const blocks = [...answer.blocks];
-  for (const token of added) {
-    const last = blocks.at(-1);
-    if (!last || last.length === BLOCK) blocks.push([token]);
-    else blocks[blocks.length - 1] = [...last, token];
-  }
-  return { ...answer, blocks, count: answer.count + added.length };
+  return answer.tokens.map((token) => (token.thought ? "" : token.text)).join("");
 }
 
 /** Asks, and tells of the answer at most once per frame; returns when it is over. */
@@ -64,14 +32,15 @@ export async function run(
   signal: AbortSignal,
   tell: (answer: Answer) => void,
 ): Promise<void> {
-  let answer = nothing();
+  const began = performance.now();
+  let answer: Answer = { run: began, tokens: [], status: "running", problem: null, streams: [], seconds: 0 };
   let added: Token[] = [];
   let frame = 0;
-  const began = performance.now();
   const flush = (change: Partial<Answer> = {}) => {
     cancelAnimationFrame(frame);
     frame = 0;
-    answer = { ...longer(answer, added), ...change, seconds: (performance.now() - began) / 1000 };
+    const tokens = [...answer.tokens, ...added];
+    answer = { ...answer, tokens, ...change, seconds: (performance.now() - began) / 1000 };
     added = [];
     tell(answer);
   };
@@ -82,9 +51,9 @@ export async function run(
     const traces: Trace[] = choice.motet?.trace ?? [];
     added.push(...traces.map((trace) => ({ trace, text: "", thought })));
     if (text && !added.length) {
-      const last = tokenAt(answer, answer.count - 1);
+      const last = answer.tokens.at(-1);
       if (last) {
-        answer = shorter(answer);
+        answer = { ...answer, tokens: answer.tokens.slice(0, -1) };
         added.push(last);
       }
     }

@@ -51,6 +51,7 @@ export interface Strategy {
   parameters: Parameter[];
   groups: Group[];
   strength: { parameter: string; neutral: number } | null;
+  partners: [string, string] | null;
   cost: { forwards: number; models: number; per_entry: Record<string, number> } | null;
   unsupported: string | null;
 }
@@ -59,11 +60,14 @@ export interface Cast {
   id: string;
   composes_with: string[];
   roles: Record<string, string[]>;
+  partner: string | null;
+  num_parameters: number;
 }
 
 export interface Card {
   id: string;
   composition: Json | null;
+  expert: { role: string; strategy: string | null; weight: number | null; partner: string | null } | null;
   max_model_len: number;
 }
 
@@ -120,6 +124,8 @@ export interface Refusal {
   status: number;
   message: string;
   param: string | null;
+  /** Seconds, where it may be another in a while. */
+  retryAfter: number | null;
 }
 
 /** What answers in a column, where it is a composition: written, or named by the operator. */
@@ -138,6 +144,8 @@ export function isRefusal(error: unknown): error is Refusal {
   return typeof error === "object" && error !== null && "status" in error && "message" in error;
 }
 
+const UNREACHED = 5; // seconds until a server that nobody reached is tried again
+
 async function ask(path: string, body?: Json, signal?: AbortSignal): Promise<Response> {
   const headers: Record<string, string> = key.get() ? { authorization: `Bearer ${key.get()}` } : {};
   if (body) headers["content-type"] = "application/json";
@@ -151,7 +159,8 @@ async function ask(path: string, body?: Json, signal?: AbortSignal): Promise<Res
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw { status: 0, message: "The server cannot be reached.", param: null } satisfies Refusal;
+    const message = "The server cannot be reached.";
+    throw { status: 0, message, param: null, retryAfter: UNREACHED } satisfies Refusal;
   }
   if (!response.ok) throw await refusalOf(response);
   return response;
@@ -160,7 +169,9 @@ async function ask(path: string, body?: Json, signal?: AbortSignal): Promise<Res
 async function refusalOf(response: Response): Promise<Refusal> {
   const body = await response.json().catch(() => null);
   const error = body?.error ?? {};
-  return { status: response.status, message: error.message ?? response.statusText, param: error.param ?? null };
+  const message = error.message ?? response.statusText;
+  const retryAfter = Number(response.headers.get("retry-after")) || null;
+  return { status: response.status, message, param: error.param ?? null, retryAfter };
 }
 
 /** What a policy of the key closes is not there for this page: it offers what is left. */
@@ -194,7 +205,10 @@ export async function* streamed(path: string, body: Json, signal: AbortSignal): 
     for (const event of events) {
       if (!event.startsWith("data: ") || event === "data: [DONE]") continue;
       const chunk = JSON.parse(event.slice(6));
-      if (chunk.error) throw { status: 200, message: chunk.error.message, param: chunk.error.param } satisfies Refusal;
+      if (chunk.error) {
+        const { message, param } = chunk.error;
+        throw { status: 200, message, param, retryAfter: null } satisfies Refusal;
+      }
       yield chunk;
     }
   }

@@ -1,6 +1,6 @@
-// How a composition begins when its strategy is chosen: required roles with the first models that can take them.
+// How a composition begins when its strategy is chosen, and who can take its roles, the best first.
 
-import type { Group, Json, Parameter, Role, Strategy, World } from "./api";
+import type { Card, Cast, Group, Json, Parameter, Role, Strategy, World } from "./api";
 
 export interface Told {
   id: string;
@@ -19,15 +19,35 @@ export function modelOf(value: unknown): string | null {
   return (value as { model?: string } | null | undefined)?.model ?? null;
 }
 
-/** The beginning of a composition: required roles with the first models that can take them. */
+/** The beginning of a composition: the operator's own of this strategy on this base, else required roles with the models
+ * that suit them best, at the strength that these recommend. */
 export function begun(strategy: Strategy, world: World, base: string): Json {
-  const scene = { world, base };
-  const made = filled(strategy, strategy.id, scene);
+  return named(strategy, world, base) ?? made(strategy, { world, base });
+}
+
+function named(strategy: Strategy, world: World, base: string): Json | null {
+  const fits = ({ composition }: Card) =>
+    composition?.["strategy"] === strategy.id && modelOf(composition["base"]) === base;
+  return world.cards.find(fits)?.composition ?? null;
+}
+
+function made(strategy: Strategy, scene: Scene): Json {
+  const begin = filled(strategy, strategy.id, scene);
   const needed = strategy.roles.some((role) => role.required) || strategy.groups.some((group) => group.required);
-  if (needed || !strategy.roles.some((role) => role.name !== "base"))
-    return { strategy: strategy.id, ...made, ...ruled(strategy) };
+  const alone = !strategy.roles.some((role) => role.name !== "base");
   const optional = strategy.roles.filter((role) => role.kind === "model" && role.name !== "base");
-  return { strategy: strategy.id, ...played(optional, strategy.id, scene), ...made };
+  const roles = needed || alone ? {} : played(optional, strategy.id, scene);
+  const more = needed || alone ? ruled(strategy) : {};
+  return { strategy: strategy.id, ...roles, ...begin, ...more, ...strengthOf(strategy, { ...roles, ...begin }, scene) };
+}
+
+/** What the expert's own card recommends, where it is another than the strategy's. */
+function strengthOf(strategy: Strategy, roles: Json, { world }: Scene): Json {
+  const name = strategy.strength?.parameter;
+  const usual = strategy.parameters.find((parameter) => parameter.name === name)?.default;
+  const cards = world.cards.filter((card) => Object.values(roles).some((player) => modelOf(player) === card.id));
+  const weight = cards.find((card) => card.expert?.strategy === strategy.id)?.expert?.weight;
+  return name === undefined || usual === undefined || weight == null || weight === usual ? {} : { [name]: weight };
 }
 
 /** A strategy without other models wants one of its parameters written. */
@@ -52,27 +72,44 @@ function filled(told: Told | Group, strategy: string, scene: Scene): Json {
 
 export function item(group: Group, strategy: string, scene: Scene): Json {
   if (!group.strategies) return filled(group, strategy, scene);
-  return begun(
-    scene.world.strategies.find((one) => one.id === group.strategies![0])!,
-    scene.world,
-    scene.base,
-  );
+  const first = scene.world.strategies.find((one) => one.id === group.strategies![0])!;
+  return part(begun(first, scene.world, scene.base));
+}
+
+/** A composition inside a stack, whose base is the stack's. */
+export function part({ base: _, ...composition }: Json): Json {
+  return composition;
 }
 
 function played(roles: Role[], strategy: string, scene: Scene): Json {
   const made: Json = {};
-  roles.forEach((role, number) => {
-    const able = players(role, strategy, scene).filter((name) => name !== scene.base);
-    const player = role.kind === "context" ? { prompt: "" } : (able[number % Math.max(able.length, 1)] ?? scene.base);
-    made[role.name] = role.many && role.required ? [scene.base, player] : player;
-  });
+  for (const role of roles) {
+    const able = players(role, strategy, scene, made);
+    const taken = Object.values(made).map(modelOf);
+    const player = able.find((name) => name !== scene.base && !taken.includes(name)) ?? able[0] ?? scene.base;
+    if (role.kind === "context") made[role.name] = { prompt: "" };
+    else made[role.name] = role.many && role.required ? [scene.base, player] : player;
+  }
   return made;
 }
 
-export function players(role: Role, strategy: string, { world, base }: Scene): string[] {
+/** Who can take a role beside the others, the best first: whom it was made for, and the expert's partner; models that were
+ * made for nothing, the smaller first; other strategies' experts; the base itself; experts that belong on another base. */
+export function players(role: Role, strategy: string, { world, base }: Scene, others: Json): string[] {
   const fitting = world.casts.find((cast) => cast.id === base)?.composes_with ?? world.casts.map((cast) => cast.id);
+  const [expert, partner] = world.strategies.find((one) => one.id === strategy)?.partners ?? [];
+  const set = expert === "base" ? base : modelOf(others[expert ?? ""]);
+  const beside = world.casts.find((cast) => cast.id === set);
+  const rank = (cast: Cast) => {
+    const card = world.cards.find(({ id }) => id === cast.id)?.expert;
+    if (role.name === partner && cast.id === beside?.partner) return 0;
+    if (card?.strategy === strategy && card.role === role.name)
+      return partner === "base" && card.partner !== null && cast.partner !== base ? 4 : 0;
+    return cast.id === base ? 3 : card?.strategy ? 2 : 1;
+  };
   return world.casts
     .filter((cast) => fitting.includes(cast.id) && (cast.roles[strategy]?.includes(role.name) ?? true))
+    .sort((one, other) => rank(one) - rank(other) || one.num_parameters - other.num_parameters)
     .map((cast) => cast.id);
 }
 

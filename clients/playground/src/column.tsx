@@ -92,10 +92,11 @@ export function Column(props: ColumnProps) {
       </details>
       {(answer || waiting) && (
         <div class="answer" aria-busy={waiting || answer?.status === "running"}>
-          {answer && answer.count > 0 && (
+          {answer && answer.tokens.length > 0 && (
             <Tokens
+              key={answer.run}
               name={name}
-              answer={answer}
+              tokens={answer.tokens}
               measure={measure}
               selected={selected}
               differs={differs}
@@ -109,7 +110,7 @@ export function Column(props: ColumnProps) {
           )}
           <p class="state" role="status">
             {state(answer)}
-            {differs !== null && answer && answer.count > differs && `; first difference at token ${differs + 1}`}
+            {differs !== null && answer && answer.tokens.length > differs && `; first difference at token ${differs + 1}`}
           </p>
         </div>
       )}
@@ -140,7 +141,8 @@ export function Column(props: ColumnProps) {
 
 function state(answer: Answer | null): string {
   if (!answer) return "asking…";
-  const tokens = `${answer.count} ${answer.count === 1 ? "token" : "tokens"}`;
+  const count = answer.tokens.length;
+  const tokens = `${count} ${count === 1 ? "token" : "tokens"}`;
   const words = { running: "writing…", done: "done", stopped: "stopped", failed: "failed" };
   return answer.status === "running"
     ? words.running

@@ -2,7 +2,7 @@
 
 import { useId } from "preact/hooks";
 import type { Group, Json } from "./api";
-import { begun, item, type Scene, type Told } from "./begin";
+import { begun, item, part, type Scene, type Told } from "./begin";
 import { ParameterField, type Change } from "./parameters";
 import { RoleField } from "./roles";
 
@@ -29,6 +29,7 @@ export function Fields({
           role={role}
           strategy={told.id}
           value={value[role.name]}
+          others={value}
           scene={scene}
           onChange={(written) => set(role.name, written)}
         />
@@ -131,15 +132,10 @@ function Part({
         <select
           id={id}
           value={told?.id}
-          onChange={(event) =>
-            onChange(
-              begun(
-                strategies.find((one) => one.id === event.currentTarget.value)!,
-                scene.world,
-                scene.base,
-              ),
-            )
-          }
+          onChange={(event) => {
+            const chosen = strategies.find((one) => one.id === event.currentTarget.value)!;
+            onChange(part(begun(chosen, scene.world, scene.base)));
+          }}
         >
           {names.map((name) => (
             <option key={name}>{name}</option>

@@ -1,46 +1,49 @@
 // The page: it reads what there is to compose with, asks for a key where the server wants one, and begins.
 
 import { render } from "preact";
-import { useCallback, useEffect, useState } from "preact/hooks";
-import { isRefusal, key, world as readWorld, type World } from "./api";
+import { useEffect, useState } from "preact/hooks";
+import { isRefusal, key, world as readWorld, type Refusal, type World } from "./api";
 import { Header } from "./header";
 import { Playground } from "./playground";
 
 function Page() {
   const [world, setWorld] = useState<World | null>(null);
-  const [problem, setProblem] = useState<string | null>(null);
-  const [refused, setRefused] = useState<string | null>(null); // the key that the server did not take
-  const load = useCallback(() => {
-    setProblem(null);
-    readWorld().then(
-      (read) => setWorld(read),
-      (error) =>
-        isRefusal(error) && error.status === 401
-          ? setRefused(key.get())
-          : setProblem(isRefusal(error) ? error.message : String(error)),
+  const [refusal, setRefusal] = useState<Refusal | null>(null);
+  const load = () => {
+    readWorld().then(setWorld, (error) =>
+      setRefusal(isRefusal(error) ? error : { status: 0, message: String(error), param: null, retryAfter: null }),
     );
-  }, []);
+  };
   useEffect(load, []);
+  useEffect(() => {
+    if (!refusal?.retryAfter) return;
+    const timer = setTimeout(load, 1000 * refusal.retryAfter);
+    return () => clearTimeout(timer);
+  }, [refusal]);
   if (world) return <Playground world={world} />;
   return (
     <>
       <Header />
       <main>
-        {refused !== null && <KeyForm refused={refused} onKey={load} />}
-        {problem && (
-          <p class="notice problem" role="alert">
-            {problem}{" "}
-            <button type="button" onClick={load}>
-              Try again
-            </button>
-          </p>
-        )}
+        {refusal && (refusal.status === 401 ? <KeyForm onKey={load} /> : <Notice {...{ refusal, load }} />)}
       </main>
     </>
   );
 }
 
-function KeyForm({ refused, onKey }: { refused: string; onKey: () => void }) {
+function Notice({ refusal, load }: { refusal: Refusal; load: () => void }) {
+  return (
+    <p class={refusal.retryAfter ? "notice" : "notice problem"} role={refusal.retryAfter ? "status" : "alert"}>
+      {refusal.message} {refusal.retryAfter && "This page tries again by itself. "}
+      <button type="button" onClick={load}>
+        Try again
+      </button>
+    </p>
+  );
+}
+
+function KeyForm({ onKey }: { onKey: () => void }) {
+  const refused = key.get(); // what was asked with
   return (
     <form
       class="notice"

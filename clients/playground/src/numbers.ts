@@ -1,5 +1,6 @@
 // The few numbers that the page computes itself, from those of a trace.
 
+import type { Token } from "./answer";
 import type { Alternative, Json, Strategy, Trace } from "./api";
 
 /** Stands for −∞ in the API's answers. */
@@ -76,12 +77,13 @@ export function strengthOf(
 }
 
 /** The first position at which columns say different tokens; null where they agree as far as both go. */
-export function firstDifference(columns: Trace[][]): number | null {
-  const longest = Math.max(0, ...columns.map((column) => column.length));
+export function firstDifference(columns: Token[][]): number | null {
+  const written = columns.filter((column) => column.length > 0);
+  if (written.length < 2) return null;
+  const longest = Math.max(...written.map((column) => column.length));
   for (let i = 0; i < longest; i++) {
-    const said = new Set(columns.map((column) => column[i]?.token_id));
-    said.delete(undefined);
-    if (said.size > 1) return i;
+    const said = written.flatMap((column) => column[i]?.trace.token_id ?? []);
+    if (said.some((id) => id !== said[0])) return i;
   }
   return null;
 }

@@ -1,7 +1,7 @@
 // Up to three answers beside each other, and what each voice did to each token.
 
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { run, textOf, tokenAt, tracesOf, type Answer } from "./answer";
+import { run, textOf, type Answer } from "./answer";
 import { compositionOf, type Example, type Ranked, type World } from "./api";
 import { Ask } from "./ask";
 import { Column, Legend } from "./column";
@@ -72,8 +72,8 @@ export function Playground({ world }: { world: World }) {
   };
 
   const goOn = (column: number, index: number, alternative: Ranked) => {
-    const before = tracesOf(answers[column]!).slice(0, index);
-    begin(column, [...before.map((trace) => trace.token_id), alternative.token_id]);
+    const before = answers[column]!.tokens.slice(0, index);
+    begin(column, [...before.map(({ trace }) => trace.token_id), alternative.token_id]);
     setSelected({ column, index });
   };
 
@@ -88,12 +88,9 @@ export function Playground({ world }: { world: World }) {
   const busy =
     answers.some((answer) => answer?.status === "running") ||
     (answers.length > 0 && answers.some((answer) => answer === null));
-  const traces = useMemo(() => answers.map((answer) => (answer ? tracesOf(answer) : [])), [answers]);
-  const differs = traces.length > 1 ? firstDifference(traces) : null;
-  const roles = [
-    ...new Set(answers.flatMap((answer) => Object.keys((answer && tokenAt(answer, 0)?.trace.push) ?? {}))),
-  ];
-  const token = selected && answers[selected.column] ? tokenAt(answers[selected.column]!, selected.index) : undefined;
+  const differs = useMemo(() => firstDifference(answers.map((answer) => answer?.tokens ?? [])), [answers]);
+  const roles = [...new Set(answers.flatMap((answer) => Object.keys(answer?.tokens[0]?.trace.push ?? {})))];
+  const token = selected ? answers[selected.column]?.tokens[selected.index] : undefined;
 
   return (
     <>

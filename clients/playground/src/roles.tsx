@@ -9,21 +9,23 @@ export function RoleField({
   role,
   strategy,
   value,
+  others,
   scene,
   onChange,
 }: {
   role: Role;
   strategy: string;
   value: unknown;
+  /** The fields of the composition, or of the group, that the role stands in. */
+  others: Json;
   scene: Scene;
   onChange: Change;
 }) {
   if (role.kind === "context")
     return <ContextField role={role} value={value as Json | undefined} onChange={onChange} />;
+  const able = role.name === "base" ? scene.world.casts.map((cast) => cast.id) : players(role, strategy, scene, others);
   if (!role.many)
-    return (
-      <OneRole label={role.name} role={role} strategy={strategy} value={value} scene={scene} onChange={onChange} />
-    );
+    return <OneRole label={role.name} role={role} able={able} value={value} scene={scene} onChange={onChange} />;
   const list = value === undefined ? [] : Array.isArray(value) ? value : [value];
   const set = (next: unknown[]) => onChange(next.length ? next : undefined);
   return (
@@ -34,7 +36,7 @@ export function RoleField({
           <OneRole
             label={`${role.name} ${i + 1}`}
             role={role}
-            strategy={strategy}
+            able={able}
             value={one}
             scene={scene}
             onChange={(next) =>
@@ -51,7 +53,7 @@ export function RoleField({
           </button>
         </div>
       ))}
-      <button type="button" class="small" onClick={() => set([...list, players(role, strategy, scene)[0]])}>
+      <button type="button" class="small" onClick={() => set([...list, able.find((name) => !list.some((one) => modelOf(one) === name)) ?? able[0]])}>
         add {role.name}
       </button>
     </fieldset>
@@ -80,14 +82,14 @@ function readingOf(value: unknown): Reading {
 function OneRole({
   label,
   role,
-  strategy,
+  able,
   value,
   scene,
   onChange,
 }: {
   label: string;
   role: Role;
-  strategy: string;
+  able: string[];
   value: unknown;
   scene: Scene;
   onChange: Change;
@@ -100,7 +102,6 @@ function OneRole({
   const object = (typeof value === "object" && value !== null ? value : {}) as Json;
   const isBase = role.name === "base";
   const write = (change: Json) => onChange(shortest({ ...object, ...(name !== null && { model: name }), ...change }));
-  const able = isBase ? scene.world.casts.map((cast) => cast.id) : players(role, strategy, scene);
   return (
     <>
       <div class="field">

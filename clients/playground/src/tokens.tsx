@@ -1,22 +1,23 @@
 // An answer's text, coloured token by token. One stop of the tab key; arrows walk through the tokens.
 
 import { Component } from "preact";
-import { useCallback, useEffect, useRef } from "preact/hooks";
-import { BLOCK, type Answer, type Token } from "./answer";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import type { Token } from "./answer";
 import { measured, nats, shade, signed, type Measure } from "./numbers";
 
 interface Props {
   name: string;
-  answer: Answer;
+  tokens: Token[];
   measure: Measure;
   selected: number | null;
   differs: number | null;
   onSelect: (index: number | null, byPointer: boolean) => void;
 }
 
-export function Tokens({ name, answer, measure, selected, differs, onSelect }: Props) {
+export function Tokens({ name, tokens, measure, selected, differs, onSelect }: Props) {
   const box = useRef<HTMLDivElement>(null);
-  const last = answer.count - 1;
+  const begins = useSections(box, tokens);
+  const last = tokens.length - 1;
   const id = (index: number) => `${name}-${index}`;
   const go = useCallback((index: number) => onSelect(Math.max(0, Math.min(index, last)), false), [last, onSelect]);
   useEffect(() => {
@@ -53,15 +54,16 @@ export function Tokens({ name, answer, measure, selected, differs, onSelect }: P
       onKeyDown={onKeyDown}
       onClick={onClick}
     >
-      {answer.blocks.map((block, number) => {
-        const inside = (index: number | null) =>
-          index !== null && Math.floor(index / BLOCK) === number ? index % BLOCK : null;
+      {begins.map((begin, number) => {
+        const end = begins[number + 1] ?? tokens.length;
+        const inside = (index: number | null) => (index !== null && index >= begin && index < end ? index : null);
         return (
-          <Block
-            key={number}
+          <Section
+            key={begin}
             name={name}
-            number={number}
-            tokens={block}
+            begin={begin}
+            end={end}
+            tokens={tokens}
             measure={measure}
             selected={inside(selected)}
             differs={inside(differs)}
@@ -72,41 +74,89 @@ export function Tokens({ name, answer, measure, selected, differs, onSelect }: P
   );
 }
 
-interface BlockProps {
+const SECTION = 48; // tokens, at least
+
+/**
+ * Where the text is cut into sections: at the begin of a line. Nothing moves so, and what is written at the end lays out
+ * and paints the last section alone, however long the answer is. Of another width, lines begin elsewhere.
+ */
+function useSections(box: { current: HTMLDivElement | null }, tokens: Token[]): number[] {
+  const [begins, setBegins] = useState([0]);
+  useEffect(() => {
+    let width: number | null = null;
+    const observer = new ResizeObserver(([entry]) => {
+      const now = entry!.contentRect.width;
+      if (width !== null && width !== now) setBegins([0]);
+      width = now;
+    });
+    observer.observe(box.current!);
+    return () => observer.disconnect();
+  }, []);
+  useLayoutEffect(() => {
+    const open = begins.at(-1)!;
+    if (tokens.length - open < 2 * SECTION) return;
+    const more = lineBegins(box.current!.lastElementChild!, tokens, open);
+    if (more.length) setBegins([...begins, ...more]);
+  }, [tokens, begins]);
+  return begins;
+}
+
+/** Tokens of the last section, which begins with `open`, that begin a line: each `SECTION` or more behind the one before. */
+function lineBegins(section: Element, tokens: Token[], open: number): number[] {
+  const lines = (i: number) => [...section.children[i - open]!.getClientRects()];
+  const found: number[] = [];
+  for (let i = open + SECTION; i < tokens.length; i++) {
+    if (i - (found.at(-1) ?? open) < SECTION || !/^ ?\S/.test(tokens[i]!.text)) continue;
+    const here = lines(i);
+    const broken = here.length > (tokens[i]!.text.startsWith(" ") ? 2 : 1); // a space may hang at the line before
+    if (!broken && here.at(-1)!.top >= lines(i - 1).at(-1)!.bottom - 2) found.push(i);
+  }
+  return found;
+}
+
+interface SectionProps {
   name: string;
-  number: number;
+  begin: number;
+  end: number;
   tokens: Token[];
   measure: Measure;
   selected: number | null;
   differs: number | null;
 }
 
-class Block extends Component<BlockProps> {
-  override shouldComponentUpdate(next: BlockProps): boolean {
-    const { tokens, measure, selected, differs } = this.props;
-    return next.tokens !== tokens || next.measure !== measure || next.selected !== selected || next.differs !== differs;
+class Section extends Component<SectionProps> {
+  override shouldComponentUpdate(next: SectionProps): boolean {
+    const { end, tokens, measure, selected, differs } = this.props;
+    return (
+      next.end !== end ||
+      next.tokens[end - 1] !== tokens[end - 1] || // what is written is added to the last token alone
+      next.measure !== measure ||
+      next.selected !== selected ||
+      next.differs !== differs
+    );
   }
 
-  override render({ name, number, tokens, measure, selected, differs }: BlockProps) {
+  override render({ name, begin, end, tokens, measure, selected, differs }: SectionProps) {
+    const hangs = begin > 0 && tokens[begin]!.text.startsWith(" ") && !tokens[begin - 1]!.text.endsWith("\n");
     return (
-      <span class="block" role="presentation">
-        {tokens.map((token, i) => {
-          const index = number * BLOCK + i;
+      <span class={hangs ? "section hangs" : "section"} role="presentation">
+        {tokens.slice(begin, end).map((token, i) => {
+          const index = begin + i;
           const value = measured(token.trace, measure);
           const classes = [
             `t s${shade(value)}`,
             token.trace.argmax_moved && "moved",
-            i === differs && "differs",
+            index === differs && "differs",
             !token.text && "mute",
             token.thought && "thought",
           ];
           return (
             <span
-              key={i}
+              key={index}
               id={`${name}-${index}`}
               data-i={index}
               role="option"
-              aria-selected={i === selected}
+              aria-selected={index === selected}
               class={classes.filter(Boolean).join(" ")}
               title={title(token, value, measure)}
             >

@@ -305,6 +305,32 @@ test("a composition is written by hand: strategy, members, strength, stack", asy
   await answered(page, 1);
 });
 
+test("a composition begins with the operator's own, else with whom the roles were made for", async (t) => {
+  const page = await opened(t);
+  await page.fill("#draft", "Hello");
+  const begun = async (base, strategy) => {
+    await page.locator(".setup").evaluate((details) => (details.open = true));
+    await page.selectOption(".composer select >> nth=0", base);
+    await page.selectOption(".composer select >> nth=1", strategy);
+    const [request] = await Promise.all([page.waitForRequest("**/v1/chat/completions"), page.click(".ask .main")]);
+    await answered(page, 1);
+    return request.postDataJSON().composition;
+  };
+  const { data } = await (await fetch(`${page_url}/v1/models`)).json();
+  assert.deepEqual(await begun("large", "proxy_tuning"), data.find((card) => card.id === "large-proxy").composition);
+  const proxy = { strategy: "proxy_tuning", expert: "small-chat", antiexpert: "small" };
+  assert.deepEqual(await begun("large-chat", "proxy_tuning"), proxy);
+  await page.locator(".setup").evaluate((details) => (details.open = true));
+  const offered = (name) => page.getByLabel(name, { exact: true }).locator("option").allTextContents();
+  assert.equal((await offered("expert"))[0], "small-chat");
+  assert.equal((await offered("antiexpert"))[0], "small");
+  const tuned = { strategy: "eft", tuned: "small-courteous", reference: "small-chat", beta: 1.5 };
+  assert.deepEqual(await begun("large-chat", "eft"), tuned);
+  assert.deepEqual(await begun("small-chat", "novelty"), { strategy: "novelty", untuned: "small" });
+  const other = { strategy: "unlearn", assistant: "small" }; // the assistant was made for large-chat
+  assert.deepEqual(await begun("retain-only", "unlearn"), other);
+});
+
 test("every strategy that the engine runs can be begun with one choice, and is answered", async (t) => {
   const page = await opened(t);
   await page.selectOption("select >> nth=0", "large");
@@ -350,6 +376,57 @@ test("a completion is asked as one", async (t) => {
   const [request] = await Promise.all([page.waitForRequest("**/v1/completions"), page.keyboard.press("Enter")]);
   assert.equal(request.postDataJSON().prompt, "The river");
   await answered(page, 1);
+});
+
+/** Answers what is asked next with `tokens`, as the server streams them with traces. */
+async function answering(page, tokens) {
+  const trace = (token, token_id) => ({
+    ...{ token, token_id, logprob: -1, members: { base: -1.5 }, kl: 0.1, base_rank: 0, shift: "unshifted" },
+    ...{ argmax_moved: false, top: { base: [], composed: [] }, ranks: { base: 0 }, push: null, alternatives: [] },
+  });
+  const chunks = tokens.map((token, i) => ({ choices: [{ text: token, motet: { trace: [trace(token, i)] } }] }));
+  const body = [...chunks.map((chunk) => JSON.stringify(chunk)), "[DONE]"].map((data) => `data: ${data}\n\n`).join("");
+  await page.route("**/v1/completions", (route) =>
+    route.fulfill({ status: 200, contentType: "text/event-stream", body }),
+  );
+}
+
+test("a long text is laid out in sections, where every token stands as in one", async (t) => {
+  const page = await tab(t);
+  const words = [" a", " word", "s", ", which", " goes", " on", "大学", "に", " extraordinarily", "·long", ".\n\n", "  x"];
+  const tokens = Array.from({ length: 1500 }, (_, i) => words[(i * i + (i >> 3)) % words.length]);
+  await answering(page, tokens);
+  await page.goto(page_url);
+  await page.click("text=Completion");
+  await page.fill("#draft", "Begin");
+  await page.keyboard.press("Enter");
+  await answered(page, 1);
+  for (const width of [1200, 700, 1000]) {
+    await page.setViewportSize({ width, height: 900 });
+    await page.waitForFunction(() => document.querySelectorAll(".section").length > 8);
+    const [cut, whole, copied] = await page.evaluate(() => {
+      const box = document.querySelector(".tokens");
+      const places = () =>
+        [...document.querySelectorAll("[role=option]")].map((token) => {
+          const line = [...token.getClientRects()].at(-1);
+          return [line.right, line.top + box.scrollTop];
+        });
+      const cut = places();
+      getSelection().selectAllChildren(box);
+      const copied = getSelection().toString();
+      getSelection().removeAllRanges();
+      for (const section of document.querySelectorAll(".section")) {
+        section.style.display = "inline";
+        section.style.textIndent = "0";
+      }
+      const whole = places();
+      for (const section of document.querySelectorAll(".section")) section.removeAttribute("style");
+      return [cut, whole, copied];
+    });
+    const moved = cut.map(([right, top], i) => Math.max(Math.abs(right - whole[i][0]), Math.abs(top - whole[i][1])));
+    assert.ok(Math.max(...moved) < 1, `token ${moved.findIndex((pixels) => pixels >= 1)} moved at ${width}`);
+    assert.equal(copied, tokens.join(""));
+  }
 });
 
 test("what the server refuses is said in its words", async (t) => {
@@ -457,4 +534,37 @@ test("a key is asked for, kept in the session, and stands in nothing that is cop
   ]);
   assert.ok(!atob(kept[0].split("#")[1].replaceAll("-", "+").replaceAll("_", "/")).includes(secret));
   assert.deepEqual(kept.slice(1), ["{}", "", secret]);
+});
+
+test("while models load it says so and tries again; only a refused key is called unknown", async (t) => {
+  const page = await tab(t, {}, locked_url);
+  page.removeAllListeners("console"); // the browser complains of a 503
+  const loading = {
+    status: 503,
+    headers: { "retry-after": "1" },
+    json: { error: { message: "The models are being loaded.", type: "server_error", param: null, code: "loading" } },
+  };
+  let loads = false;
+  const asked = [];
+  await page.route("**/v1/models", (route) => {
+    asked.push(route.request().headers().authorization);
+    return loads ? route.fulfill(loading) : route.continue();
+  });
+  await page.goto(locked_url);
+  await page.waitForSelector("#key");
+  assert.equal(await page.locator("text=does not know that key").count(), 0, "no key was given yet");
+  loads = true;
+  await page.route("**/v1/strategies", (route) => (loads ? route.fulfill(loading) : route.continue()));
+  await page.fill("#key", secret);
+  await page.click("text=Use it");
+  await page.waitForSelector("[role=status] >> text=The models are being loaded. This page tries again by itself.");
+  assert.equal(await page.locator("#key").count(), 0);
+  assert.equal(await page.locator("text=does not know that key").count(), 0);
+  assert.deepEqual(await violations(page), []);
+  const before = asked.length;
+  await page.waitForTimeout(2500);
+  assert.ok(asked.length >= before + 2, "it tries again");
+  loads = false;
+  await page.waitForSelector(".examples");
+  assert.equal(asked.at(-1), `Bearer ${secret}`);
 });

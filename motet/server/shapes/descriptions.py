@@ -103,6 +103,8 @@ class DescribedStrategy(Shape):
     """Whether it may be a part of `compose`."""
     strength: Strength | None
     """What scales its shift, where one parameter does."""
+    partners: list[str] | None
+    """The roles of an expert and of the model before its training, where it sets one against the other."""
     cost: Cost | None
     """What a token takes; null where no shortest composition is known."""
     unsupported: str | None
@@ -116,6 +118,10 @@ class Cast(Shape):
     """The models of its vocabulary, itself among them."""
     roles: dict[str, list[str]]
     """Strategy → the roles that the model may take: all of them, unless its `expert.json` names one."""
+    partner: str | None
+    """The loaded model, by its weights, that its `expert.json` sets it against; null: none is named, or it is not here."""
+    num_parameters: int
+    """Its size."""
 
 
 class StrategyList(Shape):
