@@ -140,7 +140,9 @@ class Timing(Spec, frozen=True):
 
     warmup: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     """The base alone writes so many tokens first (ThinkLogit's warm-up). Excludes `points`."""
-    points: Annotated[list[TimedPoint], Field(min_length=1, max_length=MAX_POINTS)] | None = None
+    points: Annotated[list[TimedPoint], Field(min_length=1, max_length=MAX_POINTS)] | None = Field(
+        default=None, examples=[[{"token": 0, "scale": 1}, {"token": 64, "scale": 0}]]
+    )
     """What holds from which token on, in order; the first point is at token 0."""
     linear: bool = False
     """Between two points the scale moves in a straight line, instead of all at once."""
