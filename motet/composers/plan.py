@@ -34,7 +34,7 @@ from motet.composers.rules import (
     Scalable,
     SparseRule,
 )
-from motet.composers.schedule import Schedule
+from motet.composers.schedule import Schedule, ThoughtSpelling
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
 HeadKind = Literal["gate", "router", "temperature", "strength"]  # as `models.info.HeadKind`
@@ -148,7 +148,7 @@ class Plan:
     names, without gates. Masks and the rule vector apply to every score. A row whose masks leave no token keeps the
     base's arg-max. Where a request allows nothing that the masks keep they give way to it; with `masks_hold` its answer
     ends there instead. Of what is scheduled, weights, strengths and masks are those at full scale; `Timeline` has those
-    of a token.
+    of a token, which knows by `thought` where the phases of schedules are.
 
     Raises:
         ValueError: the streams do not fit the rule.
@@ -160,6 +160,7 @@ class Plan:
     strategy: str = "plain"  # for metrics and messages only
     rule: Rule = LINEAR
     masks_hold: bool = False
+    thought: ThoughtSpelling | None = None
 
     def __post_init__(self) -> None:
         self._check_exits()
@@ -221,6 +222,11 @@ class Plan:
             return None
         base, first, *_ = (replace(self, streams=(stream,), rule=LINEAR) for stream in self.streams)
         return first, base
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether anything counts in the thought alone, or in the answer alone."""
+        return any(schedule.phase for schedule in self.schedules)
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:

@@ -332,7 +332,11 @@ BAD: list[tuple[object, str, str]] = [
         "composition.schedule.points.0.scale",
         "composition.schedule.points.0.scale: must be greater than or equal to 0, got -1",
     ),
-    (written("generic", schedule={}), "composition.schedule", "composition.schedule: needs one of warmup, points"),
+    (
+        written("generic", schedule={}),
+        "composition.schedule",
+        "composition.schedule: needs one of warmup, points, phase",
+    ),
     (
         written("generic", schedule={"points": [{"token": 3, "scale": 1}]}),
         "composition.schedule",
