@@ -325,7 +325,7 @@ BAD: list[tuple[object, str, str]] = [
     (
         written("proxy_tuning", schedule={"warmpu": 3}),
         "composition.schedule.warmpu",
-        "composition.schedule.warmpu: unknown field; did you mean 'warmup'? allowed: linear, points, warmup",
+        "composition.schedule.warmpu: unknown field; did you mean 'warmup'? allowed: linear, phase, points, warmup",
     ),
     (
         written("proxy_tuning", schedule={"points": [{"token": 0, "scale": -1}]}),

@@ -350,7 +350,8 @@ async def test_every_member_reads_tools_in_its_own_way(world: World) -> None:
         (HERMES, {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name", "pattern"),
         (HERMES, {"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),
         (HERMES, {"tools": TOOLS, "guided_grammar": "start: \"a\""}, "guided_grammar", "excludes calls"),
-        (HERMES, {"messages": [{"role": "user", "content": "x", "tool_calls": [CALLED]}]}, "messages.0", "assistant"),
+        (HERMES, {"messages": [{"role": "user", "content": "x", "tool_calls": [CALLED]}]}, "messages.0",
+         "messages.0: 'tool_calls' belongs"),
         (HERMES, {"messages": [{"role": "assistant", "tool_calls": [
             {**CALLED, "function": {"name": "clock", "arguments": "[1]"}}]}]},
          "messages.0.tool_calls.0.function.arguments", "JSON object"),
