@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from motet.composers.exits import Exit
@@ -160,7 +160,7 @@ class Plan:
     strategy: str = "plain"  # for metrics and messages only
     rule: Rule = LINEAR
     masks_hold: bool = False
-    thought: ThoughtSpelling | None = None
+    thought: ThoughtSpelling | None = field(default=None, repr=False)  # of a large vocabulary it is long
 
     def __post_init__(self) -> None:
         self._check_exits()

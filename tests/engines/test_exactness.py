@@ -178,7 +178,7 @@ PHASES = plan_of(
 )
 ENDS = tuple((token, "end") for token in range(0, 64, 5))  # of the thought
 PLANS = [single(name) for name in MAKERS] + [plan_of(*composition) for composition in (*COMPOSITIONS, *FURTHER)]
-PLANS.append(replace(PHASES, thought=ThoughtSpelling("", "end", ENDS)))
+PHASED = replace(PHASES, thought=ThoughtSpelling("", "end", ENDS))
 
 
 def test_every_strategy_is_covered() -> None:
@@ -209,7 +209,7 @@ def assert_same(outputs: list[TokenOutput], expected: list[tuple[int, float]]) -
                 assert value == output.logprob, "chosen and top values must be the same float"
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
+@pytest.mark.parametrize("plan", [*PLANS, PHASED], ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
 async def test_alone(plan: Plan, engine: TorchEngine, plain_loop: PlainLoop) -> None:
     request = request_for(plan, random.Random(str(plan)))
     outputs = [output async for output in engine.generate(request)]
