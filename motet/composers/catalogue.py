@@ -109,6 +109,7 @@ def fields(kind: type[Spec]) -> Json:
         inner = [cls for cls in models_in(kind.model_fields[attribute].annotation) if issubclass(cls, Spec)]
         required = name in schema.get("required", ())
         about = {"name": name, "description": written.get("description", ""), "required": required}
+        about |= {"examples": written["examples"]} if inner and "examples" in written else {}
         if not inner:
             default = kind.model_fields[attribute].get_default(call_default_factory=True) if not required else None
             found["parameters"].append(about | {"default": default} | _typed(written))
@@ -126,7 +127,14 @@ def _entry(inner: type[Spec], many: bool) -> tuple[str, Json]:
     if issubclass(inner, Reading):
         kind = "context" if issubclass(inner, Context) else "model"
         return "roles", {"kind": kind, "many": many, "parameters": own["parameters"]}
-    return "groups", {"many": many, "strategies": None, "roles": own["roles"], "parameters": own["parameters"]}
+    parameters = [*own["parameters"], *map(_whole, own["groups"])]
+    return "groups", {"many": many, "strategies": None, "roles": own["roles"], "parameters": parameters}
+
+
+def _whole(group: Json) -> Json:
+    """Objects inside of a group's, told as one value."""
+    about = {name: value for name, value in group.items() if name in ("name", "description", "required", "examples")}
+    return about | {"default": None, "nullable": True, "type": "array" if group["many"] else "object"}
 
 
 def _is_many(written: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from motet.composers.exits import Exit
@@ -34,8 +34,12 @@ from motet.composers.rules import (
     Scalable,
     SparseRule,
 )
+<<<<<<< HEAD
 from motet.composers.schedule import Schedule
 from motet.composers.token_map import TokenMap
+=======
+from motet.composers.schedule import Schedule, ThoughtSpelling
+>>>>>>> h14
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
 HeadKind = Literal["gate", "router", "temperature", "strength"]  # as `models.info.HeadKind`
@@ -151,7 +155,7 @@ class Plan:
     names, without gates. Masks and the rule vector apply to every score. A row whose masks leave no token keeps the
     base's arg-max. Where a request allows nothing that the masks keep they give way to it; with `masks_hold` its answer
     ends there instead. Of what is scheduled, weights, strengths and masks are those at full scale; `Timeline` has those
-    of a token.
+    of a token, which knows by `thought` where the phases of schedules are.
 
     Raises:
         ValueError: the streams do not fit the rule.
@@ -163,6 +167,7 @@ class Plan:
     strategy: str = "plain"  # for metrics and messages only
     rule: Rule = LINEAR
     masks_hold: bool = False
+    thought: ThoughtSpelling | None = field(default=None, repr=False)  # of a large vocabulary it is long
 
     def __post_init__(self) -> None:
         self._check_exits()
@@ -229,6 +234,11 @@ class Plan:
             return None
         base, first, *_ = (replace(self, streams=(stream,), rule=LINEAR) for stream in self.streams)
         return first, base
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether anything counts in the thought alone, or in the answer alone."""
+        return any(schedule.phase for schedule in self.schedules)
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:

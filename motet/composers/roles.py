@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from motet.composers.exits import Exit
 from motet.composers.plan import Prompt
-from motet.composers.schedule import Schedule, SchedulePoint
+from motet.composers.schedule import Phase, Schedule, SchedulePoint
 
 MAX_WEIGHT = 100.0  # far beyond any published use, and float32 sums of 100 · log-prob still resolve 1e-3
 MAX_PARTS = 8  # members, traits or stacked strategies in one list
@@ -140,15 +140,22 @@ class Timing(Spec, frozen=True):
 
     warmup: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     """The base alone writes so many tokens first (ThinkLogit's warm-up). Excludes `points`."""
-    points: Annotated[list[TimedPoint], Field(min_length=1, max_length=MAX_POINTS)] | None = None
+    points: Annotated[list[TimedPoint], Field(min_length=1, max_length=MAX_POINTS)] | None = Field(
+        default=None, examples=[[{"token": 0, "scale": 1}, {"token": 64, "scale": 0}]]
+    )
     """What holds from which token on, in order; the first point is at token 0."""
     linear: bool = False
     """Between two points the scale moves in a straight line, instead of all at once."""
+    phase: Phase | None = None
+    """The strategy counts in the thought alone, or in the answer behind it alone, and tokens are counted from there."""
 
     @model_validator(mode="after")
     def _one_order(self) -> Self:
-        if (self.warmup is None) == (self.points is None):
-            raise ValueError("needs one of warmup, points")
+        given = [name for name in ("warmup", "points") if getattr(self, name) is not None]
+        if len(given) > 1 or not (given or self.phase):
+            raise ValueError(
+                "needs one of warmup, points, phase" if not given else "needs one of warmup, points, not both"
+            )
         tokens = [point.token for point in self.points or ()]
         if tokens and tokens[0] != 0:
             raise ValueError(f"the first of points must be at token 0, got {tokens[0]}")
@@ -161,9 +168,9 @@ class Timing(Spec, frozen=True):
     def as_schedule(self) -> Schedule:
         """The plan's form."""
         if self.warmup is not None:
-            return Schedule((SchedulePoint(0, 0.0), SchedulePoint(self.warmup, 1.0)))
+            return Schedule((SchedulePoint(0, 0.0), SchedulePoint(self.warmup, 1.0)), phase=self.phase)
         points = tuple(SchedulePoint(point.token, point.scale, point.masks) for point in self.points or ())
-        return Schedule(points, self.linear)
+        return Schedule(points or (SchedulePoint(0, 1.0),), self.linear, self.phase)
 
 
 def named(value: object) -> object:

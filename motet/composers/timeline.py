@@ -19,7 +19,7 @@ from motet.composers.rules import (
     Rule,
     Scalable,
 )
-from motet.composers.schedule import Moment, Schedule
+from motet.composers.schedule import AnswerBegin, Moment, Schedule
 
 
 class Timeline:
@@ -28,6 +28,7 @@ class Timeline:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._schedules = plan.schedules
+        self._answer = None if plan.thought is None else AnswerBegin(plan.thought)
         self._last: tuple[dict[Schedule, Moment], Plan] | None = None
 
     def at(self, written: Callable[[], Sequence[int]]) -> Plan:
@@ -35,7 +36,8 @@ class Timeline:
         if not self._schedules:
             return self.plan
         tokens = written()
-        moments = {schedule: schedule.at(tokens) for schedule in self._schedules}
+        answer = 0 if self._answer is None else self._answer.of(tokens)
+        moments = {schedule: schedule.at(len(tokens), answer) for schedule in self._schedules}
         if self._last is None or self._last[0] != moments:
             self._last = moments, _plan_at(self.plan, moments)
         return self._last[1]

@@ -67,6 +67,18 @@ class ChatTemplate:
         return self._shows([{**self._asked, "role": "system"}, self._said("user", "Hello.")])
 
     @cached_property
+    def named_roles(self) -> frozenset[str]:
+        """The roles in which it shows who of several speaks (`name`)."""
+        asked, answered = self._asked, self._said("assistant", "Hello.")
+        before = {"system": [], "user": [], "assistant": [asked], "tool": [asked, answered]}
+        behind = {"system": [asked], "assistant": [asked]}
+        shown = {
+            role: self._rendered([*turns, {**self._said(role, PROBE), "name": NAME}, *behind.get(role, [])])
+            for role, turns in before.items()
+        }
+        return frozenset(role for role, text in shown.items() if text is not None and NAME in text)
+
+    @cached_property
     def takes_tools(self) -> bool:
         """Whether it describes the tools that a request offers."""
         text = self._rendered([self._asked], tools=[TOOL])

@@ -53,6 +53,7 @@ class Tokenizer:
         self.hf = hf
         self.backend = backend
         self.text_of = lru_cache(65536)(self._text_of)
+        self.spelling = lru_cache(8)(self._spelling)
 
     @classmethod
     def load(cls, path: str | Path, revision: str | None = None) -> Tokenizer:
@@ -151,6 +152,14 @@ class Tokenizer:
         ids, before = self._anchor
         return self.decode([*ids, token])[len(before) :]
 
+    def _spelling(self, marks: tuple[str, ...], size: int) -> tuple[tuple[int, str], ...]:
+        """The tokens below `size`, with their texts, that can be parts of the marks, and white space. Of a large
+        vocabulary this takes a moment: not for an event loop."""
+        ids, before = self._anchor
+        decoded = self.backend.decode_batch([[*ids, token] for token in range(size)], skip_special_tokens=False)
+        texts = (text[len(before) :] for text in decoded)
+        return tuple((token, text) for token, text in enumerate(texts) if text.isspace() or _spells(text, marks))
+
     def offsets_in(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Where each token begins in the text that it is read from, special tokens included, in characters; tokens that
         are parts of one character share its place. As `tokenizers` has it, but for what it leaves out: spaces belong to
@@ -212,3 +221,15 @@ class Tokenizer:
         if REPLACEMENT not in text:
             return text
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.bytes_of(token))
+
+
+def _spells(text: str, marks: Sequence[str]) -> bool:
+    """Whether a token's text can be a part of one of the marks, or have a part of it at one of its ends."""
+    for mark in marks:
+        if text and (text in mark or mark in text):
+            return True
+        if mark[0] in text or mark[-1] in text:
+            sizes = range(1, len(mark))
+            if any(text.endswith(mark[:size]) or text.startswith(mark[-size:]) for size in sizes):
+                return True
+    return False

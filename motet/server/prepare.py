@@ -26,7 +26,7 @@ from motet.operator.loaded import LoadedModel
 from motet.operator.policies import Allow
 from motet.operator.registry import Registry, UnknownModel
 from motet.server.answer_size import check_scores, fit_answer
-from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, in_dialect
+from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, in_dialect, with_thought
 from motet.server.dialogue.highlights import Highlights
 from motet.server.dialogue.parts import Syntax
 from motet.server.encodings import Encodings
@@ -246,7 +246,7 @@ def _job(
     wish = query.fields.speculation
     request = GenerationRequest(
         request_id,
-        tokens.plan,
+        with_thought(tokens.plan, prompt, members, base),
         tokens.contexts,
         _permitted(sampling(query, base, max_tokens), tokens.prompt_ids, service.allow),
         whole.forced,
@@ -331,7 +331,12 @@ def _scoring(
         tokens = replace(prompt, forced=ids)
         max_new_tokens(tokens, members, service.kv_budget, asked=0)
         request = GenerationRequest(
-            f"{query.request_id}-{i}", plan, tokens.contexts, params, tokens.forced, cache_salt=query.cache_salt
+            f"{query.request_id}-{i}",
+            with_thought(plan, asked, members, base),
+            tokens.contexts,
+            params,
+            tokens.forced,
+            cache_salt=query.cache_salt,
         )
         yield Job(
             request,

@@ -19,6 +19,7 @@ from motet.engines.guidance import is_lark
 from motet.operator.loaded import LoadedModel
 from motet.operator.registry import Registry
 from motet.server.http.errors import ApiError, busy, invalid
+from motet.server.integers import bounded
 
 OWN = "structured_outputs"
 TOOLS = "tools"
@@ -210,7 +211,7 @@ def _from_schema(schema: Schema | str, options: Mapping[str, Any]) -> str:
 
 
 def json_rule(schema: Schema, options: Mapping[str, Any] | None = None) -> str:
-    """What a rule of a Lark grammar says of JSON under a schema, spaced as the options have it.
+    """What a rule of a Lark grammar says of JSON under a schema, spaced as the options have it; integers end.
 
     Raises:
         ValueError: the schema is nested too deeply, or its own options are no object.
@@ -219,7 +220,7 @@ def json_rule(schema: Schema, options: Mapping[str, Any] | None = None) -> str:
     if not isinstance(own, dict):
         raise ValueError(f"{SPACING} is an object")
     try:
-        return f"%json {json.dumps({**schema, SPACING: {**(own or ONE_LINE), **(options or {})}})}"
+        return f"%json {json.dumps({**bounded(schema), SPACING: {**(own or ONE_LINE), **(options or {})}})}"
     except RecursionError as error:
         raise ValueError("the schema is nested too deeply") from error
 

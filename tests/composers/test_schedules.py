@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from motet.composers.errors import CompositionError
 from motet.composers.rows import reference_logprobs
+from motet.composers.schedule import ThoughtSpelling
+from motet.composers.timeline import Timeline
 from tests.composers.test_laws import (
     CASES,
     EOS,
@@ -83,6 +86,48 @@ def test_parts_of_a_stack_have_schedules_of_their_own() -> None:
     assert_same(composed(value, world, past=(3,)), base)
     assert_same(composed(value, world, past=(3, 3)), normalised(base + shift))
     assert_same(composed(value, world, past=(3,) * 5), normalised(base + shift - 0.8 * world.L("anti")))
+
+
+END = ((4, "</"), (5, "think"), (6, ">\n"), (7, " "))  # of a vocabulary whose other tokens spell no tag
+
+
+@pytest.mark.parametrize(
+    ("begin", "past", "phase"),
+    [
+        ("", (), "thought"),
+        ("", (9, 4, 5), "thought"),
+        ("", (9, 4, 9, 5, 6), "thought"),  # no tag
+        ("", (9, 4, 5, 6), "answer"),
+        ("", (9, 4, 5, 6, 9), "answer"),
+        ("<think>", (), "thought"),
+        ("<think>", (7, 2, 5), "thought"),
+        ("<think>", (2, 5, 3, 9), "thought"),
+        ("<think>", (2, 5, 3, 9, 4, 5, 6), "answer"),
+        ("<think>", (9, 2, 5, 3), "answer"),  # said, not thought
+        ("<think>", (2, 9), "answer"),
+    ],
+)
+def test_phases_of_an_answer(begin: str, past: tuple[int, ...], phase: str) -> None:
+    """Tags as models spell them; masks hold where their shift counts, and tokens are counted from the phase's begin."""
+    thought = ThoughtSpelling(begin, "</think>", (*END, (2, "<"), (3, ">")))
+    steered = {"strategy": "proxy_tuning", "expert": "expert", "antiexpert": "anti", "schedule": {"phase": "thought"}}
+    unlearn = {"strategy": "unlearn", "assistant": "anti", "schedule": {"phase": "answer", "warmup": 2}}
+    timeline = Timeline(replace(plan_of({"compose": [steered, unlearn]}), thought=thought))
+    now = timeline.at(lambda: past)
+    weights = {stream.role: stream.weight for stream in now.streams}
+    in_answer = 0 if phase == "thought" else len(past) - (0 if 6 not in past else past.index(6) + 1)
+    forgets = phase == "answer" and in_answer >= 2
+    assert weights["expert"] == (phase == "thought")
+    assert bool(now.masks) == forgets
+    assert timeline.at(lambda: past[:1]).streams == Timeline(timeline.plan).at(lambda: past[:1]).streams, "taken back"
+
+
+def test_without_a_thought_all_is_the_answer() -> None:
+    world = World(11)
+    for phase, counts in (("thought", False), ("answer", True)):
+        value = {**example("proxy_tuning"), "schedule": {"phase": phase}}
+        expected = world.L("base") + counts * 0.5 * (world.L("expert") - world.L("anti"))
+        assert_same(composed(value, world, past=(1, 2)), normalised(expected))
 
 
 def relu(values: Array) -> Array:

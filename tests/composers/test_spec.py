@@ -325,14 +325,18 @@ BAD: list[tuple[object, str, str]] = [
     (
         written("proxy_tuning", schedule={"warmpu": 3}),
         "composition.schedule.warmpu",
-        "composition.schedule.warmpu: unknown field; did you mean 'warmup'? allowed: linear, points, warmup",
+        "composition.schedule.warmpu: unknown field; did you mean 'warmup'? allowed: linear, phase, points, warmup",
     ),
     (
         written("proxy_tuning", schedule={"points": [{"token": 0, "scale": -1}]}),
         "composition.schedule.points.0.scale",
         "composition.schedule.points.0.scale: must be greater than or equal to 0, got -1",
     ),
-    (written("generic", schedule={}), "composition.schedule", "composition.schedule: needs one of warmup, points"),
+    (
+        written("generic", schedule={}),
+        "composition.schedule",
+        "composition.schedule: needs one of warmup, points, phase",
+    ),
     (
         written("generic", schedule={"points": [{"token": 3, "scale": 1}]}),
         "composition.schedule",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from motet.composers.exits import Depth
 from motet.composers.plan import Plan, single
+from motet.composers.schedule import ThoughtSpelling
 from motet.composers.spec import build_plan, parse_composition, strategy_names
 from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.outputs import TokenOutput
@@ -165,7 +167,18 @@ def plan_of(base: str, composition: dict[str, Any]) -> Plan:
 ROLES = {"base": "llama", "expert": "llama-b", "anti": "llama-c", "other": "qwen"}
 WRITTEN = {composition.get("strategy", "compose") for _, composition in COMPOSITIONS}
 FURTHER = [("llama", example(name, **ROLES)) for name in strategy_names() if name not in WRITTEN]
+PHASES = plan_of(
+    "llama",
+    {
+        "compose": [
+            {"strategy": "unlearn", "assistant": "gpt2", "schedule": {"phase": "thought"}},
+            {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c", "schedule": {"phase": "answer"}},
+        ]
+    },
+)
+ENDS = tuple((token, "end") for token in range(0, 64, 5))  # of the thought
 PLANS = [single(name) for name in MAKERS] + [plan_of(*composition) for composition in (*COMPOSITIONS, *FURTHER)]
+PHASED = replace(PHASES, thought=ThoughtSpelling("", "end", ENDS))
 
 
 def test_every_strategy_is_covered() -> None:
@@ -196,7 +209,7 @@ def assert_same(outputs: list[TokenOutput], expected: list[tuple[int, float]]) -
                 assert value == output.logprob, "chosen and top values must be the same float"
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
+@pytest.mark.parametrize("plan", [*PLANS, PHASED], ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
 async def test_alone(plan: Plan, engine: TorchEngine, plain_loop: PlainLoop) -> None:
     request = request_for(plan, random.Random(str(plan)))
     outputs = [output async for output in engine.generate(request)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from motet.composers.schedule import AnswerBegin
 from motet.models.thoughts import ThinkTags
 from tests.fakes import CHAT_TEMPLATE
 from tests.models.test_chat_template import HERMES
@@ -127,3 +128,38 @@ async def test_the_operators_tags(world: World) -> None:
     message = (await ask(world, temperature=0))["choices"][0]["message"]
     assert message["content"] == "<think>Hm.</think> Yes."
     assert "reasoning_content" not in message
+
+
+PHASED = {"strategy": "rules", "repetition": 0.5, "schedule": {"phase": "thought", "warmup": 3}}
+
+
+@pytest.mark.parametrize(("template", "begin"), [(MAY_THINK, "<think>"), (THINKS, "")])
+async def test_a_schedule_of_a_phase_knows_where_the_thought_ends(world: World, template: str, begin: str) -> None:
+    serve(world, template)
+    await ask(world, composition=PHASED, max_tokens=2)
+    plan = world.engine.requests[-1].plan
+    assert plan.thought is not None
+    assert (plan.thought.begin, plan.thought.end) == (begin, "</think>")
+    tokenizer = world.service.registry.members["m"].tokenizer
+    answer = AnswerBegin(plan.thought)
+    thought = tokenizer.encode(f"{begin}It < may\n</think>")
+    assert [answer.of(thought[:size]) for size in (0, len(thought) - 1)] == [None, None]
+    assert answer.of([*thought, *tokenizer.encode("\n\nYes")]) == len(thought)
+    # a thought that the prompt has ended is none
+    if template == MAY_THINK:
+        await ask(world, composition=PHASED, max_tokens=2, chat_template_kwargs={"enable_thinking": False})
+        assert world.engine.requests[-1].plan.thought is None
+
+
+async def test_a_phase_needs_thoughts(world: World) -> None:
+    got = await refusal(serve(world, HERMES), composition=PHASED)
+    assert got[0] == "composition"
+    assert "models.NAME.think_tags" in got[1]
+    serve(world, THINKS)
+    for path, body in (
+        ("/v1/completions", {"prompt": "Hi", "max_tokens": 2}),
+        ("/v1/score", {"prompt": "Hi", "continuations": ["a"]}),
+    ):
+        answer = await world.post(path, model="m", composition=PHASED, **body)
+        assert answer.status_code == 400
+        assert "ask with messages" in answer.json()["error"]["message"]

@@ -300,3 +300,29 @@ async def test_a_digit_is_one_of_ten(world: World, asked: dict[str, Any], patter
         choice = (await world.post("/v1/completions", **body)).json()["choices"][0]
         assert re.fullmatch(pattern, choice["text"], re.DOTALL), choice["text"]
         assert not [sign for sign in choice["text"] if sign.isdigit() and not sign.isascii()]
+
+
+INTEGER = {"type": "integer"}
+INTEGERS: list[tuple[Any, str]] = [
+    (INTEGER, "7" * 18),
+    ({**INTEGER, "minimum": 1}, "7" * 18),
+    ({**INTEGER, "exclusiveMaximum": 800}, "777"),
+    ({**INTEGER, "maximum": 10**19}, "7" * 19),  # the schema's own word
+    ({"type": ["integer", "null"]}, "7" * 18),
+    ({"anyOf": [INTEGER, {"type": "null"}]}, "7" * 18),
+    ({"enum": [7, 7777]}, "7777"),
+    ({"$ref": "#/$defs/n", "$defs": {"n": INTEGER}}, "7" * 18),
+    ({"type": "array", "items": INTEGER, "minItems": 1, "maxItems": 1}, f"[{'7' * 18}]"),
+    (
+        {"type": "object", "properties": {"n": INTEGER}, "required": ["n"], "additionalProperties": False},
+        f'{{"n": {"7" * 18}}}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "said"), INTEGERS)
+async def test_a_model_that_loves_digits_comes_to_an_end(world: World, schema: dict[str, Any], said: str) -> None:
+    world.script("large", said[: said.index("7")] + "7" * 60)
+    body = {"model": "large", "prompt": "x", "max_tokens": 60, "temperature": 0, "guided_json": schema}
+    choice = (await world.post("/v1/completions", **body)).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == (said, "stop")

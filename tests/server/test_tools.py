@@ -274,6 +274,37 @@ async def test_history_is_read_through_the_template(world: World, template: str,
     assert "tools" not in await prompt(world, messages=HISTORY, tools=TOOLS, tool_choice="none")
 
 
+async def test_names_are_shown_or_refused(world: World) -> None:
+    """Who of several speaks reaches the template; one that would not show it is refused, and a function's name is known
+    from the call that its message answers."""
+    said = [{"role": "user", "name": "Ada", "content": "hi"}, {"role": "assistant", "name": "Bo", "content": "Hm."}]
+    shown = HERMES.replace("{{ message.role }}", "{{ message.role }} {{ message.name }}")
+    read = await prompt(serve(world, shown), messages=[*said, *MESSAGES])
+    assert read.startswith("<|user Ada|>hi<|assistant Bo|>Hm.<|user |>hi")
+    for place, messages in enumerate(([said[0]], [MESSAGES[0], said[1], MESSAGES[0]])):
+        got = await refusal(serve(world, HERMES), messages=messages)
+        assert got[0] == f"messages.{place}.name"
+        assert "content" in got[1]
+    assert (await refusal(serve(world, HERMES), messages=[{"role": "system", "name": "S", "content": "x"}]))[0]
+    named = {**HISTORY[2], "name": "clock"}
+    assert "<|tool|>noon" in await prompt(serve(world, HERMES), messages=[*HISTORY[:2], named])
+    got = await refusal(serve(world, HERMES), messages=[*HISTORY[:2], {**named, "name": "weather"}])
+    assert got[0] == "messages.2.name"
+
+
+async def test_parts_reach_every_template(world: World) -> None:
+    parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    assert "<|user|>hi" in await prompt(serve(world, HERMES), messages=[{"role": "user", "content": parts}])
+    walked = "{% for part in message.content %}{{ part.text }}{% endfor %}"
+    walks = "{% for message in messages %}<|{{ message.role }}|>" + walked + "{% endfor %}"
+    for content in ("hi", parts):
+        read = await prompt(serve(world, walks), messages=[{"role": "user", "content": content}])
+        assert read == "<|user|>hi"
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    got = await refusal(serve(world, HERMES), messages=[{"role": "user", "content": [picture]}])
+    assert str(got[0]).startswith("messages.0.content")
+
+
 async def test_history_in_words(world: World) -> None:
     """A template that knows no tools, and a format that the operator names."""
     read = await prompt(
@@ -319,7 +350,8 @@ async def test_every_member_reads_tools_in_its_own_way(world: World) -> None:
         (HERMES, {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name", "pattern"),
         (HERMES, {"tools": [{"type": "web_search"}]}, "tools.0.type", "function"),
         (HERMES, {"tools": TOOLS, "guided_grammar": "start: \"a\""}, "guided_grammar", "excludes calls"),
-        (HERMES, {"messages": [{"role": "user", "content": "x", "tool_calls": [CALLED]}]}, "messages.0", "assistant"),
+        (HERMES, {"messages": [{"role": "user", "content": "x", "tool_calls": [CALLED]}]}, "messages.0",
+         "messages.0: 'tool_calls' belongs"),
         (HERMES, {"messages": [{"role": "assistant", "tool_calls": [
             {**CALLED, "function": {"name": "clock", "arguments": "[1]"}}]}]},
          "messages.0.tool_calls.0.function.arguments", "JSON object"),

@@ -6,11 +6,13 @@ import asyncio
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from motet.composers.plan import Plan, single
+from motet.composers.schedule import ThoughtSpelling
 from motet.composers.spec import build_plan, parse_composition
 from motet.engines.base import Engine, GenerationRequest, SamplingParams
 from motet.engines.outputs import TokenOutput, Voices
@@ -123,6 +125,23 @@ def plan_of(base: str, composition: dict[str, Any]) -> Plan:
 
 
 PLANS = [single(name) for name in MAKERS] + [plan_of(*composition) for composition in COMPOSITIONS]
+PHASED = replace(
+    plan_of(
+        "llama",
+        {
+            "compose": [
+                {"strategy": "unlearn", "assistant": "gpt2", "schedule": {"phase": "thought"}},
+                {
+                    "strategy": "proxy_tuning",
+                    "expert": "llama-b",
+                    "antiexpert": "llama-c",
+                    "schedule": {"phase": "answer", "warmup": 2},
+                },
+            ]
+        },
+    ),
+    thought=ThoughtSpelling("", "end", tuple((token, "end") for token in range(0, VOCAB, 5))),
+)
 SPLIT_PLANS = [plan_of(*composition) for composition in SPLIT]
 
 
@@ -131,7 +150,7 @@ def rng_of(plan: Plan) -> random.Random:
     near tie, which two engines round differently, or end where the masks of a test leave no token."""
     written = str(plan).replace("RuleVector(", "Rules(").replace("Rule(", "(")
     written = written.replace(", scheduled=()", "").replace(", schedule=None", "").replace(", pondered=None", "")
-    written = written.replace(", exit=None", "")
+    written = written.replace(", exit=None", "").replace(", phase=None", "")
     return random.Random(written.replace("(schedule=None)", "()"))
 
 

@@ -14,7 +14,7 @@ from motet.engines.base import NoTokenPossible
 from motet.engines.torch import TorchEngine
 from motet.engines.vllm.engine import VllmEngine
 from tests.vllm.models import EOS, VOCAB
-from tests.vllm.requests import PLANS, answer, answers, assert_alike, plan_of, request_for, rng_of, tokens
+from tests.vllm.requests import PHASED, PLANS, answer, answers, assert_alike, plan_of, request_for, rng_of, tokens
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PROXY = plan_of("llama", {"strategy": "proxy_tuning", "expert": "llama-b", "antiexpert": "llama-c"})
@@ -22,7 +22,7 @@ CONTRASTIVE = plan_of("mistral", {"strategy": "contrastive", "amateur": "llama"}
 DYNAMIC = plan_of("llama", {"strategy": "dynamic", "expert": "llama-b", "antiexpert": "llama-c"})
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
+@pytest.mark.parametrize("plan", [*PLANS, PHASED], ids=lambda plan: f"{plan.streams[0].model}-{plan.strategy}")
 async def test_every_strategy(plan: Plan, engine: VllmEngine, embedded: TorchEngine) -> None:
     """Prompts that are cut into chunks, text to score first, and a trace of every token."""
     rng = rng_of(plan)

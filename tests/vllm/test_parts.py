@@ -47,7 +47,7 @@ from motet.models.info import ModelInfo
 from motet.operator.loading_vllm import merged_checkpoint
 from motet.operator.sources import Source
 from tests.vllm.models import EOS, MAKERS, TOKENIZER, VOCAB
-from tests.vllm.requests import PLANS, SPLIT_PLANS, plan_of
+from tests.vllm.requests import PHASED, PLANS, SPLIT_PLANS, plan_of
 
 SAMPLING = SamplingParams(max_tokens=3, bad_words=((1, 2), (3,)), logit_bias=((4, 0.5),), allowed_token_ids=(1, 2))
 
@@ -56,7 +56,7 @@ def numbers(values: torch.Tensor) -> list[float]:
     return cast("list[float]", values.tolist())
 
 
-@pytest.mark.parametrize("plan", [*PLANS, *SPLIT_PLANS], ids=lambda plan: plan.strategy)
+@pytest.mark.parametrize("plan", [*PLANS, *SPLIT_PLANS, PHASED], ids=lambda plan: plan.strategy)
 def test_rows_travel_as_json(plan: object) -> None:
     spec = RowSpec(plan, (2,), 3, 4, SAMPLING, "7/0", Probe(1, 2, 3), Link("g", 0, 2, (0, 1)), (5,))  # type: ignore[arg-type]
     assert read_spec(json.loads(json.dumps(plain(spec)))) == spec

@@ -71,9 +71,13 @@ function filled(told: Told | Group, strategy: string, scene: Scene): Json {
 }
 
 export function item(group: Group, strategy: string, scene: Scene): Json {
-  if (!group.strategies) return filled(group, strategy, scene);
-  const first = scene.world.strategies.find((one) => one.id === group.strategies![0])!;
-  return part(begun(first, scene.world, scene.base));
+  if (!group.strategies) {
+    const made = filled(group, strategy, scene);
+    const some = group.parameters.find((parameter) => parameter.default === null);
+    return Object.keys(made).length || !some ? made : { [some.name]: first(some) }; // one that says nothing is refused
+  }
+  const usual = scene.world.strategies.find((one) => one.id === group.strategies![0])!;
+  return part(begun(usual, scene.world, scene.base));
 }
 
 /** A composition inside a stack, whose base is the stack's. */

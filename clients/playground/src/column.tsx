@@ -84,7 +84,7 @@ export function Column(props: ColumnProps) {
   const strategy = compositionOf(voice, world)?.["strategy"];
   return (
     <section class="column" aria-label={`Answer ${name}`}>
-      <details class="setup" open={!answer && !waiting}>
+      <details class="setup" open={answer ? answer.status === "failed" && !answer.tokens.length : !waiting}>
         <summary>
           <b>{name}</b> {voice.composition ? `${strategy ?? "compose"} on ${voice.model}` : voice.model}
         </summary>

@@ -72,15 +72,18 @@ function GroupField({
   const list = (value === undefined || value === null ? [] : Array.isArray(value) ? value : [value]) as Json[];
   const set = (next: Json[]) => onChange(next.length ? (group.many ? next : next[0]) : undefined);
   const replaced = (i: number, one: Json) => set(list.map((old, k) => (k === i ? one : old)));
+  const Entry = group.many ? "fieldset" : "div";
   return (
     <fieldset>
       <legend>{group.name}</legend>
       {!list.length && <p class="about">{group.description}</p>}
       {list.map((one, i) => (
-        <fieldset class="entry" key={i}>
-          <legend>
-            {group.name} {group.many ? i + 1 : ""}
-          </legend>
+        <Entry class="entry" key={i}>
+          {group.many && (
+            <legend>
+              {group.name} {i + 1}
+            </legend>
+          )}
           {group.strategies ? (
             <Part names={group.strategies} value={one} scene={scene} onChange={(next) => replaced(i, next)} />
           ) : (
@@ -94,16 +97,17 @@ function GroupField({
           <button
             type="button"
             class="small"
-            aria-label={`Remove ${group.name} ${i + 1}`}
+            aria-label={`Remove ${group.name}${group.many ? ` ${i + 1}` : ""}`}
             onClick={() => set(list.filter((_, k) => k !== i))}
           >
             remove
           </button>
-        </fieldset>
+        </Entry>
       ))}
       {(group.many || !list.length) && (
         <button type="button" class="small" onClick={() => set([...list, item(group, strategy, scene)])}>
-          add to {group.name}
+          add {group.many ? "to " : ""}
+          {group.name}
         </button>
       )}
     </fieldset>

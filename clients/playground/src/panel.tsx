@@ -44,7 +44,7 @@ export function Panel(props: Props) {
         {trace.argmax_moved && (
           <>
             {" "}
-            Alone, the base would have said <code>{shown(trace.top.base[0]?.token ?? "another token")}</code>.
+            From what it reads, the base would have said <code>{shown(trace.top.base[0]?.token ?? "another token")}</code>.
           </>
         )}
       </p>

@@ -166,7 +166,7 @@ function Written({ parameter, label, value, onChange }: ParameterProps) {
         type="text"
         aria-invalid={wrong}
         value={value === undefined ? "" : JSON.stringify(value)}
-        placeholder={parameter.description}
+        placeholder={parameter.examples?.length ? JSON.stringify(parameter.examples[0]) : parameter.description}
         onChange={(event) => change(event.currentTarget.value)}
       />
     </div>

@@ -331,6 +331,21 @@ test("a composition begins with the operator's own, else with whom the roles wer
   assert.deepEqual(await begun("retain-only", "unlearn"), other);
 });
 
+test("a schedule is begun with one press; what is refused is said beside the fields that it is about", async (t) => {
+  const page = await opened(t);
+  page.removeAllListeners("console"); // the browser complains of a 400
+  await page.click("text=add schedule");
+  await page.fill("#draft", "Hello");
+  const [request] = await Promise.all([page.waitForRequest("**/v1/chat/completions"), page.keyboard.press("Enter")]);
+  assert.deepEqual(request.postDataJSON().composition.schedule, { warmup: 1 });
+  await answered(page, 1);
+  await page.locator(".setup").evaluate((details) => (details.open = true));
+  await page.getByLabel("points (JSON)").fill('[{"token": 1, "scale": 0}]');
+  await page.click(".ask .main");
+  await page.waitForSelector("[role=alert] >> text=composition.schedule");
+  assert.ok(await page.getByLabel("points (JSON)").isVisible());
+});
+
 test("every strategy that the engine runs can be begun with one choice, and is answered", async (t) => {
   const page = await opened(t);
   await page.selectOption("select >> nth=0", "large");

@@ -176,6 +176,8 @@ class Timing(Spec):
     """What holds from which token on, in order; the first point is at token 0. (1 to 64 of them)"""
     linear: bool = False
     """Between two points the scale moves in a straight line, instead of all at once."""
+    phase: Literal["thought", "answer"] | None = None
+    """The strategy counts in the thought alone, or in the answer behind it alone, and tokens are counted from there."""
 
 
 @dataclass(frozen=True, kw_only=True)

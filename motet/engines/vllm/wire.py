@@ -28,7 +28,7 @@ from motet.composers.rules import (
     RoutedRule,
     SparseRule,
 )
-from motet.composers.schedule import Schedule, SchedulePoint
+from motet.composers.schedule import Schedule, SchedulePoint, ThoughtSpelling
 from motet.engines.base import SamplingParams, ThoughtPhase
 from motet.engines.outputs import Alternative, TokenTrace, Voices
 
@@ -124,6 +124,7 @@ CLASSES: dict[str, type] = {
         SchedulePoint,
         Stream,
         ThoughtPhase,
+        ThoughtSpelling,
         TokenSet,
     )
 }

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from motet.composers.plan import Plan
+from motet.composers.schedule import ThoughtSpelling
 from motet.engines.base import Grammar, ThoughtPhase
 from motet.operator.loaded import LoadedModel
 from motet.operator.registry import Registry
 from motet.server.dialogue.conversation import no_tools
 from motet.server.dialogue.dialect import dialect_of
 from motet.server.dialogue.parts import Syntax
-from motet.server.dialogue.reasoning import Thinking, phase_of, within
+from motet.server.dialogue.reasoning import NAME_TAGS, Thinking, phase_of, within
 from motet.server.dialogue.tool_grammar import CallGrammar, held
 from motet.server.dialogue.tools import Offer
-from motet.server.http.errors import ApiError
+from motet.server.http.errors import ApiError, invalid
 from motet.server.prompts import RequestPrompt, opens_thought
 from motet.server.query import Query
 from motet.server.structured import INVALID_GRAMMAR, TOOLS, asks_for_format, compiled_grammar
@@ -73,6 +74,30 @@ def form_of(prompt: RequestPrompt, plan: Plan, registry: Registry, query: Query)
     must = bool(calls) and query.offer.must
     syntax = Syntax(calls, query.offer.names, must, fenced, dialect.tags, bool(opened), shown)
     return AnswerForm(syntax, phase_of(dialect, base, opened=opened, budget=budget), dialect.is_single)
+
+
+def with_thought(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel], base: LoadedModel) -> Plan:
+    """The plan, which knows what stands around the thought where schedules have phases.
+
+    Raises:
+        ApiError: 400, there are no thoughts.
+    """
+    if not plan.has_phases:
+        return plan
+    if prompt.messages is None:
+        raise _no_phase("a text that goes on has no thought; ask with messages")
+    if prompt.dialect.tags is None:
+        raise _no_phase(f"no member of this composition writes thoughts. {NAME_TAGS}")
+    opened = opens_thought(plan, prompt, members)
+    if opened is False:  # the prompt has ended it
+        return plan
+    tags = prompt.dialect.tags
+    texts = base.tokenizer.spelling((tags.begin, tags.end), base.info.vocab_size)
+    return replace(plan, thought=ThoughtSpelling("" if opened else tags.begin, tags.end, texts))
+
+
+def _no_phase(why: str) -> ApiError:
+    return invalid(f"composition: a schedule has a 'phase', and {why}", "composition", "thinking_unsupported")
 
 
 async def grammar_of(form: AnswerForm, plan: Plan, registry: Registry, query: Query, max_tokens: int) -> Grammar | None:

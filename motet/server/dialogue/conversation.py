@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from motet.models.chat_template import ChatTemplate
@@ -40,8 +41,11 @@ class Conversation:
         tools are described where the template cannot.
 
         Raises:
-            ApiError: 400, calls, tools or thoughts that neither the template nor anything else has words for.
+            ApiError: 400, calls, tools or thoughts that neither the template nor anything else has words for, or a name
+                that the template does not show.
         """
+        for place, turn in enumerate(self.turns):
+            self._check_name(place, turn, template)
         turns = [self._with_thought(place, turn, template) for place, turn in enumerate(self.turns)]
         style = None if template is None else template.calls
         if style is None:
@@ -57,6 +61,24 @@ class Conversation:
         if not in_words:
             return turns, ()
         return _instructed(turns, self._instruction(), template is None or template.takes_system), ()
+
+    def _check_name(self, place: int, turn: Turn, template: ChatTemplate | None) -> None:
+        """Raises ApiError: 400, a name that this member would not see. A function's is in the call that it answers."""
+        if "name" not in turn or (template is not None and turn["role"] in template.named_roles):
+            return
+        if turn["role"] == "tool" and turn["name"] in self._called_names:
+            return
+        field = f"messages.{place}.name"
+        raise invalid(
+            f"{field}: the chat template of a member shows no names in the role {turn['role']!r}. Write it into the "
+            "content, or leave it out.",
+            field,
+        )
+
+    @cached_property
+    def _called_names(self) -> frozenset[str]:
+        calls = (call for turn in self.turns for call in turn.get("tool_calls", ()))
+        return frozenset(call["function"]["name"] for call in calls)
 
     def _with_thought(self, place: int, turn: Turn, template: ChatTemplate | None) -> dict[str, Any]:
         shown = dict(turn)

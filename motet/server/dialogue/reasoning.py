@@ -22,6 +22,7 @@ BUDGETS: Mapping[Effort, int | None] = {
     "high": 24576,
     "xhigh": None,
 }
+NAME_TAGS = "The operator can name what stands around them: models.NAME.think_tags in the operator's file."
 SHARE = 0.75  # of `max_tokens` that a bounded thought takes at most, so that an answer follows
 
 
@@ -56,8 +57,7 @@ class Thinking:
             asked, tokens = "reasoning_effort", BUDGETS[self.effort]
         if dialect.tags is None:
             raise invalid(
-                f"{asked}: no member of this composition writes thoughts. The operator can name what stands around "
-                "them: models.NAME.think_tags in the operator's file.",
+                f"{asked}: no member of this composition writes thoughts. {NAME_TAGS}",
                 asked,
                 "thinking_unsupported",
             )

@@ -178,7 +178,7 @@ def _from_validation(error: RequestValidationError) -> ApiError:
         loc, missing = problem["loc"], problem["type"] == "missing"
         path = [*_path(loc[:-1] if missing else loc, error.body), *(loc[-1:] if missing else ())]
         field = ".".join(str(part)[:MAX_SHOWN] for part in path)
-        said_of.setdefault(field, []).append(problem["msg"][:MAX_SHOWN])
+        said_of.setdefault(field, []).append(problem["msg"].removeprefix("Value error, ")[:MAX_SHOWN])
     said_of = {field: said for field, said in said_of.items() if not _inside(field, said_of)}
     told = [f"{field or 'body'}: {' or '.join(dict.fromkeys(said))}" for field, said in said_of.items()]
     message = sentences(told, len(told) + max(0, len(problems) - MAX_READ))

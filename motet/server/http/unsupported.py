@@ -141,6 +141,8 @@ def _misplaced(name: str) -> str | None:
         return CARRIERS[name]
     if name in _fields_of_all():
         return ELSEWHERE
+    if name == "strategy":
+        return "It belongs into 'composition'."
     return "It belongs into 'composition', beside 'strategy'." if name in strategy_fields() else None
 
 

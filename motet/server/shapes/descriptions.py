@@ -119,7 +119,7 @@ class Cast(Shape):
     roles: dict[str, list[str]]
     """Strategy → the roles that the model may take: all of them, unless its `expert.json` names one."""
     partner: str | None
-    """The loaded model, by its weights, that its `expert.json` sets it against; null: none is named, or it is not here."""
+    """The loaded model, known by its weights, that its `expert.json` sets it against; null: none."""
     num_parameters: int
     """Its size."""
 

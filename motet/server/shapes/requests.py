@@ -105,7 +105,7 @@ class Message(Body):
     content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     """What is said, as a text or in parts."""
     name: Annotated[str, Field(max_length=MAX_WORD)] | None = None
-    """Who of several speaks in this role, for templates that show it."""
+    """Who of several speaks in this role, for templates that show it; others make it a 400."""
     tool_calls: ToolCalls | None = None
     """The functions that an assistant's turn called."""
     tool_call_id: CallId | None = None
