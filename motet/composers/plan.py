@@ -34,12 +34,8 @@ from motet.composers.rules import (
     Scalable,
     SparseRule,
 )
-<<<<<<< HEAD
-from motet.composers.schedule import Schedule
-from motet.composers.token_map import TokenMap
-=======
 from motet.composers.schedule import Schedule, ThoughtSpelling
->>>>>>> h14
+from motet.composers.token_map import TokenMap
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
 HeadKind = Literal["gate", "router", "temperature", "strength"]  # as `models.info.HeadKind`

@@ -151,6 +151,14 @@ async def test_a_list_is_read_up_to_its_first_problem(world: World) -> None:
     assert error.message.endswith("and 280 more problems")
 
 
+@pytest.mark.parametrize("prompt", [["a"] * 5000, [[1]] * 5000])
+async def test_too_many_of_the_right_kind(world: World, prompt: list[Any]) -> None:
+    """Not called wrong for what another kind of list would hold."""
+    error = (await said(world, "/v1/completions", json.dumps(TEXT | {"prompt": prompt}).encode())).error
+    assert error.message.startswith("prompt: List should have at most 4096 items")
+    assert error.param == "prompt"
+
+
 def json_bytes(value: object) -> int:
     return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 

@@ -41,7 +41,7 @@ ENDINGS: dict[str, tuple[signal.Signals, ...]] = {
 MOMENTS = ("starting", "waiting", "answering", "answering")
 GONE_S = 5.0  # until what a killed server has started has noticed
 ENDED_S = 60.0  # drained by then
-STEPS = 1500  # of the trainer: seconds, so that it is killed in the middle
+STEPS = 300  # of the trainer: seconds, so that it is killed in the middle
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -62,10 +62,13 @@ def kills(launch: Launch, servers: int, trainers: int, seed: int) -> dict[str, A
 def _kill_servers(launch: Launch, number: int, seed: int) -> dict[str, Any]:
     tally, port = Tally(), free_port()
     with tempfile.TemporaryDirectory(prefix="motet-soak-") as scratch:
-        given = replace(launch, environment={**launch.environment, "TMPDIR": scratch}, port=port)
+        temporary, cache = Path(scratch) / "tmp", Path(scratch) / "cache"  # what torch compiles may stay, in the latter
+        temporary.mkdir()
+        folders = {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+        given = replace(launch, environment={**launch.environment, **folders}, port=port)
         for index in range(number + 1):  # the last one only has to answer
             rng = random.Random(f"{seed}/{index}")
-            _one(given, Path(scratch), tally, rng if index < number else None)
+            _one(given, temporary, tally, rng if index < number else None)
     return {
         "ended": dict(sorted(tally.ended.items())),
         "faults": tally.faults,
@@ -95,7 +98,9 @@ def _one(launch: Launch, scratch: Path, tally: Tally, rng: random.Random | None)
         ended = asyncio.run(_end(server, ENDINGS[ending], rng if moment == "answering" else None, tally))
     tally.ended[what] += 1
     left = [*_orphans(), *(_names(SHARED_MEMORY) - shared), *_names(scratch)]
-    tally.faults += [f"{what}: {said}" for said in (*ended, *(f"{name} is left" for name in left))]
+    faults = [f"{what}: {said}" for said in (*ended, *(f"{name} is left" for name in left))]
+    print(f"server ended: {what}", *faults, sep="\n      - ", flush=True)
+    tally.faults += faults
 
 
 def _end_early(launch: Launch, signals: Sequence[signal.Signals], seconds: float, tally: Tally) -> list[str]:
@@ -121,7 +126,7 @@ async def _end(server: Server, signals: Sequence[signal.Signals], rng: random.Ra
 
 def _load(url: str) -> list[bytes]:
     model = members(url)[0]
-    long = {"model": model, "prompt": "The town of", "max_tokens": 100, "ignore_eos": True, "n": 8, "logprobs": 5}
+    long = {"model": model, "prompt": "The town of", "max_tokens": 50, "ignore_eos": True, "n": 4, "logprobs": 5}
     bodies = [{**long, "stream": True}, long, {**long, "prompt": ["a", "b"], "temperature": 0}]
     grammars = [structured(regex=f"[a-z]{{{k},40}}x") for k in range(4)]
     return [*(post("/v1/completions", body) for body in bodies * 4), *(post(one.path, one.body) for one in grammars)]
@@ -146,7 +151,7 @@ def _judged(process: subprocess.Popen[bytes], signals: Sequence[signal.Signals],
     if signals[0] == signal.SIGKILL:
         return []
     said, number = log(), signals[0]
-    words = [sign for sign in ("Traceback", "terminate called", "panicked", "leaked") if sign in said]
+    words = [sign for sign in ("Traceback", "terminate called", "panicked", "resource_tracker") if sign in said]
     fine = status in (0, -number, 128 + number)
     return [*([] if fine else [f"status {status}"]), *(f"{sign}: {said[-300:]}" for sign in words)]
 
@@ -217,7 +222,7 @@ def _recipe(family: Path, folder: Path) -> Path:
         "tuning": {"type": "lora", "r": 4, "dropout": 0.2},
         "optimizer": {"type": "adamw", "lr": 1e-3, "clip": 1.0},
         "schedule": {"steps": STEPS, "warmup": 3},
-        "checkpoints": {"every": 25},
+        "checkpoints": {"every": 10},
         "logging": {"every": 1},
     }
     file = folder / "recipe.yaml"
@@ -238,7 +243,9 @@ def _kill_trainer(launch: Launch, recipe: Path, seconds: float) -> int:
     process.kill()
     process.wait()
     metrics = recipe.parent / "run" / "metrics.jsonl"
-    return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
+    steps = len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
+    print(f"trainer killed after {steps} steps", flush=True)
+    return steps
 
 
 def _weights(run: Path) -> str:

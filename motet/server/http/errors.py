@@ -174,12 +174,15 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     if problems[0]["loc"] == ("body",) and problems[0]["type"] != "value_error":
         return invalid("The body has to be a JSON object, sent with content-type application/json.", code="no_json")
     said_of: dict[str, list[str]] = {}
+    lengths: dict[str, list[str]] = {}
     for problem in problems[:MAX_READ]:
         loc, missing = problem["loc"], problem["type"] == "missing"
         path = [*_path(loc[:-1] if missing else loc, error.body), *(loc[-1:] if missing else ())]
         field = ".".join(str(part)[:MAX_SHOWN] for part in path)
-        said_of.setdefault(field, []).append(problem["msg"].removeprefix("Value error, ")[:MAX_SHOWN])
-    said_of = {field: said for field, said in said_of.items() if not _inside(field, said_of)}
+        said = problem["msg"].removeprefix("Value error, ")[:MAX_SHOWN]
+        (lengths if problem["type"] == "too_long" else said_of).setdefault(field, []).append(said)
+    said_of = {field: said for field, said in said_of.items() if not _inside(field, said_of) | _within(field, lengths)}
+    said_of |= lengths
     told = [f"{field or 'body'}: {' or '.join(dict.fromkeys(said))}" for field, said in said_of.items()]
     message = sentences(told, len(told) + max(0, len(problems) - MAX_READ))
     return invalid(message, next(iter(said_of)) or None, "invalid_value")
@@ -199,6 +202,11 @@ def _path(loc: tuple[int | str, ...], body: Any) -> list[int | str]:
 def _inside(field: str, others: Collection[str]) -> bool:
     """Whether another problem lies deeper in the same field: the branch of a union that the client meant."""
     return any(other.startswith(f"{field}.") for other in others)
+
+
+def _within(field: str, lists: Collection[str]) -> bool:
+    """Whether it belongs to a list whose only problem is its length in one branch of a union: that one was meant."""
+    return any(f"{field}.".startswith(f"{one}.") for one in lists)
 
 
 async def handle(request: Request, error: Exception) -> Response:

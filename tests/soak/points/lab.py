@@ -136,7 +136,8 @@ class Lab:
 
 def said_well(what: str, said: str, names: str) -> Check:
     """Whether a refusal is words: no traceback, no abort, and names what is wrong."""
-    faults = [sign for sign in ("Traceback", "terminate called", "panicked") if sign in said]
+    signs = ("Traceback", '\n  File "', "terminate called", "panicked")  # of a long traceback only the end is read
+    faults = [sign.strip() for sign in signs if sign in said]
     if names and names.lower() not in said.lower():
         faults.append(f"does not say {names!r}")
     return Check(

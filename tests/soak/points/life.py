@@ -98,7 +98,7 @@ def bad_starts(lab: Lab) -> list[Check]:
         lab.command("a YAML bomb: config show", "config", "show", str(bomb)),
         lab.command("a YAML bomb: serve", "serve", str(bomb)),
         lab.command("a cache that is no folder", "serve", "demo", environment=full, names=file.name),
-        lab.refused("weights that are NaN", file=lab.operator_file({"nan": _nan_model(lab)}), names="nan"),
+        lab.refused("weights that are NaN", file=lab.operator_file({"broken": _nan_model(lab)}), names="values of"),
         _busy_port(lab),
     ]
 
