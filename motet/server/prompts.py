@@ -481,6 +481,9 @@ def check_variables(variables: Mapping[str, Any]) -> None:
     taken = sorted(RESERVED_VARIABLES & set(variables))
     if taken:
         raise invalid(f"'chat_template_kwargs' cannot set {', '.join(taken)}.", "chat_template_kwargs")
+    if isinstance(variables.get("composition"), Mapping):
+        said = "'composition' stands beside 'model', not inside of 'chat_template_kwargs'."
+        raise invalid(said, "chat_template_kwargs", "unsupported_parameter")
 
 
 def _truncated(ids: list[int], prompt: RequestPrompt, member: LoadedModel) -> list[int]:
