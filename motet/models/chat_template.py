@@ -63,6 +63,11 @@ class ChatTemplate:
         Guard 3's, say) walks over a plain text letter by letter, and the text vanishes."""
         return not self._shows([ASKED]) and self._shows([self._asked])
 
+    @cached_property
+    def loses_questions(self) -> bool:
+        """Whether it renders a user's message without a word of it, in whatever form."""
+        return self._rendered([self._asked]) is not None and not self._shows([self._asked])
+
     def reads_parts(self, role: str) -> bool:
         """Whether it reads that role's contents only as parts; where the probe cannot tell, as it reads the user's."""
         return role in self._in_parts if role in PROBED else self.takes_parts

@@ -186,6 +186,13 @@ class Tokenizer:
         return self.decode([*ids, *self.encode("b")])[len(before) :] == " b"
 
     @cached_property
+    def appended(self) -> str:
+        """What it sets behind every text, such as EOS; mostly nothing."""
+        plain, whole = self.encode("a"), self.encode("a", add_special_tokens=True)
+        begin = next(n for n in range(len(whole) + 1) if whole[n : n + len(plain)] == plain or n == len(whole))
+        return "".join(map(self.text_of, whole[begin + len(plain) :]))
+
+    @cached_property
     def _added_ids(self) -> Mapping[str, int]:
         return {content.content: token for token, content in self.backend.get_added_tokens_decoder().items()}
 
