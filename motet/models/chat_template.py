@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROBE = "Motet"  # what every template must show
+PROBED = ("system", "user", "assistant")
 ASKED = {"role": "user", "content": PROBE}
 NAME, ARGUMENTS, CALL_ID = "motet_probe", {"of": PROBE}, "a1B2c3D4e"
 TOOL: Mapping[str, Any] = {
@@ -63,8 +64,30 @@ class ChatTemplate:
         return not self._shows([ASKED]) and self._shows([self._asked])
 
     @cached_property
+    def loses_questions(self) -> bool:
+        """Whether it renders a user's message without a word of it, in whatever form."""
+        return self._rendered([self._asked]) is not None and not self._shows([self._asked])
+
+    def reads_parts(self, role: str) -> bool:
+        """Whether it reads that role's contents only as parts; where the probe cannot tell, as it reads the user's."""
+        return role in self._in_parts if role in PROBED else self.takes_parts
+
+    @cached_property
+    def _in_parts(self) -> frozenset[str]:
+        return frozenset(role for role in PROBED if self._needs_parts(role))
+
+    def _needs_parts(self, role: str) -> bool:
+        """Whether the role's text vanishes beside the user's, who says another."""
+        user = {"role": "user", "content": _parts("Hello.") if self.takes_parts else "Hello."}
+        plain, parts = (
+            self._shows([turn, user] if role == "system" else [user, turn])
+            for turn in ({"role": role, "content": PROBE}, {"role": role, "content": _parts(PROBE)})
+        )
+        return not plain and (parts or self.takes_parts)
+
+    @cached_property
     def takes_system(self) -> bool:
-        return self._shows([{**self._asked, "role": "system"}, self._said("user", "Hello.")])
+        return self._shows([self._content("system", PROBE), self._content("user", "Hello.")])
 
     @cached_property
     def named_roles(self) -> frozenset[str]:
@@ -90,7 +113,7 @@ class ChatTemplate:
         style = self.calls
         if style is None:
             return False
-        result = {"role": "tool", "tool_call_id": CALL_ID, "name": NAME, **self._content("result-of-the-probe")}
+        result = {"tool_call_id": CALL_ID, "name": NAME, **self._content("tool", "result-of-the-probe")}
         text = self._rendered([self._asked, self._turn(1, style.as_objects), result], tools=[TOOL])
         return text is not None and "result-of-the-probe" in text
 
@@ -132,13 +155,10 @@ class ChatTemplate:
     @cached_property
     def _asked(self) -> dict[str, Any]:
         """The probe's question, in parts where only they are read."""
-        return {"role": "user", "content": [{"type": "text", "text": PROBE}]} if not self._shows([ASKED]) else ASKED
+        return {"role": "user", "content": _parts(PROBE)} if not self._shows([ASKED]) else ASKED
 
-    def _said(self, role: str, text: str) -> dict[str, Any]:
-        return {"role": role, **self._content(text)}
-
-    def _content(self, text: str) -> dict[str, Any]:
-        return {"content": [{"type": "text", "text": text}] if self.takes_parts else text}
+    def _content(self, role: str, text: str) -> dict[str, Any]:
+        return {"role": role, "content": _parts(text) if self.reads_parts(role) else text}
 
     def _shows(self, messages: Sequence[Mapping[str, Any]]) -> bool:
         text = self._rendered(messages)
@@ -150,6 +170,10 @@ class ChatTemplate:
             return str(self._hf.apply_chat_template([dict(one) for one in messages], tokenize=False, **options))
         except Exception:  # a template is the checkpoint's own program
             return None
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
 
 
 def behind(start: str, text: str) -> str:

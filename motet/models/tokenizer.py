@@ -19,6 +19,7 @@ SHORT = 4096  # characters or tokens that take less than a few milliseconds
 # different words whose pieces `tokenizers` keeps, for ever and twice over: up to 8 KiB of one that a client makes up.
 # It would keep 10,000; with a tenth of them a text takes a quarter longer
 REMEMBERED_WORDS = 1000
+LINE = "\n"  # no token that such a tokenizer merges with what follows
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -35,10 +36,17 @@ def byte_of_char() -> dict[str, int]:
     return table | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+def take_off_dropout(backend: Backend) -> None:
+    """Merges are never left out by chance (Provilkov et al. 2020, arXiv:1910.13267): a text has the same tokens at
+    every call. Like truncation and padding, a file keeps it from the script that trained with it last."""
+    if getattr(backend.model, "dropout", None) is not None:
+        backend.model.dropout = None
+
+
 class Tokenizer:
     """Wraps a fast Hugging Face tokenizer. Its own calls go to the Rust object, which threads may share: the Python
-    wrapper changes truncation state on every call. Truncation and padding that the file stores are settings of whoever
-    trained with it last, and are taken off."""
+    wrapper changes truncation state on every call. Truncation, padding and dropout that the file stores are settings of
+    whoever trained with it last, and are taken off."""
 
     def __init__(self, hf: PreTrainedTokenizerBase) -> None:
         """Raises ValueError where the tokenizer has no fast implementation."""
@@ -47,6 +55,7 @@ class Tokenizer:
             raise ValueError(f"{hf.name_or_path} has no fast tokenizer (tokenizer.json)")
         backend.no_truncation()
         backend.no_padding()
+        take_off_dropout(backend)
         limit = getattr(backend.model, "_resize_cache", None)  # BPE and Unigram have one
         if limit is not None:
             limit(REMEMBERED_WORDS)
@@ -138,7 +147,7 @@ class Tokenizer:
 
     def _as_read(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content")
-        in_parts = self.template.takes_parts and isinstance(content, str)
+        in_parts = isinstance(content, str) and self.template.reads_parts(str(message.get("role")))
         return {**message, "content": [{"type": "text", "text": content}]} if in_parts else dict(message)
 
     @cached_property
@@ -172,6 +181,25 @@ class Tokenizer:
             begins.append(begin if begin < min(reached, end) else reached)
             reached = max(reached, end)
         return begins
+
+    def encode_behind(self, text: str) -> list[int]:
+        """Ids of a text that other text stands before: without the space that tokenizers as Llama 2's set before every
+        text."""
+        before = self.encode(LINE)
+        ids = self.encode(LINE + text) if self._sets_a_space else []
+        return ids[len(before) :] if ids[: len(before)] == before else self.encode(text)
+
+    @cached_property
+    def _sets_a_space(self) -> bool:
+        ids, before = self._anchor
+        return self.decode([*ids, *self.encode("b")])[len(before) :] == " b"
+
+    @cached_property
+    def appended(self) -> str:
+        """What it sets behind every text, such as EOS; mostly nothing."""
+        plain, whole = self.encode("a"), self.encode("a", add_special_tokens=True)
+        begin = next(n for n in range(len(whole) + 1) if whole[n : n + len(plain)] == plain or n == len(whole))
+        return "".join(map(self.text_of, whole[begin + len(plain) :]))
 
     @cached_property
     def _added_ids(self) -> Mapping[str, int]:

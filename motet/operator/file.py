@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -26,6 +27,7 @@ from motet.operator.settings import Families, Settings
 from motet.settings import SettingsError, Tree, closest, nearest, read_mapping, sentences
 
 MODEL_FILES = (CONFIG, ADAPTER_CONFIG)  # one of them makes a folder a model's or an adapter's
+LINK = re.compile(r"(tcp|udp|sctp)://")  # what Kubernetes writes into MOTET_SERVER_PORT for a service motet-server
 
 
 class ConfigError(SettingsError):
@@ -97,17 +99,26 @@ def _environment() -> Tree:
 
 
 def _unknown_variables() -> list[str]:
-    """Variables with a `__` that name no section; others that begin with MOTET_ may be anybody's, as Kubernetes'
-    MOTET_SERVICE_HOST is."""
+    """Variables with a `__` that name no section, and settings that are spelt with one `_`; others that begin with
+    MOTET_ may be anybody's, as Kubernetes' MOTET_SERVICE_HOST is."""
     known = [f"MOTET_{section.upper()}" for section in Settings.model_fields]
+    flat = {spelling.replace("__", "_"): spelling for spelling in _nested_variables()}
     problems: list[str] = []
-    for variable in sorted(os.environ):
+    for variable, value in sorted(os.environ.items()):
         section, sign, rest = variable.upper().partition("__")
         if sign and section.startswith("MOTET_") and section not in known:
             close = closest(section, known)
             hint = f" Sections: {', '.join(known)}." if close is None else f" Did you mean {close}__{rest}?"
             problems.append(f"environment: {variable} names no setting.{hint}")
+        elif variable.upper() in flat and not LINK.match(value):
+            problems.append(f"environment: {variable} names no setting. Did you mean {flat[variable.upper()]}?")
     return problems
+
+
+def _nested_variables() -> Iterator[str]:
+    for section, info in Settings.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from (f"MOTET_{section}__{name}".upper() for name in info.annotation.model_fields)
 
 
 def _merge(weak: Tree, strong: Tree) -> Tree:

@@ -56,7 +56,7 @@ def prepare(configuration: Configuration) -> Prepared:
     if problems:
         raise ConfigError(problems)
     registry.map_all()
-    warnings = merged + _endless(infos) + _approximate(registry)
+    warnings = merged + _endless(infos) + _odd_prompts(registry.members) + _approximate(registry)
     warnings += memory_warnings(configuration.settings.engine, sources, infos)
     return Prepared(sources, tokenizers, registry, warnings)
 
@@ -287,6 +287,20 @@ def _approximate(registry: Registry) -> list[str]:
         for model, tokens in maps_of(registry.named(name)).items()
         if not tokens.is_exact
     ]
+
+
+def _odd_prompts(members: Mapping[str, LoadedModel]) -> list[str]:
+    """Models that read something else than what they are asked."""
+    told: list[str] = []
+    for name, member in members.items():
+        if end := member.tokenizer.appended:
+            said = (
+                "so that answers to text prompts begin behind it; add_special_tokens: false in a request leaves it out."
+            )
+            told.append(f"models.{name}: its tokenizer sets {end!r} behind every text, {said}")
+        if member.template == "chat" and member.tokenizer.template.loses_questions:
+            told.append(f"models.{name}: its chat template shows nothing of what a user says.")
+    return told
 
 
 def _endless(infos: Mapping[str, ModelInfo]) -> list[str]:

@@ -25,24 +25,28 @@ class Encodings:
         self._began: float | None = None
         self._characters = 0
         self._stopped = False
-        self._ids: dict[tuple[int, str, bool], list[int]] = {}
+        self._ids: dict[tuple[int, str, bool, bool], list[int]] = {}
 
     def stop(self) -> None:
         """The client has left: no more texts are begun."""
         self._stopped = True
 
-    def ids(self, text: str, member: LoadedModel, *, special: bool = False) -> list[int]:
-        """Token ids; `special`: with those that the tokenizer adds. Whoever changes them changes a copy.
+    def ids(self, text: str, member: LoadedModel, *, special: bool = False, behind: bool = False) -> list[int]:
+        """Token ids; `special`: with those that the tokenizer adds; `behind`: as they are behind other text. Whoever
+        changes them changes a copy.
 
         Raises:
             ApiError: 400, the texts before took more than `SECONDS`.
             ClientLeft: after `stop`.
         """
-        key = id(member.tokenizer), text, special
+        key = id(member.tokenizer), text, special, behind
         if key not in self._ids:
             self.check()
             self._characters += len(text)
-            self._ids[key] = member.tokenizer.encode(text, add_special_tokens=special)
+            tokenizer = member.tokenizer
+            self._ids[key] = (
+                tokenizer.encode_behind(text) if behind else tokenizer.encode(text, add_special_tokens=special)
+            )
         return self._ids[key]
 
     def check_length(self, text: str, member: LoadedModel, param: str) -> None:

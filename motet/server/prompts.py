@@ -274,8 +274,9 @@ def continuation(
     text: str, stream: Stream, member: LoadedModel, prompt: RequestPrompt, encodings: Encodings
 ) -> tuple[int, ...]:
     """Token ids of a text behind what the stream reads: tokenized together with it where that leaves the tokens before
-    it as they are, so that their scores are those of the whole text; else by itself. Behind messages the text is an
-    answer, before which a template may write a space."""
+    it as they are, so that their scores are those of the whole text; else by itself, without the space that some
+    tokenizers begin a text with, unless it begins one. Behind messages the text is an answer, before which a template
+    may write a space."""
     own = stream.prompt or Prompt()
     prompt = _own(own) if own.is_own else _with_swaps(prompt, own)
     read = _read(prompt, own, member)
@@ -287,7 +288,14 @@ def continuation(
         if whole[: len(before)] == before and len(whole) > len(before):
             return tuple(whole[len(before) :])
     encodings.check_length(text, member, "continuations")
-    return tuple(encodings.ids(text, member))
+    return tuple(encodings.ids(text, member, behind=_ends_in_text(read, prompt, member)))
+
+
+def _ends_in_text(read: _Text | None, prompt: RequestPrompt, member: LoadedModel) -> bool:
+    """Whether text follows on text: behind nothing, or a special token (BOS), it begins anew."""
+    if read is not None:
+        return bool(read.text)
+    return bool(prompt.tokens) and prompt.tokens[-1] not in member.tokenizer.special_ids
 
 
 def _space_before_answers(read: str, prompt: RequestPrompt, own: Prompt, member: LoadedModel) -> str:
@@ -473,6 +481,9 @@ def check_variables(variables: Mapping[str, Any]) -> None:
     taken = sorted(RESERVED_VARIABLES & set(variables))
     if taken:
         raise invalid(f"'chat_template_kwargs' cannot set {', '.join(taken)}.", "chat_template_kwargs")
+    if isinstance(variables.get("composition"), Mapping):
+        said = "'composition' stands beside 'model', not inside of 'chat_template_kwargs'."
+        raise invalid(said, "chat_template_kwargs", "unsupported_parameter")
 
 
 def _truncated(ids: list[int], prompt: RequestPrompt, member: LoadedModel) -> list[int]:

@@ -74,8 +74,9 @@ class ChoiceText:
             return self._read_forced(output)
         output = replace(output, forced=False)  # what an answer begins with is a part of it
         self.num_tokens += 1
-        offset = self._decoded + self._text.num_held
+        held = self._text.num_held
         text = self._decode(output)
+        offset = self._decoded + self._text.begin_of(output.token, text, held)
         self._decoded += len(text)
         return self._cut(output, text, offset)
 
@@ -157,6 +158,12 @@ class Detokenizer:
         """Whole characters of what is held."""
         return len(self._text(self._held).rstrip(REPLACEMENT)) if self._held else 0
 
+    def begin_of(self, token: int, text: str, held: int) -> int:
+        """Where a token begins in the text that became certain with it, when `held` whole characters were held: behind
+        what was held where it is whole characters itself, since bytes that became none are shown as U+FFFD then."""
+        own = self._tokenizer.text_of(token)
+        return len(text) - len(own) if len(text) > len(own) and text.endswith(own) and REPLACEMENT not in own else held
+
     def _new_stream(self) -> DecodeStream:
         return DecodeStream(ids=self._before, skip_special_tokens=self._skip)
 
@@ -215,8 +222,10 @@ def offsets_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
     """Where each token begins in what all of them decode to, special tokens included."""
     text, decoded, offsets = Detokenizer(tokenizer, skip_special_tokens=False), 0, list[int]()
     for token in ids:
-        offsets.append(decoded + text.num_held)
-        decoded += len(text.push(token))
+        held = text.num_held
+        certain = text.push(token)
+        offsets.append(decoded + text.begin_of(token, certain, held))
+        decoded += len(certain)
     return offsets
 
 

@@ -83,3 +83,15 @@ def test_tags_of_thoughts_stand_in_the_template(written: str, begin: str) -> Non
     tags = ChatTemplate(byte_tokenizer(chat_template=CHAT_TEMPLATE + f"{{# {written} #}}").hf).think_tags
     assert tags is not None
     assert tags.begin == begin
+
+
+def test_each_role_is_given_contents_in_the_form_that_it_is_read_in() -> None:
+    """A template that walks over the user's parts alone printed the others' lists as Python writes them."""
+    part = "{% for part in message.content %}{{ part.text }}{% endfor %}"
+    for walked in ("user", "system", "assistant"):
+        content = f"{{% if message.role == '{walked}' %}}{part}{{% else %}}{{{{ message.content }}}}{{% endif %}}"
+        body = "<|{{ message.role }}|>" + content
+        tokenizer = byte_tokenizer(chat_template=f"{{% for message in messages %}}{body}{{% endfor %}}")
+        turns = [{"role": role, "content": role.upper()} for role in ("system", "user", "assistant")]
+        assert tokenizer.render_chat(turns) == "<|system|>SYSTEM<|user|>USER<|assistant|>ASSISTANT"
+        assert tokenizer.template.takes_system

@@ -161,6 +161,17 @@ def test_a_misspelt_section_in_the_environment(folder: Path, monkeypatch: pytest
     assert said == "environment: MOTET_SERVR__PORT names no setting. Did you mean MOTET_SERVER__PORT?"
 
 
+@pytest.mark.parametrize(("variable", "meant"), [("SERVER_PORT", "SERVER__PORT"), ("ENGINE_DTYPE", "ENGINE__DTYPE")])
+def test_a_setting_with_one_underscore(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str, meant: str
+) -> None:
+    monkeypatch.setenv(f"MOTET_{variable}", "8002")
+    (said,) = problems(folder, GOOD)
+    assert said == f"environment: MOTET_{variable} names no setting. Did you mean MOTET_{meant}?"
+    monkeypatch.setenv(f"MOTET_{variable}", "tcp://10.0.0.1:8000")  # as Kubernetes links a service motet-server
+    load(write(folder, GOOD))
+
+
 @pytest.mark.parametrize("written", ["1e-1", '"0.1"'])
 def test_numbers_of_compositions(folder: Path, written: str) -> None:
     text = yaml.safe_dump(GOOD).replace("amateur: small", f"amateur: small\n    alpha: {written}")

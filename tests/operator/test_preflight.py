@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tokenizers.processors import TemplateProcessing
 from transformers import MambaConfig
 from typer.testing import CliRunner
 
@@ -125,6 +126,21 @@ def test_a_model_without_an_end_is_warned_about(models: Path, tmp_path: Path) ->
     assert result.exit_code == 0
     assert "warning: models.m: " in result.stderr
     assert "max_tokens" in result.stderr
+
+
+def test_models_that_read_something_else_than_they_are_asked_are_warned_about(models: Path, tmp_path: Path) -> None:
+    ending, mute = byte_tokenizer(), byte_tokenizer(chat_template="{% for message in messages %}?{% endfor %}")
+    ids = [("<|end|>", ending.single_id("<|end|>") or 0)]
+    ending.backend.post_processor = TemplateProcessing(single="$A <|end|>", special_tokens=ids)
+    save_with(tmp_path / "ending", ending)
+    save_with(tmp_path / "mute", mute)
+    tree = {"ending": {"path": "ending"}, "mute": {"path": "mute"}, "plain": {"path": "mute", "template": "plain"}}
+    result = RUN.invoke(app, ["config", "validate", str(write(tmp_path, tree))])
+    assert result.exit_code == 0
+    told = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(told) == 2
+    assert "models.ending: its tokenizer sets '<|end|>' behind every text" in told[0]
+    assert "models.mute: its chat template shows nothing of what a user says" in told[1]
 
 
 def test_listing_fails_where_a_model_cannot_be_read(models: Path) -> None:

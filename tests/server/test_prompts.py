@@ -8,8 +8,10 @@ from typing import Any, cast
 from unittest.mock import MagicMock
 
 import pytest
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.tokenizer import Tokenizer
@@ -141,6 +143,36 @@ def test_a_continuation_is_what_a_text_adds_to_what_the_stream_reads(own: Prompt
     member = MEMBERS["spacing"]
     ids = continuation("ab", Stream("base", "spacing", prompt=own), member, RequestPrompt(text="Hi"), Encodings())
     assert [member.tokenizer.bytes_of(token) for token in ids] == [char.encode() for char in expected]
+
+
+def merging() -> LoadedModel:
+    """A tokenizer as Llama 2's whose tokens `ab` and `▁b` no cut behind the first letter leaves as they are."""
+    vocab = {token: i for i, token in enumerate(["<s>", "▁", "a", "b", "ab", "▁b", "<0x0A>"])}
+    merges = [("a", "b"), ("▁", "b")]
+    backend: Any = Backend(models.BPE(vocab, merges, byte_fallback=True, unk_token="<s>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>")
+    return fake_member("merging", Tokenizer(hf))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "tokens"),
+    [
+        ({"text": "a"}, "b", ["b"]),  # together they are `ab`
+        ({"text": "a"}, " b", ["▁b"]),
+        ({"text": "a "}, "b", ["b"]),
+        ({"tokens": (1, 2)}, "b", ["b"]),
+        ({"tokens": (1, 2)}, " b", ["▁b"]),
+        ({"tokens": (0,)}, "b", ["▁b"]),  # behind BOS a text begins
+        ({"text": ""}, "b", ["▁b"]),
+    ],
+)
+def test_a_continuation_gets_no_space_that_nobody_wrote(prompt: dict[str, Any], text: str, tokens: list[str]) -> None:
+    member = merging()
+    ids = continuation(text, Stream("base", "merging"), member, RequestPrompt(**prompt), Encodings())
+    assert [member.tokenizer.backend.id_to_token(token) for token in ids] == tokens
 
 
 def test_special_tokens_can_be_left_out() -> None:

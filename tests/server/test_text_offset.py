@@ -66,6 +66,28 @@ def test_prompts(tokenizer: Tokenizer, special: bool, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tokenizer", "tokens", "parts"),
+    [
+        (
+            BYTES,
+            [b"\xf0", b"b", b"\xc3", b"\xe2", b"a", b"\xc3", b"\xa9"],
+            ["\ufffd", "b", "", "\ufffd" * 2, "a", "", "é"],
+        ),
+        (PIECES, ["t", "<0xF0>", "<0x9F>", "wo", "<0xC3>", "▁b"], ["t", "", "\ufffd\ufffd", "wo", "\ufffd", " b"]),
+    ],
+    ids=["bytes", "pieces"],
+)
+def test_whole_tokens_begin_behind_broken_characters(tokenizer: Tokenizer, tokens: list[Any], parts: list[str]) -> None:
+    """Bytes that become no character are shown as U+FFFD, which the next token counted as its own."""
+    names = {
+        tokenizer.bytes_of(i) if tokenizer is BYTES else tokenizer.backend.id_to_token(i): i
+        for i in range(tokenizer.size)
+    }
+    ids = [names[token] for token in tokens]
+    assert cut(tokenizer.decode(ids), echo_offsets(ids, None, tokenizer)) == parts
+
+
+@pytest.mark.parametrize(
     ("body", "parts"),
     [
         ({"prompt": "é😀"}, ["", "é", "", "", "", "😀", "b", "ü"]),

@@ -166,6 +166,30 @@ async def test_what_is_ignored_stands_in_a_header(world: World, stream: bool) ->
     assert IGNORED not in plain.headers
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": [{"role": "user", "content": "Hi", "composition": PROXY}]},
+        {"messages": [{"role": "user", "content": "Hi", "vendor": {"compositions": [PROXY]}}]},
+        {"metadata": {"composition": PROXY}},
+        {"provider": {"options": [{"composition": PROXY}]}},
+        {"chat_template_kwargs": {"composition": PROXY}},
+        {"stream": True, "stream_options": {"composition": PROXY}},
+    ],
+)
+async def test_a_composition_in_the_wrong_place_is_never_ignored(world: World, change: dict[str, Any]) -> None:
+    """The plain model would answer who asked for the steered one."""
+    param, message = await refused(world, **change)
+    assert (param or "").split(".")[0] == list(change)[-1]
+    assert "composition" in message
+    assert "beside 'model'" in message
+
+
+async def test_notes_may_speak_of_strategies(world: World) -> None:
+    notes = {"strategy": "a", "composition": "x", "run": {"strategy": "b"}}
+    assert (await world.post("/v1/chat/completions", **CHAT, metadata=notes)).status_code == 200
+
+
 async def test_harmless_names_are_ignored(world: World) -> None:
     for name in HARMLESS - set(ChatCompletionRequest.model_fields):
         assert (await world.post("/v1/chat/completions", **CHAT | {name: "x"})).status_code == 200, name

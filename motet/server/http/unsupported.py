@@ -47,6 +47,7 @@ NEAR = 0.82  # of two names' letters: `max_token` is near to `max_tokens`, `prom
 MAX_NAMES = 64  # unknown names in one request; each is compared with all that are known
 UNSUPPORTED = "unsupported_parameter"
 ENDPOINT_BODIES = (ChatCompletionRequest, CompletionRequest, CompareRequest, ScoreRequest, TokenizeRequest)
+COMPOSITIONS = ("composition", "compositions")
 ELSEWHERE = "Another endpoint reads it; /docs says which."
 
 
@@ -101,10 +102,12 @@ def _inside(value: Any, path: str) -> Iterator[Extra]:
 def _refusal(extra: Extra, body: Body, own: Mapping[str, Foreign]) -> str | None:
     """Why the field cannot be ignored, and what to write; None where it can. `own`: what the endpoint has elsewhere."""
     name, value = extra.name, extra.value
-    if name in HARMLESS or _is_one_of(value, NOTHING):
+    if _is_one_of(value, NOTHING):
         return None
-    if extra.owner is Message:
-        return OF_MESSAGES.get(name) or _misspelt(name[:MAX_SHOWN], extra.owner)
+    if name in HARMLESS or extra.owner is Message:
+        hidden = _like_a_composition(value if name in COMPOSITIONS else _named_compositions(value))
+        known = None if name in HARMLESS else OF_MESSAGES.get(name) or _misspelt(name[:MAX_SHOWN], extra.owner)
+        return known or hidden
     if name == "best_of":
         n = getattr(body, "n", None) or 1
         return None if value == n else f"Only n of n ({n}) are drawn."
@@ -117,7 +120,7 @@ def _refusal(extra: Extra, body: Body, own: Mapping[str, Foreign]) -> str | None
     misspelt = _misspelt(name[:MAX_SHOWN], extra.owner)
     if value is False and name not in ON_BY_DEFAULT:
         return misspelt
-    return _misplaced(name) or misspelt or _like_a_composition(value)
+    return _misplaced(name, extra.path, body) or misspelt or _like_a_composition(value)
 
 
 def _missing(name: str, owner: type[Body]) -> Foreign | None:
@@ -136,9 +139,11 @@ def _is_one_of(value: Any, harmless: Iterable[Any]) -> bool:
     return any(value == one and type(value) is type(one) for one in harmless)
 
 
-def _misplaced(name: str) -> str | None:
+def _misplaced(name: str, path: str, body: Body) -> str | None:
     if name in CARRIERS:
         return CARRIERS[name]
+    if name in type(body).model_fields:
+        return f"It stands beside 'model', not inside of {path.rpartition('.')[0]!r}."
     if name in _fields_of_all():
         return ELSEWHERE
     if name == "strategy":
@@ -149,6 +154,11 @@ def _misplaced(name: str) -> str | None:
 def _like_a_composition(value: Any) -> str | None:
     is_one = any("strategy" in part for part in _objects(value))
     return "It looks like a composition: that stands under 'composition', beside 'model'." if is_one else None
+
+
+def _named_compositions(value: Any) -> list[Any]:
+    """What stands under a composition's name in free notes (`metadata`), which may speak of strategies of their own."""
+    return [part[name] for part in _objects(value) for name in COMPOSITIONS if name in part]
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -47,16 +47,17 @@ Messages = tuple[Message, ...]
 Tools = tuple[Mapping[str, Any], ...]
 
 
-def as_chat(messages: Sequence[Message], *, in_parts: bool = False) -> list[dict[str, Any]]:
-    """The form that chat templates read, contents as lists of parts where asked for; as in serving, `developer` is
-    another word for `system`."""
+def as_chat(messages: Sequence[Message], in_parts: Callable[[str], bool] = lambda _: False) -> list[dict[str, Any]]:
+    """The form that chat templates read, contents of the roles `in_parts` as lists of parts; as in serving,
+    `developer` is another word for `system`."""
+    roles = ["system" if message.role == "developer" else message.role for message in messages]
     return [
         {
-            "role": "system" if message.role == "developer" else message.role,
-            "content": [{"type": "text", "text": message.content}] if in_parts else message.content,
+            "role": role,
+            "content": [{"type": "text", "text": message.content}] if in_parts(role) else message.content,
             **message.fields,
         }
-        for message in messages
+        for role, message in zip(roles, messages, strict=True)
     ]
 
 

@@ -95,7 +95,7 @@ def check_span_kinds(name: str, spec: Dataset, records: Sequence[Record]) -> lis
     known = sorted(kinds)
     return [
         f"data.{name}.span_weights: no record has a span of the kind {kind!r}; "
-        f"found: {listing(known)}.{nearest(kind, known)}"
+        f"found: {listing(known)}.{nearest(kind, known) or f' To weigh all alike: data.{name}.span_weights={{}}'}"
         for kind in spec.span_weights
         if kind != REST and kind not in kinds
     ]

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from motet.models.chat_template import PROBE, ChatTemplate
+from motet.models.tokenizer import take_off_dropout
 from motet.training.data.errors import DataError
 from motet.training.data.messages import Message, Messages, Tools, as_chat
 
@@ -28,6 +29,7 @@ class Tokens:
         if backend is None or eos is None:
             lacking = "fast implementation (tokenizer.json)" if backend is None else "end-of-text token"
             raise DataError([f"the tokenizer {hf.name_or_path} has no {lacking}"])
+        take_off_dropout(backend)
         self.hf, self.eos = hf, eos
         self._backend = _whole(backend)
 
@@ -87,9 +89,9 @@ class Tokens:
         return next((token for token in self.encode([behind])[0] if token in added), None) if before else None
 
     @cached_property
-    def takes_parts(self) -> bool:
-        """Whether the chat template reads contents as lists of parts."""
-        return ChatTemplate(self.hf).takes_parts
+    def template(self) -> ChatTemplate:
+        """What the chat template can say."""
+        return ChatTemplate(self.hf)
 
     def render(self, messages: Messages, tools: Tools = (), *, for_answer: bool) -> str:
         """The chat template's text of the messages, with the beginning of an answer behind them where asked for.
@@ -100,7 +102,7 @@ class Tokens:
         return str(self._apply(messages, tools, tokenize=False, add_generation_prompt=for_answer))
 
     def _apply(self, messages: Messages, tools: Tools, **options: Any) -> object:
-        chat = as_chat(messages, in_parts=self.takes_parts)
+        chat = as_chat(messages, in_parts=self.template.reads_parts)
         try:
             return self.hf.apply_chat_template(chat, tools=cast(Any, list(tools) or None), **options)
         except Exception as error:  # a template is the checkpoint's own program, run on the row's data

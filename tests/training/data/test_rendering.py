@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import processors
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from motet.demo.documents import answered_record, corpus, visit
 from motet.demo.tokenizer import for_transformers, train_tokenizer
@@ -274,9 +274,13 @@ EITHER = (
     "{% for c in m.content %}[{{ c.text }}]{% endfor %}{% endif %}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+MIXED = (  # parts of the user alone
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'user' %}{% for c in m.content %}{{ c.text }}{% endfor %}"
+    "{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
-@pytest.mark.parametrize("template", [PARTS, EITHER, CHATML])
+@pytest.mark.parametrize("template", [PARTS, EITHER, MIXED, CHATML])
 @pytest.mark.parametrize("in_parts", [True, False])
 def test_templates_get_contents_in_the_form_that_they_read(tmp_path: Path, template: str, in_parts: bool) -> None:
     """The question vanished under templates that walk over parts; the rows' own form does not matter."""
@@ -398,6 +402,12 @@ def test_a_tokenizer_file_that_truncates_does_not_cut_documents(tmp_path: Path) 
     backend.enable_truncation(4)
     assert load(tmp_path, [{"text": "x" * 30}], tokenizer=tokenizer).lengths.tolist() == [31]
     assert backend.truncation is not None, "the caller's tokenizer is left as it was"
+
+
+def test_a_tokenizer_file_with_dropout_reads_a_text_always_alike() -> None:
+    backend: Any = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "<s>": 3}, [("a", "b")], dropout=0.5))
+    tokens = Tokens(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<s>"))
+    assert tokens.encode(["ab" * 50]) == [[2] * 50]
 
 
 def test_answered_questions_are_encoded_as_a_server_encodes_them(tmp_path: Path) -> None:

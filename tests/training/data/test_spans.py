@@ -93,6 +93,8 @@ def test_a_weighed_kind_that_no_record_names_is_refused(tmp_path: Path) -> None:
     assert caught.value.problems == [
         "data.train.span_weights: no record has a span of the kind 'valu'; found: value. Did you mean 'value'?"
     ]
+    with pytest.raises(DataError, match=r"found: none\. To weigh all alike: data\.train\.span_weights=\{\}"):
+        load(tmp_path, [{"text": "abcd"}], span_weights={"value": 0.1})
 
 
 def test_spans_need_one_answer_that_the_template_leaves_alone(tmp_path: Path) -> None:
