@@ -50,16 +50,19 @@ class AnswerBegin:
         self._text: str = ""  # that may be the begin of a tag
         self._in_thought = not self._thought.begin
         self._found: int | None = None
+        self._known_from = 0  # tokens that tell what was found
 
     def of(self, written: Sequence[int]) -> int | None:
         """How many of the tokens stand before the answer; None within the thought, or where one may begin."""
-        if list(written[: len(self._read)]) != self._read:  # guesses were taken back
+        size = min(len(written), len(self._read))
+        if list(written[:size]) != self._read[:size]:  # guesses were taken back
             self._start_over()
         for token in written[len(self._read) :]:
             self._read.append(token)
             if self._found is None:
                 self._follow(self._texts.get(token))
-        return self._found
+                self._known_from = len(self._read)
+        return self._found if len(written) >= self._known_from else None
 
     def _follow(self, text: str | None) -> None:
         begin, end = self._thought.begin, self._thought.end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -119,7 +120,9 @@ def test_phases_of_an_answer(begin: str, past: tuple[int, ...], phase: str) -> N
     forgets = phase == "answer" and in_answer >= 2
     assert weights["expert"] == (phase == "thought")
     assert bool(now.masks) == forgets
-    assert timeline.at(lambda: past[:1]).streams == Timeline(timeline.plan).at(lambda: past[:1]).streams, "taken back"
+    for other in (past[:1], past, (*past, 6), (*past[:-1], 8), past):  # guessed, and taken back
+        written = partial(tuple, other)
+        assert timeline.at(written).streams == Timeline(timeline.plan).at(written).streams
 
 
 def test_without_a_thought_all_is_the_answer() -> None:
