@@ -15,7 +15,7 @@ from motet.composers.roles import named_models
 from motet.composers.spec import Composition, build_plan, describe
 from motet.composers.token_map import TokenMap
 from motet.composers.vocabulary import Vocabulary, VocabularyMismatch, shared_width
-from motet.engines.base import common_width
+from motet.engines.base import common_width, unlike_clusters
 from motet.engines.grammars import Grammars
 from motet.experts.bundle import ExpertBundle
 from motet.experts.fit import Known, misfits
@@ -202,9 +202,13 @@ class Registry:
         return plan
 
     def _check_head(self, composition: Composition, plan: Plan) -> None:
-        """Raises CompositionError: the plan asks a head of its base that the base does not have."""
+        """Raises CompositionError: the plan asks a head of its base that it does not have, or one of other clusters."""
         base = plan.streams[0].model
-        if not plan.heads or self.infos[base].head in plan.heads:
+        if not plan.heads:
+            return
+        if self.infos[base].head in plan.heads:
+            if (unlike := unlike_clusters(plan, self.infos[base])) is not None:
+                raise CompositionError(f"composition.adapters: {unlike}.", "composition.adapters")
             return
         others = [name for name, info in self.infos.items() if info.head in plan.heads]
         wanted = " or ".join(plan.heads)
