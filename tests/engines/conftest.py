@@ -166,7 +166,7 @@ class PlainLoop:
         hidden, logits = told.hidden_states[-1][0, -1:].double(), told.logits[0, -1:].double()
         seen = Seen(hidden, logits, cast(Any, self.models[base]).get_input_embeddings())
         told = HEADS[base][1](hidden.shape[-1]).double().reading(seen)
-        return float(told) if told.dim() == 1 else tuple(told[0].tolist())
+        return float(told) if told.dim() == 1 else tuple(cast("list[float]", told[0].tolist()))
 
     def greedy(
         self, plan: Plan, contexts: tuple[tuple[int, ...], ...], forced: tuple[int, ...], max_tokens: int
