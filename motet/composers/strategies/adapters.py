@@ -24,8 +24,8 @@ class Adapters(RuleStrategy, frozen=True):
     prompt, and hold for the whole answer; of a scored prompt, every token has those of the prompt up to it. The paper's
     feature is a projected gradient of the instruction, a backward pass for every request; here it is the base's last
     hidden state behind the prompt, which the forward computes anyhow, as the paper's own comparison with embeddings of
-    the instruction has it. The paper adds the base's logits to the weighted ones, which chooses the same tokens as
-    `share` 0.5 greedily; with weights that sum to 1 temperature 1 is the geometric mean. The trace reports w as
+    the instruction has it. With `share` 0.5 the base counts as much as all adapters together: greedily the tokens of
+    `L_base + Σ_c w_c L_c`, while weights that sum to 1 make temperature 1 a geometric mean. The trace reports w as
     `alpha`. A `schedule` multiplies what the adapters add to the base.
     """
 

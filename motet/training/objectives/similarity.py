@@ -16,6 +16,16 @@ from motet.training.objectives.objective import Calibration, Loss, ObjectiveSett
 from motet.training.policy import HiddenPolicy, Policies
 
 
+def behind_prompts(policy: HiddenPolicy, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The last hidden states (D, H) behind the prompts of D documents, in the order of their targets, and which
+    documents (D,) they are."""
+    first = torch.ones_like(batch.owners, dtype=torch.bool)
+    first[1:] = (
+        batch.owners[1:] != batch.owners[:-1]
+    )  # a document's targets stand together, the first behind its prompt
+    return policy.seen(batch).hidden[first], batch.owners[first]
+
+
 class Similarity(ObjectiveSetting):
     """`½ ‖h − μ_c‖²`, h the model's last hidden state behind a prompt of cluster c; the means μ are where it is least.
 
@@ -60,13 +70,9 @@ class Similarity(ObjectiveSetting):
     def features(self, policies: Policies, batch: Batch) -> tuple[Tensor, Tensor]:
         """The last hidden states (D, H) behind the prompts of D documents, and the places (D,) of their clusters."""
         assert batch.labels is not None, "clusters have names"
-        hidden = cast("HiddenPolicy", policies.trained).seen(batch).hidden
-        later = torch.zeros_like(batch.owners, dtype=torch.bool)
-        later[1:] = (
-            batch.owners[1:] == batch.owners[:-1]
-        )  # a document's targets stand together, the first at its prompt
+        hidden, documents = behind_prompts(cast("HiddenPolicy", policies.trained), batch)
         order = torch.tensor([self.clusters.index(name) for name in sorted(self.clusters)], device=batch.labels.device)
-        return hidden[~later], order[batch.labels[batch.owners[~later]]]
+        return hidden, order[batch.labels[documents]]
 
     def calibrated(self, policies: Policies, batches: Iterable[Batch]) -> Calibration:
         """Fits the head, and says how much of each cluster's prompts its own adapter gets."""
