@@ -41,18 +41,26 @@ def run(workshop: Path, output: Path, clusters: Sequence[str] = CLUSTERS, packin
 
 
 @torch.no_grad()
-def features(workshop: Path, thing: str) -> np.ndarray:
-    """(n, H) float64: the last hidden states behind a cluster's prompts."""
+def features(workshop: Path, thing: str, template: str) -> np.ndarray:
+    """(n, H) float64: the last hidden states behind a cluster's prompts, as a server renders them."""
     tokenizer = cast("Any", AutoTokenizer).from_pretrained(workshop / "base")
     model: Any = AutoModelForCausalLM.from_pretrained(workshop / "base").eval()
     prompts = [row["prompt"] for row in records() if thing in row["prompt"]]
-    told = [model(torch.tensor([tokenizer(prompt)["input_ids"]]), output_hidden_states=True) for prompt in prompts]
+    ids = [
+        tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)["input_ids"]
+        if template == "chat"
+        else tokenizer(prompt)["input_ids"]
+        for prompt in prompts
+    ]
+    told = [model(torch.tensor([own]), output_hidden_states=True) for own in ids]
     return np.stack([one.hidden_states[-1][0, -1].double().numpy() for one in told])
 
 
-@pytest.mark.parametrize("packing", ["none", "fit"])
-def test_it_holds_means_and_standards_of_every_cluster(workshop: Path, tmp_path: Path, packing: str) -> None:
-    output = run(workshop, tmp_path / "out", packing=packing)
+@pytest.mark.parametrize(("packing", "template"), [("none", "plain"), ("fit", "chat")])
+def test_it_holds_means_and_standards_of_every_cluster(
+    workshop: Path, tmp_path: Path, packing: str, template: str
+) -> None:
+    output = run(workshop, tmp_path / "out", packing=packing, template=template)
     bundle = read_bundle(output)
     assert bundle is not None
     assert bundle.head == HeadSpec(kind="similarity", clusters=tuple(CLUSTERS))
@@ -60,7 +68,7 @@ def test_it_holds_means_and_standards_of_every_cluster(workshop: Path, tmp_path:
     assert set(head) == {"centroids", "mean", "deviation"}
     own: dict[str, np.ndarray] = {}
     for number, thing in enumerate(CLUSTERS):
-        states = features(workshop, thing)
+        states = features(workshop, thing, template)
         centroid = states.mean(0)
         cosines = states @ centroid / np.linalg.norm(states, axis=1) / np.linalg.norm(centroid)
         np.testing.assert_allclose(head["centroids"][number], centroid, atol=1e-5)
@@ -102,10 +110,3 @@ def test_records_without_a_prompt_are_refused(
 def test_clusters_that_no_composition_could_name(clusters: list[str]) -> None:
     with pytest.raises(ValidationError):
         Similarity.model_validate({"clusters": clusters})
-
-
-def test_a_head_has_clusters_if_it_is_a_similarity() -> None:
-    with pytest.raises(ValidationError, match="a similarity has clusters, and no other head has"):
-        HeadSpec(kind="similarity")
-    with pytest.raises(ValidationError, match="a similarity has clusters, and no other head has"):
-        HeadSpec(kind="gate", clusters=("a",))
