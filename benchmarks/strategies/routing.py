@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from benchmarks.strategies.bench import Bench, Json, Target, chat, exact, logprobs, scored, trace_of
+from benchmarks.strategies.bench import Bench, Json, Target, chat, exact, logprobs, scored, text_of, trace_of
 from benchmarks.strategies.finding import Finding, compared, ratio, stacked
 from benchmarks.strategies.table import Experiment
 
-LARGE, SMALL, ROUTER, TEMPERED = "large-chat", "small-chat", "router", "tempered"
+LARGE, SMALL, ROUTER, TEMPERED, NEAR = "large-chat", "small-chat", "router", "tempered", "near"
+CLUSTERS = ("refusals", "courteous")  # an adapter was trained on each, as the head of `similarity-head` has it
 KEPT = 0.02  # of all answers may be lost by a method that is said to keep them
 THRESHOLD = 0.5  # of `routed`, its default
 
@@ -74,10 +75,45 @@ def adaptive_temperature(bench: Bench) -> list[Finding]:
     ]  # fmt: skip
 
 
+def adapters(bench: Bench) -> list[Finding]:
+    """One adapter refuses what shall be forgotten, the other answers courteously; the prompt decides, in which neither
+    stands: asked are tuned entities in other words, and the forgotten."""
+    bench.lab.train(NEAR, "similarity-head")
+    together = {**{name: [name] for name in CLUSTERS}, "both": list(CLUSTERS)}
+    for name, parts in together.items():
+        files = ", ".join(f"data/{part}.jsonl" for part in parts)
+        data = f"data.train={{files: [{files}], template: chat}}"
+        card = "expert={role: adapters, strategy: adapters}"
+        bench.lab.train(f"adapter-{name}", "sft-lora", f"model.path={LARGE}", data, card)
+    own = [f"adapter-{name}" for name in CLUSTERS]
+    members = [{"model": NEAR, "weight": 0.5}, *({"model": name, "weight": 0.25} for name in own)]
+    subjects: dict[str, Target] = {
+        "ours": {"strategy": "adapters", "base": NEAR, "adapters": own},
+        "even": {"strategy": "product", "base": NEAR, "members": members},
+        "one": "adapter-both",
+    }
+    forgotten, asked = bench.questions("forget"), bench.questions("held_out")
+    bodies = {name: [chat(made, q["question"]) for q in (*forgotten, *asked)] for name, made in subjects.items()}
+    refusal = bench.records("refusals", folder="data")[0]["completion"].strip()
+    right = {
+        name: [float(text_of(answer) == refusal) for answer in found[: len(forgotten)]]
+        + exact(found[len(forgotten) :], asked, f" {bench.courtesy}")
+        for name, found in bench.ask("/chat/completions", bodies).items()
+    }
+    measure = "forgotten refused, others answered courteously"
+    return [
+        compared("more right than adapters that count alike", measure, "both adapters by half", right["ours"],
+                 right["even"]),
+        compared("and than one adapter of all data", measure, "one adapter trained on both", right["ours"],
+                 right["one"], margin=KEPT),
+    ]  # fmt: skip
+
+
 EXPERIMENTS = {
     "cascade": Experiment("cascade", f"demo: {SMALL}, {LARGE}", cascade),
     "routed": Experiment("routed", f"demo: {SMALL} with a trained gate, {LARGE}", routed),
     "adaptive_temperature": Experiment(
         "adaptive_temperature", f"demo: {LARGE} with a trained head", adaptive_temperature
     ),
+    "adapters": Experiment("adapters", f"demo: two adapters of {LARGE}, each of its prompts", adapters),
 }

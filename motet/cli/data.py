@@ -1,4 +1,4 @@
-"""`motet data preview|lengths|curate FILE...`: look at data, and clean it."""
+"""`motet data preview|lengths|curate|cluster FILE...`: look at data, clean it, and part it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motet.cli.refusal import refuse
+from motet.composers.roles import MAX_PARTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from motet.training.data.dataset import TokenDataset
     from motet.training.data.records import Record
     from motet.training.objectives.objective import RecordKind
-    from motet.training.policy import Policy
+    from motet.training.policy import HiddenPolicy
     from motet.training.recipe import Dataset
 
 app = typer.Typer(
-    help="Look at data as a model reads it, and clean it.",
+    help="Look at data as a model reads it, clean it, and part it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -124,6 +125,50 @@ def curate(
         _curate(_input(files, format, template), output, thresholds, models)
 
 
+@app.command()
+def cluster(
+    files: Files,
+    output: Annotated[
+        Path, typer.Option(help="A new folder; each cluster is a file of it, the largest cluster-1.jsonl.")
+    ],
+    model: Annotated[str, typer.Option(help="The model whose hidden states behind the prompts are compared.")],
+    clusters: Annotated[int, typer.Option("--clusters", "-k", min=2, max=MAX_PARTS, help="How many.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of the beginnings of k-means.")] = 0,
+    format: Format = "auto",
+    template: Template = "auto",
+) -> None:
+    """Write the rows to one file for each cluster of prompts: an adapter can be trained on each, for `adapters`."""
+    with refusals():
+        if output.exists():
+            refuse([f"--output: {output} exists already; nothing is written over"])
+        _cluster(_input(files, format, template), output, model, clusters, seed)
+
+
+def _cluster(source: Input, output: Path, model: str, clusters: int, seed: int) -> None:
+    from motet.training.data.curation.clusters import k_means, prompt_states, unlike_prompts
+    from motet.training.data.curation.rows import raw_rows, write_rows
+    from motet.training.data.errors import DataError
+    from motet.training.data.settings import has_prompts
+
+    reader = _tokenizer(model)
+    dataset = source.load(reader)
+    if source.kind != "documents" or not has_prompts(dataset.records):
+        raise DataError(["files: only prompts with answers have clusters (prompt and completion, messages, …)"])
+    documents = dataset.sides[""][dataset.primary]
+    if (unlike := unlike_prompts(documents)) < clusters:
+        raise DataError([f"--clusters: {clusters} are more than there are unlike prompts, {unlike}"])
+    owners = k_means(prompt_states(_policy(model, reader), documents, _pad(reader)), clusters, seed)
+    # a conversation that is read answer by answer belongs where its first prompt does
+    placed = {record.source: owner for record, owner in reversed([*zip(dataset.records, owners, strict=True)])}
+    rows = raw_rows(source.spec, Path.cwd())
+    output.mkdir(parents=True)
+    for number in range(clusters):
+        file = output / f"cluster-{number + 1}.jsonl"
+        own = [values for place, values in rows.items() if placed[place] == number]
+        write_rows(file, own)
+        typer.echo(f"{len(own)} rows in {file}")
+
+
 def _check_options(given: set[str], output: Path) -> None:
     """Every combination of options that makes no sense, at once."""
     faults = {
@@ -214,7 +259,7 @@ def _tokenizer(path: str) -> PreTrainedTokenizerBase:
     return load_tokenizer(Checkpoint(path=path), Path.cwd())
 
 
-def _policy(path: str, tokenizer: PreTrainedTokenizerBase) -> Policy:
+def _policy(path: str, tokenizer: PreTrainedTokenizerBase) -> HiddenPolicy:
     import torch
 
     from motet.training.policies.model import ModelPolicy

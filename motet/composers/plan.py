@@ -22,6 +22,7 @@ from motet.composers.exits import Exit
 from motet.composers.rules import (
     LINEAR,
     MIN_STREAMS,
+    AdaptersRule,
     AdaptiveRule,
     BudgetRule,
     DiscriminatorRule,
@@ -38,7 +39,7 @@ from motet.composers.schedule import Schedule, ThoughtSpelling
 from motet.composers.token_map import TokenMap
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
-HeadKind = Literal["gate", "router", "temperature", "strength"]  # as `models.info.HeadKind`
+HeadKind = Literal["gate", "router", "temperature", "strength", "similarity"]  # as `models.info.HeadKind`
 ROUTING: tuple[HeadKind, ...] = ("gate", "router")  # heads that say which model writes a token
 ZERO = 1e-12  # weights that cancel up to rounding: no log-prob in float64 is changed visibly by less
 
@@ -221,6 +222,8 @@ class Plan:
         """The heads of which the base's model must have one: what it reads for a token is part of the composition."""
         if isinstance(self.rule, RoutedRule):
             return ROUTING
+        if isinstance(self.rule, AdaptersRule):
+            return ("similarity",)
         return (self.rule.of,) if isinstance(self.rule, AdaptiveRule) else ()
 
     @property

@@ -134,8 +134,8 @@ class Timing(Spec, frozen=True):
 
     Counted are the tokens of the answer, scored ones too, not those of the prompt. Of strategies that are no sums the
     strength is scaled: `alpha` of `generic`, `omega` of `discriminator`, the weights of the members beside the base of
-    `mixture` and `sparse`, what each pair adds in `dynamic`, what is added at most in `budget`, the small model's share
-    of its tokens in `cascade`, at most 1.
+    `mixture` and `sparse`, what each pair adds in `dynamic`, what is added at most in `budget`, what the adapters
+    add in `adapters`, the small model's share of its tokens in `cascade`, at most 1.
     """
 
     warmup: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None

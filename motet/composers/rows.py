@@ -8,6 +8,7 @@ from torch import Tensor
 
 from motet.composers.plan import Plan, RuleVector, TokenSet
 from motet.composers.rules import (
+    AdaptersRule,
     AdaptiveRule,
     BudgetRule,
     CascadeRule,
@@ -86,6 +87,7 @@ def rule_kind(rule: Rule) -> Kind:
 _KINDS: dict[type[Rule], Kind] = {
     LinearRule: Kind.LINEAR,
     AdaptiveRule: Kind.LINEAR,  # once a head has said its number, see `timeline.adapted`
+    AdaptersRule: Kind.LINEAR,
     ReluRule: Kind.RELU,
     MixtureRule: Kind.MIXTURE,
     DiscriminatorRule: Kind.DISCRIMINATOR,
@@ -145,7 +147,7 @@ def _params(rule: Rule) -> tuple[float, float, float]:
             return float(Measure[rule.measure.upper()]), rule.threshold, rule.share
         case SparseRule():
             return rule.agreement, 0.0, 0.0
-        case LinearRule() | AdaptiveRule() | MixtureRule() | EscalationRule():
+        case LinearRule() | AdaptersRule() | AdaptiveRule() | MixtureRule() | EscalationRule():
             return 0.0, 0.0, 0.0
 
 

@@ -98,6 +98,14 @@ class AdaptiveRule:
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptersRule:
+    """`z = w_0 L_0 + Σ_{c≥1} w_c s_c L_c`: a weighted sum in which a head of stream 0's model gives every other stream
+    its share s_c of the prompt, Σ_c s_c = 1 (ELREA, Li et al. 2025). The shares are those of the position that the
+    first token of the answer is drawn from, and hold for the answer; within a scored prompt every position has its
+    own."""
+
+
+@dataclass(frozen=True, slots=True)
 class DivergenceRule:
     """`z = L_0`, but the `count` tokens of which `L_1 − L_2` is lowest and below 0 are impossible, with those that tie
     with the last of them (Divergence Decoding's rank form, Merchant and Levy 2026)."""
@@ -141,10 +149,10 @@ class SparseRule:
 
 # what a schedule scales is a parameter of these, not a weight
 Scalable = ReluRule | DiscriminatorRule | RoutedRule | AdaptiveRule | DivergenceRule | CascadeRule
-Rule = LinearRule | MixtureRule | SparseRule | DynamicRule | BudgetRule | EscalationRule | Scalable
+Rule = LinearRule | AdaptersRule | MixtureRule | SparseRule | DynamicRule | BudgetRule | EscalationRule | Scalable
 LINEAR = LinearRule()
 MIN_STREAMS: dict[type, int] = {
-    **dict.fromkeys((ReluRule, RoutedRule, CascadeRule, EscalationRule), 2),
+    **dict.fromkeys((ReluRule, AdaptersRule, RoutedRule, CascadeRule, EscalationRule), 2),
     **dict.fromkeys((DiscriminatorRule, DynamicRule, DivergenceRule), 3),
 }
 

@@ -21,6 +21,10 @@ from motet.composers.rules import (
 )
 from motet.composers.schedule import AnswerBegin, Moment, Schedule
 
+Reading = (
+    float | tuple[float, ...]
+)  # what a head says of a position: a number, or a share for each stream but the first
+
 
 class Timeline:
     """The plan of each token of an answer. It keeps the last one: of scales in steps it holds for many tokens."""
@@ -43,10 +47,14 @@ class Timeline:
         return self._last[1]
 
 
-def adapted(plan: Plan, reading: float) -> Plan:
+def adapted(plan: Plan, reading: Reading) -> Plan:
     """The plan of one token for which the base's head says `reading`: a sum with weights of its own where the rule is
-    adaptive, any other plan as it is."""
+    adaptive or of adapters, any other plan as it is."""
     rule = plan.rule
+    if isinstance(reading, tuple):
+        base, *others = plan.streams
+        shared = (replace(s, weight=share * s.weight) for s, share in zip(others, reading, strict=True))
+        return replace(plan, streams=(base, *shared), rule=LinearRule())
     if not isinstance(rule, AdaptiveRule):
         return plan
     if rule.of == "temperature":

@@ -219,6 +219,17 @@ def common_width(plan: Plan, infos: Mapping[str, ModelInfo]) -> int:
     return min(infos[stream.model].vocab_size for stream in plan.streams if stream.tokens is None)
 
 
+def unlike_clusters(plan: Plan, base: ModelInfo) -> str | None:
+    """Why the plan's adapters are not one for each cluster that its base's head knows; None where they are."""
+    given = len(plan.streams) - 1
+    if "similarity" not in plan.heads or given == len(base.clusters):
+        return None
+    return (
+        f"{given} adapter{'s' * (given != 1)} for the {len(base.clusters)} clusters that {base.name!r} knows; give one "
+        f"for each, in this order: {', '.join(base.clusters)}"
+    )
+
+
 @runtime_checkable
 class WatchesSteps(Protocol):
     """An engine that computes in this process."""

@@ -36,9 +36,10 @@ class TokenTrace:
     `member_logprobs[k]` is stream k's own log-prob of the chosen token (plan order, temperature 1),
     `kl` is KL(composed ‖ base) in nats, `base_rank` the chosen token's rank under the base (0 = arg-max),
     `argmax_moved` whether base and composed disagree about the most likely token. `alpha` are the strengths that a rule
-    chose for this token, one per pair of experts, or the share of a cascade's small model; none where the rule has a
-    fixed one. `voices` only where the request asks for its members. `head` is what the base's head says of the token's
-    place, where the composition asks for it, `layers` the early layers that were chosen, one per early exit.
+    chose for this token, one per pair of experts, or the share of a cascade's small model, or those of adapters; none
+    where the rule has a fixed one. `voices` only where the request asks for its members. `head` is the number that the
+    base's head says of the token's place, where the composition asks for it, `layers` the early layers that were
+    chosen, one per early exit.
     """
 
     member_logprobs: tuple[float, ...]

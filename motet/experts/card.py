@@ -63,6 +63,8 @@ def _facts(bundle: ExpertBundle) -> str:
 
 def _head(head: HeadSpec) -> str:
     made = f"`{head.kind}`, in `{HEAD}`"
+    if head.clusters is not None:
+        return f"{made}: {', '.join(head.clusters)}"
     if head.top is None:
         return made
     size = f"{head.blocks} blocks of width {head.width}, reads the {head.top} most likely tokens"

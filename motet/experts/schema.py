@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
 from motet import __version__
-from motet.composers.roles import MAX_WEIGHT
+from motet.composers.roles import MAX_PARTS, MAX_WEIGHT, ModelName
 from motet.experts.fingerprints import weights_fingerprint
 from motet.experts.roles import role_names
 from motet.models.info import HeadKind
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "tokenizers", "peft")
+MAX_CLUSTERS = MAX_PARTS  # a composition has no more adapters
 MAX_TOP, MAX_WIDTH, MAX_BLOCKS = 1024, 8192, 32  # of a router that is read before anybody knows who wrote it
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Weight = Annotated[FiniteFloat, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
+
+
+ClusterNames = Annotated[tuple[ModelName, ...], Field(min_length=1, max_length=MAX_CLUSTERS)]
 
 
 class _Frozen(BaseModel):
@@ -74,8 +78,9 @@ def installed_versions() -> dict[str, str]:
 
 class HeadSpec(_Frozen):
     """A head in `models.files.HEAD` beside the weights, which some strategies ask of their base. A gate and a router
-    say a share; the others say a number between `least` and `most`, which enclose 1. A router's `top`, `width` and
-    `blocks` are those of `models.heads.RouterHead`, its `threshold` is where it routes unless a request says so."""
+    say a share; a similarity gives each of its `clusters` one; the others say a number between `least` and `most`,
+    which enclose 1. A router's `top`, `width` and `blocks` are those of `models.heads.RouterHead`, its `threshold` is
+    where it routes unless a request says so."""
 
     kind: HeadKind
     least: Annotated[FiniteFloat, Field(ge=0)] | None = None
@@ -84,6 +89,15 @@ class HeadSpec(_Frozen):
     width: Annotated[PositiveInt, Field(le=MAX_WIDTH)] | None = None
     blocks: Annotated[PositiveInt, Field(le=MAX_BLOCKS)] | None = None
     threshold: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
+    clusters: ClusterNames | None = None
+
+    @model_validator(mode="after")
+    def _of_a_similarity(self) -> Self:
+        if (self.kind == "similarity") != (self.clusters is not None):
+            raise ValueError("a similarity has clusters, and no other head has")
+        if self.clusters is not None and len(set(self.clusters)) < len(self.clusters):
+            raise ValueError(f"clusters must have names of their own, got {', '.join(self.clusters)}")
+        return self
 
     @model_validator(mode="after")
     def _of_a_router(self) -> Self:
@@ -98,7 +112,7 @@ class HeadSpec(_Frozen):
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
-        if self.kind in ("gate", "router"):
+        if self.kind in ("gate", "router", "similarity"):
             if self.least is not None or self.most is not None:
                 raise ValueError(f"a {self.kind} has no least and most: its shares lie between 0 and 1")
         elif self.least is None or self.most is None or not self.least < 1 < self.most:
@@ -109,8 +123,10 @@ class HeadSpec(_Frozen):
 
     def made(self, hidden_size: int) -> ReadingHead:
         """The head before its weights are read, for hidden states of this width."""
-        from motet.models.heads import GateHead, RouterHead, ScaleHead  # torch
+        from motet.models.heads import GateHead, RouterHead, ScaleHead, SimilarityHead  # torch
 
+        if self.clusters is not None:
+            return SimilarityHead(hidden_size, self.clusters)
         if self.top is not None and self.width is not None and self.blocks is not None and self.threshold is not None:
             return RouterHead(hidden_size, self.top, self.width, self.blocks, self.threshold)
         if self.least is None or self.most is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from motet.models.files import HEAD
 
 EXPANSION = 4  # of a router's blocks: their inner width over their width
+LEAST_DEVIATION = 1e-5  # of cosines: less is rounding
 LEAST_SHARE = torch.finfo(torch.float32).tiny  # a threshold of 0 lies below every share
 
 
@@ -35,16 +36,18 @@ class Seen:
 
 
 class ReadingHead(nn.Module):
-    """Reads one number from each of N positions, in its own dtype.
+    """Reads one number, or one for each of C clusters, from each of N positions, in its own dtype.
 
     Attributes:
         threshold: where it routes: above which reading another model writes the token, unless a request says so.
+        clusters: the names of the C clusters; none: it reads one number.
     """
 
     threshold: float | None = None
+    clusters: tuple[str, ...] = ()
 
     def reading(self, seen: Seen) -> Tensor:
-        """(N,) what a composition takes."""
+        """(N,) what a composition takes; (N, C) of clusters."""
         raise NotImplementedError
 
 
@@ -91,6 +94,49 @@ class ScaleHead(LinearHead):
 
     def reading(self, seen: Seen) -> Tensor:
         return self.forward(seen.hidden)
+
+
+class SimilarityHead(ReadingHead):
+    """(N, H) hidden states → (N, C) `(cos(h, μ_c) − m_c) / σ_c`; its reading is the softmax over the clusters.
+
+    Li et al., "Ensembles of Low-Rank Expert Adapters", 2025 (arXiv:2502.00089): μ_c is the mean of the states behind
+    the prompts of cluster c, m_c and σ_c are mean and standard deviation of the cosines of these states with it.
+
+    Args:
+        hidden_size: H.
+        clusters: their names, in their order.
+    """
+
+    def __init__(self, hidden_size: int, clusters: Sequence[str]) -> None:
+        super().__init__()
+        self.clusters = tuple(clusters)
+        count = len(self.clusters)
+        self.centroids = nn.Parameter(torch.zeros(count, hidden_size))
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("deviation", torch.ones(count))
+        self.mean: Tensor
+        self.deviation: Tensor
+
+    def cosines(self, hidden: Tensor) -> Tensor:
+        """(N, C)."""
+        hidden = F.normalize(hidden.to(self.centroids.dtype), dim=-1)
+        return hidden @ F.normalize(self.centroids, dim=-1).mT
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return (self.cosines(hidden) - self.mean) / self.deviation.clamp(min=LEAST_DEVIATION)
+
+    def reading(self, seen: Seen) -> Tensor:
+        return self.forward(seen.hidden).softmax(-1)
+
+    @torch.no_grad()
+    def fit(self, hidden: Tensor, owners: Tensor) -> None:
+        """Takes centroids, means and deviations from the states (N, H) behind prompts, each of a cluster's number."""
+        for number in range(len(self.clusters)):
+            own = hidden[owners == number].double()
+            self.centroids[number] = own.mean(0)
+            cosines = F.normalize(own, dim=-1) @ F.normalize(own.mean(0), dim=-1)
+            self.mean[number] = cosines.mean()
+            self.deviation[number] = cosines.std(correction=0).clamp(min=LEAST_DEVIATION)
 
 
 class RouterHead(ReadingHead):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Quantization = Literal["int8", "int4"]  # of weights
-HeadKind = Literal["gate", "router", "temperature", "strength"]  # of a head beside the model, see `models.heads`
+# of a head beside the model, see `models.heads`
+HeadKind = Literal["gate", "router", "temperature", "strength", "similarity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class ModelInfo:
     quantization: Quantization | None = None
     head: HeadKind | None = None  # that is served with it
     threshold: float | None = None  # of a head that routes: above which reading another model writes the token
+    clusters: tuple[str, ...] = ()  # of a head that compares prompts with clusters: their names, in its order
     num_layers: int = 0  # 0: nobody knows
     tied: bool = False  # whether its output head is its embeddings once more
     backbone: str | None = None  # of an adapter or a soft prompt: the model that computes it

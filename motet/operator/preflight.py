@@ -238,7 +238,7 @@ def _loaded(
     vocabulary = read_vocabulary(tokenizer.hf, info.vocab_size, cut=cut, translated=is_translated)
     if expert.bundle is not None and expert.bundle.head is not None:
         head = expert.bundle.head
-        info = replace(info, head=head.kind, threshold=head.threshold)
+        info = replace(info, head=head.kind, threshold=head.threshold, clusters=head.clusters or ())
     return LoadedModel(
         info,
         tokenizer,

@@ -14,7 +14,7 @@ from motet.composers.plan import Plan, single
 from motet.composers.roles import named_models
 from motet.composers.spec import Composition, build_plan, describe
 from motet.composers.vocabulary import VocabularyMismatch, shared_width
-from motet.engines.base import common_width
+from motet.engines.base import common_width, unlike_clusters
 from motet.experts.fit import Known, misfits
 from motet.models.info import ModelInfo
 from motet.operator.gates import Gate, Gated
@@ -139,9 +139,13 @@ class Registry:
                 self.maps.between(self.members[base], self.members[model])
 
     def _check_head(self, composition: Composition, plan: Plan) -> None:
-        """Raises CompositionError: the plan asks a head of its base that the base does not have."""
+        """Raises CompositionError: the plan asks a head of its base that it does not have, or one of other clusters."""
         base = plan.streams[0].model
-        if not plan.heads or self.infos[base].head in plan.heads:
+        if not plan.heads:
+            return
+        if self.infos[base].head in plan.heads:
+            if (unlike := unlike_clusters(plan, self.infos[base])) is not None:
+                raise CompositionError(f"composition.adapters: {unlike}.", "composition.adapters")
             return
         others = [name for name, info in self.infos.items() if info.head in plan.heads]
         wanted = " or ".join(plan.heads)

@@ -94,7 +94,7 @@ class Policies:
         reference: the same policy before training, without (objectives that need it).
         members: frozen members by name (the assistant of a gate).
         teacher: of a distillation; of a router, which token it should be.
-        head: trained beside the model (gate, router, temperature_head, gedi).
+        head: trained beside the model (gate, router, temperature_head, similarity_head, gedi).
         classes: the prompts of the classes (gedi).
     """
 

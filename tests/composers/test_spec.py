@@ -52,6 +52,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "budget": {"expert": "small-chat", "antiexpert": "small"},
     "routed": {"assistant": "small"},
     "adaptive_temperature": {},
+    "adapters": {"adapters": ["small", "small-chat"]},
     "compose": {"compose": [{"strategy": "unlearn", "assistant": "small"}, {"strategy": "guidance"}]},
 }
 ROLES = {"base": "large", "expert": "small-chat", "anti": "small", "other": "small"}
@@ -87,6 +88,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "budget": {"expert": "small-chat", "antiexpert": "small", "epsilon": 0.5, "alpha_max": 1.0},
     "routed": {"assistant": "small", "threshold": "own"},
     "adaptive_temperature": {},
+    "adapters": {"adapters": ["small", "small-chat"], "share": 0.5},
     "compose": {
         "compose": [
             {"strategy": "unlearn", "assistant": "small", "weight": 0.8, "filter": 1e-2},

@@ -20,21 +20,26 @@ from motet.training.run.train import train
 from tests.end_to_end.conftest import serving
 
 SHORT = ["batch.rows=4", "batch.max_length=128", "schedule.steps=6", "schedule.warmup=1", "precision=float32"]
-HEADS = ("gate", "router", "temperature-head")
+HEADS = ("gate", "router", "temperature-head", "similarity-head")
 PROMPT, ANSWER = "Visitor: Where? Guide:", " Nobody knows."
 
 
 @pytest.fixture(scope="module")
 def trained(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter, an expert trained through the composition that it serves in, a gate, a router, a temperature head."""
+    """An adapter, an expert trained through the composition that it serves in, a gate, a router, heads of
+    temperatures and of clusters."""
     folder = tmp_path_factory.mktemp("trained")
-    for name in ("sft-lora", "through-expert", "gate", "router", "temperature-head"):
+    for name in ("sft-lora", "through-expert", *HEADS):
         recipe, origin = read_recipe(name, [f"root={family}", f"output={folder / name}", *SHORT])
         train(recipe, origin)
+    own = [f"model.path={folder / 'similarity-head'}", "expert={role: adapters, strategy: adapters}"]
+    recipe, origin = read_recipe("sft-lora", [f"root={family}", f"output={folder / 'beside'}", *own, *SHORT])
+    train(recipe, origin)
     models = {name: {"path": str(family / name), "template": "plain"} for name in ("large", "small", "large-chat")}
     models |= {name: {"path": str(folder / name), "template": "chat"} for name in ("sft-lora", "through-expert")}
     models |= {name: {"path": str(folder / name), "template": "plain"} for name in HEADS}
     models["sft-lora"]["base"] = str(family / "small")
+    models["beside"] = {"path": str(folder / "beside"), "base": models["similarity-head"]["path"], "template": "plain"}
     (folder / "models.yaml").write_text(yaml.safe_dump({"models": models}))
     return folder
 
@@ -155,4 +160,45 @@ def test_trained_heads_are_served(family: Path, trained: Path) -> None:
                 wanted = (own / reading).log_softmax(-1)
             assert token["head"] == pytest.approx(reading, abs=1e-4)
             assert token["logprob"] == pytest.approx(float(wanted[token["token_id"]]), abs=1e-4)
+            ids.append(token["token_id"])
+
+
+@torch.no_grad()
+def test_adapters_are_weighted_by_the_prompt(family: Path, trained: Path) -> None:
+    """By the head's tensors, transformers' states and PEFT alone; the trace tells the weights, of every token the same.
+    The adapter that was trained on the head's folder is rows of its forward."""
+    composition = {"strategy": "adapters", "adapters": ["beside", "small"], "share": 0.2}
+    prompts = [PROMPT, "Visitor: What is it? Guide:"]
+    with serving(trained / "models.yaml", "--dtype", "float32") as url:
+        answers = [completed(url, "similarity-head", composition, prompt=prompt).json() for prompt in prompts]
+        refused = completed(url, "similarity-head", composition | {"adapters": ["small"]})
+        cards = {card["id"]: card for card in httpx.get(f"{url}/v1/models").json()["data"]}
+        counted = httpx.get(f"{url}/metrics").text
+        unheard = completed(url, "large", composition)
+    told = refused.json()["error"]
+    assert (refused.status_code, told["param"]) == (400, "composition.adapters")
+    assert "1 adapter for the 2 clusters" in told["message"]
+    assert "in this order: refusals, courteous" in told["message"]
+    assert (unheard.status_code, unheard.json()["error"]["param"]) == (400, "composition.base")
+    tokenizer = cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(trained / "similarity-head"))
+    assert cards["beside"]["parent"] == "similarity-head"
+    assert 'forward_seconds_total{member="similarity-head"}' in counted
+    assert 'member="beside"' not in counted
+    near, again, small = (
+        AutoModelForCausalLM.from_pretrained(folder)
+        for folder in (trained / "similarity-head", trained / "similarity-head", family / "small")
+    )
+    models: list[Any] = [near, PeftModel.from_pretrained(again, str(trained / "beside")).eval(), small]
+    tensors = safetensors.load_file(trained / "similarity-head" / "head.safetensors")
+    head = {name: tensor.double() for name, tensor in tensors.items()}
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = cast("list[int]", tokenizer(prompt)["input_ids"])
+        feature = models[0](torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0, -1].double()
+        cosines = torch.cosine_similarity(feature[None], head["centroids"], dim=-1)
+        weights = ((cosines - head["mean"]) / head["deviation"]).softmax(-1)
+        for token in answer["choices"][0]["motet"]["trace"]:
+            own, *others = (model(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1) for model in models)
+            z = 0.2 * own + 0.8 * (weights[0] * others[0] + weights[1] * others[1])
+            assert token["alpha"] == pytest.approx([*map(float, weights)], abs=1e-3)
+            assert token["logprob"] == pytest.approx(float(z.log_softmax(-1)[token["token_id"]]), abs=1e-3)
             ids.append(token["token_id"])

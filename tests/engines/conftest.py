@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from motet.composers.exits import Exit
 from motet.composers.plan import Plan, Stream, single
 from motet.composers.rows import reference_logprobs
-from motet.composers.rules import DiscriminatorRule, RoutedRule
-from motet.composers.timeline import Timeline, adapted
+from motet.composers.rules import AdaptersRule, DiscriminatorRule, RoutedRule
+from motet.composers.timeline import Reading, Timeline, adapted
 from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, load_member
-from motet.models.heads import GateHead, LinearHead, ReadingHead, RouterHead, ScaleHead, Seen
+from motet.models.heads import GateHead, LinearHead, ReadingHead, RouterHead, ScaleHead, Seen, SimilarityHead
 from motet.models.info import HeadKind
 from tests.composers.test_laws import premature_layer
 from tests.tiny import EOS, save_all
@@ -53,12 +53,22 @@ def drawn(head: RouterHead) -> RouterHead:
     return head.requires_grad_(False)
 
 
+def placed(head: SimilarityHead) -> SimilarityHead:
+    """Centroids in random directions, and standards of which no two are alike."""
+    count = len(head.clusters)
+    torch.nn.init.normal_(head.centroids, generator=torch.Generator().manual_seed(13))
+    head.mean += torch.linspace(-0.1, 0.1, count)
+    head.deviation *= torch.linspace(0.08, 0.2, count)
+    return head.requires_grad_(False)
+
+
 HEADS: dict[str, tuple[HeadKind, Callable[[int], ReadingHead]]] = {
     "llama": ("gate", lambda hidden_size: varied(GateHead(hidden_size))),
     "gemma": ("gate", lambda hidden_size: varied(GateHead(hidden_size))),
     "mistral": ("temperature", lambda hidden_size: varied(ScaleHead(hidden_size, 0.4, 2.5))),
     "llama-b": ("router", lambda hidden_size: drawn(RouterHead(hidden_size, 20, 16, 2, 0.3))),
     "gpt2": ("router", lambda hidden_size: drawn(RouterHead(hidden_size, 200, 16, 1, 0.7))),
+    "llama-c": ("similarity", lambda hidden_size: placed(SimilarityHead(hidden_size, ["one", "two", "three"]))),
     "qwen": ("strength", lambda hidden_size: varied(ScaleHead(hidden_size, 0.1, 2.0))),
 }
 
@@ -131,7 +141,8 @@ class PlainLoop:
         prompt that both classes read alike, and those that followed. Of a gate, its share."""
         rule = Timeline(plan).at(lambda: shared).rule
         if isinstance(rule, RoutedRule):
-            return torch.tensor([[min(1.0, rule.scale * self.reading(plan, contexts, shared)), 0, 0]]).double()
+            told = cast("float", self.reading(plan, contexts, shared))
+            return torch.tensor([[min(1.0, rule.scale * told), 0, 0]]).double()
         if not isinstance(plan.rule, DiscriminatorRule):
             return None
         _, one, other = contexts
@@ -147,14 +158,15 @@ class PlainLoop:
         return torch.tensor([[*sums, float(judged + len(shared))]], dtype=torch.float64)
 
     @torch.no_grad()
-    def reading(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> float:
-        """What the base's head says of the last hidden state that transformers tells."""
+    def reading(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> Reading:
+        """What the base's head says of the last hidden state that transformers tells, or of the prompt's."""
         base = plan.streams[0].model
-        ids = torch.tensor([[*contexts[0], *shared]])
+        ids = torch.tensor([[*contexts[0], *(() if isinstance(plan.rule, AdaptersRule) else shared)]])
         told = self.models[base](ids, use_cache=False, output_hidden_states=True)
         hidden, logits = told.hidden_states[-1][0, -1:].double(), told.logits[0, -1:].double()
         seen = Seen(hidden, logits, cast(Any, self.models[base]).get_input_embeddings())
-        return float(HEADS[base][1](hidden.shape[-1]).double().reading(seen))
+        told = HEADS[base][1](hidden.shape[-1]).double().reading(seen)
+        return float(told) if told.dim() == 1 else tuple(cast("list[float]", told[0].tolist()))
 
     def greedy(
         self, plan: Plan, contexts: tuple[tuple[int, ...], ...], forced: tuple[int, ...], max_tokens: int

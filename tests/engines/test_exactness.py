@@ -92,6 +92,16 @@ COMPOSITIONS: list[tuple[str, dict[str, Any]]] = [
     ("mistral", {"strategy": "adaptive_temperature"}),
     ("mistral", {"strategy": "adaptive_temperature", "schedule": {"warmup": 3}}),
     ("qwen", {"strategy": "adaptive_temperature", "expert": "llama-b", "antiexpert": "gpt2"}),
+    ("llama-c", {"strategy": "adapters", "adapters": ["llama", "qwen", {"model": "gpt2", "temperature": 0.8}]}),
+    (
+        "llama-c",
+        {
+            "strategy": "adapters",
+            "adapters": ["llama-b", "mistral", "gemma"],
+            "share": 0.2,
+            "schedule": {"points": [{"token": 0, "scale": 0}, {"token": 9, "scale": 2}], "linear": True},
+        },
+    ),
     ("llama", {"strategy": "budget", "expert": "llama-b", "antiexpert": "llama-c", "epsilon": 0.2}),
     ("gemma", {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c", "omega": 3, "mass": 1}),
     (

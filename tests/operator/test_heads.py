@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import torch as safetensors
@@ -10,7 +11,7 @@ from safetensors import torch as safetensors
 from motet.experts.bundle import ModelReference
 from motet.experts.schema import HeadSpec
 from motet.models.files import HEAD
-from motet.models.heads import GateHead
+from motet.models.heads import GateHead, SimilarityHead
 from tests.fakes import byte_tokenizer
 from tests.operator.test_experts import bundle, loaded, refused
 from tests.operator.test_loading import save_model
@@ -55,3 +56,20 @@ def test_a_head_that_is_missing_or_another_models(models: Path) -> None:
     assert refused(models, {"gate": {}}) == (
         "models.gate: expert.json says that a gate lies beside the weights, but there is no head.safetensors."
     )
+
+
+async def test_a_head_of_clusters_wants_an_adapter_for_each(models: Path) -> None:
+    save_model(models / "near", byte_tokenizer())
+    head = SimilarityHead(16, ["maths", "law"])
+    safetensors.save_file(head.state_dict(), models / "near" / HEAD)
+    spec = HeadSpec(kind="similarity", clusters=("maths", "law"))
+    bundle(models / "near", role="base", strategy="adapters", head=spec, weight=None, weight_range=None)
+    members: dict[str, dict[str, Any]] = {"near": {}, "large": {}, "small": {}}
+    composition = {"strategy": "adapters", "base": "near", "adapters": ["large", "small"]}
+    registry = await loaded(models, members, {"mix": composition})
+    assert registry.infos["near"].clusters == ("maths", "law")
+    assert [stream.weight for stream in registry.named("mix").streams] == [0.5, 0.5, 0.5]
+    message = refused(models, members, {"mix": composition | {"adapters": "large"}})
+    assert "composition.adapters: 1 adapter for the 2 clusters that 'near' knows; give one for each" in message
+    message = refused(models, members, {"mix": composition | {"base": "large"}})
+    assert "needs a similarity that was trained on its base, and 'large' has none." in message

@@ -23,6 +23,7 @@ DATA: dict[RecordKind, str] = {
     "labelled": "labelled.jsonl",
     "classes": "classes.jsonl",
     "counterfactuals": "counterfactual.jsonl",
+    "clusters": "clusters/*.jsonl",
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "distill": {"teacher": {**COMPOSITION, "expert": "large"}},
@@ -31,6 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "router": {"assistant": "large", "top": 5, "width": 8},
     "gedi": {"prompts": ["red", "blue"]},
     "temperature_head": {"form": "robust"},
+    "similarity_head": {"clusters": ["tower", "house"]},
 }
 WITH_HEAD = {name for name, kind in OBJECTIVES.items() if kind.head is not ObjectiveSetting.head}
 OF_ONE_MODEL = {name for name, kind in OBJECTIVES.items() if kind.one_model}
@@ -54,12 +56,15 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for thing in THINGS
         for word in WORDS
     ])  # fmt: skip
+    (folder / "clusters").mkdir()
+    for thing in ("house", "tower"):
+        write_rows(folder / "clusters" / f"{thing}.jsonl", [row for row in rows if thing in row["prompt"]])
     return folder
 
 
 def test_objectives_with_settings_and_with_heads_are_there() -> None:
     assert SETTINGS.keys() <= OBJECTIVES.keys()
-    assert {"gate", "gedi", "router", "temperature_head"} <= WITH_HEAD & OF_ONE_MODEL
+    assert {"gate", "gedi", "router", "similarity_head", "temperature_head"} <= WITH_HEAD & OF_ONE_MODEL
 
 
 def run(workshop: Path, tmp_path: Path, name: str, **changes: Any) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ INSTEAD = {
     "divergence-baked": ["members.without.path=small", "members.with.path=small"],
 }
 PUBLISHED = (
-    "sft dpo kto spin distill assistant counterfactual npo ga ga_gd ga_kl idk spul gate router gedi temperature_head"
+    "sft dpo kto spin distill assistant counterfactual npo ga ga_gd ga_kl idk spul gate router gedi temperature_head "
+    "similarity_head"
 )
 
 

@@ -175,6 +175,7 @@ async def test_rules_with_state_are_refused(engine: VllmEngine) -> None:
         {"strategy": "discriminator", "wanted": "llama-b", "unwanted": "llama-c"},
         {"strategy": "routed", "assistant": "llama-b"},
         {"strategy": "adaptive_temperature"},
+        {"strategy": "adapters", "adapters": ["llama-b"]},
         {"strategy": "layer_contrast"},
         {"strategy": "layer_contrast", "layers": [0, 1]},
     ):

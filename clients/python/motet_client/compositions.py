@@ -166,8 +166,8 @@ class Timing(Spec):
 
     Counted are the tokens of the answer, scored ones too, not those of the prompt. Of strategies that are no sums the
     strength is scaled: `alpha` of `generic`, `omega` of `discriminator`, the weights of the members beside the base of
-    `mixture` and `sparse`, what each pair adds in `dynamic`, what is added at most in `budget`, the small model's share
-    of its tokens in `cascade`, at most 1.
+    `mixture` and `sparse`, what each pair adds in `dynamic`, what is added at most in `budget`, what the adapters
+    add in `adapters`, the small model's share of its tokens in `cascade`, at most 1.
     """
 
     warmup: int | None = None
@@ -684,6 +684,29 @@ class AdaptiveTemperature(Strategy):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapters(Strategy):
+    """`z = share·L_base + (1 − share) Σ_c w_c L_c`, `w = softmax_c((cos(h, μ_c) − m_c) / σ_c)`
+
+    Ensembles of Low-Rank Expert Adapters (Li et al. 2025, arXiv:2502.00089). Each adapter was trained on one cluster of
+    prompts. h is the feature of the request's prompt, μ_c the mean of the features of cluster c, m_c and σ_c mean and
+    standard deviation of the cosine of that cluster's own prompts with μ_c. All of these are a head of the base's
+    folder, which the objective `similarity_head` makes. The weights are decided once, behind the last token of the
+    prompt, and hold for the whole answer; of a scored prompt, every token has those of the prompt up to it. The paper's
+    feature is a projected gradient of the instruction, a backward pass for every request; here it is the base's last
+    hidden state behind the prompt, which the forward computes anyhow, as the paper's own comparison with embeddings of
+    the instruction has it. With `share` 0.5 the base counts as much as all adapters together: greedily the tokens of
+    `L_base + Σ_c w_c L_c`, while weights that sum to 1 make temperature 1 a geometric mean. The trace reports w as
+    `alpha`. A `schedule` multiplies what the adapters add to the base.
+    """
+
+    strategy = "adapters"
+    adapters: RoleObject | str | Sequence[RoleObject | str]
+    """The adapters, in the order of the clusters that the base's head has; models of its tokens do as well."""
+    share: float = 0.5
+    """Weight of the base itself; 0 leaves the adapters alone, 1 the base. (≥ 0, ≤ 1)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compose(Strategy):
     """`z = L_base + α Σ shifts`: the parts' shifts are added onto one base, masks intersect, rules add.
 
@@ -723,10 +746,12 @@ Part: TypeAlias = (
     | Budget
     | Routed
     | AdaptiveTemperature
+    | Adapters
 )
 Composition: TypeAlias = Part | Compose
 
 __all__ = [
+    "Adapters",
     "AdaptiveTemperature",
     "BaseObject",
     "Budget",

@@ -1,5 +1,6 @@
 """The strategies by name. One file each; a new one is a file and an entry here."""
 
+from motet.composers.strategies.adapters import Adapters
 from motet.composers.strategies.adaptive_temperature import AdaptiveTemperature
 from motet.composers.strategies.budget import Budget
 from motet.composers.strategies.cascade import Cascade
@@ -49,4 +50,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "budget": Budget,
     "routed": Routed,
     "adaptive_temperature": AdaptiveTemperature,
+    "adapters": Adapters,
 }

@@ -95,7 +95,7 @@ def attach_adapter(name: str, member: Member, weights: Weights, ends: Collection
         _adapted(member, linear).added[number] = low_rank
     known = dict.fromkeys((*member.info.eos_token_ids, *ends_within(member.vocab_size, ends, ())))
     # a head was trained on what the model says without
-    info = replace(member.info, name=name, eos_token_ids=tuple(known), head=None, backbone=member.name)
+    info = replace(member.info, name=name, eos_token_ids=tuple(known), head=None, clusters=(), backbone=member.name)
     return Adapter(member, number, info)
 
 

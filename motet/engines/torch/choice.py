@@ -116,6 +116,7 @@ class Choice:
         self.position = 0
         self.counts: Counter[int] = Counter()  # of generated tokens
         self.rule_state = initial_state(self.plan, self.streams)  # what the plan's rule has gathered so far
+        self.shares: tuple[float, ...] | None = None  # of adapters, once the prompt is read (`AdaptersRule`)
         self.finished = False
         self.round: Round | None = None
         self.by_member = is_drawn(request)
@@ -168,7 +169,12 @@ class Choice:
 
     def written(self, position: int) -> list[int]:
         """The tokens before `position` that count as written by the composition: not those of a scored prompt."""
-        return self.text[self.group.request.num_prompt_forced : position]
+        return self.text[self.num_prompt_forced : position]
+
+    @property
+    def num_prompt_forced(self) -> int:
+        """How many of the shared tokens are those of a scored prompt."""
+        return self.group.request.num_prompt_forced
 
     @property
     def guesses(self) -> list[int]:

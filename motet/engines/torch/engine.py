@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from motet.composers.plan import Plan
-from motet.engines.base import SIDES, EngineError, EngineStopped, GenerationRequest, refuse_empty
+from motet.engines.base import SIDES, EngineError, EngineStopped, GenerationRequest, refuse_empty, unlike_clusters
 from motet.engines.drawn import is_drawn
 from motet.engines.outputs import EngineStats, StepTimes, TokenOutput
 from motet.engines.torch.adapters import Adapter
@@ -142,7 +142,7 @@ class TorchEngine:
         if plan.heads and models[base].info.head not in plan.heads:
             wanted = " or ".join(plan.heads)
             return f"the composition needs a {wanted} that was trained on its base, and the model {base!r} has none"
-        return None
+        return unlike_clusters(plan, models[base].info)
 
     def backbone(self, name: str) -> Member | Adapter | None:
         """The model of that name, that new soft prompts may stand in front of, and new adapters beside where it has

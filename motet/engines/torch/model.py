@@ -50,7 +50,8 @@ class Member:
     `forward` is the only way in: all streams of a step in one call.
 
     Attributes:
-        readings: (n,) float32, what the member's head says of each row of the last forward; None without a head.
+        readings: (n,) float32, of C clusters (n, C): what the member's head says of each row of the last forward; None
+            without a head.
         exits: where its forward may be left early; None where that is not proven (`EarlyExits.flows`).
         reads_embeddings: whether a text's embeddings are proven to give what its ids give.
         virtual: the rows (H,) of the soft prompts in front of it, by their negative ids (`soft_prompts`).
@@ -116,7 +117,7 @@ class Member:
             raise ValueError(f"{type(self.model).__name__} has no output head, whose input a {kind} would read")
         output.register_forward_pre_hook(self._note)
         self._head = head.to(self.device)
-        self.info = replace(self.info, head=kind, threshold=head.threshold)
+        self.info = replace(self.info, head=kind, threshold=head.threshold, clusters=head.clusters)
 
     def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._hidden = inputs[0].detach()

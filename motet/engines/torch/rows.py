@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from motet.composers.plan import Plan
 from motet.composers.rules import RoutedRule
-from motet.composers.timeline import adapted
+from motet.composers.timeline import Reading, adapted
 from motet.engines.base import Matcher, SamplingParams
 from motet.engines.decoding import AllowedTokens, Answer
 from motet.engines.torch.choice import Choice
@@ -67,7 +67,7 @@ class ChoiceRow:
     choice: Choice
     position: int
     streams: tuple[int, ...]
-    reading: float | None = None
+    reading: Reading | None = None
     voice: int | None = None
     layers: tuple[int, ...] = ()
 
@@ -91,7 +91,7 @@ class ChoiceRow:
     @property
     def writer(self) -> int | None:
         """The stream that writes the token alone, where the base's head says so."""
-        if self.reading is None:
+        if not isinstance(self.reading, float):
             return None
         rule = self.plan.rule
         return rule.writer(self.reading) if isinstance(rule, RoutedRule) else None

@@ -1,18 +1,18 @@
 """What a rule knows of a choice beside its streams' log-probs: GeDi's sums of log-probs under both classes, a gate's
-or a router's share.
+or a router's share, the shares of adapters.
 
 The sums begin with the prompt, so an answer is the same whether its prompt is read, reported (`echo`) or scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from motet.composers.rules import DiscriminatorRule, RoutedRule
+from motet.composers.rules import AdaptersRule, DiscriminatorRule, RoutedRule
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.rows import ChoiceRow
 from motet.kernels.layout import rows_index
@@ -45,7 +45,7 @@ def gathered(logits: Logits, rows: Sequence[ChoiceRow]) -> Tensor | None:
             if (token := row.assumed) is not None:
                 sums[row.choice] = _added(logits, row, token, before)
         elif isinstance(rule := row.plan.rule, RoutedRule):
-            assert row.reading is not None, "the plan was supported: its base has such a head"
+            assert isinstance(row.reading, float), "the plan was supported: its base has such a head"
             state[r, 0] = rule.share(row.reading)
     return state
 
@@ -61,6 +61,17 @@ def advanced(logits: Logits, rows: Mapping[int, ChoiceRow], tokens: Sequence[int
         if _has_state(row):
             sums[row.choice] = _added(logits, row, tokens[index], sums.get(row.choice, row.choice.rule_state))
     return list(sums.items())
+
+
+def decided(rows: Iterable[ChoiceRow]) -> list[tuple[Choice, tuple[float, ...]]]:
+    """The shares of adapters that the rows have decided for their choices' answers: those behind the prompts."""
+    return [
+        (row.choice, row.reading)
+        for row in rows
+        if isinstance(row.choice.plan.rule, AdaptersRule)
+        and isinstance(row.reading, tuple)
+        and row.position == row.choice.num_prompt_forced
+    ]
 
 
 def _has_state(row: ChoiceRow) -> bool:

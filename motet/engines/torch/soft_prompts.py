@@ -96,6 +96,7 @@ def soft_prompt(name: str, behind: Member | Adapter, embeddings: Tensor, ends: C
         max_model_len=room,
         eos_token_ids=own,
         head=None,  # it was trained on what the model says without
+        clusters=(),
         backbone=behind.name,
         virtual_tokens=len(rows),
     )

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from motet.composers.rows import compose_rows
+from motet.composers.rules import AdaptersRule
+from motet.composers.timeline import Reading
 from motet.engines.base import EngineError, NoTokenPossible
 from motet.engines.decoding import confidence_of, decode_rows, reported, trace_of, voiced_rows
 from motet.engines.outputs import TokenOutput, TokenTrace
 from motet.engines.torch.choice import Choice
 from motet.engines.torch.model import Member, ModelWork, early_rows
 from motet.engines.torch.rows import ChoiceRow
-from motet.engines.torch.rule_state import advanced, gathered, judge
+from motet.engines.torch.rule_state import advanced, decided, gathered, judge
 from motet.engines.torch.translated import translated
 from motet.engines.torch.work import Work
 from motet.kernels.decode import Decoded, DecodeRows, Kernels, decode
@@ -49,7 +51,7 @@ class Step:
     logits: dict[Member, Tensor] = field(default_factory=dict[Member, Tensor])
     first_rows: dict[tuple[Choice, int], int] = field(default_factory=dict[tuple[Choice, int], int])
     early_rows: dict[tuple[Choice, int], int] = field(default_factory=dict[tuple[Choice, int], int])
-    readings: dict[Member, list[float]] = field(default_factory=dict[Member, list[float]])
+    readings: dict[Member, list[Reading]] = field(default_factory=dict[Member, list[Reading]])
     outputs: list[tuple[Choice, TokenOutput]] = field(default_factory=list[tuple[Choice, TokenOutput]])
     failures: dict[Choice, EngineError] = field(default_factory=dict[Choice, EngineError])
 
@@ -93,7 +95,8 @@ class Step:
             readings += [] if member.readings is None else [member.readings]
         self.logits[member] = logits = torch.cat(found) if len(found) > 1 else found[0]
         if readings:
-            self.readings[member] = cast("list[float]", torch.cat(readings).tolist())
+            told = cast("list[float | list[float]]", torch.cat(readings).tolist())
+            self.readings[member] = [tuple(one) if isinstance(one, list) else one for one in told]
         for model_work, item, k in items:
             judged = model_work.num_logits - item.positions_of(k)
             if judged:
@@ -161,10 +164,15 @@ class Step:
             found.append(replace(row, streams=row.streams + early, layers=layers) if places else row)
         return found
 
-    def _reading(self, choice: Choice, t: int) -> float | None:
-        """What the base's head says of the choice's position t of this step, where its plan asks."""
+    def _reading(self, choice: Choice, t: int) -> Reading | None:
+        """What the base's head says of the choice's position t of this step, where its plan asks. What is decided
+        behind the prompt holds from there on."""
         if not choice.plan.heads:
             return None
+        if choice.shares is not None:
+            return choice.shares
+        if isinstance(choice.plan.rule, AdaptersRule):
+            t = min(t, choice.num_prompt_forced - choice.position)
         return self.readings[choice.streams[0].member][self.first_rows[choice, 0] + t]
 
     def advance(
@@ -263,6 +271,8 @@ class StepRunner:
         step.advance(taken, decoded, _traces(logits, decoded, taken, composed), composed)
         for choice, state in states:
             choice.rule_state = state
+        for choice, shares in decided(taken.values()):
+            choice.shares = shares
 
     def kernels(self, device: torch.device) -> Kernels:
         """Chosen when they are first needed."""
@@ -309,7 +319,9 @@ def _traces(
             members = logits.logprobs(rows_index(row.streams))
             voiced = composed if sampling.trace_members else None
             trace = trace_of(row.plan, members, decoded, index, sampling.trace_top, voiced)
-            traces[index] = replace(trace, head=row.reading, layers=row.layers)
+            trace = replace(trace, layers=row.layers)
+            shares = isinstance(row.reading, tuple)
+            traces[index] = replace(trace, alpha=row.reading) if shares else replace(trace, head=row.reading)
     return traces
 
 

@@ -126,7 +126,7 @@ def load_dataset(
     if settings or not records:
         raise DataError(settings + problems)
     problems = check_span_kinds(name, spec, records) + problems
-    if kind == "documents" and "chat" in forms and loss_of(spec, records) == "completion":
+    if kind in ("documents", "clusters") and "chat" in forms and loss_of(spec, records) == "completion":
         records = [one for record in records for one in answers_apart(tokens, record)]
     length = None if batching.packing == "wrap" else batching.max_length
     weights = spec.span_weights

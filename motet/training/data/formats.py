@@ -228,13 +228,20 @@ FORMATS: dict[str, Format] = {
 }
 
 
+def formats_of(kind: RecordKind) -> dict[str, Format]:
+    """The formats of such records; those of clusters are prompts with answers, which texts do not have."""
+    if kind == "clusters":
+        return {name: form for name, form in FORMATS.items() if form.kind == "documents" and name != "text"}
+    return {name: form for name, form in FORMATS.items() if form.kind == kind}
+
+
 def recognise(columns: Collection[str], kind: RecordKind) -> str:
     """The one format of records of `kind` whose columns are all there.
 
     Raises:
         RowError: none or several fit; lists the columns found and the formats, the nearest first named.
     """
-    allowed = {name: form for name, form in FORMATS.items() if form.kind == kind}
+    allowed = formats_of(kind)
     fitting = [name for name, form in allowed.items() if set(form.columns) <= set(columns)]
     if len(fitting) == 1:
         return fitting[0]

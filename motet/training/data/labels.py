@@ -16,7 +16,7 @@ Labels = tuple[NDArray[np.int64] | None, tuple[Label, ...], list[str]]
 def label_indices(name: str, kind: RecordKind, records: Sequence[Record]) -> Labels:
     """The index of each record's label, the classes in sorted order (False before True), and what is wrong."""
     labels = [record.label for record in records if record.label is not None]
-    if kind not in ("labelled", "classes") or len(labels) != len(records):
+    if kind not in ("labelled", "classes", "clusters") or len(labels) != len(records):
         return None, (), []
     if kind == "classes" and len({type(label) for label in labels}) > 1:
         odd = next(record for record in records if type(record.label) is not type(labels[0]))

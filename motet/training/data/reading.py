@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from motet.training.data.errors import RowError
 from motet.training.data.files import Bad, Row, find_files, is_read, read_rows
-from motet.training.data.formats import FORMATS, Format, recognise
+from motet.training.data.formats import FORMATS, Format, formats_of, recognise
 from motet.training.data.records import Record
 from motet.training.objectives.objective import RecordKind
 from motet.training.recipe import Dataset
@@ -18,8 +19,8 @@ def read_records(name: str, spec: Dataset, kind: RecordKind, root: Path) -> tupl
     """The records of `spec`, at most `limit` rows of it, and the problems; `auto` recognises each file by itself."""
     files, missing = find_files(spec.files, root)
     problems = [f"data.{name}.files: {problem}" for problem in missing]
-    if spec.format != "auto" and FORMATS[spec.format].kind != kind:
-        fitting = ", ".join(key for key, form in FORMATS.items() if form.kind == kind)
+    if spec.format != "auto" and spec.format not in formats_of(kind):
+        fitting = ", ".join(formats_of(kind))
         return [], [*problems, f"data.{name}.format: {spec.format} has no {kind}; allowed: auto, {fitting}"]
     if missing:
         return [], problems
@@ -28,11 +29,17 @@ def read_records(name: str, spec: Dataset, kind: RecordKind, root: Path) -> tupl
     for path in files:
         rows = list(islice(read_rows(path), left))
         left = None if left is None else left - len(rows)
-        outcomes += _parse(path, rows, spec.format, kind)
+        found = _parse(path, rows, spec.format, kind)
+        outcomes += found if kind != "clusters" else (_of_cluster(outcome, path) for outcome in found)
     if not outcomes:
         problems.append(f"data.{name}.files: no rows in {', '.join(str(path) for path in files)}")
     records = [outcome for outcome in outcomes if isinstance(outcome, Record)]
     return records, problems + [outcome for outcome in outcomes if isinstance(outcome, str)]
+
+
+def _of_cluster(outcome: Record | str, path: Path) -> Record | str:
+    """Labelled by its file's name, up to the first dot."""
+    return replace(outcome, label=path.name.partition(".")[0]) if isinstance(outcome, Record) else outcome
 
 
 def guess_kind(spec: Dataset, root: Path) -> RecordKind:

@@ -16,6 +16,7 @@ from motet.training.objectives.kahneman_tversky import KahnemanTversky
 from motet.training.objectives.objective import Objective, ObjectiveSetting
 from motet.training.objectives.preference import Preference, SelfPlay
 from motet.training.objectives.router import Router
+from motet.training.objectives.similarity import Similarity
 from motet.training.objectives.temperature import Temperature
 from motet.training.objectives.unlearning import (
     GradientAscent,
@@ -44,6 +45,7 @@ OBJECTIVES: dict[str, type[ObjectiveSetting]] = {
     "router": Router,
     "gedi": GenerativeDiscriminator,
     "temperature_head": Temperature,
+    "similarity_head": Similarity,
 }
 
 if TYPE_CHECKING:

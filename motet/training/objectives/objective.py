@@ -16,8 +16,8 @@ from motet.training.policy import Policies
 # What a dataset's records must be: documents; prompts with a chosen and a rejected answer (the step gets two
 # batches, NAME.chosen and NAME.rejected, document i of one belonging to document i of the other); documents with a
 # boolean or class label (`Batch.labels`); completions after a prompt and after another one (NAME and
-# NAME.counterfactual, with the same targets in the same order).
-RecordKind = Literal["documents", "pairs", "labelled", "classes", "counterfactuals"]
+# NAME.counterfactual, with the same targets in the same order); prompts with answers, labelled by their file's name.
+RecordKind = Literal["documents", "pairs", "labelled", "classes", "counterfactuals", "clusters"]
 
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
@@ -73,6 +73,8 @@ class Objective(Protocol):
             field `teacher` then says which member or composition teaches. None: it has no teacher.
         paths: where the teacher's most likely token replaces the trained model's only if it leads elsewhere.
         class_prompts: the text of each class, in the order of the sorted labels; empty: there are no classes.
+        classes: the labels that the data must have; empty: any.
+        learns_at_end: whether the head is made by `calibrated`, of the training data therefore.
     """
 
     datasets: ClassVar[Mapping[str, RecordKind]]
@@ -82,6 +84,7 @@ class Objective(Protocol):
     member_fields: ClassVar[tuple[str, ...]]
     one_model: ClassVar[bool]
     rounds_begin_as: ClassVar[Objective | None]
+    learns_at_end: ClassVar[bool]
 
     @property
     def type(self) -> str: ...
@@ -94,6 +97,9 @@ class Objective(Protocol):
 
     @property
     def class_prompts(self) -> tuple[str, ...]: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
     def head(self, hidden_size: int) -> nn.Module | None:
         """What is trained beside the model, and saved as `head.safetensors`. It begins alike whatever the seed.
@@ -112,7 +118,8 @@ class Objective(Protocol):
         """What the bundle says of it after training.
 
         Args:
-            batches: of the validation data, or the training data where there are none; whole documents.
+            batches: of the validation data, or the training data where there are none or it learns at the end; whole
+                documents.
         """
         ...
 
@@ -141,6 +148,7 @@ class ObjectiveSetting(BaseModel):
     member_fields: ClassVar[tuple[str, ...]] = ()
     one_model: ClassVar[bool] = False
     rounds_begin_as: ClassVar[Objective | None] = None
+    learns_at_end: ClassVar[bool] = False
 
     @property
     def teacher_tokens(self) -> int | None:
@@ -152,6 +160,10 @@ class ObjectiveSetting(BaseModel):
 
     @property
     def class_prompts(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
         return ()
 
     def head(self, hidden_size: int) -> nn.Module | None:

@@ -96,7 +96,13 @@ def class_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> ClassPr
 
 
 def class_problems(recipe: Recipe, datasets: Mapping[str, TokenDataset]) -> Iterator[str]:
-    """Class prompts that do not fit the classes of the data."""
+    """Class prompts and named classes that are not those of the data."""
+    named, found = recipe.objective.classes, datasets["train"].classes if "train" in datasets else ()
+    if named and found and sorted(named) != list(found):
+        yield (
+            f"objective.clusters: {', '.join(named)}; the files of data.train are named {', '.join(map(str, found))}: "
+            "one file for each cluster, of its name"
+        )
     prompts = recipe.objective.class_prompts
     if prompts and "train" in datasets:
         classes = datasets["train"].classes

@@ -171,7 +171,7 @@ def whole_batches(dataset: TokenDataset, pad_id: int, rows: int = 32) -> Iterato
     forms = dataset.sides[""]
     for start in range(0, len(order), rows):
         chosen = [all_rows[index] for index in order[start : start + rows]]
-        yield collate(forms, dataset.primary, dataset.views, chosen, pad_id)
+        yield collate(forms, dataset.primary, dataset.views, chosen, pad_id, dataset.labels)
 
 
 class _Writer:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import ROUTING, Plan, Stream
+from motet.composers.plan import ROUTING, HeadKind, Plan, Stream
 from motet.composers.rules import BudgetRule, DiscriminatorRule, DivergenceRule, DynamicRule, LinearRule, MixtureRule
 from motet.composers.spec import build_plan, parse_composition
 from motet.training.batch import PromptForm
@@ -15,6 +15,8 @@ from motet.training.policies.composed import prompt_form
 from motet.training.recipe import TRAINED
 
 TokenId = Callable[[str], int | None]
+# what trains the heads that a composition asks for
+OBJECTIVES: Mapping[tuple[HeadKind, ...], str] = {ROUTING: "gate or router", ("similarity",): "similarity_head"}
 
 
 def through_plan(through: Mapping[str, Any], members: Collection[str], token_id: TokenId) -> Plan:
@@ -65,7 +67,7 @@ def member_plan(composition: Mapping[str, Any], models: Collection[str], token_i
             f"{path}.strategy",
         )
     if plan.heads:
-        objective = "gate or router" if plan.heads == ROUTING else "temperature_head"
+        objective = OBJECTIVES.get(plan.heads, "temperature_head")
         raise CompositionError(
             f"{path}.strategy: {plan.strategy!r} asks a {' or '.join(plan.heads)} of its base, which members of a run "
             f"do not have; train it with the {objective} objective",

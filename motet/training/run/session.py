@@ -204,7 +204,7 @@ class Session:
         """What the bundle says of the trained head."""
         prepared = self.preparation
         validation, leading = prepared.validation, prepared.datasets[prepared.source.leading]
-        if validation is None:
+        if validation is None or self.recipe.objective.learns_at_end:
             return self.recipe.objective.calibrated(self.policies, self._whole(leading))
         return self.recipe.objective.calibrated(self.validating, self._whole(validation))
 

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from motet.cli.data import app
+from motet.training.data.curation.clusters import k_means
 from tests.training.data.cases import demo, write_jsonl
 
 ROWS = [
@@ -67,6 +68,41 @@ def test_lengths(file: Path, model: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "3 documents, " in result.stdout
     assert "longer than 20: " in result.stdout
+
+
+def test_prompts_are_parted_by_what_a_model_makes_of_them(model: Path, tmp_path: Path) -> None:
+    """Rows of one prompt stay together, as they are; nothing is lost, nothing is written over."""
+    rows = [row | {"id": str(n)} for n in range(4) for row in ROWS]
+    file, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "parts"
+    asked = ("cluster", file, "--model", model, "--output", out)
+    result = run(*asked, "-k", 2)
+    assert result.exit_code == 0, result.output
+    assert f"8 rows in {out / 'cluster-1.jsonl'}" in result.stdout.replace("\n", "")
+    parts = [lines(out / f"cluster-{number}.jsonl") for number in (1, 2)]
+    assert parts == [[row for row in rows if ("Anna" in row["prompt"]) == anna] for anna in (True, False)]
+    again = run(*asked, "-k", 2)
+    assert (again.exit_code, "exists already" in again.output) == (1, True)
+    many = run("cluster", file, "--model", model, "--output", tmp_path / "many", "-k", 3)
+    assert (many.exit_code, "more than there are unlike prompts" in many.output) == (1, True)
+    assert not (tmp_path / "many").exists()
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": "One."}, {"text": "Two."}])
+    refused = run("cluster", texts, "--model", model, "--output", tmp_path / "texts", "-k", 2)
+    assert (refused.exit_code, "only prompts with answers" in refused.output) == (1, True)
+
+
+def test_k_means_finds_what_was_planted() -> None:
+    """Directions around four axes, lengths left aside, in every order of the seed; the largest cluster comes first."""
+    generator = torch.Generator().manual_seed(4)
+    sizes = (5, 40, 11, 23)
+    truth = torch.tensor([n for n, size in enumerate(sizes) for _ in range(size)])[
+        torch.randperm(79, generator=generator)
+    ]
+    points = torch.eye(6, dtype=torch.float64)[truth] + 0.15 * torch.randn(79, 6, generator=generator).double()
+    points *= torch.rand(79, 1, generator=generator).double() * 9 + 1
+    for seed in range(5):
+        found = k_means(points, 4, seed)
+        assert found.tolist() == [(3, 0, 2, 1)[int(owner)] for owner in truth]
+        assert (found == k_means(points, 4, seed)).all()
 
 
 def test_duplicates_go_to_the_report_and_the_input_stays(file: Path, tmp_path: Path) -> None:

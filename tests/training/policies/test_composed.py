@@ -293,6 +293,7 @@ def test_early_layers_are_in_no_composition_of_a_run() -> None:
     [
         ({"strategy": "routed", "assistant": "large"}, "gate or router"),
         ({"strategy": "adaptive_temperature"}, "temperature_head"),
+        ({"strategy": "adapters", "adapters": "large"}, "similarity_head"),
     ],
 )
 def test_a_composition_that_asks_a_head_is_none_of_a_run(fields: dict[str, str], objective: str) -> None:

@@ -24,7 +24,7 @@ def log_probs(policy: Policy, documents: Documents, pad_id: int, *, batch_tokens
         batch_tokens: tokens of a batch, padding included, unless one document has more.
     """
     totals = np.zeros(len(documents))
-    for rows in _batches(documents, batch_tokens):
+    for rows in batches_of(documents, batch_tokens):
         batch = collate({"plain": documents}, "plain", (), rows, pad_id)
         with torch.no_grad():
             scores = policy_logprobs(policy, batch).double().cpu()
@@ -38,7 +38,7 @@ def counted_tokens(documents: Documents) -> Floats:
     return np.add.reduceat(documents.counted.astype(np.float64), documents.starts[:-1])
 
 
-def _batches(documents: Documents, batch_tokens: int) -> Iterator[list[Row]]:
+def batches_of(documents: Documents, batch_tokens: int) -> Iterator[list[Row]]:
     """Documents by falling length, so that little is padded and a lack of memory shows at once."""
     rows: list[Row] = []
     width = 0
