@@ -5,7 +5,7 @@
 Theory: a step reads the weights of every member once, and the floor is the sum of the members' own forwards over the
 same slots, measured here beside it: `bare`. What is above that is composition, sampling and bookkeeping. A strategy
 that runs a member for some tokens alone (`cascade`, `routed`) is measured as its batch is: every row composed.
-Strategies that need a trained head of their base are left out: a random member has none.
+Where the base needs a trained head, it has one of the usual size whose weights are the untrained ones.
 
 The members are random, in bfloat16. The two variants of a strategy run in turn; a figure is the median over rounds of
 the mean step of `--steps` steps, a ratio the median of the rounds' own ratios.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,22 +33,40 @@ from motet.composers.catalogue import example, plan_of
 from motet.composers.plan import Plan
 from motet.composers.strategies import STRATEGIES
 from motet.engines.torch import Member, load_member
+from motet.models.heads import GateHead, ReadingHead, RouterHead, ScaleHead, SimilarityHead
+from motet.models.info import HeadKind
 
 
 def plan_for(strategy: str) -> Plan | None:
     """The shortest composition of a strategy, an ensemble of two: its base the large member, its other players the
-    small ones in turn. None for one that needs a trained head."""
+    small ones in turn."""
     body = example(STRATEGIES[strategy])
     if body is not None and len(body.get("members", ())) == 1:  # an ensemble of one composes nothing
         body = example(STRATEGIES[strategy], members=["base", "other"])
     plan = None if body is None else plan_of(body)
-    if plan is None or plan.heads:
+    if plan is None:
         return None
     others = dict.fromkeys(stream.model for stream in plan.streams[1:] if stream.model != plan.streams[0].model)
     cast = {plan.streams[0].model: "base"} | {
         player: ("expert", "antiexpert")[place % 2] for place, player in enumerate(others)
     }
     return replace(plan, streams=tuple(replace(stream, model=cast[stream.model]) for stream in plan.streams))
+
+
+def head_for(plan: Plan) -> tuple[HeadKind, Callable[[int], ReadingHead]] | None:
+    """Of the first kind that the plan takes."""
+    if not plan.heads:
+        return None
+    kind = plan.heads[0]
+    clusters = [str(number) for number in range(len(plan.streams) - 1)]
+    heads: dict[HeadKind, Callable[[int], ReadingHead]] = {
+        "gate": GateHead,
+        "router": lambda hidden_size: RouterHead(hidden_size, top=100, width=256, blocks=3),
+        "temperature": lambda hidden_size: ScaleHead(hidden_size, 0.4, 2.5),
+        "strength": lambda hidden_size: ScaleHead(hidden_size, 0.1, 2.0),
+        "similarity": lambda hidden_size: SimilarityHead(hidden_size, clusters),
+    }
+    return kind, heads[kind]
 
 
 @torch.inference_mode()
@@ -72,17 +90,21 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=sorted(STRATEGIES), default=sorted(STRATEGIES))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        members = {name: load_member(name, str(path)) for name, path in make_family(Path(folder), options.size).items()}
     print(environment())
     found: dict[str, dict[str, float]] = {}
-    for name in options.only:
-        plan = plan_for(name)
-        if plan is None:
-            print(f"{name:22} left out: its base needs a trained head")
-            continue
-        found[name] = measure(members, plan, options.batch, options.steps, options.rounds)
-        print(f"{name:22}", "  ".join(f"{key} {value:.3g}" for key, value in found[name].items()), flush=True)
+    with TemporaryDirectory() as folder:
+        paths = make_family(Path(folder), options.size)
+        members = {name: load_member(name, str(path)) for name, path in paths.items()}
+        for name in options.only:
+            plan = plan_for(name)
+            if plan is None:
+                print(f"{name:22} left out: nothing that is it composes models alone")
+                continue
+            own = members
+            if (head := head_for(plan)) is not None:
+                own = {**members, "base": load_member("base", str(paths["base"]), head=head)}
+            found[name] = measure(own, plan, options.batch, options.steps, options.rounds)
+            print(f"{name:22}", "  ".join(f"{key} {value:.3g}" for key, value in found[name].items()), flush=True)
     report("costs", {"size": options.size, "batch": options.batch, "strategies": found}, options.out)
 
 
