@@ -3,13 +3,13 @@
     python -m benchmarks.playground --out benchmarks/results/playground.json
 
 Theory: a frame has 16.7 ms at 60 Hz; people see what takes more than 50 ms. A token's chunk with its trace of eight
-alternatives is some kilobytes, read once, and one span in the last section of the text: whole lines of 48 tokens or more,
-which lay out and paint by themselves. So a frame costs about the same whatever the length of the answer.
+alternatives is some kilobytes, read once, and one span in the last section of the text: whole lines of 48 tokens or
+more, which lay out and paint by themselves. So a frame costs about the same whatever the length of the answer.
 
 Reported: bytes of the page's files; first contentful paint and the time until it can be used over fresh tabs; while the
 answer is written, the gaps between frames and the tasks of the page's main thread, from a trace of the browser. Server,
-models and browser share the cores, which lengthens wall times, so the models compute in one thread; processor times are the
-page's own. Needs Node, npm and Chromium (or CHROMIUM).
+models and browser share the cores, which lengthens wall times, so the models compute in one thread; processor times are
+the page's own. Needs Node, npm and Chromium (or CHROMIUM).
 """
 
 from __future__ import annotations
