@@ -41,7 +41,7 @@ ENDINGS: dict[str, tuple[signal.Signals, ...]] = {
 MOMENTS = ("starting", "waiting", "answering", "answering")
 GONE_S = 5.0  # until what a killed server has started has noticed
 ENDED_S = 60.0  # drained by then
-STEPS = 300  # of the trainer: seconds, so that it is killed in the middle
+STEPS = 400  # of the trainer
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -56,7 +56,8 @@ class Tally:
 
 def kills(launch: Launch, servers: int, trainers: int, seed: int) -> dict[str, Any]:
     ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    return {"server": _kill_servers(launch, servers, seed), "trainer": _kill_trainers(launch, trainers, seed)}
+    outcome: dict[str, Any] = {"server": _kill_servers(launch, servers, seed)}
+    return {**outcome, "trainer": _kill_trainers(launch, trainers, seed)} if trainers else outcome
 
 
 def _kill_servers(launch: Launch, number: int, seed: int) -> dict[str, Any]:
@@ -189,14 +190,12 @@ def _names(folder: Path) -> set[str]:
 
 
 def _kill_trainers(launch: Launch, number: int, seed: int) -> dict[str, Any]:
-    """Kills until `number` or until the run is done; a last process finishes it."""
+    """One run in peace, one that is killed `number` times on its way and then finished."""
     rng = random.Random(f"{seed}/trainer")
     with tempfile.TemporaryDirectory(prefix="motet-soak-") as scratch:
         peace, killed = (_recipe(launch.file.parent, Path(scratch) / name) for name in ("peace", "killed"))
-        began = time.monotonic()
         whole = _train(launch, peace).wait()
-        seconds = time.monotonic() - began
-        steps = [_kill_trainer(launch, killed, rng.uniform(0, seconds)) for _ in range(number)]
+        steps = [_kill_trainer(launch, killed, rng, STEPS // number) for _ in range(number)]
         last = _train(launch, killed).wait()
         metrics = (killed.parent / "run" / "metrics.jsonl").read_text().splitlines()
         return {
@@ -236,16 +235,26 @@ def _train(launch: Launch, recipe: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, env=launch.variables())
 
 
-def _kill_trainer(launch: Launch, recipe: Path, seconds: float) -> int:
-    """How many steps were written when it was killed."""
+def _kill_trainer(launch: Launch, recipe: Path, rng: random.Random, most: int) -> int:
+    """How many steps were written when it was killed: `most` more than before at most, but for the moment that takes;
+    one in four before it has taken any."""
+    target = _steps(recipe) + rng.randrange(1, most)
     process = _train(launch, recipe)
-    time.sleep(seconds)
+    if rng.random() < 0.25:
+        time.sleep(rng.uniform(0, 3))
+    else:
+        while process.poll() is None and _steps(recipe) < target:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
     process.kill()
     process.wait()
+    print(f"trainer killed after {_steps(recipe)} steps", flush=True)
+    return _steps(recipe)
+
+
+def _steps(recipe: Path) -> int:
     metrics = recipe.parent / "run" / "metrics.jsonl"
-    steps = len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
-    print(f"trainer killed after {steps} steps", flush=True)
-    return steps
+    return len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
 
 
 def _weights(run: Path) -> str:

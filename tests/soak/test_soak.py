@@ -1,6 +1,11 @@
-"""Short forms of `python -m tests.soak fuzz` and `aborts`, with fixed seeds. The long forms are commands."""
+"""Short forms of `python -m tests.soak fuzz`, `aborts` and `kills`, with fixed seeds. The long forms are commands."""
 
 from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -72,3 +77,18 @@ def test_clients_that_leave(launch: Launch) -> None:
     assert not outcome["probe"]["other_texts"]
     assert outcome["probe"]["largest_difference"] <= ROUNDING
     assert len(outcome["left"]) > 6, "clients left at all moments"
+
+
+def test_servers_that_are_killed(launch: Launch, tmp_path: Path) -> None:
+    """In a process of its own, which takes every orphan for one of a killed server."""
+    out = tmp_path / "kills.json"
+    given = ["--family", str(launch.file.parent), "--seed", "1", "--servers", "3", "--trainers", "0", "--out", str(out)]
+    flags = [f"--flag={flag}" for flag in launch.flags]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.soak", "kills", *given, *flags], capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    outcome = json.loads(out.read_text())["results"]["server"]
+    assert not outcome["faults"]
+    assert sum(outcome["ended"].values()) == 4
+    assert outcome["probe"]["asked"] >= 2
