@@ -118,9 +118,8 @@ class SimilarityHead(ReadingHead):
         self.deviation: Tensor
 
     def cosines(self, hidden: Tensor) -> Tensor:
-        """(N, C)."""
-        hidden = F.normalize(hidden.to(self.centroids.dtype), dim=-1)
-        return hidden @ F.normalize(self.centroids, dim=-1).mT
+        """(N, C), in float64: hidden states lie so close together that float32 would round what tells them apart."""
+        return F.normalize(hidden.double(), dim=-1) @ F.normalize(self.centroids.double(), dim=-1).mT
 
     def forward(self, hidden: Tensor) -> Tensor:
         return (self.cosines(hidden) - self.mean) / self.deviation.clamp(min=LEAST_DEVIATION)
