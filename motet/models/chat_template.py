@@ -87,16 +87,16 @@ class ChatTemplate:
 
     @cached_property
     def takes_system(self) -> bool:
-        return self._shows([self._content("system", PROBE), self._content("user", "Hello.")])
+        return self._shows([self._message("system", PROBE), self._message("user", "Hello.")])
 
     @cached_property
     def named_roles(self) -> frozenset[str]:
         """The roles in which it shows who of several speaks (`name`)."""
-        asked, answered = self._asked, self._said("assistant", "Hello.")
+        asked, answered = self._asked, self._message("assistant", "Hello.")
         before = {"system": [], "user": [], "assistant": [asked], "tool": [asked, answered]}
         behind = {"system": [asked], "assistant": [asked]}
         shown = {
-            role: self._rendered([*turns, {**self._said(role, PROBE), "name": NAME}, *behind.get(role, [])])
+            role: self._rendered([*turns, {**self._message(role, PROBE), "name": NAME}, *behind.get(role, [])])
             for role, turns in before.items()
         }
         return frozenset(role for role, text in shown.items() if text is not None and NAME in text)
@@ -113,7 +113,7 @@ class ChatTemplate:
         style = self.calls
         if style is None:
             return False
-        result = {"tool_call_id": CALL_ID, "name": NAME, **self._content("tool", "result-of-the-probe")}
+        result = {"tool_call_id": CALL_ID, "name": NAME, **self._message("tool", "result-of-the-probe")}
         text = self._rendered([self._asked, self._turn(1, style.as_objects), result], tools=[TOOL])
         return text is not None and "result-of-the-probe" in text
 
@@ -157,7 +157,7 @@ class ChatTemplate:
         """The probe's question, in parts where only they are read."""
         return {"role": "user", "content": _parts(PROBE)} if not self._shows([ASKED]) else ASKED
 
-    def _content(self, role: str, text: str) -> dict[str, Any]:
+    def _message(self, role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": _parts(text) if self.reads_parts(role) else text}
 
     def _shows(self, messages: Sequence[Mapping[str, Any]]) -> bool:
