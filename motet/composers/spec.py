@@ -39,10 +39,16 @@ from motet.settings import children, models_in
 ROOT = "composition"
 MAX_VALUES = 1 << 15  # four conversations of 4,096 messages, the names of their fields not counted
 
+
+def _union(*more: type[Strategy]) -> Any:
+    """Discriminated on `strategy`, made from the one list of strategies."""
+    return Annotated[Union[(*STRATEGIES.values(), *more)], Field(discriminator="strategy")]
+
+
 if TYPE_CHECKING:
     Part = Strategy
-else:  # the union discriminated on `strategy`, made from the one list of strategies
-    Part = Annotated[Union[tuple(STRATEGIES.values())], Field(discriminator="strategy")]  # noqa: UP007
+else:
+    Part = _union()
 
 
 class Cap(Spec, frozen=True):
@@ -113,10 +119,20 @@ def strategy_kinds() -> Mapping[str, type[Strategy]]:
     return _KINDS
 
 
+def add_strategy(name: str, kind: type[Strategy]) -> None:
+    """From now on compositions may be of this strategy, too, and stacks may hold it. Not safe beside other threads that
+    read compositions: it is for the time before a server answers."""
+    STRATEGIES[name] = kind
+    _KINDS.clear()
+    _KINDS.update({**STRATEGIES, "compose": Compose})
+    Compose.model_fields["compose"].annotation = list[_union()]
+    Compose.model_rebuild(force=True)
+    strategy_fields.cache_clear()
+
+
 def composition_schema() -> dict[str, Any]:
     """The JSON schema of a composition, for the OpenAPI description."""
-    union: Any = Annotated[Part | Compose, Field(discriminator="strategy")]
-    return TypeAdapter[Any](union).json_schema()
+    return TypeAdapter[Any](_union(Compose)).json_schema()
 
 
 def parse_composition(value: object, *, strict: bool = True) -> Composition:

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 from pydantic_settings import SettingsError as EnvironmentSettingsError
 
+from motet.composers.plugins import load_strategies
 from motet.composers.spec import Composition, CompositionError, build_plan, parse_composition
 from motet.models.files import ADAPTER_CONFIG, CONFIG
 from motet.models.gguf import SUFFIX, is_gguf
@@ -74,6 +75,7 @@ def load(path: Path, flags: Tree | None = None, *, check_paths: bool = True) -> 
         settings = _with_audit_log_in(settings, folder)
         problems += unread + _examples(settings)
         problems += _unwritable(settings.server.audit_log) if check_paths else []
+    problems += _strategies(merged)
     compositions, gated, composition_problems = _compositions(merged)
     if settings is not None and not problems and not composition_problems:
         problems += policy_problems(settings, [*compositions, *gated])
@@ -175,6 +177,13 @@ def _unwritable(audit_log: str | None) -> list[str]:
 def _entries(merged: Tree, section: str) -> Tree:
     entries = merged.get(section)
     return cast(Tree, entries) if isinstance(entries, dict) else {}
+
+
+def _strategies(merged: Tree) -> list[str]:
+    """Loads those of other packages, and says which there are not."""
+    named = merged.get("strategies")
+    names = [name for name in cast("list[object]", named) if isinstance(name, str)] if isinstance(named, list) else []
+    return [f"strategies: {problem}" for problem in load_strategies(names)]
 
 
 def _compositions(merged: Tree) -> tuple[dict[str, Composition], dict[str, Gated], list[str]]:

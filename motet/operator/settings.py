@@ -283,6 +283,8 @@ class Settings(BaseSettings):
     """The models by name."""
     compositions: dict[str, dict[str, Any]] = {}
     """Named compositions: model ids that stand for a composition object, as requests send it, or for a gated one."""
+    strategies: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Strategies of other installed packages, by their names in the entry point group `motet.strategies`."""
     gates: dict[str, GateConfig] = {}
     """Classifiers that gated compositions ask about prompts."""
     policies: dict[str, PolicyConfig] = {}
