@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motet.cli.refusal import refuse
-from motet.composers.roles import MAX_PARTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -132,13 +131,17 @@ def cluster(
         Path, typer.Option(help="A new folder; each cluster is a file of it, the largest cluster-1.jsonl.")
     ],
     model: Annotated[str, typer.Option(help="The model whose hidden states behind the prompts are compared.")],
-    clusters: Annotated[int, typer.Option("--clusters", "-k", min=2, max=MAX_PARTS, help="How many.")],
+    clusters: Annotated[int, typer.Option("--clusters", "-k", min=2, help="How many, at most as a composition has.")],
     seed: Annotated[int, typer.Option(min=0, help="Of the beginnings of k-means.")] = 0,
     format: Format = "auto",
     template: Template = "auto",
 ) -> None:
     """Write the rows to one file for each cluster of prompts: an adapter can be trained on each, for `adapters`."""
     with refusals():
+        from motet.composers.roles import MAX_PARTS  # slow, and `--help` is instant
+
+        if clusters > MAX_PARTS:
+            refuse([f"--clusters: {clusters} are more than the {MAX_PARTS} that a composition has at most"])
         if output.exists():
             refuse([f"--output: {output} exists already; nothing is written over"])
         _cluster(_input(files, format, template), output, model, clusters, seed)

@@ -11,7 +11,14 @@ import torch
 
 from motet.composers.plan import Plan, single
 from motet.composers.rows import compose_rows, rule_places
-from motet.composers.rules import CascadeRule, DiscriminatorRule, MixtureRule, RoutedRule, SparseRule
+from motet.composers.rules import (
+    AdaptersRule,
+    CascadeRule,
+    DiscriminatorRule,
+    MixtureRule,
+    RoutedRule,
+    SparseRule,
+)
 from motet.composers.timeline import Timeline, adapted
 from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.torch import TorchEngine
@@ -40,7 +47,7 @@ def score_of(plan: Plan, members: torch.Tensor) -> tuple[torch.Tensor, tuple[flo
 def test_pushes_add_up_to_the_composed_score(plan: Plan) -> None:
     """Over all tokens that the masks leave, base + pushes + rules is the composed log-prob up to one constant."""
     torch.manual_seed(0)
-    plan = adapted(plan, 1.3)
+    plan = adapted(plan, (0.5, 0.3, 0.2) if isinstance(plan.rule, AdaptersRule) else 1.3)
     members = (3 * torch.randn(len(plan.streams), 60, dtype=torch.float64)).log_softmax(-1)
     composed, alpha = score_of(plan, members)
     added = torch.zeros(60, dtype=torch.float64)
@@ -87,7 +94,7 @@ async def test_the_engine_tells_what_models_alone_say(plan: Plan, engine: TorchE
         assert list(voices.ranks) == [int((own > own[output.token]).sum()) for own in alone]
         assert voices.ranks[0] == output.trace.base_rank
         now = Timeline(plan).at(lambda: shared)  # weights of a schedule, or by a head, are those of the token
-        now = adapted(now, output.trace.head or 1.0)
+        now = adapted(now, output.trace.alpha if isinstance(plan.rule, AdaptersRule) else output.trace.head or 1.0)
         expected = pushes(now, alone, output.token, output.trace.alpha)
         assert voices.pushes == pytest.approx(expected, abs=10 * TOLERANCE)  # weights, and α, multiply the differences
         tops = [token for token, _ in (*output.trace.composed_top, *output.trace.base_top)]

@@ -179,7 +179,7 @@ async def test_texts_to_tokenize_wait_behind_their_own_kind() -> None:
         last = await there.connect()
         last.ask("/tokenize", {"model": "large", "prompt": "last"})
         assert (await last.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
-    assert [text for text in began if text != "x"] == ["slow 0", "last"]
+    assert [text for text in began if text.startswith("slow") or text == "last"] == ["slow 0", "last"]
 
 
 async def test_a_slow_answer_is_no_slow_body() -> None:
@@ -211,7 +211,7 @@ async def test_a_client_that_does_not_read(stream: bool) -> None:
         await until(lambda: there.engine.requests)
         await until(lambda: not there.open)
         await until(lambda: there.service.admission.taken == 0)
-        assert not there.engine.open
+        await until(lambda: not there.engine.open)
         link.writer.transport.abort()
 
 

@@ -56,6 +56,8 @@ class Tally:
 
 def kills(launch: Launch, servers: int, trainers: int, seed: int) -> dict[str, Any]:
     ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # what a shell runs in the background ignores it, and hands that on to whatever it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     outcome: dict[str, Any] = {"server": _kill_servers(launch, servers, seed)}
     return {**outcome, "trainer": _kill_trainers(launch, trainers, seed)} if trainers else outcome
 

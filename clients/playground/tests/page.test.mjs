@@ -417,8 +417,14 @@ test("a long text is laid out in sections, where every token stands as in one", 
   await page.keyboard.press("Enter");
   await answered(page, 1);
   for (const width of [1200, 700, 1000]) {
+    await page.evaluate(() => {
+      for (const section of document.querySelectorAll(".section + .section")) section.dataset.width = "before";
+    });
     await page.setViewportSize({ width, height: 900 });
-    await page.waitForFunction(() => document.querySelectorAll(".section").length > 8);
+    await page.waitForFunction(() => {
+      const sections = [...document.querySelectorAll(".section")];
+      return sections.length > 8 && sections.every((section) => section.dataset.width === undefined);
+    });
     const [cut, whole, copied] = await page.evaluate(() => {
       const box = document.querySelector(".tokens");
       const places = () =>
