@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--count", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.count is not None:
-        print(json.dumps(counted(args.count)))
+        print(json.dumps(counted(args.count.resolve())))
         return
     from benchmarks.common import report
 
