@@ -61,7 +61,7 @@ def head_for(plan: Plan) -> tuple[HeadKind, Callable[[int], ReadingHead]] | None
     clusters = [str(number) for number in range(len(plan.streams) - 1)]
     heads: dict[HeadKind, Callable[[int], ReadingHead]] = {
         "gate": GateHead,
-        "router": lambda hidden_size: RouterHead(hidden_size, top=100, width=256, blocks=3),
+        "router": lambda hidden_size: RouterHead(hidden_size, top=100, width=256, blocks=2),
         "temperature": lambda hidden_size: ScaleHead(hidden_size, 0.4, 2.5),
         "strength": lambda hidden_size: ScaleHead(hidden_size, 0.1, 2.0),
         "similarity": lambda hidden_size: SimilarityHead(hidden_size, clusters),

@@ -208,11 +208,6 @@ class Plan:
         return tuple(stream.exit for stream in self.streams if stream.exit is not None)
 
     @property
-    def is_exact(self) -> bool:
-        """Whether every stream's model has the base's tokens as the very same tokens, under whatever ids."""
-        return all(stream.tokens is None or stream.tokens.is_exact for stream in self.streams)
-
-    @property
     def weight_sum(self) -> float:
         """Sum of the weights: acts as an inverse temperature on what the streams agree on."""
         return math.fsum(stream.weight for stream in self.streams)

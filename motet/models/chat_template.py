@@ -78,10 +78,10 @@ class ChatTemplate:
 
     def _needs_parts(self, role: str) -> bool:
         """Whether the role's text vanishes beside the user's, who says another."""
-        user = {"role": "user", "content": _parts("Hello.") if self.takes_parts else "Hello."}
+        user = {"role": "user", "content": text_parts("Hello.") if self.takes_parts else "Hello."}
         plain, parts = (
             self._shows([turn, user] if role == "system" else [user, turn])
-            for turn in ({"role": role, "content": PROBE}, {"role": role, "content": _parts(PROBE)})
+            for turn in ({"role": role, "content": PROBE}, {"role": role, "content": text_parts(PROBE)})
         )
         return not plain and (parts or self.takes_parts)
 
@@ -155,10 +155,10 @@ class ChatTemplate:
     @cached_property
     def _asked(self) -> dict[str, Any]:
         """The probe's question, in parts where only they are read."""
-        return {"role": "user", "content": _parts(PROBE)} if not self._shows([ASKED]) else ASKED
+        return {"role": "user", "content": text_parts(PROBE)} if not self._shows([ASKED]) else ASKED
 
     def _message(self, role: str, text: str) -> dict[str, Any]:
-        return {"role": role, "content": _parts(text) if self.reads_parts(role) else text}
+        return {"role": role, "content": text_parts(text) if self.reads_parts(role) else text}
 
     def _shows(self, messages: Sequence[Mapping[str, Any]]) -> bool:
         text = self._rendered(messages)
@@ -172,7 +172,8 @@ class ChatTemplate:
             return None
 
 
-def _parts(text: str) -> list[dict[str, str]]:
+def text_parts(text: str) -> list[dict[str, str]]:
+    """A content as templates that walk over parts read it."""
     return [{"type": "text", "text": text}]
 
 

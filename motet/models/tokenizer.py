@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from motet.models.chat_template import ChatTemplate
+from motet.models.chat_template import ChatTemplate, text_parts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -147,8 +147,9 @@ class Tokenizer:
 
     def _as_read(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content")
-        in_parts = isinstance(content, str) and self.template.reads_parts(str(message.get("role")))
-        return {**message, "content": [{"type": "text", "text": content}]} if in_parts else dict(message)
+        if isinstance(content, str) and self.template.reads_parts(str(message.get("role"))):
+            return {**message, "content": text_parts(content)}
+        return dict(message)
 
     @cached_property
     def _anchor(self) -> tuple[list[int], str]:

@@ -87,7 +87,7 @@ class Registry:
         own = composition.own_base(base)
         first = own.model if own else base or ""
         member = self.members.get(first)
-        named = {first, *(model for _, model in named_models(composition, ""))}
+        named = {first, *(model for _, model in named_models(composition, ""))} & self._alike(first)
         plan = build_plan(
             composition,
             base,
@@ -96,7 +96,7 @@ class Registry:
             chat=chat,
             depth=_depth(member),
             threshold=None if member is None else member.info.threshold,
-            vocab_size=min((self.infos[own].vocab_size for own in named if own in self._alike(first)), default=None),
+            vocab_size=min((self.infos[own].vocab_size for own in named), default=None),
         )
         plan = self._translated(plan)
         self._check_head(composition, plan)

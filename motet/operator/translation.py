@@ -5,27 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from motet.composers.errors import CompositionError
 from motet.composers.plan import Plan
 from motet.composers.rules import EscalationRule
 from motet.composers.token_map import TokenMap, Tokens, token_map
-from motet.composers.vocabulary import Vocabulary
 from motet.models.info import ModelInfo
 from motet.models.pieces import pieces_of, spelled
 from motet.models.tokenizer import ChatTemplateError, Tokenizer
-
-
-class Side(Protocol):
-    """As `operator.registry.LoadedModel`."""
-
-    @property
-    def info(self) -> ModelInfo: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-    @property
-    def vocabulary(self) -> Vocabulary: ...
+from motet.operator.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -34,7 +23,7 @@ class TokenMaps:
 
     _made: dict[tuple[object, ...], TokenMap] = field(default_factory=dict[tuple[object, ...], TokenMap])
 
-    def between(self, base: Side, own: Side) -> TokenMap:
+    def between(self, base: LoadedModel, own: LoadedModel) -> TokenMap:
         """What the base's ids are to another model. The first time takes seconds where there are 150,000 tokens."""
         ends = [(side.vocabulary.fingerprint, side.info.eos_token_ids) for side in (base, own)]
         key = (base.info.vocab_size, *ends)

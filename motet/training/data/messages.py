@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from motet.models.chat_template import text_parts
 from motet.settings import nearest
 from motet.training.data.errors import RowError, listing
 from motet.training.data.json_text import is_list, is_object, parse
@@ -54,7 +55,7 @@ def as_chat(messages: Sequence[Message], in_parts: Callable[[str], bool] = lambd
     return [
         {
             "role": role,
-            "content": [{"type": "text", "text": message.content}] if in_parts(role) else message.content,
+            "content": text_parts(message.content) if in_parts(role) else message.content,
             **message.fields,
         }
         for role, message in zip(roles, messages, strict=True)
