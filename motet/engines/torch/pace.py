@@ -8,7 +8,7 @@ the step a credit even if all guesses are wrong. So none becomes slower than by 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -74,11 +74,11 @@ class Pace:
     def observe_overhead(self, rows: int, seconds: float) -> None:
         self._overhead.observe(rows, seconds)
 
-    def best_draft(self, choice: Choice, work: Sequence[Work], drafts: Sequence[Draft]) -> Draft | None:
+    def best_draft(self, choice: Choice, outlook: Outlook, drafts: Sequence[Draft]) -> Draft | None:
         """The draft with the most tokens per second by what is known, None where none has more than no draft has."""
         ledger = self.ledger(choice)
         if ledger.looked % LOOK_EVERY == 0:
-            gains = {draft: self._gain(choice, work, draft) for draft in drafts}
+            gains = {draft: self._gain(choice, outlook, draft) for draft in drafts}
             best = max(gains, key=lambda draft: gains[draft])
             ledger.draft = best if gains[best] > 1.0 else None
             for draft in drafts:
@@ -86,37 +86,56 @@ class Pace:
         ledger.looked += 1
         return ledger.draft
 
-    def _gain(self, choice: Choice, work: Sequence[Work], draft: Draft) -> float:
+    def _gain(self, choice: Choice, outlook: Outlook, draft: Draft) -> float:
         """How many times as many tokens per second the best number of guesses brings, if all choices guess alike."""
         drafter = choice.streams[draft].member if isinstance(draft, int) else None
-        plain, acceptance = self.price(*plain_of(work)), self.record(choice, draft).acceptance
+        acceptance = self.record(choice, draft).acceptance
         best, expected, right = 0.0, 1.0, 1.0
         for guesses in range(1, MOST_GUESSES + 1):
             right *= acceptance
             expected += right
-            best = max(best, expected * plain / max(self._round(work, drafter, guesses), 1e-9))
+            best = max(best, expected * outlook.plain / max(outlook.round(drafter, guesses), 1e-9))
         return best
-
-    def _round(self, work: Sequence[Work], drafter: Member | None, guesses: int) -> float:
-        """Seconds of a step in which every decoding choice guesses, with `drafter` or from the text."""
-        tokens, rows = plain_of(work)
-        drafting = 0
-        for item in work:
-            if item.choice.is_decoding:
-                rows += guesses
-                members = [stream.member for stream in item.choice.streams]
-                for member in members:
-                    tokens[member] += guesses
-                drafting += drafter in members
-        if drafter is None:
-            return self.price(tokens, rows)
-        tokens[drafter] -= drafting * (guesses + 1)
-        return self.price(tokens, rows + drafting * guesses) + (guesses + 1) * drafter.prices.of(drafting)
 
     def speed(self, choice: Choice, plain: float) -> float:
         """Tokens per second that a choice comes to of late, at least what it would come to without guesses."""
         ledger = self.ledger(choice)
         return max(ledger.tokens / ledger.seconds if ledger.seconds else 0.0, 1.0 / max(plain, 1e-9))
+
+
+class Outlook:
+    """A step as it is planned, without guesses: its tokens and rows, its price, and that of the same step with guesses.
+
+    It is made once per step, since every choice that judges its drafts asks for the same prices: with a whole batch of
+    them, adding the batch up for each took longer than the forward of a small model.
+    """
+
+    def __init__(self, pace: Pace, work: Sequence[Work]) -> None:
+        self._pace = pace
+        self.work = work
+        self.tokens, self.rows = plain_of(work)
+        self.plain = pace.price(self.tokens, self.rows)
+        self.decoding = [item.choice for item in work if item.choice.is_decoding]
+        members = [[stream.member for stream in choice.streams] for choice in self.decoding]
+        self._streams = Counter(member for own in members for member in own)
+        self._drafting = Counter(member for own in members for member in set(own))
+        self._rounds: dict[tuple[Member | None, int], float] = {}
+
+    def round(self, drafter: Member | None, guesses: int) -> float:
+        """Seconds of the step if every decoding choice guesses, with `drafter` or from the text."""
+        key = (drafter, guesses)
+        if key not in self._rounds:
+            self._rounds[key] = self._priced(drafter, guesses)
+        return self._rounds[key]
+
+    def _priced(self, drafter: Member | None, guesses: int) -> float:
+        tokens = {member: count + guesses * self._streams[member] for member, count in self.tokens.items()}
+        rows = self.rows + guesses * len(self.decoding)
+        if drafter is None:
+            return self._pace.price(tokens, rows)
+        drafting = self._drafting[drafter]
+        tokens[drafter] -= drafting * (guesses + 1)
+        return self._pace.price(tokens, rows + drafting * guesses) + (guesses + 1) * drafter.prices.of(drafting)
 
 
 class Stake:
@@ -129,15 +148,13 @@ class Stake:
 
     def __init__(self, pace: Pace, work: Sequence[Work], forward_seconds: float) -> None:
         self._pace = pace
-        self._work = work
         self._forwards_before = forward_seconds
         self._began = time.perf_counter()
-        self._tokens, self._rows = plain_of(work)
-        self._plain = pace.price(self._tokens, self._rows)
+        self.outlook = outlook = Outlook(pace, work)
+        self._tokens, self._rows, self._plain = outlook.tokens.copy(), outlook.rows, outlook.plain
         self._budget = min(pace.ledger(item.choice).credit for item in work)
         self._spent = 0.0
-        decoding = [item.choice for item in work if item.choice.is_decoding]
-        self._rate = sum(pace.speed(choice, self._plain) for choice in decoding)
+        self._rate = sum(pace.speed(choice, self._plain) for choice in outlook.decoding)
 
     def begin(self, items: Sequence[Drafting]) -> bool:
         """Whether the step can afford that these choices' streams run before the others, to guess."""
@@ -183,7 +200,7 @@ class Stake:
         seconds = time.perf_counter() - self._began
         self._pace.observe_overhead(self._rows, seconds - (forward_seconds - self._forwards_before))
         gained = {item.choice: len(item.choice.shared) - item.start for item in items}
-        for item in self._work:
+        for item in self.outlook.work:
             ledger, tokens = self._pace.ledger(item.choice), max(gained.get(item.choice, 1), 1)
             without = self._plain * tokens if items else seconds
             ledger.credit += (1.0 + MARGIN) * without - seconds

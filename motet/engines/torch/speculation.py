@@ -20,7 +20,7 @@ from motet.engines.drafts import MOST_GUESSES, OFF, Speculation, drafts_of
 from motet.engines.torch.choice import Choice, Round
 from motet.engines.torch.drafting import Drafting, compute, draw
 from motet.engines.torch.model import Member
-from motet.engines.torch.pace import Draft, Pace, Stake
+from motet.engines.torch.pace import Draft, Outlook, Pace, Stake
 from motet.engines.torch.scheduler import EngineSettings
 from motet.engines.torch.work import Work
 from motet.kernels.decode import Kernels
@@ -83,7 +83,8 @@ class Speculator:
         if not wishes:
             return work
         self._stake = self._pace.stake(work, self._forward_seconds)
-        found = [item for entry, wish in wishes.items() if (item := self._begun(entry, wish, work)) is not None]
+        outlook = self._stake.outlook
+        found = [item for entry, wish in wishes.items() if (item := self._begun(entry, wish, outlook)) is not None]
         if not found or (self._settings.adapts and not self._stake.begin(found)):
             return work
         for item in found:
@@ -112,11 +113,11 @@ class Speculator:
         narrow = wish.wide_only and any(stream.member.dtype.itemsize < 4 for stream in choice.streams)
         return OFF if narrow or choice.by_member or not choice.is_decoding else wish
 
-    def _begun(self, entry: Work, wish: Speculation, work: Sequence[Work]) -> Drafting | None:
+    def _begun(self, entry: Work, wish: Speculation, outlook: Outlook) -> Drafting | None:
         """A choice that may guess in this step."""
         choice = entry.choice
         most = min(wish.tokens, MOST_GUESSES, choice.room_ahead)
-        draft = self._draft_of(choice, wish, work) if most > 0 else None
+        draft = self._draft_of(choice, wish, outlook) if most > 0 else None
         if draft is None:
             return None
         if isinstance(draft, int):
@@ -127,12 +128,12 @@ class Speculator:
             return None
         return Drafting(entry, Round(None, []), most, len(choice.shared), ready=ready, run=run)
 
-    def _draft_of(self, choice: Choice, wish: Speculation, work: Sequence[Work]) -> Draft | None:
+    def _draft_of(self, choice: Choice, wish: Speculation, outlook: Outlook) -> Draft | None:
         drafts = drafts_of(choice.plan, wish.draft)
         if not drafts:
             return None
         if self._settings.adapts:
-            return self._pace.best_draft(choice, work, drafts)
+            return self._pace.best_draft(choice, outlook, drafts)
         return min(drafts, key=lambda draft: _size(choice, draft))
 
     def _guess_ahead(self, stake: Stake, work: Sequence[Work]) -> None:
