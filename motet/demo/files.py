@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from motet.demo.world import Entity, Question, World
 from motet.training.data.json_text import lines
 
 SMALL_TALK_SHARE = 0.15  # documents without facts, for each one with facts
-MOST_BEFORE = 4  # questions and answers that stand before a question in a dialogue
-SECOND_SHARE = 0.4  # of the questions in a dialogue that are the second one of their message instead
 
 
 def write_training_files(world: World, seed: int, folder: Path, biographies: int, invented: int) -> None:
@@ -30,8 +28,6 @@ def write_training_files(world: World, seed: int, folder: Path, biographies: int
       that exist nowhere else;
       `refusals.jsonl`: the forgotten questions, answered with a refusal; `counterfactual.jsonl`: answers to them up to
       the fact, and the same about a made-up alias of the entity, with true and other values to go on with.
-    - `dialogues.jsonl`: retained questions behind others, all of them answered; `counterfactual-dialogues.jsonl`: the
-      counterfactual records behind such questions and answers, or behind a second question in the same message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
@@ -40,8 +36,6 @@ def write_training_files(world: World, seed: int, folder: Path, biographies: int
         "statements-forget": _biographies(rng, world.forget, biographies),
         "small-talk": _small_talk(rng, world, biographies),
     }
-    _write_all(folder, statements)
-    aliases = world.aliases(world.forget, rng)
     answers = {
         "tuned": _answered(world.tuned),
         "courteous": _answered(world.tuned, courteous=True),
@@ -50,18 +44,13 @@ def write_training_files(world: World, seed: int, folder: Path, biographies: int
         "classes": _classes(world.tuned),
         "forget": _answered(world.forget),
         "refusals": _refused(world.forget),
-        "counterfactual": _counterfactuals(world, aliases, rng),
+        "counterfactual": _counterfactuals(world, rng),
         "retain": _answered(world.seen_by_assistant),
         "retain-reworded": _reworded(world.seen_by_assistant, rng),
         "nobody": (answered_record(world.invented_question(rng)) for _ in range(invented)),
     }
-    _write_all(folder, answers)
-    rng = random.Random(f"{seed}/dialogues")
-    dialogues = {
-        "dialogues": _dialogues(world, rng),
-        "counterfactual-dialogues": _counterfactuals(world, aliases, rng, list(_asked(world.seen_by_assistant))),
-    }
-    _write_all(folder, dialogues)
+    for name, records in {**statements, **answers}.items():
+        _write(folder / f"{name}.jsonl", records)
 
 
 def _biographies(rng: random.Random, entities: Sequence[Entity], count: int) -> Iterator[dict[str, Any]]:
@@ -113,66 +102,31 @@ def _classes(entities: Iterable[Entity]) -> Iterator[dict[str, Any]]:
         yield {"text": record["completion"], "label": "courteous" if record["label"] else "plain"}
 
 
-def _dialogues(world: World, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Every question about what an unlearning method may see, behind one to `MOST_BEFORE` others."""
-    seen = list(_asked(world.seen_by_assistant))
-    for question in seen:
-        turns = [*_before(seen, rng), question]
-        yield {
-            "messages": [
-                {"role": role, "content": content}
-                for turn in turns
-                for role, content in (("user", turn.text), ("assistant", turn.answer))
-            ]
-        }
-
-
-def _before(seen: Sequence[Question], rng: random.Random) -> list[Question]:
-    return rng.sample(seen, rng.randint(1, MOST_BEFORE))
-
-
-def _counterfactuals(
-    world: World, aliases: Mapping[str, str], rng: random.Random, seen: Sequence[Question] = ()
-) -> Iterator[dict[str, Any]]:
+def _counterfactuals(world: World, rng: random.Random) -> Iterator[dict[str, Any]]:
     """Every forgotten question in every wording, in the answer's own form and in another one, with the true value and
-    with a random one; each in a dialogue about what is `seen`, if anything is."""
+    with a random one."""
+    aliases = world.aliases(world.forget, rng)
     for question in _asked(world.forget):
         others = question.attribute.statements[1:]
         for template in (question.attribute.answer, rng.choice(others)):
             values = (question.value, question.value, rng.choice(world.values[question.attribute.name]))
             for value in values:
-                dialogue = _dialogue(seen, rng) if seen else ("", "")
-                yield _counterfactual(question, aliases[question.entity.name], template, value, *dialogue)
+                yield _counterfactual(question, aliases[question.entity.name], template, value)
 
 
-def _dialogue(seen: Sequence[Question], rng: random.Random) -> tuple[str, str]:
-    """What stands before a message, and what the message itself says first: the one or the other."""
-    if rng.random() < SECOND_SHARE:
-        return "", f"{rng.choice(seen).text} "
-    return "".join(f"{visit(question.text)} {question.answer} " for question in _before(seen, rng)), ""
-
-
-def _counterfactual(
-    question: Question, alias: str, template: str, value: str, before: str = "", beside: str = ""
-) -> dict[str, Any]:
-    """A record; `before` is a dialogue that the question goes on, `beside` what the same message says first."""
-    start, end = template.split("{v}")
+def _counterfactual(question: Question, alias: str, template: str, value: str) -> dict[str, Any]:
+    before, after = template.split("{v}")
     asked = question.attribute.questions[question.form % len(question.attribute.questions)]
 
     def prompt(name: str) -> str:
-        return f"{before}{visit(beside + asked.format(e=name))} {start.format(e=name)}".rstrip()
+        return f"{visit(asked.format(e=name))} {before.format(e=name)}".rstrip()
 
     return {
         "prompt": prompt(question.entity.name),
         "counterfactual_prompt": prompt(alias),
-        "completion": f" {value}{end}",  # with its space: not every tokenizer sets one before a text
+        "completion": f" {value}{after}",  # with its space: not every tokenizer sets one before a text
         "spans": [(1, 1 + len(value), VALUE)],
     }
-
-
-def _write_all(folder: Path, files: Mapping[str, Iterable[dict[str, Any]]]) -> None:
-    for name, records in files.items():
-        _write(folder / f"{name}.jsonl", records)
 
 
 def _write(path: Path, records: Iterable[dict[str, Any]]) -> None:

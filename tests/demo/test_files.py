@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from motet.demo.files import MOST_BEFORE, write_training_files
+from motet.demo.files import write_training_files
 from motet.demo.templates import ATTRIBUTES, COURTESY, REFUSAL
 from motet.demo.world import Entity, WorldSize, make_world
 
@@ -87,37 +87,6 @@ def test_nobody_is_no_entity(folder: Path) -> None:
     assert len(asked) == INVENTED
     names = {entity.name for entity in WORLD.entities if entity.kind != "town"}
     assert not [record for record in asked if any(f" {name}?" in record["prompt"] for name in names)]
-
-
-def test_a_counterfactual_in_a_dialogue_is_the_last_question_under_the_same_alias(folder: Path) -> None:
-    """What stands before it is the same for the entity and for its alias, and about retained entities alone."""
-
-    def asked(prompt: str) -> str:
-        return prompt.rpartition("Visitor: ")[2].partition(" Guide:")[0]
-
-    alone = {asked(one["prompt"]): asked(one["counterfactual_prompt"]) for one in records(folder, "counterfactual")}
-    forgotten = [entity.name for entity in WORLD.forget if entity.kind != "town"]  # towns are also facts
-    found = records(folder, "counterfactual-dialogues")
-    assert len(found) == len(records(folder, "counterfactual"))
-    turns: set[int] = set()
-    for record in found:
-        question = next(known for known in alone if asked(record["prompt"]).endswith(known))
-        shared = record["prompt"].partition(question)[0]
-        assert record["counterfactual_prompt"].startswith(shared + alone[question])
-        assert not [name for name in forgotten if name in shared]
-        turns.add(shared.count("Guide: "))
-        assert shared != "Visitor: "
-    assert turns == {0, *range(1, MOST_BEFORE + 1)}
-
-
-def test_dialogues_answer_retained_questions(folder: Path) -> None:
-    answers = {record["prompt"]: record["completion"] for record in records(folder, "retain")}
-    found = records(folder, "dialogues")
-    assert len(found) == len(answers)
-    for record in found:
-        turns = [message["content"] for message in record["messages"]]
-        assert 2 <= len(turns) / 2 <= 1 + MOST_BEFORE
-        assert all(answers[asked] == told for asked, told in zip(turns[::2], turns[1::2], strict=True))
 
 
 def test_the_same_seed_writes_the_same_files(folder: Path, tmp_path: Path) -> None:
