@@ -111,7 +111,7 @@ HOW = "see the experiment under 'Add a strategy' in CONTRIBUTING.md"
 
 def test_every_strategy_has_an_experiment_and_a_source() -> None:
     assert {experiment.strategy for experiment in command.EXPERIMENTS.values()} == set(STRATEGIES), HOW
-    assert [name for name in STRATEGIES if paper(name) == OWN] == ["budget"]
+    assert [name for name in STRATEGIES if paper(name) == OWN] == ["budget"], "cited as `Title (Authors 2024, arXiv:…)`"
     assert paper("proxy_tuning") == "Liu et al. 2024, arXiv:2401.08565"
     assert paper("product") == "Hinton 2002"
     rooms = [name for room in command.ROOMS for name in room.EXPERIMENTS]
