@@ -74,7 +74,7 @@ class Job:
     kv_bytes: int = 0  # of one choice
     by_member: bool = False  # its tokens are drawn from single members (see `engines.drawn`)
     decision: Decision | None = None  # of the gate that chose the plan
-    pondered: Pondered = field(default_factory=dict[int, Highlights])
+    pondered: Pondered = field(default_factory=dict[int, Highlights])  # what streams read once more (`hesitation`)
     allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
     escalation: Escalation | None = None  # who answers anew
 
@@ -147,7 +147,7 @@ async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
         check_shown(query.display, query.n, service.allow)
     decisions: Decisions = await decided(service, query) if service.registry.gates else {}
     jobs = await tokenized(partial(_jobs, service, query, decisions, ()))
-    if any(job.pondered for job in jobs):  # what does not fit without key tokens is refused before any is looked for
+    if any(job.pondered for job in jobs):  # what does not fit as it is gets refused before its second reading is made
         asked = [checked(job, service.engine) for job in jobs]
         highlights = await highlighted(service, query, [job.pondered for job in asked])
         jobs = await tokenized(partial(_jobs, service, query, decisions, highlights))
@@ -239,7 +239,7 @@ def _job(
     tokens = read(plan, prompt, members, encodings, score_prompt=query.score_prompt, pondered=pondered)
     begun = _answer_prefix(query, plan.streams[0], prompt, base, encodings)
     _check_prompt(service, tokens.plan, prompt, tokens.pondered)
-    is_paced = service.allow is not None and not service.allow.speculation
+    is_paced = service.allow is not None and not service.allow.speculation  # a stream's pace shall tell nothing
     check_tokens(tokens.forced, base, prompt.param)
     whole = replace(tokens, forced=tokens.forced + begun)
     max_tokens = max_new_tokens(whole, members, service.kv_budget, query.max_tokens)
@@ -279,12 +279,12 @@ def _escalating(rule: EscalationRule, first: Job, anew: Job) -> Job:
 
 
 def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt, pondered: Pondered) -> None:
-    """Raises NotAllowed: messages, with their key tokens or without, that the policy of the request's key closes. Of a
-    prompt that was read: they are no longer than a context."""
+    """Raises NotAllowed: messages that the policy of the request's API key closes, as they are or with what is read of
+    them once more. Of a prompt that was read: they are no longer than a context."""
     if service.allow is None:
         return
-    keys = [one.text for one in pondered.values() if one.places and prompt.messages is not None and not one.is_own]
-    for asked in (prompt, *(with_keys(prompt, text) for text in keys)):
+    again = [one.text for one in pondered.values() if one.places and prompt.messages is not None and not one.is_own]
+    for asked in (prompt, *(with_keys(prompt, text) for text in again)):
         check_messages(asked, plan, service.registry.members, service.allow)
 
 
