@@ -219,7 +219,7 @@ async def test_what_an_endpoint_lets_pass_is_judged_where_jobs_are_made(asked: d
     service = make_service()
     policies = {"p": PolicyConfig(default=True, models={"large": None})}
     access = Access.of(service.config, policies)
-    view = service.renewed(service.registry, access).under(access.grant(b""))
+    view = service.renewed(service.registry, access).under(access.everybody)
     for extra, passes in (({}, True), (asked, False)):
         messages = [{"role": "user", "content": "a"}]
         body = ChatCompletionRequest.model_validate({"model": "large", "messages": messages, **extra})

@@ -22,7 +22,7 @@ from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
 from motet.server.respond import CLIENT_LEFT, as_json, describe, reserve, unless_disconnected
 from motet.server.service import AnsweringRoute, Served, Service
 from motet.server.shapes.answers import ANSWERS, Scores
-from motet.server.shapes.requests import ScoreRequest
+from motet.server.shapes.token_requests import ScoreRequest
 from motet.server.token_traces import traces
 
 router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
@@ -32,7 +32,8 @@ router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 async def score(body: ScoreRequest, request: Request, service: Served) -> Response:
     """Log-probabilities of continuations of one prompt. The continuation's tokens are appended to what every
     stream reads, so the streams' prompts may differ."""
-    check_extras(body, request)
+    if extras := list(body.extras()):
+        check_extras(extras, body, request)
     query = ScoreQuery(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
