@@ -224,11 +224,6 @@ class Plan:
         base, first, *_ = (replace(self, streams=(stream,), rule=LINEAR) for stream in self.streams)
         return first, base
 
-    @property
-    def has_phases(self) -> bool:
-        """Whether anything counts in the thought alone, or in the answer alone."""
-        return any(schedule.phase for schedule in self.schedules)
-
     def _schedules(self) -> tuple[Schedule, ...]:
         parts: list[Schedule | None] = [schedule for stream in self.streams for schedule, _ in stream.scheduled]
         parts += [mask.schedule for mask in self.masks]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.requests import Request
 
 from motet.server.adapters.adapter import AS_IS, Adapter
+from motet.server.dialogue.conversation import Dialect, Turn
 from motet.server.dialogue.reasoning import Thinking
 from motet.server.dialogue.tools import Offer
 from motet.server.http.errors import invalid
-from motet.server.prompts import RequestPrompt
-from motet.server.shapes.requests import MAX_STOPS, NO_LIMIT, SamplingFields, Target, TraceOptions
+from motet.server.shapes.requests import MAX_STOPS, NO_LIMIT, Message, SamplingFields, Target, TraceOptions
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Display:
     trace_members: bool = False
     token_ids: bool = False
     tokens_as_ids: bool = False
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether anything is told beside the answer's own text: ids, log-probs, the prompt once more."""
+        asked = (self.logprobs, self.prompt_logprobs, self.trace)
+        return self.echo or self.token_ids or any(count is not None for count in asked)
 
 
 def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, max_stops: int = MAX_STOPS) -> Display:
@@ -86,6 +93,44 @@ def salt_of(request: Request, own: str | None) -> str:
     """What keeps the prefixes of a request apart from those of other keys, and of other salts of the same key."""
     key = request.scope["state"].get("key")
     return f"{key or ''}:{own or ''}" if key or own else ""
+
+
+@dataclass(frozen=True)
+class RequestPrompt:
+    """What the client sent: exactly one of `text`, `messages` (as templates read them) and `tokens`. `tools` are those
+    that the model may call; `dialect` is the composition's.
+
+    `add_special_tokens` None is the default of each form: on for text, off for a rendered chat (its template writes
+    them). `truncate` keeps the last tokens (−1: as many as the model can read).
+    """
+
+    text: str | None = None
+    messages: tuple[Turn, ...] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    dialect: Dialect = field(default_factory=Dialect)
+    tokens: tuple[int, ...] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    truncate: int | None = None
+
+    @property
+    def param(self) -> str:
+        return "prompt" if self.messages is None else "messages"
+
+
+def prompt_of(given: str | list[int] | None, messages: Sequence[Message] | None) -> RequestPrompt:
+    """Raises ApiError (400): both a prompt and messages, or neither."""
+    if (given is None) == (messages is None):
+        raise invalid("Give either 'prompt' or 'messages'.", "prompt")
+    match given:
+        case None:
+            return RequestPrompt(messages=tuple(message.turn() for message in messages or []))
+        case str(text):
+            return RequestPrompt(text=text)
+        case tokens:
+            return RequestPrompt(tokens=tuple(tokens))
 
 
 @dataclass(frozen=True)

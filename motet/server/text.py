@@ -10,9 +10,9 @@ from tokenizers.decoders import DecodeStream
 from motet.engines.outputs import TokenOutput
 from motet.models.tokenizer import REPLACEMENT, Tokenizer
 from motet.models.tool_calls import Part
+from motet.server.continuations import RenderedText
 from motet.server.dialogue.parts import PartsReader, merged
 from motet.server.prepare import Job
-from motet.server.prompts import RenderedText
 from motet.server.query import Display
 
 CONTEXT = 6  # prompt tokens that the decoder sees, so that the first new token keeps its leading space

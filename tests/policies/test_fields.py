@@ -33,8 +33,7 @@ from motet.server.guard import (
 )
 from motet.server.http.bodies import JsonRoute
 from motet.server.prepare import prepare
-from motet.server.prompts import prompt_of
-from motet.server.query import Display, Query, display
+from motet.server.query import Display, Query, display, prompt_of
 from motet.server.shapes.requests import Body, Candidate, ChatCompletionRequest, Message, StreamOptions, TextPart
 from motet.settings import models_in
 from tests.server.conftest import make_service

@@ -7,11 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.dialogue.reasoning import Thinking
-from motet.server.dialogue.tools import offered
+from motet.server.dialogue.tools import Offer, offered
 from motet.server.http.errors import invalid
 from motet.server.http.unsupported import check_extras
-from motet.server.prompts import RequestPrompt
-from motet.server.query import Query, display, limit, salt_of
+from motet.server.query import Query, RequestPrompt, display, limit, salt_of
 from motet.server.respond import respond
 from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.answers import STREAMED, ChatCompletion
@@ -41,7 +40,9 @@ def chat_query(body: ChatCompletionRequest, request: Request) -> Query:
         display=display(body, logprobs=_logprobs(body), max_stops=MAX_STOPS),
         max_tokens=limit(body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens),
         score_prompt=body.prompt_logprobs is not None,
-        offer=offered(body.tools, body.tool_choice, body.parallel_tool_calls),
+        offer=offered(body.tools, body.tool_choice, body.parallel_tool_calls)
+        if body.tools or body.tool_choice
+        else Offer(),
         thinking=Thinking(body.reasoning_effort, body.thinking_token_budget),
     )
 

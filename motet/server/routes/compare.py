@@ -8,8 +8,7 @@ from starlette.responses import Response
 
 from motet.server.http.errors import invalid
 from motet.server.http.unsupported import check_extras
-from motet.server.prompts import prompt_of
-from motet.server.query import Query, display, limit, salt_of
+from motet.server.query import Query, display, limit, prompt_of, salt_of
 from motet.server.respond import respond
 from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.answers import STREAMED, Comparison

@@ -9,8 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.http.unsupported import check_extras
-from motet.server.prompts import RequestPrompt
-from motet.server.query import Query, display, limit, salt_of
+from motet.server.query import Query, RequestPrompt, display, limit, salt_of
 from motet.server.respond import respond
 from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.answers import STREAMED, Completion

@@ -16,10 +16,10 @@ from motet.server.http.unsupported import check_extras
 from motet.server.http.writing import beside_others
 from motet.server.logprobs import finite
 from motet.server.pondering import scored_tokens
-from motet.server.prepare import Job, prepare
-from motet.server.prompts import prompt_of
-from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
+from motet.server.prepare import Job
+from motet.server.query import ScoreQuery, prompt_of, salt_of, tells_members, trace_top
 from motet.server.respond import CLIENT_LEFT, as_json, describe, reserve, unless_disconnected
+from motet.server.scoring import prepare_scores
 from motet.server.service import AnsweringRoute, Served, Service
 from motet.server.shapes.answers import ANSWERS, Scores
 from motet.server.shapes.token_requests import ScoreRequest
@@ -44,7 +44,7 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         trace_members=tells_members(body.trace),
     )
     with reserve(request, service, query) as place:
-        jobs = await unless_disconnected(request, prepare(service, query))
+        jobs = await unless_disconnected(request, prepare_scores(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
         describe(service, query, jobs)

@@ -14,12 +14,12 @@ from starlette.responses import Response
 from motet.composers.plan import Stream
 from motet.operator.loaded import LoadedModel
 from motet.server.answer_size import CODE
-from motet.server.encodings import Encodings
+from motet.server.encodings import Encodings, tokenized
 from motet.server.http.bodies import JsonRoute
 from motet.server.http.errors import invalid
 from motet.server.http.unsupported import check_extras
-from motet.server.prepare import tokenized
-from motet.server.prompts import RequestPrompt, check_tokens, context
+from motet.server.prompts import check_tokens, context
+from motet.server.query import RequestPrompt
 from motet.server.respond import as_json, unless_disconnected
 from motet.server.service import Served, Service
 from motet.server.shapes.answers import INVALID, Detokenized, Tokenized
