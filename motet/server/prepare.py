@@ -10,7 +10,7 @@ from motet.composers.confidence import Judge
 from motet.composers.plan import Plan, Stream
 from motet.composers.rules import EscalationRule, MixtureRule
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
-from motet.engines.base import Engine, GenerationRequest, RequestTooLarge, SamplingParams, UnsupportedRequest
+from motet.engines.base import Engine, GenerationRequest, RequestTooLarge, UnsupportedRequest
 from motet.engines.drafts import OFF
 from motet.engines.drawn import DrawsMembers
 from motet.engines.outputs import TokenOutput
@@ -23,7 +23,7 @@ from motet.server.answer_size import fit_answer
 from motet.server.continuations import RenderedText, forced, rendered_text
 from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, with_thought, with_tools
 from motet.server.dialogue.conversation import dialect_of
-from motet.server.dialogue.highlights import Highlights, with_keys
+from motet.server.dialogue.highlights import Highlights
 from motet.server.dialogue.parts import Syntax
 from motet.server.dialogue.reasoning import Thinking
 from motet.server.dialogue.tools import Offer
@@ -33,16 +33,15 @@ from motet.server.gating import Decisions, decided
 from motet.server.guard import check_drawn, check_messages, check_shown, permitted
 from motet.server.http.errors import ApiError, as_api_error, invalid
 from motet.server.pondering import Pondered, highlighted
-from motet.server.prompts import PromptTokens, check_tokens, max_new_tokens, read
+from motet.server.prompts import check_tokens, max_new_tokens, read
 from motet.server.query import Query, RequestPrompt, ScoreQuery
+from motet.server.sampling import sampling
 from motet.server.service import Service
 from motet.server.shapes.requests import Target
 from motet.server.speculation import wish_of
 from motet.server.structured import StructuredFields
 
-COLDEST = 1e-6  # a temperature below it is greedy
 DIGITS = 1  # of log-probs under a policy
-NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
 NO_TOOLS = Offer()
 AS_EVER = Thinking()  # nothing is said of the thought
 
@@ -222,7 +221,7 @@ def _job(
     given = query.fields.answer_prefix
     begun = () if given is None else forced(given, plan.streams[0], prompt, base, encodings, "answer_prefix")
     if service.allow is not None:
-        check_prompt(tokens, prompt, members, service.allow)
+        check_messages(prompt, tokens.pondered.values(), plan, members, service.allow)
     if tokens.forced:
         check_tokens(tokens.forced, base, prompt.param)
     whole = replace(tokens, forced=tokens.forced + begun)
@@ -288,15 +287,6 @@ def _escalating(rule: EscalationRule, first: Job, anew: Job) -> Job:
     return replace(first, request=replace(first.request, sampling=sampling), escalation=Escalation(rule.judge, anew))
 
 
-def check_prompt(tokens: PromptTokens, prompt: RequestPrompt, members: Mapping[str, LoadedModel], allow: Allow) -> None:
-    """Raises NotAllowed: messages, with their key tokens or without, that the policy of the request's key closes. Of a
-    prompt that was read: they are no longer than a context."""
-    pondered = tokens.pondered.values()
-    keys = [one.text for one in pondered if one.places and prompt.messages is not None and not one.is_own]
-    for asked in (prompt, *(with_keys(prompt, text) for text in keys)):
-        check_messages(asked, tokens.plan, members, allow)
-
-
 def _keeps_a_form(job: Job, query: Query) -> bool:
     """Whether anything about the answer's form is asked for, by the request or by its thought and its calls."""
     thought = job.form.thought
@@ -343,64 +333,6 @@ def plan_of(target: Target, registry: Registry, decision: Decision | None = None
     else:
         written = None if target.composition is None else parse_composition(target.composition)
     return registry.plan(target.model, written, chat=chat, applied=decision is None or decision.applied)
-
-
-def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingParams:
-    """The sampling parameters over the vocabulary of the base `member`.
-
-    Raises:
-        ApiError: 400, ids that the vocabulary does not have, more minimum than maximum tokens.
-    """
-    body, shown = query.fields, query.display
-    if (body.min_tokens or 0) > max_tokens:
-        raise invalid(f"'min_tokens' {body.min_tokens} is more than 'max_tokens' {max_tokens}.", "min_tokens")
-    for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
-        if ids := getattr(body, name):
-            check_tokens(ids, member, name)
-    allowed = None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids))
-    return SamplingParams(
-        max_tokens=max_tokens,
-        temperature=_temperature(body.temperature),
-        top_k=max(body.top_k or 0, 0),
-        top_p=1.0 if body.top_p is None else body.top_p,
-        min_p=body.min_p or 0.0,
-        seed=None if body.seed == NO_SEED else body.seed,
-        min_tokens=body.min_tokens or 0,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
-        logit_bias=_bias(body.logit_bias, member) if body.logit_bias else (),
-        allowed_token_ids=allowed,
-        bad_words=_bad_words(body.bad_words, member) if body.bad_words else (),
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        ignore_eos=bool(body.ignore_eos),
-        top_logprobs=max(shown.logprobs or 0, shown.prompt_logprobs or 0),
-        logprob_token_ids=tuple(dict.fromkeys(body.logprob_token_ids or ())),
-        trace_top=shown.trace,
-        trace_members=shown.trace_members,
-    )
-
-
-def _temperature(asked: float | None) -> float:
-    """So near to 0 only the arg-max is left in float32, and dividing by it could overflow."""
-    return 1.0 if asked is None else asked if asked >= COLDEST else 0.0
-
-
-def _bias(bias: Mapping[str, float], member: LoadedModel) -> tuple[tuple[int, float], ...]:
-    wrong = next((key for key in bias if not (key.isascii() and key.isdigit() and len(key) < 10)), None)
-    if wrong is not None:
-        raise invalid(f"logit_bias: {wrong[:40]!r} is no token id.", "logit_bias")
-    pairs = tuple((int(key), value) for key, value in bias.items())
-    check_tokens([token for token, _ in pairs], member, "logit_bias")
-    return pairs
-
-
-def _bad_words(words: list[str], member: LoadedModel) -> tuple[tuple[int, ...], ...]:
-    """Every word as it is tokenized at the start of a text and behind a space."""
-    spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
-    tokenized = (tuple(member.tokenizer.encode(spelling)) for spelling in spellings)
-    sayable = (tokens for tokens in tokenized if all(token < member.info.vocab_size for token in tokens))
-    return tuple(dict.fromkeys(tokens for tokens in sayable if tokens))
 
 
 def checked(job: Job, engine: Engine) -> Job:

@@ -15,9 +15,9 @@ from motet.server.dialogue.answer_form import with_thought
 from motet.server.encodings import Encodings
 from motet.server.escalation import sides_of
 from motet.server.gating import Decisions
-from motet.server.guard import check_drawn
+from motet.server.guard import check_drawn, check_messages
 from motet.server.pondering import Pondered
-from motet.server.prepare import Job, built, check_prompt, checked, in_dialect, plan_of
+from motet.server.prepare import Job, built, checked, in_dialect, plan_of
 from motet.server.prompts import max_new_tokens, read
 from motet.server.query import ScoreQuery
 from motet.server.service import Service
@@ -54,7 +54,7 @@ def _scoring(
     asked = in_dialect(query.prompt, plan, members)
     prompt = read(plan, asked, members, encodings, pondered=highlights[0] if highlights else None)
     if service.allow is not None:
-        check_prompt(prompt, asked, members, service.allow)
+        check_messages(asked, prompt.pondered.values(), plan, members, service.allow)
     shows_members = service.allow is None or service.allow.traces
     params = SamplingParams(
         max_tokens=0,
