@@ -54,6 +54,7 @@ class Job:
         num_scored: tokens of the prompt, or of a continuation, that are scored instead of read.
         num_prompt_tokens: of the prompt that the client sent, as the first member has it that reads this one, and all
             of it; the base's own where none does.
+        is_plain: whether all that is written is said: nothing is thought, and nothing called.
         computes: whether the engine has anything to do: an echo of one token with no answer needs nothing.
     """
 
@@ -76,14 +77,16 @@ class Job:
     syntax: Syntax = field(init=False)
     num_scored: int = field(init=False)
     num_prompt_tokens: int = field(init=False)
+    is_plain: bool = field(init=False)
     computes: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        request = self.request
+        request, syntax = self.request, self.form.syntax
         num_scored = len(request.forced) - self.num_begun
         whose = next((k for k, stream in enumerate(request.plan.streams) if _reads_all(stream)), 0)
         object.__setattr__(self, "plan", request.plan)
-        object.__setattr__(self, "syntax", self.form.syntax)
+        object.__setattr__(self, "syntax", syntax)
+        object.__setattr__(self, "is_plain", syntax.tags is None and syntax.calls is None)
         object.__setattr__(self, "num_scored", num_scored)
         object.__setattr__(self, "num_prompt_tokens", len(request.contexts[whose]) + num_scored)
         object.__setattr__(self, "computes", request.sampling.max_tokens > 0 or bool(request.forced))
@@ -170,7 +173,7 @@ def _jobs(
 ) -> list[Job]:
     """`highlights`: what each job's streams ponder; empty: nothing is scored yet."""
     jobs = list(_answering(service, query, decisions, highlights, encodings))
-    if not query.display.tells_tokens:  # an answer of nothing but text is never too large
+    if not query.tells_tokens:  # an answer of nothing but text is never too large
         return jobs
     return [job.with_sides(sides) for job, sides in zip(jobs, zip(*_fitted(query, jobs), strict=True), strict=True)]
 
@@ -188,20 +191,21 @@ def _answering(
     service: Service, query: Query, decisions: Decisions, highlights: Sequence[Pondered], encodings: Encodings
 ) -> Iterator[Job]:
     """Every prompt under every target; number i of them is request `ID-i` to the engine."""
+    registry = service.registry
     for i, target in enumerate(query.targets):
         for k, prompt in enumerate(query.prompts):
             decision = decisions.get((i, k))
-            plan = _target_plan(query, i, target, service.registry, decision)
+            plan = _target_plan(query, i, target, registry, decision)
             number = i * len(query.prompts) + k
             own = highlights[number] if highlights else None
             name = f"{query.request_id}-{number}"
             if isinstance(plan.rule, EscalationRule):
                 first, base = sides_of(query, plan)
-                job = _job(service, query, first, prompt, name, encodings, own)
-                anew = _job(service, query, base, prompt, f"{name}-anew", encodings, None)
+                job = _job(service, query, first, registry.base_of(first), prompt, name, encodings, own)
+                anew = _job(service, query, base, registry.base_of(base), prompt, f"{name}-anew", encodings, None)
                 job = _escalating(plan.rule, job, anew)
             else:
-                job = _job(service, query, plan, prompt, name, encodings, own)
+                job = _job(service, query, plan, registry.base_of(plan), prompt, name, encodings, own)
             yield replace(job, decision=decision)
 
 
@@ -209,13 +213,14 @@ def _job(
     service: Service,
     query: Query,
     plan: Plan,
+    base: LoadedModel,
     asked: RequestPrompt,
     request_id: str,
     encodings: Encodings,
     pondered: Pondered | None,
 ) -> Job:
-    """The job of one prompt under one plan."""
-    members, base = service.registry.members, service.registry.base_of(plan)
+    """The job of one prompt under one plan, whose `base` has the tokens that all members have."""
+    members = service.registry.members
     prompt = in_dialect(asked, plan, members, query.offer, query.thinking)
     tokens = read(plan, prompt, members, encodings, score_prompt=query.score_prompt, pondered=pondered)
     given = query.fields.answer_prefix
@@ -226,9 +231,10 @@ def _job(
         check_tokens(tokens.forced, base, prompt.param)
     whole = replace(tokens, forced=tokens.forced + begun)
     max_tokens = max_new_tokens(whole, members, service.kv_budget, query.max_tokens)
+    prompt_ids = tokens.prompt_ids
     params = sampling(query, base, max_tokens)
     if service.allow is not None:
-        params = permitted(params, tokens.prompt_ids, service.allow)
+        params = permitted(params, prompt_ids, service.allow)
     is_paced = service.allow is not None and not service.allow.speculation
     wish = query.fields.speculation
     request = GenerationRequest(
@@ -248,10 +254,10 @@ def _job(
     return Job(
         request,
         base.tokenizer,
-        tokens.prompt_ids,
+        prompt_ids,
         text,
         rendered_text(tokens, prompt, base) if query.score_prompt and query.display.echo else None,
-        (text or base.tokenizer.decode(tokens.prompt_ids)) if query.display.echo else "",
+        (text or base.tokenizer.decode(prompt_ids)) if query.display.echo else "",
         form_of(prompt, plan, service.registry, query) if prompt.messages is not None and says_more else AnswerForm(),
         len(begun),
         pondered=tokens.pondered,

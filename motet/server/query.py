@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
-from motet.server.adapters.adapter import AS_IS, Adapter
+from motet.server.adapters.adapter import Adapter
 from motet.server.dialogue.conversation import Dialect, Turn
 from motet.server.dialogue.reasoning import Thinking
 from motet.server.dialogue.tools import Offer
@@ -33,23 +33,18 @@ class Display:
     token_ids: bool = False
     tokens_as_ids: bool = False
 
-    @property
-    def tells_tokens(self) -> bool:
-        """Whether anything is told beside the answer's own text: ids, log-probs, the prompt once more."""
-        asked = (self.logprobs, self.prompt_logprobs, self.trace)
-        return self.echo or self.token_ids or any(count is not None for count in asked)
-
 
 def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, max_stops: int = MAX_STOPS) -> Display:
     """Raises ApiError (400): too many stop strings, prompt log-probs in a stream."""
-    if len(body.stops) > max_stops:
-        raise invalid(f"'stop' has {len(body.stops)} strings, at most {max_stops} are allowed.", "stop")
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    if len(stops) > max_stops:
+        raise invalid(f"'stop' has {len(stops)} strings, at most {max_stops} are allowed.", "stop")
     if body.stream and body.prompt_logprobs is not None:
         raise invalid("'prompt_logprobs' cannot be streamed.", "prompt_logprobs", "unsupported_parameter")
     if body.logprob_token_ids:
         logprobs = _named(body, logprobs)
     return Display(
-        stops=tuple(body.stops),
+        stops=tuple(stops),
         include_stop=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens is not False,
         min_tokens=body.min_tokens or 0,
@@ -114,10 +109,10 @@ class RequestPrompt:
     continue_final_message: bool = False
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     truncate: int | None = None
+    param: str = field(init=False)  # the request's field that it is
 
-    @property
-    def param(self) -> str:
-        return "prompt" if self.messages is None else "messages"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "param", "prompt" if self.messages is None else "messages")
 
 
 def prompt_of(given: str | list[int] | None, messages: Sequence[Message] | None) -> RequestPrompt:
@@ -139,7 +134,11 @@ class Query:
 
     The jobs are those of the first target in the order of the prompts, then those of the next. `max_tokens` None is
     what fits. With `labels`, one or None per target, the targets are the candidates of a comparison. `adapter` writes
-    the answer in another API's shape.
+    the answer in another API's shape; None: chat completions' and completions' own.
+
+    Attributes:
+        n: answers to each prompt by each target.
+        tells_tokens: whether anything is told beside the answers' own text: ids, log-probs, the prompt once more.
     """
 
     request_id: str
@@ -153,16 +152,19 @@ class Query:
     offer: Offer = field(default_factory=Offer)
     thinking: Thinking = field(default_factory=Thinking)
     labels: tuple[str | None, ...] | None = None
-    adapter: Adapter = AS_IS
+    adapter: Adapter | None = None
     cache_salt: str = ""
+    n: int = field(init=False)
+    num_choices: int = field(init=False)
+    tells_tokens: bool = field(init=False)
 
-    @property
-    def n(self) -> int:
-        return self.fields.n or 1
-
-    @property
-    def num_choices(self) -> int:
-        return len(self.targets) * len(self.prompts) * self.n
+    def __post_init__(self) -> None:
+        n, show = self.fields.n or 1, self.display
+        counts = (show.logprobs, show.prompt_logprobs, show.trace)
+        tells = show.echo or show.token_ids or any(count is not None for count in counts)
+        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "num_choices", len(self.targets) * len(self.prompts) * n)
+        object.__setattr__(self, "tells_tokens", tells)
 
 
 @dataclass(frozen=True)

@@ -66,14 +66,14 @@ class Reservation:
     def __init__(self, admission: Admission, choices: int, key: str | None) -> None:
         self._admission = admission
         self._choices = choices
-        self._key = key
+        self.key = key
 
     def spend(self, tokens: int) -> None:
         """Counts tokens of the prompt or of the answer for the key."""
-        self._admission.spend(tokens, self._key)
+        self._admission.spend(tokens, self.key)
 
     def release(self) -> None:
-        self._admission.give_back(self._choices, self._key)
+        self._admission.give_back(self._choices, self.key)
         self._choices = 0
 
     def __enter__(self) -> Self:

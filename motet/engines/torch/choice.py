@@ -72,7 +72,9 @@ def initial_state(plan: Plan, streams: Sequence[StreamState]) -> list[float]:
 def choices_of(request: GenerationRequest, models: Sequence[Model]) -> ChoiceGroup:
     """The `n` choices of a request; `models[k]` runs stream k."""
     contexts = [[*model.prefix, *context] for model, context in zip(models, request.contexts, strict=True)]
-    group = ChoiceGroup(request, [], contexts, AllowedTokens.of(request.sampling))
+    ids = request.sampling.allowed_token_ids
+    allowed = None if ids is None else AllowedTokens(ids)
+    group = ChoiceGroup(request, [], contexts, allowed)
     group.choices += [Choice(group, index, models) for index in range(request.n)]
     return group
 
@@ -89,7 +91,6 @@ class Choice:
         self.group = group
         self.index = index
         self.plan = request.plan
-        self.timeline = Timeline(request.plan)
         self.sampling = request.sampling
         self.allowed = group.allowed
         self.shared = list(request.forced)
@@ -105,6 +106,7 @@ class Choice:
             )
             for stream, model, context in zip(self.plan.readers, models, group.contexts, strict=False)
         ]
+        self.rule_state = initial_state(self.plan, self.streams)  # what the plan's rule has gathered so far
         self._most_read = [len(model.prefix) + model.info.max_model_len for model in models]
         self.exit_layers = tuple(sorted({layer for own in self.plan.exits for layer in own.layers}))
         self.rows_per_position = 1 + len(self.exit_layers)  # distributions that the base computes
@@ -115,33 +117,29 @@ class Choice:
         self.num_forced = len(request.forced)
         self.position = 0
         self.counts: Counter[int] = Counter()  # of generated tokens
-        self.rule_state = initial_state(self.plan, self.streams)  # what the plan's rule has gathered so far
         self.shares: tuple[float, ...] | None = None  # of adapters, once the prompt is read (`AdaptersRule`)
         self.finished = False
         self.round: Round | None = None
-        self.by_member = is_drawn(request)
+        self.by_member = request.by_member and is_drawn(request)
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
         self._uniforms: list[float] = []
         self.cached_tokens = 0
         self.created = time.perf_counter()
-        self._admitted: float | None = None
+        self.is_admitted = False  # has had slots once
+        self.queued_seconds = 0.0  # between arrival and admission
 
     def admitted(self) -> None:
         """It has its slots; the first time counts."""
-        if self._admitted is None:
-            self._admitted = time.perf_counter()
+        if not self.is_admitted:
+            self.is_admitted = True
+            self.queued_seconds = time.perf_counter() - self.created
             base = self.streams[0]
             self.cached_tokens = max(0, base.computed - base.num_virtual)
 
-    @property
-    def is_admitted(self) -> bool:
-        """Whether it has had slots once."""
-        return self._admitted is not None
-
-    @property
-    def queued_seconds(self) -> float:
-        """Between arrival and admission; up to now while it waits."""
-        return (self._admitted or time.perf_counter()) - self.created
+    @cached_property
+    def timeline(self) -> Timeline:
+        """The plan of each token."""
+        return Timeline(self.plan)
 
     @cached_property
     def matcher(self) -> Matcher | None:

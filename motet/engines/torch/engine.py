@@ -46,14 +46,8 @@ class TorchGeneration:
         self._error: EngineError | None = None
         self._open = {choice.index for choice in group.choices}
         self._wake = asyncio.Event()
-
-    @property
-    def cached_tokens(self) -> int:
-        return self.group.choices[0].cached_tokens
-
-    @property
-    def queued_seconds(self) -> float:
-        return self.group.choices[0].queued_seconds
+        self.cached_tokens = 0
+        self.queued_seconds = 0.0
 
     def __aiter__(self) -> AsyncIterator[TokenOutput]:
         return self
@@ -85,6 +79,8 @@ class TorchGeneration:
 
     def deliver(self, outputs: Sequence[TokenOutput]) -> None:
         """Called in the event loop, once per step."""
+        first = self.group.choices[0]
+        self.cached_tokens, self.queued_seconds = first.cached_tokens, first.queued_seconds
         self._ready.extend(output for output in outputs if output.choice in self._open)
         self._wake.set()
 

@@ -30,14 +30,15 @@ async def chat_completions(body: ChatCompletionRequest, request: Request, servic
 
 def chat_query(body: ChatCompletionRequest, request: Request) -> Query:
     """Raises ApiError (400): fields that exclude each other."""
+    logprobs, prompt = _logprobs(body), _prompt(body)
     return Query(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
         form="chat",
         fields=body,
         targets=(body,),
-        prompts=(_prompt(body),),
-        display=display(body, logprobs=_logprobs(body), max_stops=MAX_STOPS),
+        prompts=(prompt,),
+        display=display(body, logprobs=logprobs, max_stops=MAX_STOPS),
         max_tokens=limit(body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens),
         score_prompt=body.prompt_logprobs is not None,
         offer=offered(body.tools, body.tool_choice, body.parallel_tool_calls)

@@ -255,10 +255,6 @@ class SamplingFields(Target, StructuredFields):
     speculation: Literal["auto", "off"] | SpeculationOptions | None = None
     """Guess tokens ahead and verify them together: faster, the same answers. Default: as the operator has set."""
 
-    @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
-
 
 class ChatFields(Body):
     messages: Messages
