@@ -163,12 +163,10 @@ class Reply:
         choices: list[dict[str, Any]] = []
         for number, pieces in enumerate(collected):
             tokens = sum(len(piece.tokens) for piece in pieces)
-            choices.append(await beside_others(self.turns, tokens, self._choice, number, pieces))
+            whole = self.index(number), pieces, self.owners[number], self.show
+            choices.append(await beside_others(self.turns, tokens, self.form.whole, *whole))
             pieces.clear()
         return choices
-
-    def _choice(self, number: int, pieces: Sequence[TextPiece]) -> dict[str, Any]:
-        return self.form.whole(self.index(number), pieces, self.owners[number], self.show)
 
     async def whole(self) -> dict[str, Any]:
         """The body of an answer that is not streamed. Raises EngineError as `collect` does."""
