@@ -83,7 +83,8 @@ class Choice:
     """One sequence being scored or generated.
 
     `shared` are the tokens appended to every stream: first the forced ones, then those generated. A *position* is an
-    index into `shared`; `position` is the next one whose distribution has not been reported.
+    index into `shared`; `position` is the next one whose distribution has not been reported. `is_respelled`: any stream
+    may read several tokens in the place of one.
     """
 
     def __init__(self, group: ChoiceGroup, index: int, models: Sequence[Model]) -> None:
@@ -102,10 +103,12 @@ class Choice:
                 num_virtual=len(model.prefix),
                 adapter=model.adapter,
                 tokens=stream.tokens,
+                is_respelled=stream.tokens is not None and not stream.tokens.has_all,
                 translation=None if stream.tokens is None else Translation(stream.tokens, self.shared),
             )
             for stream, model, context in zip(self.plan.readers, models, group.contexts, strict=False)
         ]
+        self.is_respelled = any(stream.is_respelled for stream in self.streams)
         self.rule_state = initial_state(self.plan, self.streams)  # what the plan's rule has gathered so far
         self._most_read = [len(model.prefix) + model.info.max_model_len for model in models]
         self.exit_layers = tuple(sorted({layer for own in self.plan.exits for layer in own.layers}))
@@ -196,11 +199,6 @@ class Choice:
         caught_up = behind <= (MOST_BEHIND if self.by_member or self.is_respelled else 0)
         return self.position > 0 and self.waiting_positions == 1 and caught_up
 
-    @property
-    def is_respelled(self) -> bool:
-        """Whether any stream may read several tokens in the place of one."""
-        return any(stream.is_respelled for stream in self.streams)
-
     def draw_voice(self) -> int:
         """The stream that the next token is drawn from."""
         return voice_at(self.timeline.at(lambda: self.written(self.position)), self.fresh())
@@ -230,16 +228,6 @@ class Choice:
         """What the stream reads before the next position is known; the last of it is fed together with all streams."""
         written = self.shared if stream.translation is None else stream.translation.ids()
         return stream.context + written[: stream.length(self.position) - len(stream.context)]
-
-    @property
-    def num_needed(self) -> int:
-        """Tokens behind every context that slots must have room for: those that are there, and the next."""
-        return len(self.shared) + 1
-
-    @property
-    def num_most(self) -> int:
-        """Tokens that can come to stand behind every context."""
-        return self.num_forced + self.sampling.max_tokens
 
     def preempted(self) -> None:
         """Its slots are gone: what it has read and written is computed again, but neither reported nor judged twice."""
