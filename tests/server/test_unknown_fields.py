@@ -196,12 +196,12 @@ async def test_harmless_names_are_ignored(world: World) -> None:
 
 
 async def test_many_unknown_names_cost_little(world: World) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     unknown: dict[str, Any] = {f"vendor{i:05}qq": 1 for i in range(20_000)}
     param, message = await refused(world, **unknown)
     assert "more than 64" in message
     assert param
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 async def test_a_limit_beyond_the_context_is_cut(world: World) -> None:
@@ -252,3 +252,13 @@ async def test_long_names_are_not_kept(world: World) -> None:
         assert tracemalloc.get_traced_memory()[0] < 4 << 20
     finally:
         tracemalloc.stop()
+
+
+async def test_a_field_in_the_query_is_refused_and_what_is_no_field_is_not(world: World) -> None:
+    """A client that writes them there would be answered as if it had not."""
+    param, said = await refused(world, "/v1/chat/completions?composition=large-proxy")
+    assert param == "composition"
+    assert "from the body alone" in said
+    assert (await refused(world, "/v1/chat/completions?temperature=0"))[0] == "temperature"
+    answer = await world.post("/v1/chat/completions?api-version=2024-10-21", **CHAT)  # as clients of Azure send
+    assert answer.status_code == 200

@@ -58,6 +58,9 @@ def check_extras(extras: Iterable[Extra], body: Body, request: Request) -> None:
     Raises:
         ApiError: 400 naming the field, and what to write.
     """
+    for name in request.query_params:
+        if name in COMPOSITIONS or name in type(body).model_fields:
+            raise invalid(f"{show(name)} is read from the body alone, not from the query.", name, UNSUPPORTED)
     ignored: dict[str, None] = {}
     own = OF_ENDPOINTS.get(request.url.path, {})
     for extra in extras:
