@@ -154,6 +154,13 @@ class Plan:
     ends there instead. Of what is scheduled, weights, strengths and masks are those at full scale; `Timeline` has those
     of a token, which knows by `thought` where the phases of schedules are.
 
+    Attributes:
+        readers: the streams that read a context of their own: all but early exits.
+        exits: where the base's forward is left early, by the last streams.
+        heads: those of which the base's model must have one: what it reads for a token is part of the composition.
+        schedules: those that anything in the plan follows.
+        weight_sum: sum of the weights: acts as an inverse temperature on what the streams agree on.
+
     Raises:
         ValueError: the streams do not fit the rule.
     """
@@ -165,8 +172,20 @@ class Plan:
     rule: Rule = LINEAR
     masks_hold: bool = False
     thought: ThoughtSpelling | None = field(default=None, repr=False)  # of a large vocabulary it is long
+    # what follows from the others, found once: engines ask for it with every request, and with every token
+    readers: tuple[Stream, ...] = field(init=False, repr=False, compare=False)
+    exits: tuple[Exit, ...] = field(init=False, repr=False, compare=False)
+    heads: tuple[HeadKind, ...] = field(init=False, repr=False, compare=False)
+    schedules: tuple[Schedule, ...] = field(init=False, repr=False, compare=False)
+    weight_sum: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        streams = self.streams
+        object.__setattr__(self, "readers", tuple(stream for stream in streams if stream.exit is None))
+        object.__setattr__(self, "exits", tuple(stream.exit for stream in streams if stream.exit is not None))
+        object.__setattr__(self, "heads", _heads(self.rule))
+        object.__setattr__(self, "schedules", self._schedules())
+        object.__setattr__(self, "weight_sum", math.fsum(stream.weight for stream in streams))
         self._check_exits()
         if isinstance(self.rule, LinearRule):
             return
@@ -198,30 +217,6 @@ class Plan:
             raise ValueError(f"{type(self.rule).__name__.removesuffix('Rule')} composes no early exits")
 
     @property
-    def readers(self) -> tuple[Stream, ...]:
-        """The streams that read a context of their own: all but early exits."""
-        return tuple(stream for stream in self.streams if stream.exit is None)
-
-    @property
-    def exits(self) -> tuple[Exit, ...]:
-        """Where the base's forward is left early, by the last streams."""
-        return tuple(stream.exit for stream in self.streams if stream.exit is not None)
-
-    @property
-    def weight_sum(self) -> float:
-        """Sum of the weights: acts as an inverse temperature on what the streams agree on."""
-        return math.fsum(stream.weight for stream in self.streams)
-
-    @property
-    def heads(self) -> tuple[HeadKind, ...]:
-        """The heads of which the base's model must have one: what it reads for a token is part of the composition."""
-        if isinstance(self.rule, RoutedRule):
-            return ROUTING
-        if isinstance(self.rule, AdaptersRule):
-            return ("similarity",)
-        return (self.rule.of,) if isinstance(self.rule, AdaptiveRule) else ()
-
-    @property
     def sides(self) -> tuple[Plan, Plan] | None:
         """The plan that answers first and the one that answers anew, where whole answers are judged."""
         if not isinstance(self.rule, EscalationRule):
@@ -229,19 +224,20 @@ class Plan:
         base, first, *_ = (replace(self, streams=(stream,), rule=LINEAR) for stream in self.streams)
         return first, base
 
-    @property
-    def has_phases(self) -> bool:
-        """Whether anything counts in the thought alone, or in the answer alone."""
-        return any(schedule.phase for schedule in self.schedules)
-
-    @property
-    def schedules(self) -> tuple[Schedule, ...]:
-        """The schedules that anything in the plan follows."""
+    def _schedules(self) -> tuple[Schedule, ...]:
         parts: list[Schedule | None] = [schedule for stream in self.streams for schedule, _ in stream.scheduled]
         parts += [mask.schedule for mask in self.masks]
         parts += [self.rules.schedule] if self.rules is not None else []
         parts += [self.rule.schedule] if isinstance(self.rule, Scalable) else []
         return tuple(dict.fromkeys(schedule for schedule in parts if schedule is not None))
+
+
+def _heads(rule: Rule) -> tuple[HeadKind, ...]:
+    if isinstance(rule, RoutedRule):
+        return ROUTING
+    if isinstance(rule, AdaptersRule):
+        return ("similarity",)
+    return (rule.of,) if isinstance(rule, AdaptiveRule) else ()
 
 
 def single(model: str) -> Plan:

@@ -181,12 +181,13 @@ class Generation(Protocol):
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the base stream's context that were not computed again."""
+        """Tokens of the base stream's context that were not computed again, as far as it is known: with the first
+        output."""
         ...
 
     @property
     def queued_seconds(self) -> float:
-        """How long the first choice waited for memory; up to now while it waits."""
+        """How long the first choice waited for memory, as far as it is known: with the first output."""
         ...
 
     def __aiter__(self) -> AsyncIterator[TokenOutput]: ...

@@ -34,26 +34,25 @@ class Access:
     Args:
         keys: none: everybody is let in.
         policies: by name; none: every key may ask for everything.
+
+    Attributes:
+        needs_key: whether there are keys.
+        everybody: what everybody may do where there are none.
     """
 
     def __init__(self, keys: Sequence[Key] = (), policies: Mapping[str, PolicyConfig] | None = None) -> None:
         self.policies = dict(policies or {})
         self._grants = {key.digest: self._granted(key) for key in keys}
-        self._everybody = self._granted(None)
+        self.needs_key = bool(self._grants)
+        self.everybody = self._granted(None)
 
     @classmethod
     def of(cls, server: ServerConfig, policies: Mapping[str, PolicyConfig] | None = None) -> Access:
         return cls(keys_of(server), policies)
 
-    @property
-    def needs_key(self) -> bool:
-        return bool(self._grants)
-
     def grant(self, digest: bytes) -> Grant | None:
-        """What the key of this digest may do; None: it is not known. Compares with every key, so that the time says
-        nothing about which one is near."""
-        if not self._grants:
-            return self._everybody
+        """What the key of this digest may do; None: it is not known, or there are no keys. Compares with every key, so
+        that the time says nothing about which one is near."""
         found = [grant for known, grant in self._grants.items() if hmac.compare_digest(digest, known)]
         return found[0] if found else None
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
 
 from motet.operator.loaded import LoadedModel
 from motet.server.http.errors import ApiError, invalid
 
+T = TypeVar("T")
+TOKENIZING = CapacityLimiter(2)  # threads of their own
 PIECE = 1 << 16  # characters whose tokens are counted at once
 LIKELY = 8  # characters of a token at most, in a text that is not made to be cheap: it is not counted beforehand
 SECONDS = 10.0
@@ -85,3 +91,21 @@ class Encodings:
 def _too_long(member: LoadedModel, count: int, param: str) -> ApiError:
     limit = f"The maximum context length of model {member.info.name!r} is {member.info.max_model_len} tokens."
     return invalid(f"{limit} However, your prompt has more than {count // 2} tokens.", param, "context_length_exceeded")
+
+
+async def tokenized(work: Callable[[Encodings], T], limiter: CapacityLimiter | None = None) -> T:
+    """What `work` makes of a request's texts, in a thread (of `TOKENIZING`, or another limiter's), which begins no more
+    of them once the client has left."""
+    encodings = Encodings()
+
+    def begun() -> T:
+        encodings.check()
+        return work(encodings)
+
+    working = asyncio.ensure_future(to_thread.run_sync(begun, limiter=limiter or TOKENIZING))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        encodings.stop()
+        working.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # which nobody reads
+        raise

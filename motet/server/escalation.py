@@ -7,14 +7,18 @@ from motet.server.http.errors import ApiError, invalid
 from motet.server.query import Query, ScoreQuery
 
 
-def check_sides(query: Query | ScoreQuery, plan: Plan) -> None:
-    """
+def sides_of(query: Query | ScoreQuery, plan: Plan) -> tuple[Plan, Plan]:
+    """The plan that answers first and the one that answers anew.
+
+    Args:
+        plan: of an `EscalationRule`.
+
     Raises:
         ApiError: 400, a text is to be scored, or there is no answer that could be judged.
     """
-    if plan.sides is None:
-        return
-    small, base = (repr(side.streams[0].model) for side in plan.sides)
+    assert plan.sides is not None
+    first, anew = plan.sides
+    small, base = (repr(side.streams[0].model) for side in (first, anew))
     instead = f"take per 'token', or ask {small} or {base} alone"
     if isinstance(query, ScoreQuery):
         raise _refusal(f"scores nothing: {instead}.", "composition")
@@ -23,6 +27,7 @@ def check_sides(query: Query | ScoreQuery, plan: Plan) -> None:
         raise _refusal(f"scores no prompt: leave {param!r} out, {instead}.", param)
     if query.max_tokens == 0:
         raise _refusal(f"judges an answer of one token at least: raise 'max_tokens', {instead}.", "max_tokens")
+    return first, anew
 
 
 def _refusal(said: str, param: str) -> ApiError:

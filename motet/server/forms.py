@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from motet.composers.plan import Plan
 from motet.operator.gates import Decision
 from motet.server.dialogue.highlights import Highlights
-from motet.server.dialogue.parts import delta, message
+from motet.server.dialogue.parts import delta, said_of
 from motet.server.logprobs import chat_logprobs, completion_logprobs, finite, prompt_logprobs
 from motet.server.prepare import DIGITS, Job
 from motet.server.query import Display
@@ -85,7 +85,9 @@ class ChatForm:
             yield {"index": index, "delta": said, "logprobs": None} | (end if place == len(others) else none)
 
     def whole(self, index: int, pieces: Sequence[TextPiece], job: Job, show: Display) -> dict[str, Any]:
-        said = message([part for piece in pieces for part in piece.parts], thinks=job.syntax.tags is not None)
+        said = {"role": "assistant", "content": "".join(piece.text for piece in pieces), "refusal": None}
+        if not job.is_plain:
+            said |= said_of([part for piece in pieces for part in piece.parts], thinks=job.syntax.tags is not None)
         prompt = prompt_extensions(pieces, job, show) if index == 0 else {}
         return self._choice(index, pieces, job, show) | {"message": said} | prompt
 

@@ -15,8 +15,8 @@ from motet.models.classifier import TextTooLong
 from motet.operator.gates import Decision, Gate
 from motet.operator.loaded import LoadedModel
 from motet.server.http.errors import ApiError
-from motet.server.prompts import RequestPrompt, check_tokens
-from motet.server.query import Query, ScoreQuery
+from motet.server.prompts import check_tokens
+from motet.server.query import Query, RequestPrompt, ScoreQuery
 from motet.server.service import Service
 from motet.server.shapes.requests import Target
 from motet.settings import texts_of

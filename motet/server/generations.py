@@ -87,7 +87,7 @@ class Generations:
                 generation.stop_choice(unwanted)
             try:
                 async for output in generation:
-                    self._keep(index, job.reported(output))
+                    self._keep(index, output if job.allow is None else job.reported(output))
             finally:
                 await generation.aclose()
             self._queue.put_nowait(None)

@@ -8,8 +8,10 @@ the lists against the schemas, so that a field that somebody adds is closed unti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+import hmac
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from motet.composers.plan import Plan
@@ -18,12 +20,13 @@ from motet.operator.access import Grant
 from motet.operator.loaded import LoadedModel
 from motet.operator.policies import Allow
 from motet.operator.visible import NotAllowed
+from motet.server.dialogue.highlights import Highlights, with_keys
 from motet.server.http.foreign import HARMLESS
-from motet.server.prompts import RequestPrompt
-from motet.server.query import Display
+from motet.server.query import Display, RequestPrompt
 from motet.settings import texts_of
 
 ADMIN = "/v1/admin/"
+SECRET = secrets.token_bytes(32)  # what is drawn under a policy cannot be computed elsewhere
 PROBES = frozenset({"/health", "/livez", "/ready"})
 Value = Any
 Within = Callable[[Value, Allow], bool]
@@ -274,13 +277,30 @@ def _check_lines(value: Display | SamplingParams, lines: Mapping[str, Within], a
             raise _closed(field.name, opening=field.name)
 
 
-def check_messages(prompt: RequestPrompt, plan: Plan, members: Mapping[str, LoadedModel], allow: Allow) -> None:
-    """Raises NotAllowed: a message holds what parts the turns of a member's chats. Within a message it would end the
-    client's turn, and begin the answer."""
+def check_messages(
+    prompt: RequestPrompt,
+    pondered: Iterable[Highlights],
+    plan: Plan,
+    members: Mapping[str, LoadedModel],
+    allow: Allow,
+) -> None:
+    """Raises NotAllowed: a message, with its key tokens or without, holds what parts the turns of a member's chats.
+    Within a message it would end the client's turn, and begin the answer. Of a prompt that was read: it is no longer
+    than a context."""
     if allow.prefill:
         return
     known = (members[stream.model].tokenizer for stream in plan.streams)
     tokenizers = {id(tokenizer): tokenizer for tokenizer in known}
-    for i, part in enumerate((*(prompt.messages or ()), *prompt.tools)):
-        if any(tokenizer.parts_turns(text) for text in texts_of(part) for tokenizer in tokenizers.values()):
-            raise _closed(f"messages.{i}", "marks of a chat template inside of a message", "prefill")
+    keys = [one.text for one in pondered if one.places and prompt.messages is not None and not one.is_own]
+    for asked in (prompt, *(with_keys(prompt, text) for text in keys)):
+        for i, part in enumerate((*(asked.messages or ()), *asked.tools)):
+            if any(tokenizer.parts_turns(text) for text in texts_of(part) for tokenizer in tokenizers.values()):
+                raise _closed(f"messages.{i}", "marks of a chat template inside of a message", "prefill")
+
+
+def permitted(asked: SamplingParams, prompt_ids: tuple[int, ...], allow: Allow) -> SamplingParams:
+    """What was asked within a policy: no hotter than it allows, and where clients choose no seeds the same prompt draws
+    the same answers."""
+    digest = hmac.digest(SECRET, repr(prompt_ids).encode(), "sha256")
+    seed = asked.seed if allow.seeds else int.from_bytes(digest[:7], "big")
+    return replace(asked, temperature=min(asked.temperature, allow.max_temperature), seed=seed)

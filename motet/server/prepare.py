@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import hmac
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
-
-from anyio import CapacityLimiter, to_thread
 
 from motet.composers.confidence import Judge
-from motet.composers.plan import Plan, Prompt, Stream
-from motet.composers.rules import EscalationRule
+from motet.composers.plan import Plan, Stream
+from motet.composers.rules import EscalationRule, MixtureRule
 from motet.composers.spec import CompositionError, from_guidance_fields, parse_composition
-from motet.engines.base import Engine, GenerationRequest, RequestTooLarge, SamplingParams, UnsupportedRequest
+from motet.engines.base import Engine, GenerationRequest, RequestTooLarge, UnsupportedRequest
 from motet.engines.drafts import OFF
 from motet.engines.drawn import DrawsMembers
 from motet.engines.outputs import TokenOutput
@@ -25,43 +19,44 @@ from motet.operator.gates import Decision
 from motet.operator.loaded import LoadedModel
 from motet.operator.policies import Allow
 from motet.operator.registry import Registry, UnknownModel
-from motet.server.answer_size import check_scores, fit_answer
-from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, in_dialect, with_thought
+from motet.server.answer_size import fit_answer
+from motet.server.continuations import RenderedText, forced, rendered_text
+from motet.server.dialogue.answer_form import AnswerForm, form_of, grammar_of, with_thought, with_tools
+from motet.server.dialogue.conversation import dialect_of
 from motet.server.dialogue.highlights import Highlights
 from motet.server.dialogue.parts import Syntax
-from motet.server.encodings import Encodings
-from motet.server.escalation import check_sides
+from motet.server.dialogue.reasoning import Thinking
+from motet.server.dialogue.tools import Offer
+from motet.server.encodings import Encodings, tokenized
+from motet.server.escalation import sides_of
 from motet.server.gating import Decisions, decided
-from motet.server.guard import check_drawn, check_messages, check_shown
+from motet.server.guard import check_drawn, check_messages, check_shown, permitted
 from motet.server.http.errors import ApiError, as_api_error, invalid
 from motet.server.pondering import Pondered, highlighted
-from motet.server.prompts import (
-    RenderedText,
-    RequestPrompt,
-    check_tokens,
-    continuation,
-    max_new_tokens,
-    read,
-    rendered_text,
-    with_keys,
-)
-from motet.server.query import Query, ScoreQuery
+from motet.server.prompts import check_tokens, max_new_tokens, read
+from motet.server.query import Query, RequestPrompt, ScoreQuery
+from motet.server.sampling import sampling
 from motet.server.service import Service
 from motet.server.shapes.requests import Target
 from motet.server.speculation import wish_of
-from motet.server.translation import check_scorable
+from motet.server.structured import StructuredFields
 
-T = TypeVar("T")
-TOKENIZING = CapacityLimiter(2)  # threads of their own
-COLDEST = 1e-6  # a temperature below it is greedy
 DIGITS = 1  # of log-probs under a policy
-SECRET = secrets.token_bytes(32)  # what is drawn under a policy cannot be computed elsewhere
-NO_SEED = -1  # as in vLLM and llama.cpp: interfaces that always send a seed say by it that they want none
+NO_TOOLS = Offer()
+AS_EVER = Thinking()  # nothing is said of the thought
 
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt under one plan. `prompt_ids` is the base stream's whole prompt, forced tokens included."""
+    """One prompt under one plan. `prompt_ids` is the base stream's whole prompt, forced tokens included.
+
+    Attributes:
+        num_scored: tokens of the prompt, or of a continuation, that are scored instead of read.
+        num_prompt_tokens: of the prompt that the client sent, as the first member has it that reads this one, and all
+            of it; the base's own where none does.
+        is_plain: whether all that is written is said: nothing is thought, and nothing called.
+        computes: whether the engine has anything to do: an echo of one token with no answer needs nothing.
+    """
 
     request: GenerationRequest
     tokenizer: Tokenizer  # the base's
@@ -74,13 +69,27 @@ class Job:
     kv_bytes: int = 0  # of one choice
     by_member: bool = False  # its tokens are drawn from single members (see `engines.drawn`)
     decision: Decision | None = None  # of the gate that chose the plan
-    pondered: Pondered = field(default_factory=dict[int, Highlights])  # what streams read once more (`hesitation`)
+    pondered: Pondered = field(default_factory=dict[int, Highlights])
     allow: Allow | None = None  # what the policy of the request's key opens; None: no policy
     escalation: Escalation | None = None  # who answers anew
+    # what follows from the others, for whoever writes the answer
+    plan: Plan = field(init=False)
+    syntax: Syntax = field(init=False)
+    num_scored: int = field(init=False)
+    num_prompt_tokens: int = field(init=False)
+    is_plain: bool = field(init=False)
+    computes: bool = field(init=False)
 
-    @property
-    def plan(self) -> Plan:
-        return self.request.plan
+    def __post_init__(self) -> None:
+        request, syntax = self.request, self.form.syntax
+        num_scored = len(request.forced) - self.num_begun
+        whose = next((k for k, stream in enumerate(request.plan.streams) if _reads_all(stream)), 0)
+        object.__setattr__(self, "plan", request.plan)
+        object.__setattr__(self, "syntax", syntax)
+        object.__setattr__(self, "is_plain", syntax.tags is None and syntax.calls is None)
+        object.__setattr__(self, "num_scored", num_scored)
+        object.__setattr__(self, "num_prompt_tokens", len(request.contexts[whose]) + num_scored)
+        object.__setattr__(self, "computes", request.sampling.max_tokens > 0 or bool(request.forced))
 
     @property
     def sides(self) -> tuple[Job, ...]:
@@ -97,30 +106,8 @@ class Job:
         """Of the composition, which answers anew where whole answers are judged."""
         return self.sides[-1].plan.streams[0].model
 
-    @property
-    def syntax(self) -> Syntax:
-        return self.form.syntax
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Of the prompt that the client sent, as the first member has it that reads this one, and all of it; the base's
-        own where none does."""
-        prompts = [stream.prompt or Prompt() for stream in self.plan.streams]
-        whose = (k for k, prompt in enumerate(prompts) if not (prompt.is_own or prompt.last_tokens or prompt.swaps))
-        return len(self.request.contexts[next(whose, 0)]) + self.num_scored
-
-    @property
-    def num_scored(self) -> int:
-        """Tokens of the prompt, or of a continuation, that are scored instead of read."""
-        return len(self.request.forced) - self.num_begun
-
-    @property
-    def computes(self) -> bool:
-        """Whether the engine has anything to do: an echo of one token with no answer needs nothing."""
-        return self.request.sampling.max_tokens > 0 or bool(self.request.forced)
-
     def reported(self, output: TokenOutput) -> TokenOutput:
-        """What its readers may know of a token: under a policy log-probs are rounded."""
+        """What readers under a policy may know of a token: log-probs are rounded."""
         if self.allow is None or self.allow.exact_logprobs:
             return output
         top = tuple((token, round(logprob, DIGITS)) for token, logprob in output.top)
@@ -135,63 +122,59 @@ class Escalation:
     job: Job
 
 
-async def prepare(service: Service, query: Query | ScoreQuery) -> list[Job]:
-    """The jobs of a query. Classifying and tokenizing take a while and have threads of their own, as compiling has;
-    the engine is asked in the event loop.
+def _reads_all(stream: Stream) -> bool:
+    """Whether a stream reads the request's prompt, and all of it."""
+    own = stream.prompt
+    return own is None or not (own.is_own or own.last_tokens or own.swaps)
+
+
+async def prepare(service: Service, query: Query) -> list[Job]:
+    """The jobs of a query.
 
     Raises:
         ApiError, CompositionError, UnknownModel: whatever can be known before anything is computed.
         NotAllowed: the policy of the request's key closes it.
     """
-    if service.allow is not None and isinstance(query, Query):
+    if service.allow is not None:
         check_shown(query.display, query.n, service.allow)
-    decisions: Decisions = await decided(service, query) if service.registry.gates else {}
-    jobs = await tokenized(partial(_jobs, service, query, decisions, ()))
-    if any(job.pondered for job in jobs):  # what does not fit as it is gets refused before its second reading is made
-        asked = [checked(job, service.engine) for job in jobs]
-        highlights = await highlighted(service, query, [job.pondered for job in asked])
-        jobs = await tokenized(partial(_jobs, service, query, decisions, highlights))
-    if isinstance(query, Query):
-        jobs = [
-            job.with_sides([await _with_grammar(side, query, service.registry) for side in job.sides]) for job in jobs
-        ]
-    for side in (side for job in jobs for side in job.sides):
-        if side.allow is not None:
-            check_drawn(side.request.sampling, query.display if isinstance(query, Query) else None, side.allow)
+    jobs = await built(service, query, partial(_jobs, service, query))
+    jobs = [
+        job.with_sides(
+            [
+                await _with_grammar(side, query, service.registry) if _keeps_a_form(side, query) else side
+                for side in job.sides
+            ]
+        )
+        for job in jobs
+    ]
+    if service.allow is not None:
+        for side in (side for job in jobs for side in job.sides):
+            check_drawn(side.request.sampling, query.display, service.allow)
     return [job.with_sides([checked(side, service.engine) for side in job.sides]) for job in jobs]
 
 
-async def tokenized(work: Callable[[Encodings], T], limiter: CapacityLimiter | None = None) -> T:
-    """What `work` makes of a request's texts, in a thread (of `TOKENIZING`, or another limiter's), which begins no more
-    of them once the client has left."""
-    encodings = Encodings()
+Build = Callable[[Decisions, Sequence[Pondered], Encodings], list[Job]]
 
-    def begun() -> T:
-        encodings.check()
-        return work(encodings)
 
-    working = asyncio.ensure_future(to_thread.run_sync(begun, limiter=limiter or TOKENIZING))
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        encodings.stop()
-        working.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # which nobody reads
-        raise
+async def built(service: Service, query: Query | ScoreQuery, build: Build) -> list[Job]:
+    """The jobs that `build` makes of what gates have decided and models pondered, not checked yet. Classifying and
+    tokenizing take a while and have threads of their own, as compiling has; the engine is asked in the event loop."""
+    decisions: Decisions = await decided(service, query) if service.registry.gates else {}
+    jobs = await tokenized(partial(build, decisions, ()))
+    if any(job.pondered for job in jobs):  # what does not fit as it is gets refused before its second reading is made
+        asked = [checked(job, service.engine) for job in jobs]
+        highlights = await highlighted(service, query, [job.pondered for job in asked])
+        jobs = await tokenized(partial(build, decisions, highlights))
+    return jobs
 
 
 def _jobs(
-    service: Service,
-    query: Query | ScoreQuery,
-    decisions: Decisions,
-    highlights: Sequence[Pondered],
-    encodings: Encodings,
+    service: Service, query: Query, decisions: Decisions, highlights: Sequence[Pondered], encodings: Encodings
 ) -> list[Job]:
     """`highlights`: what each job's streams ponder; empty: nothing is scored yet."""
-    if isinstance(query, ScoreQuery):
-        jobs = list(_scoring(service, query, decisions, highlights, encodings))
-        check_scores(query, [job.request for job in jobs])
-        return jobs
     jobs = list(_answering(service, query, decisions, highlights, encodings))
+    if not query.tells_tokens:  # an answer of nothing but text is never too large
+        return jobs
     return [job.with_sides(sides) for job, sides in zip(jobs, zip(*_fitted(query, jobs), strict=True), strict=True)]
 
 
@@ -208,19 +191,21 @@ def _answering(
     service: Service, query: Query, decisions: Decisions, highlights: Sequence[Pondered], encodings: Encodings
 ) -> Iterator[Job]:
     """Every prompt under every target; number i of them is request `ID-i` to the engine."""
+    registry = service.registry
     for i, target in enumerate(query.targets):
         for k, prompt in enumerate(query.prompts):
             decision = decisions.get((i, k))
-            plan = _target_plan(query, i, target, service.registry, decision)
+            plan = _target_plan(query, i, target, registry, decision)
             number = i * len(query.prompts) + k
             own = highlights[number] if highlights else None
             name = f"{query.request_id}-{number}"
-            check_sides(query, plan)
-            first, *others = plan.sides or (plan,)
-            job = _job(service, query, first, prompt, name, encodings, own)
             if isinstance(plan.rule, EscalationRule):
-                anew = _job(service, query, others[0], prompt, f"{name}-anew", encodings, None)
+                first, base = sides_of(query, plan)
+                job = _job(service, query, first, registry.base_of(first), prompt, name, encodings, own)
+                anew = _job(service, query, base, registry.base_of(base), prompt, f"{name}-anew", encodings, None)
                 job = _escalating(plan.rule, job, anew)
+            else:
+                job = _job(service, query, plan, registry.base_of(plan), prompt, name, encodings, own)
             yield replace(job, decision=decision)
 
 
@@ -228,48 +213,78 @@ def _job(
     service: Service,
     query: Query,
     plan: Plan,
+    base: LoadedModel,
     asked: RequestPrompt,
     request_id: str,
     encodings: Encodings,
     pondered: Pondered | None,
 ) -> Job:
-    """The job of one prompt under one plan."""
-    members, base = service.registry.members, service.registry.base_of(plan)
-    prompt = in_dialect(asked, plan, members, query)
+    """The job of one prompt under one plan, whose `base` has the tokens that all members have."""
+    members = service.registry.members
+    prompt = in_dialect(asked, plan, members, query.offer, query.thinking)
     tokens = read(plan, prompt, members, encodings, score_prompt=query.score_prompt, pondered=pondered)
-    begun = _answer_prefix(query, plan.streams[0], prompt, base, encodings)
-    _check_prompt(service, tokens.plan, prompt, tokens.pondered)
-    is_paced = service.allow is not None and not service.allow.speculation  # a stream's pace shall tell nothing
-    check_tokens(tokens.forced, base, prompt.param)
+    given = query.fields.answer_prefix
+    begun = () if given is None else forced(given, plan.streams[0], prompt, base, encodings, "answer_prefix")
+    if service.allow is not None:
+        check_messages(prompt, tokens.pondered.values(), plan, members, service.allow)
+    if tokens.forced:
+        check_tokens(tokens.forced, base, prompt.param)
     whole = replace(tokens, forced=tokens.forced + begun)
     max_tokens = max_new_tokens(whole, members, service.kv_budget, query.max_tokens)
+    prompt_ids = tokens.prompt_ids
+    params = sampling(query, base, max_tokens)
+    if service.allow is not None:
+        params = permitted(params, prompt_ids, service.allow)
+    is_paced = service.allow is not None and not service.allow.speculation  # a stream's pace shall tell nothing
     wish = query.fields.speculation
     request = GenerationRequest(
         request_id,
-        with_thought(tokens.plan, prompt, members, base),
+        with_thought(plan, prompt, members, base) if plan.schedules else plan,
         tokens.contexts,
-        _permitted(sampling(query, base, max_tokens), tokens.prompt_ids, service.allow),
+        params,
         whole.forced,
         num_prompt_forced=len(tokens.forced),
         n=query.n,
         cache_salt=query.cache_salt,
-        speculation=OFF if is_paced else None if wish is None else wish_of(wish, tokens.plan),
-        by_member=not is_paced and query.display.logprobs is None,
+        speculation=OFF if is_paced else None if wish is None else wish_of(wish, plan),
+        by_member=isinstance(plan.rule, MixtureRule) and not is_paced and query.display.logprobs is None,
     )
     text = prompt.text if prompt.truncate is None else None
-    form = form_of(prompt, tokens.plan, service.registry, query)
+    says_more = prompt.dialect.tags is not None or query.offer.callable or query.thinking != AS_EVER
     return Job(
         request,
         base.tokenizer,
-        tokens.prompt_ids,
+        prompt_ids,
         text,
         rendered_text(tokens, prompt, base) if query.score_prompt and query.display.echo else None,
-        (text or base.tokenizer.decode(tokens.prompt_ids)) if query.display.echo else "",
-        form,
+        (text or base.tokenizer.decode(prompt_ids)) if query.display.echo else "",
+        form_of(prompt, plan, service.registry, query) if prompt.messages is not None and says_more else AnswerForm(),
         len(begun),
         pondered=tokens.pondered,
         allow=service.allow,
     )
+
+
+def in_dialect(
+    prompt: RequestPrompt,
+    plan: Plan,
+    members: Mapping[str, LoadedModel],
+    offer: Offer = NO_TOOLS,
+    thinking: Thinking = AS_EVER,
+) -> RequestPrompt:
+    """Messages in the words of the composition's leading member, with the tools and switches of the request.
+
+    Raises:
+        ApiError: 400, tools that it has no words for.
+    """
+    if prompt.messages is None:
+        return prompt
+    prompt = replace(prompt, dialect=dialect_of(plan, members))
+    if offer.tools:
+        prompt = with_tools(prompt, offer)
+    if thinking.effort is not None:
+        prompt = replace(prompt, variables=thinking.variables(plan, members, prompt.variables))
+    return prompt
 
 
 def _escalating(rule: EscalationRule, first: Job, anew: Job) -> Job:
@@ -278,24 +293,11 @@ def _escalating(rule: EscalationRule, first: Job, anew: Job) -> Job:
     return replace(first, request=replace(first.request, sampling=sampling), escalation=Escalation(rule.judge, anew))
 
 
-def _check_prompt(service: Service, plan: Plan, prompt: RequestPrompt, pondered: Pondered) -> None:
-    """Raises NotAllowed: messages that the policy of the request's API key closes, as they are or with what is read of
-    them once more. Of a prompt that was read: they are no longer than a context."""
-    if service.allow is None:
-        return
-    again = [one.text for one in pondered.values() if one.places and prompt.messages is not None and not one.is_own]
-    for asked in (prompt, *(with_keys(prompt, text) for text in again)):
-        check_messages(asked, plan, service.registry.members, service.allow)
-
-
-def _permitted(asked: SamplingParams, prompt_ids: tuple[int, ...], allow: Allow | None) -> SamplingParams:
-    """What was asked within a policy: no hotter than it allows, and where clients choose no seeds the same prompt draws
-    the same answers."""
-    if allow is None:
-        return asked
-    digest = hmac.digest(SECRET, repr(prompt_ids).encode(), "sha256")
-    seed = asked.seed if allow.seeds else int.from_bytes(digest[:7], "big")
-    return replace(asked, temperature=min(asked.temperature, allow.max_temperature), seed=seed)
+def _keeps_a_form(job: Job, query: Query) -> bool:
+    """Whether anything about the answer's form is asked for, by the request or by its thought and its calls."""
+    thought = job.form.thought
+    is_asked = any(getattr(query.fields, name) is not None for name in StructuredFields.model_fields)
+    return is_asked or job.syntax.calls is not None or (thought is not None and thought.budget is not None)
 
 
 async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
@@ -304,48 +306,6 @@ async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
     if grammar is not None and query.fields.answer_prefix is not None:
         raise invalid("'answer_prefix' excludes structured outputs: a grammar holds for drawn tokens.", "answer_prefix")
     return replace(job, request=replace(job.request, sampling=replace(sampling, grammar=grammar)))
-
-
-def _scoring(
-    service: Service, query: ScoreQuery, decisions: Decisions, highlights: Sequence[Pondered], encodings: Encodings
-) -> Iterator[Job]:
-    """Every continuation behind the prompt, forced; nothing is generated."""
-    decision = decisions.get((0, 0))
-    plan = plan_of(query.target, service.registry, decision, chat=query.prompt.messages is not None)
-    check_sides(query, plan)
-    check_scorable(plan, "composition")
-    members, base = service.registry.members, service.registry.base_of(plan)
-    asked = in_dialect(query.prompt, plan, members)
-    prompt = read(plan, asked, members, encodings, pondered=highlights[0] if highlights else None)
-    _check_prompt(service, plan, asked, prompt.pondered)
-    shows_members = service.allow is None or service.allow.traces
-    params = SamplingParams(
-        max_tokens=0,
-        temperature=0.0,
-        top_logprobs=1,
-        trace_top=query.trace or 0 if shows_members else query.trace,
-        trace_members=query.trace_members,
-    )
-    for i, text in enumerate(query.continuations):
-        ids = _continuation(text, plan.streams[0], asked, base, encodings, "continuations")
-        tokens = replace(prompt, forced=ids)
-        max_new_tokens(tokens, members, service.kv_budget, asked=0)
-        request = GenerationRequest(
-            f"{query.request_id}-{i}",
-            with_thought(plan, asked, members, base),
-            tokens.contexts,
-            params,
-            tokens.forced,
-            cache_salt=query.cache_salt,
-        )
-        yield Job(
-            request,
-            base.tokenizer,
-            tokens.prompt_ids,
-            decision=decision,
-            pondered=prompt.pondered,
-            allow=service.allow,
-        )
 
 
 def _target_plan(query: Query, index: int, target: Target, registry: Registry, decision: Decision | None) -> Plan:
@@ -381,82 +341,6 @@ def plan_of(target: Target, registry: Registry, decision: Decision | None = None
     return registry.plan(target.model, written, chat=chat, applied=decision is None or decision.applied)
 
 
-def _answer_prefix(
-    query: Query, stream: Stream, prompt: RequestPrompt, base: LoadedModel, encodings: Encodings
-) -> tuple[int, ...]:
-    """Token ids that the answer begins with."""
-    given = query.fields.answer_prefix
-    return () if given is None else _continuation(given, stream, prompt, base, encodings, "answer_prefix")
-
-
-def _continuation(
-    text: str | list[int], stream: Stream, prompt: RequestPrompt, base: LoadedModel, encodings: Encodings, param: str
-) -> tuple[int, ...]:
-    """Token ids of a continuation, the same for all streams: those behind what the base's `stream` reads."""
-    ids = tuple(text) if isinstance(text, list) else continuation(text, stream, base, prompt, encodings)
-    if not ids:
-        raise invalid(f"{param}: {text[:40]!r} has no tokens.", param)
-    check_tokens(ids, base, param)
-    return ids
-
-
-def sampling(query: Query, member: LoadedModel, max_tokens: int) -> SamplingParams:
-    """The sampling parameters over the vocabulary of the base `member`.
-
-    Raises:
-        ApiError: 400, ids that the vocabulary does not have, more minimum than maximum tokens.
-    """
-    body, shown = query.fields, query.display
-    if (body.min_tokens or 0) > max_tokens:
-        raise invalid(f"'min_tokens' {body.min_tokens} is more than 'max_tokens' {max_tokens}.", "min_tokens")
-    for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
-        check_tokens(getattr(body, name) or (), member, name)
-    allowed = None if body.allowed_token_ids is None else tuple(dict.fromkeys(body.allowed_token_ids))
-    return SamplingParams(
-        max_tokens=max_tokens,
-        temperature=_temperature(body.temperature),
-        top_k=max(body.top_k or 0, 0),
-        top_p=1.0 if body.top_p is None else body.top_p,
-        min_p=body.min_p or 0.0,
-        seed=None if body.seed == NO_SEED else body.seed,
-        min_tokens=body.min_tokens or 0,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
-        logit_bias=_bias(body.logit_bias or {}, member),
-        allowed_token_ids=allowed,
-        bad_words=_bad_words(body.bad_words or [], member),
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        ignore_eos=bool(body.ignore_eos),
-        top_logprobs=max(shown.logprobs or 0, shown.prompt_logprobs or 0),
-        logprob_token_ids=tuple(dict.fromkeys(body.logprob_token_ids or ())),
-        trace_top=shown.trace,
-        trace_members=shown.trace_members,
-    )
-
-
-def _temperature(asked: float | None) -> float:
-    """So near to 0 only the arg-max is left in float32, and dividing by it could overflow."""
-    return 1.0 if asked is None else asked if asked >= COLDEST else 0.0
-
-
-def _bias(bias: Mapping[str, float], member: LoadedModel) -> tuple[tuple[int, float], ...]:
-    wrong = next((key for key in bias if not (key.isascii() and key.isdigit() and len(key) < 10)), None)
-    if wrong is not None:
-        raise invalid(f"logit_bias: {wrong[:40]!r} is no token id.", "logit_bias")
-    pairs = tuple((int(key), value) for key, value in bias.items())
-    check_tokens([token for token, _ in pairs], member, "logit_bias")
-    return pairs
-
-
-def _bad_words(words: list[str], member: LoadedModel) -> tuple[tuple[int, ...], ...]:
-    """Every word as it is tokenized at the start of a text and behind a space."""
-    spellings = [spelling for word in words for spelling in (word, f" {word.lstrip()}")]
-    tokenized = (tuple(member.tokenizer.encode(spelling)) for spelling in spellings)
-    sayable = (tokens for tokens in tokenized if all(token < member.info.vocab_size for token in tokens))
-    return tuple(dict.fromkeys(tokens for tokens in sayable if tokens))
-
-
 def checked(job: Job, engine: Engine) -> Job:
     """The job with the KV bytes of one choice.
 
@@ -468,7 +352,7 @@ def checked(job: Job, engine: Engine) -> Job:
     if not job.computes:
         return job
     try:
-        by_member = isinstance(engine, DrawsMembers) and engine.draws_members(job.request)
+        by_member = job.request.by_member and isinstance(engine, DrawsMembers) and engine.draws_members(job.request)
         return replace(job, kv_bytes=engine.check(job.request), by_member=by_member)
     except UnsupportedRequest as refusal:
         raise _unsupported(str(refusal)) from refusal

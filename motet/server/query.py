@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.requests import Request
 
-from motet.server.adapters.adapter import AS_IS, Adapter
+from motet.server.adapters.adapter import Adapter
+from motet.server.dialogue.conversation import Dialect, Turn
 from motet.server.dialogue.reasoning import Thinking
 from motet.server.dialogue.tools import Offer
 from motet.server.http.errors import invalid
-from motet.server.prompts import RequestPrompt
-from motet.server.shapes.requests import MAX_STOPS, NO_LIMIT, SamplingFields, Target, TraceOptions
+from motet.server.shapes.requests import MAX_STOPS, NO_LIMIT, Message, SamplingFields, Target, TraceOptions
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class Display:
 
 def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, max_stops: int = MAX_STOPS) -> Display:
     """Raises ApiError (400): too many stop strings, prompt log-probs in a stream."""
-    if len(body.stops) > max_stops:
-        raise invalid(f"'stop' has {len(body.stops)} strings, at most {max_stops} are allowed.", "stop")
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    if len(stops) > max_stops:
+        raise invalid(f"'stop' has {len(stops)} strings, at most {max_stops} are allowed.", "stop")
     if body.stream and body.prompt_logprobs is not None:
         raise invalid("'prompt_logprobs' cannot be streamed.", "prompt_logprobs", "unsupported_parameter")
     if body.logprob_token_ids:
         logprobs = _named(body, logprobs)
     return Display(
-        stops=tuple(body.stops),
+        stops=tuple(stops),
         include_stop=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens is not False,
         min_tokens=body.min_tokens or 0,
@@ -89,12 +91,54 @@ def salt_of(request: Request, own: str | None) -> str:
 
 
 @dataclass(frozen=True)
+class RequestPrompt:
+    """What the client sent: exactly one of `text`, `messages` (as templates read them) and `tokens`. `tools` are those
+    that the model may call; `dialect` is the composition's.
+
+    `add_special_tokens` None is the default of each form: on for text, off for a rendered chat (its template writes
+    them). `truncate` keeps the last tokens (−1: as many as the model can read).
+    """
+
+    text: str | None = None
+    messages: tuple[Turn, ...] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    dialect: Dialect = field(default_factory=Dialect)
+    tokens: tuple[int, ...] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    truncate: int | None = None
+    param: str = field(init=False)  # the request's field that it is
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "param", "prompt" if self.messages is None else "messages")
+
+
+def prompt_of(given: str | list[int] | None, messages: Sequence[Message] | None) -> RequestPrompt:
+    """Raises ApiError (400): both a prompt and messages, or neither."""
+    if (given is None) == (messages is None):
+        raise invalid("Give either 'prompt' or 'messages'.", "prompt")
+    match given:
+        case None:
+            return RequestPrompt(messages=tuple(message.turn() for message in messages or []))
+        case str(text):
+            return RequestPrompt(text=text)
+        case tokens:
+            return RequestPrompt(tokens=tuple(tokens))
+
+
+@dataclass(frozen=True)
 class Query:
     """Prompts to be answered, each by every target and `fields.n` times.
 
     The jobs are those of the first target in the order of the prompts, then those of the next. `max_tokens` None is
     what fits. With `labels`, one or None per target, the targets are the candidates of a comparison. `adapter` writes
-    the answer in another API's shape.
+    the answer in another API's shape; None: chat completions' and completions' own.
+
+    Attributes:
+        n: answers to each prompt by each target.
+        tells_tokens: whether anything is told beside the answers' own text: ids, log-probs, the prompt once more.
     """
 
     request_id: str
@@ -108,16 +152,19 @@ class Query:
     offer: Offer = field(default_factory=Offer)
     thinking: Thinking = field(default_factory=Thinking)
     labels: tuple[str | None, ...] | None = None
-    adapter: Adapter = AS_IS
+    adapter: Adapter | None = None
     cache_salt: str = ""
+    n: int = field(init=False)
+    num_choices: int = field(init=False)
+    tells_tokens: bool = field(init=False)
 
-    @property
-    def n(self) -> int:
-        return self.fields.n or 1
-
-    @property
-    def num_choices(self) -> int:
-        return len(self.targets) * len(self.prompts) * self.n
+    def __post_init__(self) -> None:
+        n, show = self.fields.n or 1, self.display
+        counts = (show.logprobs, show.prompt_logprobs, show.trace)
+        tells = show.echo or show.token_ids or any(count is not None for count in counts)
+        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "num_choices", len(self.targets) * len(self.prompts) * n)
+        object.__setattr__(self, "tells_tokens", tells)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from motet.engines.outputs import TokenOutput
+from motet.server.adapters.adapter import Chunks
 from motet.server.forms import FORMS, extension, usage
 from motet.server.generations import Generations
 from motet.server.http.errors import for_reader
@@ -38,15 +39,15 @@ class Reply:
         self.jobs = jobs
         self.show = query.display
         self.adapter = query.adapter
-        self.hidden = service.hidden
+        self.service = service
         self.turns = service.turns
         self.keep_alive = service.config.keep_alive_seconds
         self.id = self.form.id_prefix + uuid.uuid4().hex
         self.created = int(time.time())
         self.owners = [job for job in jobs for _ in range(job.request.n)]
-        self.choices = [ChoiceText(job, self.show) for job in self.owners]
-        self.trials = trials_of(jobs)
+        self.trials = trials_of(jobs) if any(job.escalation is not None for job in jobs) else {}
         self.written = {id(job): Counter[str]() for job in jobs}  # routed tokens by role
+        self.choices = [ChoiceText(job, self.show) for job in self.owners]
         self.metrics = service.metrics
         self.meters = [Meter(service.metrics, job.plan.strategy) for job in self.owners]
         self.generations = Generations(service.engine, jobs, service.turns)
@@ -100,9 +101,9 @@ class Reply:
         choice, trial = self.choices[number], self.trials.get(number)
         if choice.finished or job is not self.owners[number]:  # computed before the stop reached the engine
             return []
+        piece = choice.read(output)
         if output.choice == 0 and self.meters[number].is_new:
             self.meters[number].queued(self.generations.queued_of(index))
-        piece = choice.read(output)
         pieces = [] if piece is None else [piece]
         if trial is not None and trial.sure is None:
             for one in pieces:
@@ -162,12 +163,10 @@ class Reply:
         choices: list[dict[str, Any]] = []
         for number, pieces in enumerate(collected):
             tokens = sum(len(piece.tokens) for piece in pieces)
-            choices.append(await beside_others(self.turns, tokens, self._choice, number, pieces))
+            whole = self.index(number), pieces, self.owners[number], self.show
+            choices.append(await beside_others(self.turns, tokens, self.form.whole, *whole))
             pieces.clear()
         return choices
-
-    def _choice(self, number: int, pieces: Sequence[TextPiece]) -> dict[str, Any]:
-        return self.form.whole(self.index(number), pieces, self.owners[number], self.show)
 
     async def whole(self) -> dict[str, Any]:
         """The body of an answer that is not streamed. Raises EngineError as `collect` does."""
@@ -178,13 +177,13 @@ class Reply:
 
     async def events(self, options: StreamOptions) -> AsyncIterator[bytes]:
         """The bytes of a stream; an error in the middle of it is its last event."""
-        writer = self.adapter.events()
+        writer = Chunks() if self.adapter is None else self.adapter.events()
         try:
             async for chunk in self._chunks(options):
                 async for sent in self._sent(iter([KEEP_ALIVE]) if chunk is None else writer.write(chunk)):
                     yield sent
         except Exception as error:
-            refusal = for_reader(error, self.hidden)
+            refusal = for_reader(error, self.service.hidden)
             if refusal.status_code >= 500:
                 log.error("stream failed", exc_info=error)
             async for sent in self._sent(writer.fail(refusal)):
@@ -242,8 +241,8 @@ class Reply:
 
     def usage(self) -> dict[str, Any]:
         """What the client sent, once per job, and all generated tokens."""
-        cached, thought = self.generations.cached_tokens, thought_tokens(self.owners, self._told)
-        return usage(self.prompt_tokens, self.answer_tokens, cached, thought)
+        read, written, thought = self.prompt_tokens, self.answer_tokens, thought_tokens(self.owners, self._told)
+        return usage(read, written, self.generations.cached_tokens, thought)
 
     def _extension(self, jobs: Sequence[Job]) -> dict[str, Any]:
         """`jobs`: of `self.jobs`."""

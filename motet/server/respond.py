@@ -42,15 +42,16 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
             add_header(request, MAX_TOKENS, str(fits))
         reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
         held.enter_context(closing(reply))
-        place.spend(reply.prompt_tokens)
-        if pondered := [job.pondered for job in jobs if job.pondered]:
-            place.spend(scored_tokens(pondered))
-        held.callback(lambda: place.spend(reply.spent_tokens))
+        if place.key is not None:  # whose tokens are counted
+            place.spend(reply.prompt_tokens + scored_tokens([job.pondered for job in jobs]))
+            held.callback(lambda: place.spend(reply.spent_tokens))
         if query.fields.stream:
             events = reply.events(query.fields.stream_options or StreamOptions())
             return EventStream(events, held.pop_all())  # which closes them in its turn
         body = await unless_disconnected(request, reply.whole())
-        return await as_json(None if body is None else query.adapter.whole(body), service)
+        if body is not None and query.adapter is not None:
+            body = query.adapter.whole(body)
+        return await as_json(body, service)
 
 
 def describe(service: Service, query: Query | ScoreQuery, jobs: Sequence[Job]) -> None:
@@ -81,8 +82,8 @@ async def as_json(body: dict[str, Any] | None, service: Service) -> Response:
 
 async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of `work`; None, with the work cancelled, when the client leaves first."""
-    working = asyncio.create_task(work)
     disconnect = asyncio.create_task(_disconnected(request))
+    working = asyncio.create_task(work)
     try:
         await asyncio.wait({working, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -23,11 +24,40 @@ from motet.server.http.bodies import JsonRoute
 from motet.server.http.errors import busy, invalid
 from motet.server.http.metrics import Metrics
 from motet.server.http.rates import Rates
-from motet.server.http.retry_after import FreedPlaces
 from motet.server.http.turns import Turns
 
 if TYPE_CHECKING:
     from motet.server.http.tracing import Traces
+
+WINDOW_S = 60.0  # of places that became free: what a client that found none is told to wait
+
+
+class FreedPlaces:
+    """Counts what was freed within the last minute, in steps of a second."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._freed: deque[tuple[float, int]] = deque()  # (second, places), oldest first
+
+    def freed(self, places: int) -> None:
+        second = math.floor(self._clock())
+        if self._freed and self._freed[-1][0] == second:
+            places += self._freed.pop()[1]
+        self._freed.append((second, places))
+        self._forget()
+
+    def wait(self, places: int) -> int:
+        """Whole seconds, 1 to 60, in which so many places become free at the speed of the last minute; where none did,
+        as long again as it has lasted."""
+        self._forget()
+        span = min(WINDOW_S, self._clock() - self._began)
+        seconds = places * span / max(1, sum(count for _, count in self._freed))
+        return math.ceil(min(max(seconds, 1.0), WINDOW_S))
+
+    def _forget(self) -> None:
+        while self._freed and self._freed[0][0] < self._clock() - WINDOW_S:
+            self._freed.popleft()
 
 
 class Reservation:
@@ -36,14 +66,14 @@ class Reservation:
     def __init__(self, admission: Admission, choices: int, key: str | None) -> None:
         self._admission = admission
         self._choices = choices
-        self._key = key
+        self.key = key
 
     def spend(self, tokens: int) -> None:
         """Counts tokens of the prompt or of the answer for the key."""
-        self._admission.spend(tokens, self._key)
+        self._admission.spend(tokens, self.key)
 
     def release(self) -> None:
-        self._admission.give_back(self._choices, self._key)
+        self._admission.give_back(self._choices, self.key)
         self._choices = 0
 
     def __enter__(self) -> Self:

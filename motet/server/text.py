@@ -9,10 +9,10 @@ from tokenizers.decoders import DecodeStream
 
 from motet.engines.outputs import TokenOutput
 from motet.models.tokenizer import REPLACEMENT, Tokenizer
-from motet.models.tool_calls import Part
+from motet.models.tool_calls import Part, Said
+from motet.server.continuations import RenderedText
 from motet.server.dialogue.parts import PartsReader, merged
 from motet.server.prepare import Job
-from motet.server.prompts import RenderedText
 from motet.server.query import Display
 
 CONTEXT = 6  # prompt tokens that the decoder sees, so that the first new token keeps its leading space
@@ -49,7 +49,7 @@ class ChoiceText:
         self._text = Detokenizer(
             job.tokenizer, job.prompt_ids, skip_special_tokens=show.skip_special_tokens, shown=job.syntax.shown
         )
-        self._parts = PartsReader(job.syntax)
+        self._parts = None if job.is_plain else PartsReader(job.syntax)
         self._stops = StopStrings(show.stops, include=show.include_stop)
         self._decoded = 0  # characters, also of what is held back
         self._shown = 0
@@ -104,15 +104,17 @@ class ChoiceText:
         self._shown += len(text)
         begins = min(offset, self._shown) if self.finished else offset  # a stop string has taken what it stood in
         reason = self._reason(output, stop)
-        is_cut = self.finished and (finish != "stop" or reason is not None)
-        parts = tuple(merged(self._parts.read(text, is_last=self.finished, is_cut=is_cut)))
-        called = self._parts.has_called
+        parts, called = ((Said(text),) if text else ()), False
+        if self._parts is not None:
+            is_cut = self.finished and (finish != "stop" or reason is not None)
+            parts = tuple(merged(self._parts.read(text, is_last=self.finished, is_cut=is_cut)))
+            called = self._parts.has_called
         return TextPiece(text, (output,), (begins,), finish=finish, stop_reason=reason, parts=parts, has_called=called)
 
     @property
     def num_thought(self) -> int:
         """Tokens of the thought before the answer."""
-        return self._parts.num_thought
+        return 0 if self._parts is None else self._parts.num_thought
 
     def _reason(self, output: TokenOutput, stop: str | None) -> str | int | None:
         if stop is not None:

@@ -33,8 +33,7 @@ from motet.server.guard import (
 )
 from motet.server.http.bodies import JsonRoute
 from motet.server.prepare import prepare
-from motet.server.prompts import prompt_of
-from motet.server.query import Display, Query, display
+from motet.server.query import Display, Query, display, prompt_of
 from motet.server.shapes.requests import Body, Candidate, ChatCompletionRequest, Message, StreamOptions, TextPart
 from motet.settings import models_in
 from tests.server.conftest import make_service
@@ -219,7 +218,7 @@ async def test_what_an_endpoint_lets_pass_is_judged_where_jobs_are_made(asked: d
     service = make_service()
     policies = {"p": PolicyConfig(default=True, models={"large": None})}
     access = Access.of(service.config, policies)
-    view = service.renewed(service.registry, access).under(access.grant(b""))
+    view = service.renewed(service.registry, access).under(access.everybody)
     for extra, passes in (({}, True), (asked, False)):
         messages = [{"role": "user", "content": "a"}]
         body = ChatCompletionRequest.model_validate({"model": "large", "messages": messages, **extra})

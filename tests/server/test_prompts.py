@@ -17,10 +17,11 @@ from motet.composers.plan import Plan, Prompt, Stream
 from motet.models.tokenizer import Tokenizer
 from motet.operator.loaded import LoadedModel, Template
 from motet.server import encodings as encodings_module
-from motet.server.encodings import PIECE, Encodings
+from motet.server.continuations import continuation
+from motet.server.encodings import PIECE, TOKENIZING, Encodings, tokenized
 from motet.server.http.errors import ApiError
-from motet.server.prepare import TOKENIZING, tokenized
-from motet.server.prompts import RequestPrompt, contexts, continuation
+from motet.server.prompts import contexts
+from motet.server.query import RequestPrompt
 from tests.fakes import CHAT_TEMPLATE, byte_tokenizer, fake_member
 from tests.server.conftest import World
 

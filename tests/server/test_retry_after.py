@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from motet.server.http.errors import ApiError
-from motet.server.http.retry_after import FreedPlaces
-from motet.server.service import Admission
+from motet.server.service import Admission, FreedPlaces
 
 
 class Clock:

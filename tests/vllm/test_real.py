@@ -20,7 +20,8 @@ from motet.operator.file import load
 from motet.operator.loading_vllm import load_vllm
 from motet.operator.registry import Registry
 from motet.server.encodings import Encodings
-from motet.server.prompts import RequestPrompt, read
+from motet.server.prompts import read
+from motet.server.query import RequestPrompt
 from tests.real.checkpoints import (
     PROMPTS,
     TOP,

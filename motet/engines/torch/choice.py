@@ -72,7 +72,9 @@ def initial_state(plan: Plan, streams: Sequence[StreamState]) -> list[float]:
 def choices_of(request: GenerationRequest, models: Sequence[Model]) -> ChoiceGroup:
     """The `n` choices of a request; `models[k]` runs stream k."""
     contexts = [[*model.prefix, *context] for model, context in zip(models, request.contexts, strict=True)]
-    group = ChoiceGroup(request, [], contexts, AllowedTokens.of(request.sampling))
+    ids = request.sampling.allowed_token_ids
+    allowed = None if ids is None else AllowedTokens(ids)
+    group = ChoiceGroup(request, [], contexts, allowed)
     group.choices += [Choice(group, index, models) for index in range(request.n)]
     return group
 
@@ -81,7 +83,8 @@ class Choice:
     """One sequence being scored or generated.
 
     `shared` are the tokens appended to every stream: first the forced ones, then those generated. A *position* is an
-    index into `shared`; `position` is the next one whose distribution has not been reported.
+    index into `shared`; `position` is the next one whose distribution has not been reported. `is_respelled`: any stream
+    may read several tokens in the place of one.
     """
 
     def __init__(self, group: ChoiceGroup, index: int, models: Sequence[Model]) -> None:
@@ -89,7 +92,6 @@ class Choice:
         self.group = group
         self.index = index
         self.plan = request.plan
-        self.timeline = Timeline(request.plan)
         self.sampling = request.sampling
         self.allowed = group.allowed
         self.shared = list(request.forced)
@@ -101,10 +103,13 @@ class Choice:
                 num_virtual=len(model.prefix),
                 adapter=model.adapter,
                 tokens=stream.tokens,
+                is_respelled=stream.tokens is not None and not stream.tokens.has_all,
                 translation=None if stream.tokens is None else Translation(stream.tokens, self.shared),
             )
             for stream, model, context in zip(self.plan.readers, models, group.contexts, strict=False)
         ]
+        self.is_respelled = any(stream.is_respelled for stream in self.streams)
+        self.rule_state = initial_state(self.plan, self.streams)  # what the plan's rule has gathered so far
         self._most_read = [len(model.prefix) + model.info.max_model_len for model in models]
         self.exit_layers = tuple(sorted({layer for own in self.plan.exits for layer in own.layers}))
         self.rows_per_position = 1 + len(self.exit_layers)  # distributions that the base computes
@@ -115,33 +120,29 @@ class Choice:
         self.num_forced = len(request.forced)
         self.position = 0
         self.counts: Counter[int] = Counter()  # of generated tokens
-        self.rule_state = initial_state(self.plan, self.streams)  # what the plan's rule has gathered so far
         self.shares: tuple[float, ...] | None = None  # of adapters, once the prompt is read (`AdaptersRule`)
         self.finished = False
         self.round: Round | None = None
-        self.by_member = is_drawn(request)
+        self.by_member = request.by_member and is_drawn(request)
         self._random = random.Random(None if request.sampling.seed is None else f"{request.sampling.seed}/{index}")
         self._uniforms: list[float] = []
         self.cached_tokens = 0
         self.created = time.perf_counter()
-        self._admitted: float | None = None
+        self.is_admitted = False  # has had slots once
+        self.queued_seconds = 0.0  # between arrival and admission
 
     def admitted(self) -> None:
         """It has its slots; the first time counts."""
-        if self._admitted is None:
-            self._admitted = time.perf_counter()
+        if not self.is_admitted:
+            self.is_admitted = True
+            self.queued_seconds = time.perf_counter() - self.created
             base = self.streams[0]
             self.cached_tokens = max(0, base.computed - base.num_virtual)
 
-    @property
-    def is_admitted(self) -> bool:
-        """Whether it has had slots once."""
-        return self._admitted is not None
-
-    @property
-    def queued_seconds(self) -> float:
-        """Between arrival and admission; up to now while it waits."""
-        return (self._admitted or time.perf_counter()) - self.created
+    @cached_property
+    def timeline(self) -> Timeline:
+        """The plan of each token."""
+        return Timeline(self.plan)
 
     @cached_property
     def matcher(self) -> Matcher | None:
@@ -198,11 +199,6 @@ class Choice:
         caught_up = behind <= (MOST_BEHIND if self.by_member or self.is_respelled else 0)
         return self.position > 0 and self.waiting_positions == 1 and caught_up
 
-    @property
-    def is_respelled(self) -> bool:
-        """Whether any stream may read several tokens in the place of one."""
-        return any(stream.is_respelled for stream in self.streams)
-
     def draw_voice(self) -> int:
         """The stream that the next token is drawn from."""
         return voice_at(self.timeline.at(lambda: self.written(self.position)), self.fresh())
@@ -232,16 +228,6 @@ class Choice:
         """What the stream reads before the next position is known; the last of it is fed together with all streams."""
         written = self.shared if stream.translation is None else stream.translation.ids()
         return stream.context + written[: stream.length(self.position) - len(stream.context)]
-
-    @property
-    def num_needed(self) -> int:
-        """Tokens behind every context that slots must have room for: those that are there, and the next."""
-        return len(self.shared) + 1
-
-    @property
-    def num_most(self) -> int:
-        """Tokens that can come to stand behind every context."""
-        return self.num_forced + self.sampling.max_tokens
 
     def preempted(self) -> None:
         """Its slots are gone: what it has read and written is computed again, but neither reported nor judged twice."""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from motet.composers.plan import Plan
+from motet.composers.rules import EscalationRule
 from motet.engines.base import SIDES, EngineError, EngineStopped, GenerationRequest, refuse_empty, unlike_clusters
 from motet.engines.drawn import is_drawn
 from motet.engines.outputs import EngineStats, StepTimes, TokenOutput
@@ -45,14 +46,8 @@ class TorchGeneration:
         self._error: EngineError | None = None
         self._open = {choice.index for choice in group.choices}
         self._wake = asyncio.Event()
-
-    @property
-    def cached_tokens(self) -> int:
-        return self.group.choices[0].cached_tokens
-
-    @property
-    def queued_seconds(self) -> float:
-        return self.group.choices[0].queued_seconds
+        self.cached_tokens = 0
+        self.queued_seconds = 0.0
 
     def __aiter__(self) -> AsyncIterator[TokenOutput]:
         return self
@@ -84,6 +79,8 @@ class TorchGeneration:
 
     def deliver(self, outputs: Sequence[TokenOutput]) -> None:
         """Called in the event loop, once per step."""
+        first = self.group.choices[0]
+        self.cached_tokens, self.queued_seconds = first.cached_tokens, first.queued_seconds
         self._ready.extend(output for output in outputs if output.choice in self._open)
         self._wake.set()
 
@@ -132,7 +129,7 @@ class TorchEngine:
         absent = next((stream.model for stream in plan.streams if stream.model not in models), None)
         if absent is not None:
             return f"model {absent!r} is not loaded"
-        if plan.sides is not None:
+        if isinstance(plan.rule, EscalationRule):
             return SIDES
         base = plan.streams[0].model
         if plan.exits and models[base].member.exits is None:
@@ -142,7 +139,7 @@ class TorchEngine:
         if plan.heads and models[base].info.head not in plan.heads:
             wanted = " or ".join(plan.heads)
             return f"the composition needs a {wanted} that was trained on its base, and the model {base!r} has none"
-        return unlike_clusters(plan, models[base].info)
+        return unlike_clusters(plan, models[base].info) if plan.heads else None
 
     def backbone(self, name: str) -> Member | Adapter | None:
         """The model of that name, that new soft prompts may stand in front of, and new adapters beside where it has

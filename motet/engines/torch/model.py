@@ -161,8 +161,7 @@ class Member:
         extra = {"logits_to_keep": 0 if every else keep} if self._keeps_logits else {}
         current = STEP.set(step)
         try:
-            rows_of = {number: Rows.of(rows, self.device) for number, rows in adapted.items()}
-            with self._leaving(early), adding(rows_of):
+            with self._leaving(early), self._adding(adapted):
                 output = self.model(
                     **self._inputs(ids),
                     position_ids=torch.tensor([positions], dtype=torch.int64, device=self.device),
@@ -191,6 +190,12 @@ class Member:
         embedded: Tensor = self.model.get_input_embeddings()(tokens.clamp(min=0))
         embedded[0, virtual] = torch.stack([self.virtual[ids[place]] for place in virtual])
         return {"inputs_embeds": embedded}
+
+    def _adding(self, adapted: Mapping[int, Sequence[int]]) -> AbstractContextManager[None]:
+        """A forward in which adapters add to these tokens, by the adapters' numbers."""
+        if not adapted:
+            return nullcontext()
+        return adding({number: Rows.of(rows, self.device) for number, rows in adapted.items()})
 
     def _leaving(self, early: Mapping[int, Sequence[int]]) -> AbstractContextManager[None]:
         """A forward in which these tokens leave early as well, by the layer that they leave behind."""

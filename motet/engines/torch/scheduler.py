@@ -137,9 +137,11 @@ class Scheduler:
         return []
 
     def _places(self, choice: Choice) -> list[tuple[str, int]]:
+        """Model and length of the slot of each stream: with room for what is written, and the next token."""
         written = len(choice.shared)  # which a stream may read as more tokens
+        most = choice.num_forced + choice.sampling.max_tokens
         contexts = [(stream.member.name, stream.length(written) - written) for stream in choice.streams]
-        return self._memory.places(contexts, choice.num_needed, choice.num_most)
+        return self._memory.places(contexts, written + 1, most)
 
     def _start(self, choice: Choice) -> None:
         again = choice.is_admitted
@@ -194,10 +196,11 @@ class Scheduler:
         parts = [pair for item in work for pair in zip(item.choice.streams, item.counts, strict=True) if pair[1]]
         rows = Counter(stream.member.name for stream, _ in parts)
         read: list[Work] = []
-        if reading and not self.tempo.must_measure(rows):
+        if reading:
             limit = self.settings.prefill_chunk if decoding else self.settings.idle_prefill_chunk
             models = {stream.member.name for choice in reading for stream in choice.streams}
-            read = _chunks(reading, self.tempo.allowance(limit, self.max_rows, rows, models))
+            allowance = self.tempo.allowance(limit, self.max_rows, rows, models)
+            read = [] if allowance is None else _chunks(reading, allowance)
         singles = Counter(stream.member.name for stream, count in parts if count == 1)
         blocks = [(stream, count) for stream, count in parts if count > 1]
         blocks += [pair for item in read for pair in zip(item.choice.streams, item.counts, strict=True)]

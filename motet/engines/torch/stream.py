@@ -46,7 +46,7 @@ class StreamState:
 
     `judged`: how many tokens at the end of its context the plan's rule must know the log-probs of. The first
     `num_virtual` tokens of the context are a soft prompt's. `adapter`: the number of the one with which the member
-    computes it, 0 for none.
+    computes it, 0 for none. `is_respelled`: it may read several tokens in the place of one.
     """
 
     member: Member
@@ -57,6 +57,7 @@ class StreamState:
     adapter: int = 0
     tokens: TokenMap | None = None
     translation: Translation | None = None
+    is_respelled: bool = False
 
     @property
     def prompt(self) -> list[int]:
@@ -71,11 +72,6 @@ class StreamState:
     def length(self, position: int) -> int:
         """Tokens that the stream reads before a position."""
         return len(self.context) + (position if self.translation is None else self.translation.length(position))
-
-    @property
-    def is_respelled(self) -> bool:
-        """Whether the stream may read several tokens in the place of one."""
-        return self.tokens is not None and not self.tokens.has_all
 
     def missing(self, position: int) -> int:
         """Tokens still to be computed before the one that the distribution of this position stands behind, which is fed

@@ -197,17 +197,21 @@ class Tempo:
                 loads.setdefault(stream.member.name, StepLoad()).chunks.append((stream.computed, count))
         self._loads = loads
 
-    def must_measure(self, decoding: Mapping[str, int]) -> bool:
+    def _must_measure(self, decoding: Mapping[str, int]) -> bool:
         """Whether the next step is to be an ordinary one, since nobody knows how long such a one takes; never two in a
         row, lest prompts wait for what cannot be timed."""
         unknown = not all(self.times[name].is_measured(rows) for name, rows in decoding.items())
         self._measured_last = unknown and not self._measured_last
         return self._measured_last
 
-    def allowance(self, limit: int, rows: int, decoding: Mapping[str, int], reading: Collection[str]) -> Allowance:
+    def allowance(
+        self, limit: int, rows: int, decoding: Mapping[str, int], reading: Collection[str]
+    ) -> Allowance | None:
         """What prompts may add to the next step: at most `limit` tokens of each model, a single one where that is how a
         step's time comes to be known. Where models read that decode nothing, no less time than their weights take,
-        which the step reads for them alone."""
+        which the step reads for them alone. None: nothing, since an ordinary step has to be measured."""
+        if self._must_measure(decoding):
+            return None
         tokens = dict.fromkeys(reading, limit if all(self.times[name].is_timed for name in reading) else 1)
         alone = sum(self.times[name].ordinary(1) for name in reading if name not in decoding)
         if not decoding:

@@ -134,7 +134,7 @@ def plain(value: object) -> Any:
     """Frozen data → numbers, strings, lists and dictionaries with a `type`."""
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__name__} | {
-            field.name: plain(getattr(value, field.name)) for field in fields(value)
+            field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init
         }
     if isinstance(value, tuple):
         return [plain(item) for item in cast("Sequence[object]", value)]

@@ -66,16 +66,3 @@ def _is_long(choice: Json) -> bool:
     """Whether it tells of many tokens: an echoed prompt's come in one chunk."""
     tokens = fields(choice.get("logprobs")).get("tokens") or fields(choice.get("motet")).get("trace") or ()
     return len(tokens) > ITEMS
-
-
-class AsIs:
-    """Chat completions, completions and comparisons."""
-
-    def whole(self, body: Json) -> Json:
-        return body
-
-    def events(self) -> EventWriter:
-        return Chunks()
-
-
-AS_IS = AsIs()

@@ -9,17 +9,18 @@ from dataclasses import dataclass, field, replace
 from motet.composers.plan import Plan
 from motet.composers.schedule import ThoughtSpelling
 from motet.engines.base import Grammar, ThoughtPhase
+from motet.models.chat_template import behind
 from motet.operator.loaded import LoadedModel
 from motet.operator.registry import Registry
 from motet.server.dialogue.conversation import no_tools
-from motet.server.dialogue.dialect import dialect_of
 from motet.server.dialogue.parts import Syntax
-from motet.server.dialogue.reasoning import NAME_TAGS, Thinking, phase_of, within
+from motet.server.dialogue.reasoning import NAME_TAGS, phase_of, within
 from motet.server.dialogue.tool_grammar import CallGrammar, held
 from motet.server.dialogue.tools import Offer
 from motet.server.http.errors import ApiError, invalid
-from motet.server.prompts import RequestPrompt, opens_thought
-from motet.server.query import Query
+from motet.server.prompts import AS_IS, text_read
+from motet.server.query import Query, RequestPrompt
+from motet.server.role_prompts import own_prompt
 from motet.server.structured import INVALID_GRAMMAR, TOOLS, asks_for_format, compiled_grammar
 
 OPEN_SHARE = 2 / 3  # of an answer, behind which JSON is closed where the operator wants it
@@ -35,34 +36,27 @@ class AnswerForm:
     is_single: bool = False
 
 
-def in_dialect(
-    prompt: RequestPrompt, plan: Plan, members: Mapping[str, LoadedModel], query: Query | None = None
-) -> RequestPrompt:
-    """Messages in the words of the composition's leading member, with the tools and switches of the query.
-
-    Raises:
-        ApiError: 400, tools that it has no words for.
-    """
-    if prompt.messages is None:
-        return prompt
-    offer, thinking = (Offer(), Thinking()) if query is None else (query.offer, query.thinking)
-    dialect = dialect_of(plan, members)
-    if offer.callable and dialect.calls is None:
-        raise no_tools(TOOLS)
-    variables = thinking.variables(plan, members, prompt.variables)
-    return replace(prompt, dialect=dialect, tools=tuple(tool.as_read() for tool in offer.tools), variables=variables)
-
-
-def form_of(prompt: RequestPrompt, plan: Plan, registry: Registry, query: Query) -> AnswerForm:
+def with_tools(prompt: RequestPrompt, offer: Offer) -> RequestPrompt:
     """
     Args:
         prompt: in its dialect.
 
     Raises:
+        ApiError: 400, tools that it has no words for.
+    """
+    if offer.callable and prompt.dialect.calls is None:
+        raise no_tools(TOOLS)
+    return replace(prompt, tools=tuple(tool.as_read() for tool in offer.tools))
+
+
+def form_of(prompt: RequestPrompt, plan: Plan, registry: Registry, query: Query) -> AnswerForm:
+    """
+    Args:
+        prompt: messages, in their dialect.
+
+    Raises:
         ApiError: 400, a bound of thoughts where nobody writes any.
     """
-    if prompt.messages is None:
-        return AnswerForm()
     base, dialect = registry.base_of(plan), prompt.dialect
     budget = query.thinking.tokens(plan, registry.members, dialect)
     opened = opens_thought(plan, prompt, registry.members)
@@ -76,13 +70,32 @@ def form_of(prompt: RequestPrompt, plan: Plan, registry: Registry, query: Query)
     return AnswerForm(syntax, phase_of(dialect, base, opened=opened, budget=budget), dialect.is_single)
 
 
+def opens_thought(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel]) -> bool | None:
+    """Whether the prompt of the thinking member ends within a thought, or behind one; None: it says nothing of
+    thoughts, so that the answer itself may begin one. Only what the template writes to open the answer counts, never
+    what a message says."""
+    stream, tags = plan.streams[prompt.dialect.thinker], prompt.dialect.tags
+    member, own = members[stream.model], stream.prompt or AS_IS
+    if tags is None or own.text is not None:
+        return None
+    asked = prompt if own.messages is None else own_prompt(own)
+    if asked.continue_final_message and asked.messages:
+        opening = asked.messages[-1]["content"]
+    else:
+        texts = (text_read(one, own, member) for one in (asked, replace(asked, add_generation_prompt=False)))
+        whole, before = ("" if text is None else text.text for text in texts)
+        opening = behind(before, whole)
+    begun = opening.rfind(tags.begin)
+    return None if begun < 0 else begun > opening.rfind(tags.end)
+
+
 def with_thought(plan: Plan, prompt: RequestPrompt, members: Mapping[str, LoadedModel], base: LoadedModel) -> Plan:
     """The plan, which knows what stands around the thought where schedules have phases.
 
     Raises:
         ApiError: 400, there are no thoughts.
     """
-    if not plan.has_phases:
+    if not any(schedule.phase for schedule in plan.schedules):
         return plan
     if prompt.messages is None:
         raise _no_phase("a text that goes on has no thought; ask with messages")

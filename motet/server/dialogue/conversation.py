@@ -1,19 +1,21 @@
 """Messages as one member reads them: tools, calls and thoughts in its template's own way, or in words where that has
-none."""
+none: those of the member that leads."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
 
+from motet.composers.plan import Plan
 from motet.models.chat_template import ChatTemplate
 from motet.models.thoughts import ThinkTags
 from motet.models.tool_calls import SHORT_ID
 from motet.models.tool_formats import ToolFormat
+from motet.operator.loaded import LoadedModel
 from motet.server.http.errors import ApiError, invalid
 
 Turn = Mapping[str, Any]
@@ -25,14 +27,35 @@ RESULT = "<tool_response>\n{}\n</tool_response>"  # as Qwen and Hermes show it
 
 
 @dataclass(frozen=True)
+class Dialect:
+    """The format of calls, with whether one turn holds one call at most, and the tags of thoughts; None where no member
+    that leads has any. `thinker` is the stream whose tags they are."""
+
+    calls: ToolFormat | None = None
+    is_single: bool = False
+    tags: ThinkTags | None = None
+    thinker: int = 0
+
+
+def dialect_of(plan: Plan, members: Mapping[str, LoadedModel]) -> Dialect:
+    """The base's words, as the operator or its own template has them; where it has none, those of the first member that
+    the composition is drawn to."""
+    leaders = [(k, members[stream.model]) for k, stream in enumerate(plan.streams) if k == 0 or stream.weight > 0]
+    caller = next((member for _, member in leaders if member.tool_format), None)
+    thinker, tags = next(((k, member.think_tags) for k, member in leaders if member.think_tags), (0, None))
+    if caller is None:
+        return Dialect(tags=tags, thinker=thinker)
+    return Dialect(caller.tool_format, caller.calls_once, tags, thinker)
+
+
+@dataclass(frozen=True)
 class Conversation:
-    """The messages with the tools that may be called now, as templates read them. `form` and `tags` are the words for
-    members whose templates have none of their own; None: nobody has any."""
+    """The messages with the tools that may be called now, as templates read them. `dialect` has the words for members
+    whose templates have none of their own."""
 
     turns: tuple[Turn, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
-    form: ToolFormat | None = None
-    tags: ThinkTags | None = None
+    dialect: Dialect = field(default_factory=Dialect)
 
     def read_by(
         self, template: ChatTemplate | None, *, in_words: bool = True
@@ -84,10 +107,10 @@ class Conversation:
         shown = dict(turn)
         if "reasoning_content" not in turn or (template is not None and template.knows("reasoning_content")):
             return shown
-        if self.tags is None:
+        if self.dialect.tags is None:
             field = f"messages.{place}.reasoning_content"
             raise invalid(f"{field}: no member of this composition writes thoughts; leave it out.", field)
-        shown["content"] = self.tags.around(shown.pop("reasoning_content"), turn["content"])
+        shown["content"] = self.dialect.tags.around(shown.pop("reasoning_content"), turn["content"])
         return shown
 
     def _in_words(self, turns: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -119,9 +142,9 @@ class Conversation:
         return ON_TOOLS.format(tools=tools, call=call)
 
     def _words(self, field: str) -> ToolFormat:
-        if self.form is None:
+        if self.dialect.calls is None:
             raise no_tools(field)
-        return self.form
+        return self.dialect.calls
 
 
 def no_tools(field: str) -> ApiError:

@@ -4,9 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from motet.composers.plan import Prompt, Stream
+from motet.operator.loaded import LoadedModel
 from motet.server.dialogue.conversation import Turn
+from motet.server.encodings import Encodings
+from motet.server.http.errors import ApiError
+from motet.server.query import RequestPrompt
+from motet.server.role_prompts import is_said, own_prompt
 
 DIGITS = 4  # of log-probs that are compared: what lies behind them changes with the batch
 ROUNDING = 1e-9  # 0.29 · 100 is 28.999999999999996
@@ -57,3 +63,52 @@ def with_epilogue(said: str, keys: str) -> str:
 def preface(keys: str) -> str:
     """What stands before a text whose key tokens these are."""
     return f"Pondering: {keys}\n\nContext:"
+
+
+def with_keys(prompt: RequestPrompt, keys: str) -> RequestPrompt:
+    """A prompt that is read as messages, with its key tokens at the end of the last user message."""
+    if prompt.text is not None:
+        return replace(prompt, text=with_epilogue(prompt.text, keys))
+    turns = list(prompt.messages or ())
+    place = last_question(turns)
+    if place is not None:
+        turns[place] = {**turns[place], "content": with_epilogue(turns[place]["content"], keys)}
+    return replace(prompt, messages=tuple(turns))
+
+
+def behind_keys(ids: Sequence[int], keys: str, member: LoadedModel, encodings: Encodings) -> list[int]:
+    """A text behind its key tokens, which stand behind what its tokenizer begins every text with."""
+    begin = encodings.ids("", member, special=True)
+    begin = begin if list(ids[: len(begin)]) == begin else []
+    return [*begin, *encodings.ids(preface(keys), member), *ids[len(begin) :]]
+
+
+def to_ponder(
+    stream: Stream, share: float, ids: tuple[int, ...], prompt: RequestPrompt, member: LoadedModel, encodings: Encodings
+) -> Highlights:
+    """What has to be scored of a stream's prompt, of which it reads `ids`: the last user message, or a text as it is.
+
+    Raises:
+        ApiError: 400, messages among which there is no user's, that are cut, or of which the user's is continued.
+    """
+    own = stream.prompt or Prompt()
+    asked = own_prompt(own) if own.is_own else prompt
+    if not is_said(asked, own):
+        return Highlights(stream.model, share, ids, own.is_own)
+    cut = own.last_tokens or (prompt.truncate if not own.is_own else None)
+    turns = asked.messages if asked.messages is not None else ({"role": "user", "content": asked.text},)
+    place = last_question(turns)
+    if place is None:
+        raise _not_pondered(stream, "and there is none", asked.param)
+    if cut is not None:
+        raise _not_pondered(stream, "and a chat that is cut may not hold it: leave the cut out", asked.param)
+    if asked.continue_final_message and place == len(turns) - 1:
+        raise _not_pondered(stream, "which 'continue_final_message' continues", "continue_final_message")
+    message = str(turns[place]["content"])
+    encodings.check_length(message, member, asked.param)
+    return Highlights(stream.model, share, tuple(encodings.ids(message, member, special=True)), own.is_own)
+
+
+def _not_pondered(stream: Stream, why: str, param: str) -> ApiError:
+    message = f"Role {stream.role!r} reads key tokens at the end of the last user message, {why}."
+    return ApiError(400, message, param=param, public=f"The last user message is needed as it is, {why}.")

@@ -103,12 +103,12 @@ def delta(part: Part) -> dict[str, Any]:
             return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
-def message(parts: Sequence[Part], *, thinks: bool) -> dict[str, Any]:
-    """A whole message; `content` is null where the answer is calls alone. `thinks`: it may have a thought."""
+def said_of(parts: Sequence[Part], *, thinks: bool) -> dict[str, Any]:
+    """What a whole message says; `content` is null where the answer is calls alone. `thinks`: it may have a thought."""
     text = "".join(part.text for part in parts if isinstance(part, Said))
     thought = "".join(part.text for part in parts if isinstance(part, Thought))
     calls = [_call(begin, parts) for begin in parts if isinstance(begin, CallBegin)]
-    said = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    said: dict[str, Any] = {"content": text if text or not calls else None}
     said |= {"reasoning_content": thought or None} if thinks else {}
     return said | ({"tool_calls": calls} if calls else {})
 

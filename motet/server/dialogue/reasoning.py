@@ -9,7 +9,7 @@ from typing import Any, Literal
 from motet.composers.plan import Plan
 from motet.engines.base import ThoughtPhase
 from motet.operator.loaded import LoadedModel
-from motet.server.dialogue.dialect import Dialect
+from motet.server.dialogue.conversation import Dialect
 from motet.server.http.errors import invalid
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
@@ -35,8 +35,6 @@ class Thinking:
 
     def variables(self, plan: Plan, members: Mapping[str, LoadedModel], given: Mapping[str, Any]) -> dict[str, Any]:
         """The template variables of the effort, where templates know them; what the client has given itself stays."""
-        if self.effort is None:
-            return dict(given)
         known = [name for name in ("reasoning_effort", "enable_thinking") if _is_known(name, plan, members)]
         values: dict[str, Any] = {"reasoning_effort": self.effort, "enable_thinking": self.effort != "none"}
         return {name: values[name] for name in known} | dict(given)
@@ -74,7 +72,7 @@ def phase_of(dialect: Dialect, base: LoadedModel, *, opened: bool | None, budget
 
     Args:
         base: whose tokens spell the answer.
-        opened: see `prompts.opens_thought`.
+        opened: see `answer_form.opens_thought`.
     """
     if dialect.tags is None or opened is False:
         return None

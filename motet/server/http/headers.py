@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from starlette.requests import Request
-from starlette.types import Scope
 
 IGNORED = "x-motet-ignored-fields"  # names of fields that were not read
 MAX_TOKENS = "x-motet-max-tokens"  # what `max_tokens` was cut to
 EXPOSED = ("x-request-id", IGNORED, MAX_TOKENS)  # to scripts of web pages
 
-_STATE = "headers"
+ADDED = "headers"  # in a request's state: what `add_header` has added
 
 
 def add_header(request: Request, name: str, value: str) -> None:
     """The answer of this request will have the header, also where it is a refusal or a stream. `value` is printable
     ASCII; spaces at its ends, with which the connection would break off (RFC 9110, section 5.5), are left out."""
-    request.scope["state"].setdefault(_STATE, {})[name] = value.strip()
-
-
-def added_headers(scope: Scope) -> Mapping[str, str]:
-    return scope["state"].get(_STATE, {})
+    request.scope["state"].setdefault(ADDED, {})[name] = value.strip()

@@ -23,11 +23,11 @@ from motet.operator.access import Access, Grant
 from motet.operator.keys import digest_of
 from motet.operator.settings import ServerConfig
 from motet.operator.visible import NotAllowed
-from motet.server.guard import PROBES, check_endpoint
+from motet.server.guard import ADMIN, PROBES, check_endpoint
 from motet.server.http.audit_log import Audited, AuditLog
 from motet.server.http.connections import CROWDED
 from motet.server.http.errors import ApiError, as_api_error, busy, error_response
-from motet.server.http.headers import EXPOSED, added_headers
+from motet.server.http.headers import ADDED, EXPOSED
 from motet.server.http.logs import REQUEST_ID
 from motet.server.http.rates import Rates
 
@@ -109,7 +109,8 @@ class RequestId:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update({"x-request-id": request_id, **added_headers(scope)})
+                added: dict[str, str] = scope["state"].get(ADDED, {})
+                MutableHeaders(scope=message).update({"x-request-id": request_id, **added})
             await send(message)
 
         try:
@@ -162,17 +163,20 @@ class Auth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_open(scope["path"]):
             access: Access = scope["app"].state.service.access
-            key = _key(Headers(scope=scope)) if access.needs_key else ""
+            state = scope.setdefault("state", {})
+            if not access.needs_key:
+                state["grant"] = access.everybody
+                await self.app(scope, receive, send)
+                return
+            key = _key(Headers(scope=scope))
             given = digest_of(key) if key else b""  # which is no key's
             grant = access.grant(given)
-            refusal = self._refused(given, grant) if access.needs_key else None
+            refusal = self._refused(given, grant)
             if refusal is not None:
                 await error_response(refusal, scope["path"])(scope, receive, send)
                 return
-            state = scope.setdefault("state", {})
             state["grant"] = grant
-            if access.needs_key:
-                state["key"] = given.hex()
+            state["key"] = given.hex()
         await self.app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
@@ -189,14 +193,15 @@ class Auth:
 
 
 class Guard:
-    """Keys under a policy reach the endpoints that it opens."""
+    """Keys under a policy reach the endpoints that it opens, and nobody the administrator's but who may."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         grant: Grant | None = scope["state"].get("grant") if scope["type"] == "http" else None
-        refusal = None if grant is None else _closed_endpoint(scope, grant)
+        is_bounded = grant is not None and (grant.rules is not None or scope["path"].startswith(ADMIN))
+        refusal = _closed_endpoint(scope, grant) if grant is not None and is_bounded else None
         if refusal is not None:
             await error_response(refusal, scope["path"])(scope, receive, send)
             return

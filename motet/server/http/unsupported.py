@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -36,10 +36,10 @@ from motet.server.shapes.requests import (
     ChatCompletionRequest,
     CompareRequest,
     CompletionRequest,
+    Extra,
     Message,
-    ScoreRequest,
-    TokenizeRequest,
 )
+from motet.server.shapes.token_requests import ScoreRequest, TokenizeRequest
 from motet.settings import children, closest, nearest
 
 log = logging.getLogger(__name__)
@@ -51,18 +51,9 @@ COMPOSITIONS = ("composition", "compositions")
 ELSEWHERE = "Another endpoint reads it; /docs says which."
 
 
-class Extra(NamedTuple):
-    """A field that `owner`, an object of the body, does not have."""
-
-    path: str
-    name: str
-    value: Any
-    owner: type[Body]
-
-
-def check_extras(body: Body, request: Request) -> None:
-    """Refuses what would change the answer; the names (never the values) of what is ignored stand in the answer's
-    header and in the log.
+def check_extras(extras: Iterable[Extra], body: Body, request: Request) -> None:
+    """Of fields that are not known, of which there are some: refuses what would change the answer; the names (never
+    the values) of what is ignored stand in the answer's header and in the log.
 
     Raises:
         ApiError: 400 naming the field, and what to write.
@@ -72,34 +63,15 @@ def check_extras(body: Body, request: Request) -> None:
             raise invalid(f"{show(name)} is read from the body alone, not from the query.", name, UNSUPPORTED)
     ignored: dict[str, None] = {}
     own = OF_ENDPOINTS.get(request.url.path, {})
-    for extra in _extras(body, ""):
+    for extra in extras:
         if (reason := _refusal(extra, body, own)) is not None:
             raise invalid(f"{show(extra.path)} is not supported here. {reason}", extra.path, UNSUPPORTED)
         ignored[extra.name] = None
         if len(ignored) > MAX_NAMES:
             raise invalid(f"The body has more than {MAX_NAMES} names that are not known.", extra.path, UNSUPPORTED)
-    if ignored:
-        names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1][:MAX_SHOWN] for name in sorted(ignored))
-        add_header(request, IGNORED, names)
-        log.info("ignored request fields: %s", names)
-
-
-def _extras(body: Body, path: str) -> Iterator[Extra]:
-    """Those of the body and of the objects in it; null asks for nothing."""
-    for name, value in (body.model_extra or {}).items():
-        if value is not None:
-            yield Extra(path + name, name, value, type(body))
-    for name in type(body).model_fields:
-        yield from _inside(getattr(body, name), f"{path}{name}.")
-
-
-def _inside(value: Any, path: str) -> Iterator[Extra]:
-    if isinstance(value, Body):
-        yield from _extras(value, path)
-    elif isinstance(value, list):
-        for i, item in enumerate(cast("list[Any]", value)):
-            if isinstance(item, Body):
-                yield from _extras(item, f"{path}{i}.")
+    names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1][:MAX_SHOWN] for name in sorted(ignored))
+    add_header(request, IGNORED, names)
+    log.info("ignored request fields: %s", names)
 
 
 def _refusal(extra: Extra, body: Body, own: Mapping[str, Foreign]) -> str | None:

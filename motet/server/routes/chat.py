@@ -7,11 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.dialogue.reasoning import Thinking
-from motet.server.dialogue.tools import offered
+from motet.server.dialogue.tools import Offer, offered
 from motet.server.http.errors import invalid
 from motet.server.http.unsupported import check_extras
-from motet.server.prompts import RequestPrompt
-from motet.server.query import Query, display, limit, salt_of
+from motet.server.query import Query, RequestPrompt, display, limit, salt_of
 from motet.server.respond import respond
 from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.answers import STREAMED, ChatCompletion
@@ -24,23 +23,27 @@ MAX_STOPS = 4
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
 async def chat_completions(body: ChatCompletionRequest, request: Request, service: Served) -> Response:
     """An answer to messages, by a model or a composition of models; each member reads its own template."""
-    check_extras(body, request)
+    if extras := list(body.extras()):
+        check_extras(extras, body, request)
     return await respond(request, service, chat_query(body, request))
 
 
 def chat_query(body: ChatCompletionRequest, request: Request) -> Query:
     """Raises ApiError (400): fields that exclude each other."""
+    logprobs, prompt = _logprobs(body), _prompt(body)
     return Query(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
         form="chat",
         fields=body,
         targets=(body,),
-        prompts=(_prompt(body),),
-        display=display(body, logprobs=_logprobs(body), max_stops=MAX_STOPS),
+        prompts=(prompt,),
+        display=display(body, logprobs=logprobs, max_stops=MAX_STOPS),
         max_tokens=limit(body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens),
         score_prompt=body.prompt_logprobs is not None,
-        offer=offered(body.tools, body.tool_choice, body.parallel_tool_calls),
+        offer=offered(body.tools, body.tool_choice, body.parallel_tool_calls)
+        if body.tools or body.tool_choice
+        else Offer(),
         thinking=Thinking(body.reasoning_effort, body.thinking_token_budget),
     )
 

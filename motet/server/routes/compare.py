@@ -8,8 +8,7 @@ from starlette.responses import Response
 
 from motet.server.http.errors import invalid
 from motet.server.http.unsupported import check_extras
-from motet.server.prompts import prompt_of
-from motet.server.query import Query, display, limit, salt_of
+from motet.server.query import Query, display, limit, prompt_of, salt_of
 from motet.server.respond import respond
 from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.answers import STREAMED, Comparison
@@ -22,7 +21,8 @@ router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 async def compare(body: CompareRequest, request: Request, service: Served) -> Response:
     """Every candidate is a model id, or an object with `model`, `composition` and `label`. Streamed, each chunk
     names its `candidate`."""
-    check_extras(body, request)
+    if extras := list(body.extras()):
+        check_extras(extras, body, request)
     _check_target(body)
     candidates = tuple(_candidate(entry, body) for entry in body.candidates)
     query = Query(

@@ -16,13 +16,13 @@ from motet.server.http.unsupported import check_extras
 from motet.server.http.writing import beside_others
 from motet.server.logprobs import finite
 from motet.server.pondering import scored_tokens
-from motet.server.prepare import Job, prepare
-from motet.server.prompts import prompt_of
-from motet.server.query import ScoreQuery, salt_of, tells_members, trace_top
+from motet.server.prepare import Job
+from motet.server.query import ScoreQuery, prompt_of, salt_of, tells_members, trace_top
 from motet.server.respond import CLIENT_LEFT, as_json, describe, reserve, unless_disconnected
+from motet.server.scoring import prepare_scores
 from motet.server.service import AnsweringRoute, Served, Service
 from motet.server.shapes.answers import ANSWERS, Scores
-from motet.server.shapes.requests import ScoreRequest
+from motet.server.shapes.token_requests import ScoreRequest
 from motet.server.token_traces import traces
 
 router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
@@ -32,7 +32,8 @@ router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 async def score(body: ScoreRequest, request: Request, service: Served) -> Response:
     """Log-probabilities of continuations of one prompt. The continuation's tokens are appended to what every
     stream reads, so the streams' prompts may differ."""
-    check_extras(body, request)
+    if extras := list(body.extras()):
+        check_extras(extras, body, request)
     query = ScoreQuery(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),
@@ -43,7 +44,7 @@ async def score(body: ScoreRequest, request: Request, service: Served) -> Respon
         trace_members=tells_members(body.trace),
     )
     with reserve(request, service, query) as place:
-        jobs = await unless_disconnected(request, prepare(service, query))
+        jobs = await unless_disconnected(request, prepare_scores(service, query))
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
         describe(service, query, jobs)

@@ -14,16 +14,17 @@ from starlette.responses import Response
 from motet.composers.plan import Stream
 from motet.operator.loaded import LoadedModel
 from motet.server.answer_size import CODE
-from motet.server.encodings import Encodings
+from motet.server.encodings import Encodings, tokenized
 from motet.server.http.bodies import JsonRoute
 from motet.server.http.errors import invalid
 from motet.server.http.unsupported import check_extras
-from motet.server.prepare import tokenized
-from motet.server.prompts import RequestPrompt, check_tokens, context
+from motet.server.prompts import check_tokens, context
+from motet.server.query import RequestPrompt
 from motet.server.respond import as_json, unless_disconnected
 from motet.server.service import Served, Service
 from motet.server.shapes.answers import INVALID, Detokenized, Tokenized
-from motet.server.shapes.requests import MAX_TOKEN_IDS, DetokenizeRequest, Message, TokenizeRequest
+from motet.server.shapes.requests import MAX_TOKEN_IDS, Message
+from motet.server.shapes.token_requests import DetokenizeRequest, TokenizeRequest
 
 router = APIRouter(tags=["tokens"], route_class=JsonRoute)
 ASIDE = CapacityLimiter(1)  # threads
@@ -36,7 +37,8 @@ ModelName = Annotated[
 @router.post("/tokenize", response_model=Tokenized, responses=INVALID)
 async def tokenize(body: TokenizeRequest, request: Request, service: Served) -> Response:
     """Token ids of a text or of rendered messages, as the named model (a composition: its base) reads them."""
-    check_extras(body, request)
+    if extras := list(body.extras()):
+        check_extras(extras, body, request)
     member = service.registry.member(body.model)
     return await _answered(lambda encodings: _told(body, member, encodings), request, service)
 
@@ -77,7 +79,8 @@ def _messages(messages: list[Message], body: TokenizeRequest) -> RequestPrompt:
 @router.post("/detokenize", response_model=Detokenized, responses=INVALID)
 async def detokenize(body: DetokenizeRequest, request: Request, service: Served) -> Response:
     """The text of token ids, special tokens included; of at most 8,388,608 characters."""
-    check_extras(body, request)
+    if extras := list(body.extras()):
+        check_extras(extras, body, request)
     member = service.registry.member(body.model)
     return await _answered(lambda _: {"prompt": _text(body.tokens, member)}, request, service)
 

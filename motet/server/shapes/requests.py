@@ -5,7 +5,8 @@ Every list and every number has a bound, which the OpenAPI description shows; a 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -58,6 +59,29 @@ class Body(BaseModel):
         regex_engine="rust-regex",
         use_attribute_docstrings=True,
     )
+
+    def extras(self, path: str = "") -> Iterator[Extra]:
+        """Fields that are not known, of the body and of the objects in it; null asks for nothing."""
+        for name, value in (self.model_extra or {}).items():
+            if value is not None:
+                yield Extra(path + name, name, value, type(self))
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Body):
+                yield from value.extras(f"{path}{name}.")
+            elif isinstance(value, list):
+                for i, item in enumerate(cast("list[Any]", value)):
+                    if isinstance(item, Body):
+                        yield from item.extras(f"{path}{name}.{i}.")
+
+
+class Extra(NamedTuple):
+    """A field that `owner`, an object of the body, does not have."""
+
+    path: str
+    name: str
+    value: Any
+    owner: type[Body]
 
 
 class StreamOptions(Body):
@@ -231,10 +255,6 @@ class SamplingFields(Target, StructuredFields):
     speculation: Literal["auto", "off"] | SpeculationOptions | None = None
     """Guess tokens ahead and verify them together: faster, the same answers. Default: as the operator has set."""
 
-    @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
-
 
 class ChatFields(Body):
     messages: Messages
@@ -283,48 +303,6 @@ class CompletionRequest(SamplingFields):
     """Report log-probs under the composition, with this many alternatives per token."""
     add_special_tokens: bool | None = None
     """Let the tokenizer add special tokens to a text. Default true."""
-
-
-class TokenizeRequest(Body):
-    """Text or messages; `model` may be missing where all models have one vocabulary."""
-
-    model: Name | None = None
-    """Whose tokenizer; a composition has its base's."""
-    prompt: Annotated[str, Field(max_length=MAX_TOKENIZED)] | None = None
-    """The text; excludes `messages`."""
-    messages: Messages | None = None
-    """The conversation, rendered with the chat template; excludes `prompt`."""
-    add_special_tokens: bool | None = None
-    """Let the tokenizer add special tokens. Default: true for a text, false for messages."""
-    add_generation_prompt: bool | None = None
-    """Let the template open the answer. Default true."""
-    continue_final_message: bool | None = None
-    """Leave the last message open."""
-    return_token_strs: bool | None = None
-    """Also return the tokens as the vocabulary spells them."""
-
-
-class DetokenizeRequest(Body):
-    model: Name | None = None
-    """Whose tokenizer; may be missing where all models have one vocabulary."""
-    tokens: PromptIds
-    """Token ids."""
-
-
-class ScoreRequest(Target):
-    """Log-probabilities of continuations of one prompt under a composition."""
-
-    prompt: Prompt | None = None
-    """The text or token ids before the continuations; excludes `messages`."""
-    messages: Messages | None = None
-    """The conversation before the continuations; excludes `prompt`."""
-    continuations: Annotated[list[Text | TokenIds], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)]
-    """Texts or arrays of token ids, each scored behind the prompt; all scores and traces together hold at most 262,144
-    log-probs. Behind `messages` a text is an answer, and gets the space that the chat template writes before one."""
-    cache_salt: CacheSalt | None = None
-    """Only requests with the same salt, and the same API key, share what was computed of their prompts."""
-    trace: bool | TraceOptions | None = None
-    """Report what each member did to each token, under `data[].motet.trace`."""
 
 
 class ModelRequest(Body):
