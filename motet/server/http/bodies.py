@@ -20,6 +20,7 @@ from motet.operator.policies import Allow
 from motet.operator.visible import NotAllowed
 from motet.server.guard import check_fields
 from motet.server.http.errors import ApiError, as_api_error, invalid
+from motet.server.http.unsupported import check_query
 from motet.settings import children
 
 MAX_VALUES = 1 << 20  # token ids above all: eight prompts of 131,072 ids
@@ -40,8 +41,10 @@ class JsonRequest(Request):
     """Reads its JSON within bounds."""
 
     async def json(self) -> Any:
-        """Raises ApiError: 400, too many values, nested too deeply, no JSON; 403, the policy of the request's key
-        closes a field."""
+        """Raises ApiError: 400, too many values, nested too deeply, no JSON, a field in the query; 403, the policy of
+        the request's key closes a field."""
+        if self.query_params:
+            check_query(self.query_params)
         body = parse(await self.body())
         state: dict[str, Any] = self.scope["state"]
         state["sent"] = body

@@ -51,6 +51,13 @@ COMPOSITIONS = ("composition", "compositions")
 ELSEWHERE = "Another endpoint reads it; /docs says which."
 
 
+def check_query(names: Iterable[str]) -> None:
+    """Raises ApiError (400): fields of a body in the query string, where they would be ignored."""
+    for name in names:
+        if name in COMPOSITIONS or any(name in body.model_fields for body in ENDPOINT_BODIES):
+            raise invalid(f"{show(name)} is read from the body alone, not from the query.", name, UNSUPPORTED)
+
+
 def check_extras(extras: Iterable[Extra], body: Body, request: Request) -> None:
     """Of fields that are not known, of which there are some: refuses what would change the answer; the names (never
     the values) of what is ignored stand in the answer's header and in the log.
@@ -58,9 +65,6 @@ def check_extras(extras: Iterable[Extra], body: Body, request: Request) -> None:
     Raises:
         ApiError: 400 naming the field, and what to write.
     """
-    for name in request.query_params:
-        if name in COMPOSITIONS or name in type(body).model_fields:
-            raise invalid(f"{show(name)} is read from the body alone, not from the query.", name, UNSUPPORTED)
     ignored: dict[str, None] = {}
     own = OF_ENDPOINTS.get(request.url.path, {})
     for extra in extras:
