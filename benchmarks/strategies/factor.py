@@ -41,12 +41,12 @@ def hesitation(model: str, bench: Bench) -> list[Finding]:
         name: [scored(made, text.sentences, prompt=text.beginning) for text in asked] for name, made in subjects.items()
     }
     found = bench.ask_real(model, "/score", bodies)
-    right = {name: [_is_right(answer) for answer in answers] for name, answers in found.items()}
+    right = {name: [is_right(answer) for answer in answers] for name, answers in found.items()}
     measure = "true sentence the likeliest of four"
     return [compared("texts go on with what is true", measure, "the model alone", right["ours"], right["plain"])]
 
 
-def _is_right(answer: Json) -> float:
+def is_right(answer: Json) -> float:
     """Token by token, so that every one behind the mask counts (-9999 each, as -1000 in the authors' code), and a
     sentence with one of them is no tie with those that have many."""
     true, *others = (sum(entry["token_logprobs"]) for entry in answer["data"])
