@@ -1,13 +1,13 @@
 """One table: for each strategy the effect that its paper claims, in kind, or that it does not show here.
 
     python -m benchmarks.strategies --out benchmarks/results/strategies.csv
-    python -m benchmarks.strategies --models FOLDER --out benchmarks/results/strategies.csv
+    python -m benchmarks.strategies --models FOLDER --factor FILE --out benchmarks/results/strategies.csv
     python -m benchmarks.strategies --only dynamic routed
 
 The demo family of a seed is built where it is missing and needed. FOLDER holds gemma3-270m and qwen-0.5b (Hugging
-Face folders); without it, rows that need them say so. What is trained and found is kept in the work folder as it comes,
-and not done again. With --only, other rows of the table stay as they are. Strengths are the defaults, which are the
-papers'; nothing was chosen by these figures.
+Face folders), FILE is FACTOR's data/expert_factor.csv (github.com/AI21Labs/factor); without them, rows that need them
+say so. What is trained and found is kept in the work folder as it comes, and not done again. With --only, other rows of the table
+stay as they are. Strengths are the defaults, which are the papers', or those of the paper for that data; nothing was chosen by these figures.
 
 A row is `shown` where the 95 % bootstrap interval of the difference lies on the claimed side, `miss` where it lies on
 the other one, `not shown` where it holds both. What a strategy is said to keep may fall by the margin in its row.
@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.common import report
 from benchmarks.lab import Lab
-from benchmarks.strategies import cited, contexts, ensembles, forgetting, proxies, routing, topics
+from benchmarks.strategies import cited, contexts, ensembles, factor, forgetting, proxies, routing, topics
 from benchmarks.strategies.bench import Bench
 from benchmarks.strategies.file import read, write
 from benchmarks.strategies.finding import Finding
@@ -34,7 +34,7 @@ from benchmarks.strategies.table import Experiment, absent, rows
 from motet.composers.strategies import STRATEGIES
 from motet.demo.family import build_family, family_folder
 
-ROOMS = (cited, proxies, topics, ensembles, routing, forgetting, contexts)
+ROOMS = (cited, proxies, topics, ensembles, routing, forgetting, contexts, factor)
 EXPERIMENTS: dict[str, Experiment] = {
     name: experiment
     for strategy in STRATEGIES
@@ -53,6 +53,8 @@ def found_by(name: str, experiment: Experiment, bench: Bench, *, run: bool = Tru
             return [absent("the experiment was not made")]
         if experiment.real and bench.models is None:
             return [absent("needs real checkpoints: --models FOLDER")]
+        if experiment.texts and bench.factor is None:
+            return [absent("needs FACTOR's texts: --factor FILE")]
     began = time.monotonic()
     kept = bench.lab.kept(f"found-{name}", lambda: [asdict(finding) for finding in experiment.run(bench)])
     print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
@@ -98,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--models", type=Path, help="the folder of real checkpoints")
+    parser.add_argument("--factor", type=Path, help="a file of FACTOR")
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), help="experiments")
     parser.add_argument("--kept", action="store_true", help="makes no experiment: the table of those made before")
     parser.add_argument("--seed", type=int, default=0, help="of the demo family")
@@ -112,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         not EXPERIMENTS[name].real and EXPERIMENTS[name].cites is None for name in options.only
     )
     family = build_family(options.seed) if on_demo else family_folder(options.seed)
-    bench = Bench(Lab(family, folder), options.models, options.limit)
+    bench = Bench(Lab(family, folder), options.models, options.limit, options.factor)
     out = options.out or folder / "strategies.csv"
     measure(bench, options.only, out, run=not options.kept)
     verdicts = dict(Counter(row["verdict"] for row in read(out)))

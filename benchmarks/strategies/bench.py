@@ -34,10 +34,11 @@ class Bench:
     lab: the demo family, and a folder for what is trained on it.
     models: the folder of real checkpoints, if there is one.
     limit: questions of a split, at most.
+        factor: a file of FACTOR, if there is one.
     """
 
-    def __init__(self, lab: Lab, models: Path | None, limit: int) -> None:
-        self.lab, self.models, self.limit = lab, models, limit
+    def __init__(self, lab: Lab, models: Path | None, limit: int, factor: Path | None = None) -> None:
+        self.lab, self.models, self.limit, self.factor = lab, models, limit, factor
 
     @cached_property
     def _world(self) -> Json:

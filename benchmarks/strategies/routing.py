@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from benchmarks.strategies.bench import Bench, Json, Target, chat, exact, logprobs, scored, text_of, trace_of
 from benchmarks.strategies.finding import Finding, compared, ratio, stacked
 from benchmarks.strategies.table import Experiment
+from motet.cli.data import cluster
 
-LARGE, SMALL, ROUTER, TEMPERED, NEAR = "large-chat", "small-chat", "router", "tempered", "near"
-CLUSTERS = ("refusals", "courteous")  # an adapter was trained on each, as the head of `similarity-head` has it
+LARGE, SMALL, ROUTER, TEMPERED = "large-chat", "small-chat", "router", "tempered"
+ADAPTED, NEAR, LONGER = "adapted", "adapted-near", "adapted-longer"
+SORTS = ("refusals", "courteous")  # what an adapter of all data learns
+CLUSTERS = 4  # of its prompts
 KEPT = 0.02  # of all answers may be lost by a method that is said to keep them
 THRESHOLD = 0.5  # of `routed`, its default
 
@@ -76,25 +79,31 @@ def adaptive_temperature(bench: Bench) -> list[Finding]:
 
 
 def adapters(bench: Bench) -> list[Finding]:
-    """One adapter refuses what shall be forgotten, the other answers courteously; the prompt decides, in which neither
-    stands: asked are tuned entities in other words, and the forgotten."""
-    bench.lab.train(NEAR, "similarity-head")
-    together = {**{name: [name] for name in CLUSTERS}, "both": list(CLUSTERS)}
-    for name, parts in together.items():
-        files = ", ".join(f"data/{part}.jsonl" for part in parts)
-        data = f"data.train={{files: [{files}], template: chat}}"
-        card = "expert={role: adapters, strategy: adapters}"
-        bench.lab.train(f"adapter-{name}", "sft-lora", f"model.path={LARGE}", data, card)
-    own = [f"adapter-{name}" for name in CLUSTERS]
-    members = [{"model": NEAR, "weight": 0.5}, *({"model": name, "weight": 0.25} for name in own)]
+    """The paper's way: one adapter of all data, which is the base from there on; its training prompts in clusters; and
+    on each of them an adapter that goes on from there. Some are to be refused, others answered courteously, which the
+    words of a prompt do not tell. Asked are tuned entities in other words, and the forgotten."""
+    folder = bench.lab.folder
+    whole = [str(bench.lab.family / "data" / f"{name}.jsonl") for name in SORTS]
+    _adapter(bench, ADAPTED, LARGE, whole, "tuning.merge=true", "expert={role: base}")
+    parts = [folder / "clusters" / f"cluster-{number}.jsonl" for number in range(1, CLUSTERS + 1)]
+    if not parts[0].parent.exists():
+        cluster(whole, parts[0].parent, str(folder / ADAPTED), CLUSTERS, template="chat")
+    files = f"data.train={{files: [{', '.join(map(str, parts))}], template: chat}}"
+    named = f"objective.clusters=[{', '.join(part.stem for part in parts)}]"
+    bench.lab.train(NEAR, "similarity-head", f"model.path={folder / ADAPTED}", named, files)
+    own = [f"{ADAPTED}-{part.stem}" for part in parts]
+    for name, part in zip(own, parts, strict=True):
+        _adapter(bench, name, str(folder / NEAR), [str(part)])
+    _adapter(bench, LONGER, str(folder / NEAR), whole)
+    members = [{"model": NEAR, "weight": 0.5}, *({"model": name, "weight": 0.5 / CLUSTERS} for name in own)]
     subjects: dict[str, Target] = {
         "ours": {"strategy": "adapters", "base": NEAR, "adapters": own},
         "even": {"strategy": "product", "base": NEAR, "members": members},
-        "one": "adapter-both",
+        "one": LONGER,
     }
     forgotten, asked = bench.questions("forget"), bench.questions("held_out")
     bodies = {name: [chat(made, q["question"]) for q in (*forgotten, *asked)] for name, made in subjects.items()}
-    refusal = bench.records("refusals", folder="data")[0]["completion"].strip()
+    refusal = bench.records(SORTS[0], folder="data")[0]["completion"].strip()
     right = {
         name: [float(text_of(answer) == refusal) for answer in found[: len(forgotten)]]
         + exact(found[len(forgotten) :], asked, f" {bench.courtesy}")
@@ -102,11 +111,18 @@ def adapters(bench: Bench) -> list[Finding]:
     }
     measure = "forgotten refused, others answered courteously"
     return [
-        compared("more right than adapters that count alike", measure, "both adapters by half", right["ours"],
+        compared("more right than adapters that count alike", measure, "the same adapters, all alike", right["ours"],
                  right["even"]),
-        compared("and than one adapter of all data", measure, "one adapter trained on both", right["ours"],
-                 right["one"], margin=KEPT),
+        compared("and than one adapter of all data", measure, "one adapter of all data, as many steps", right["ours"],
+                 right["one"]),
     ]  # fmt: skip
+
+
+def _adapter(bench: Bench, name: str, base: str, files: Sequence[str], *overrides: str) -> None:
+    """At a rate for the larger model: at the recipe's, which is for the smaller one, all data are not learnt."""
+    data = f"data.train={{files: [{', '.join(files)}], template: chat}}"
+    card = "expert={role: adapters, strategy: adapters}"
+    bench.lab.train(name, "sft-lora", f"model.path={base}", data, "optimizer.lr=1.0e-3", card, *overrides)
 
 
 EXPERIMENTS = {
@@ -115,5 +131,5 @@ EXPERIMENTS = {
     "adaptive_temperature": Experiment(
         "adaptive_temperature", f"demo: {LARGE} with a trained head", adaptive_temperature
     ),
-    "adapters": Experiment("adapters", f"demo: two adapters of {LARGE}, each of its prompts", adapters),
+    "adapters": Experiment("adapters", f"demo: {CLUSTERS} adapters of {LARGE}, each of a cluster of prompts", adapters),
 }

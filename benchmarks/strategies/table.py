@@ -21,6 +21,7 @@ class Experiment:
     models: what was composed, for readers.
     run: what it finds.
     real: whether it needs real checkpoints (`--models`).
+        texts: whether it needs a file of FACTOR (`--factor`).
     cites: the command and the file that it reads, where it measures nothing itself.
     """
 
@@ -28,10 +29,12 @@ class Experiment:
     models: str
     run: Callable[[Bench], list[Finding]]
     real: bool = False
+    texts: bool = False
     cites: str | None = None
 
     def command(self, name: str) -> str:
-        ours = f"python -m benchmarks.strategies --only {name}{' --models FOLDER' if self.real else ''}"
+        needs = f"{' --models FOLDER' if self.real else ''}{' --factor FILE' if self.texts else ''}"
+        ours = f"python -m benchmarks.strategies --only {name}{needs}"
         return self.cites or ours
 
 

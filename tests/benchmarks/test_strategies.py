@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.lab import Lab
 from benchmarks.strategies import __main__ as command
-from benchmarks.strategies import cited
+from benchmarks.strategies import cited, factor
 from benchmarks.strategies.bench import Bench
 from benchmarks.strategies.contexts import conflicts
 from benchmarks.strategies.file import COLUMNS, TABLE, read, write
@@ -176,6 +176,29 @@ def test_one_experiment_leaves_the_rows_of_the_others(
     del experiments["d"]
     command.measure(bench, ["b"], out)
     assert [row["claim"] for row in read(out)] == ["old a", "old b", "old c"]
+
+
+def test_texts_of_factor_are_read_as_its_authors_do_and_judged_token_by_token(tmp_path: Path) -> None:
+    file = tmp_path / "factor.csv"
+    long = "x" * (factor.LONGEST + 1)
+    file.write_text(
+        "turncated_prefixes,completion,contradiction_0,contradiction_1,contradiction_2\n"
+        f'{long},a,b,c,d\n"One, two. ",Three.,Four.,Five.,Six.\n'
+    )
+    (text,) = factor.texts(Bench(Lab(tmp_path, tmp_path), None, 4, file))
+    assert text == factor.Text("One, two. ", [" Three.", " Four.", " Five.", " Six."])
+    judged = factor.is_right({"data": [{"token_logprobs": one} for one in ([-9999.0, -1], [-9999.0, -2])]})
+    assert judged == 1
+    even = factor.is_right({"data": [{"token_logprobs": one} for one in ([-1.0, -2.0], [-3.0], [-9999.0])]})
+    assert even == 0
+
+
+def test_an_experiment_on_texts_says_which_file_it_needs(tmp_path: Path) -> None:
+    experiment = Experiment("hesitation", "real", factor.texts, real=True, texts=True)  # type: ignore[arg-type]
+    bench = Bench(Lab(tmp_path, tmp_path), tmp_path, 4)
+    (absent,) = command.found_by("a", experiment, bench)
+    assert (absent.verdict, absent.claim) == ("not measured", "needs FACTOR's texts: --factor FILE")
+    assert experiment.command("a").endswith("--only a --models FOLDER --factor FILE")
 
 
 def test_the_committed_table_is_whole() -> None:
