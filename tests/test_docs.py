@@ -115,7 +115,11 @@ def test_the_design_names_files_that_there_are() -> None:
 def test_contributing_names_files_that_there_are() -> None:
     """By their path, or by their name where the folder has just been named; NAME is the newcomer's to choose."""
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    ours = [file.relative_to(ROOT).as_posix() for room in ("motet", "tests") for file in (ROOT / room).rglob("*.py")]
+    ours = [
+        file.relative_to(ROOT).as_posix()
+        for room in ("motet", "tests", "benchmarks")
+        for file in (ROOT / room).rglob("*.py")
+    ]
     for name in re.findall(r"[\w/]+\.py\b", text):
         assert "NAME" in name or any(f"/{file}".endswith(f"/{name}") for file in ours), name
 

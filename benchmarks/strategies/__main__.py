@@ -6,7 +6,8 @@
 
 The demo family of a seed is built where it is missing and needed. FOLDER holds gemma3-270m and qwen-0.5b (Hugging
 Face folders); without it, rows that need them say so. What is trained and found is kept in the work folder as it comes,
-and not done again. Strengths are the defaults, which are the papers'; nothing was chosen by these figures.
+and not done again. With --only, other rows of the table stay as they are. Strengths are the defaults, which are the
+papers'; nothing was chosen by these figures.
 
 A row is `shown` where the 95 % bootstrap interval of the difference lies on the claimed side, `miss` where it lies on
 the other one, `not shown` where it holds both. What a strategy is said to keep may fall by the margin in its row.
@@ -27,7 +28,7 @@ from benchmarks.common import report
 from benchmarks.lab import Lab
 from benchmarks.strategies import cited, contexts, ensembles, forgetting, proxies, routing, topics
 from benchmarks.strategies.bench import Bench
-from benchmarks.strategies.file import write
+from benchmarks.strategies.file import read, write
 from benchmarks.strategies.finding import Finding
 from benchmarks.strategies.table import Experiment, absent, rows
 from motet.composers.strategies import STRATEGIES
@@ -67,18 +68,27 @@ def _show(name: str, findings: Sequence[Finding]) -> None:
 
 
 def measure(bench: Bench, wanted: Sequence[str], out: Path, *, run: bool = True) -> dict[str, list[Finding]]:
-    """Writes the table after every experiment."""
+    """Writes the table after every experiment; rows of experiments that are not wanted stay as they are in the file."""
     found: dict[str, list[Finding]] = {}
+    order = [_of(name) for name in EXPERIMENTS]
+    anew = [_of(name) for name in wanted]
+    before = read(out) if out.is_file() else []
+    kept = [row for row in before if _key(row) in order and _key(row) not in anew]
     for name in wanted:
         found[name] = found_by(name, EXPERIMENTS[name], bench, run=run)
         _show(name, found[name])
-        write(out, rows(found, EXPERIMENTS))
+        write(out, sorted([*kept, *rows(found, EXPERIMENTS)], key=lambda row: order.index(_key(row))))
     return found
 
 
-def summary(found: Mapping[str, Sequence[Finding]]) -> dict[str, int]:
-    """Rows by verdict."""
-    return dict(Counter(finding.verdict for findings in found.values() for finding in findings))
+def _of(name: str) -> tuple[str, str]:
+    """What the rows of an experiment are known by."""
+    return EXPERIMENTS[name].strategy, EXPERIMENTS[name].command(name)
+
+
+def _key(row: Mapping[str, str]) -> tuple[str, str]:
+    """What a row is known by."""
+    return row["strategy"], row["command"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -104,8 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     family = build_family(options.seed) if on_demo else family_folder(options.seed)
     bench = Bench(Lab(family, folder), options.models, options.limit)
     out = options.out or folder / "strategies.csv"
-    found = measure(bench, options.only, out, run=not options.kept)
-    results = {"seed": options.seed, "limit": options.limit, "verdicts": summary(found)}
+    measure(bench, options.only, out, run=not options.kept)
+    verdicts = dict(Counter(row["verdict"] for row in read(out)))
+    results = {"seed": options.seed, "limit": options.limit, "verdicts": verdicts}
     report("strategies", results, out.with_suffix(".json"))
 
 

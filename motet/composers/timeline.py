@@ -21,9 +21,8 @@ from motet.composers.rules import (
 )
 from motet.composers.schedule import AnswerBegin, Moment, Schedule
 
-Reading = (
-    float | tuple[float, ...]
-)  # what a head says of a position: a number, or a share for each stream but the first
+# what a head says of a position: a number, or a share for each stream but the first
+HeadReading = float | tuple[float, ...]
 
 
 class Timeline:
@@ -47,7 +46,7 @@ class Timeline:
         return self._last[1]
 
 
-def adapted(plan: Plan, reading: Reading) -> Plan:
+def adapted(plan: Plan, reading: HeadReading) -> Plan:
     """The plan of one token for which the base's head says `reading`: a sum with weights of its own where the rule is
     adaptive or of adapters, any other plan as it is."""
     rule = plan.rule

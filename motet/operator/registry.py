@@ -96,7 +96,7 @@ class Registry:
             chat=chat,
             depth=_depth(member),
             threshold=None if member is None else member.info.threshold,
-            vocab_size=min((self.infos[own].vocab_size for own in named), default=None),
+            vocab_size=min((self.infos[name].vocab_size for name in named), default=None),
         )
         plan = self._translated(plan)
         self._check_head(composition, plan)

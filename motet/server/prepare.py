@@ -153,7 +153,7 @@ async def built(service: Service, query: Query | ScoreQuery, build: Build) -> li
     tokenizing take a while and have threads of their own, as compiling has; the engine is asked in the event loop."""
     decisions: Decisions = await decided(service, query) if service.registry.gates else {}
     jobs = await tokenized(partial(build, decisions, ()))
-    if any(job.pondered for job in jobs):  # what does not fit without key tokens is refused before any is looked for
+    if any(job.pondered for job in jobs):  # what does not fit as it is gets refused before its second reading is made
         asked = [checked(job, service.engine) for job in jobs]
         highlights = await highlighted(service, query, [job.pondered for job in asked])
         jobs = await tokenized(partial(build, decisions, highlights))
@@ -227,7 +227,7 @@ def _job(
     params = sampling(query, base, max_tokens)
     if service.allow is not None:
         params = permitted(params, prompt_ids, service.allow)
-    is_paced = service.allow is not None and not service.allow.speculation
+    is_paced = service.allow is not None and not service.allow.speculation  # a stream's pace shall tell nothing
     wish = query.fields.speculation
     request = GenerationRequest(
         request_id,

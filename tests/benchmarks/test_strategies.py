@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -105,9 +106,12 @@ def test_contexts_contradict() -> None:
     assert all(case.said != case.known and case.said in case.context for case in cases)
 
 
+HOW = "see the experiment under 'Add a strategy' in CONTRIBUTING.md"
+
+
 def test_every_strategy_has_an_experiment_and_a_source() -> None:
-    assert {experiment.strategy for experiment in command.EXPERIMENTS.values()} == set(STRATEGIES)
-    assert [name for name in STRATEGIES if paper(name) == OWN] == ["budget"]
+    assert {experiment.strategy for experiment in command.EXPERIMENTS.values()} == set(STRATEGIES), HOW
+    assert [name for name in STRATEGIES if paper(name) == OWN] == ["budget"], "cited as `Title (Authors 2024, arXiv:…)`"
     assert paper("proxy_tuning") == "Liu et al. 2024, arXiv:2401.08565"
     assert paper("product") == "Hinton 2002"
     rooms = [name for room in command.ROOMS for name in room.EXPERIMENTS]
@@ -159,9 +163,24 @@ def test_what_was_found_is_written_as_it_comes_and_not_sought_again(
     assert second["command"].endswith("--only b --models FOLDER")
 
 
+def test_one_experiment_leaves_the_rows_of_the_others(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finds(claim: str) -> Callable[[Bench], list[Finding]]:
+        return lambda _: [compared(claim, "measure", "b", [1.0] * 4, [0.0] * 4)]
+
+    experiments = {name: Experiment("mixture", "demo", finds(f"old {name}")) for name in "abcd"}
+    monkeypatch.setattr(command, "EXPERIMENTS", experiments)
+    out = tmp_path / "table.csv"
+    command.measure(bench, ["a", "c", "d"], out)
+    del experiments["d"]
+    command.measure(bench, ["b"], out)
+    assert [row["claim"] for row in read(out)] == ["old a", "old b", "old c"]
+
+
 def test_the_committed_table_is_whole() -> None:
     rows = read(TABLE)
-    assert {row["strategy"] for row in rows} == set(STRATEGIES)
+    assert {row["strategy"] for row in rows} == set(STRATEGIES), HOW
     assert {row["verdict"] for row in rows} <= set(get_args(Verdict))
     for row in rows:
         assert tuple(row) == COLUMNS

@@ -32,6 +32,7 @@ def test_it_is_the_documentation_in_pieces(name: str) -> None:
     told = TOLD[name]
     assert page.startswith(f"{told['formula']} {told['description']}".strip())
     for field in [*told["roles"], *told["parameters"], *told["groups"]]:
+        assert field["description"], f"no text stands under the field {field['name']!r}"
         assert re.search(rf"\| `{field['name']}` \|[^|]*(\|[^|]*)+\| {re.escape(field['description'])} \|", page)
     assert told["summary"].endswith(".")
 

@@ -317,7 +317,7 @@ def example(strategy: str, **models: str) -> dict[str, Any]:
     """
     values = (case.value(0.5, 0.5) for case in CASES)
     found = next((value for value in values if value.get("strategy") == strategy), None)
-    assert found is not None, f"{strategy!r} has no Case in {__name__}"
+    assert found is not None, f"{strategy!r} has no Case in {__name__}, or its class has another `strategy`"
     return {field: _renamed(value, models) for field, value in found.items()}
 
 

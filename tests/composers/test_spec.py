@@ -133,7 +133,9 @@ def test_defaults(strategy: str) -> None:
 def test_every_docstring_has_formula(strategy: str) -> None:
     kind = type(parse_composition(written(strategy)))
     assert kind.__doc__ is not None
-    assert kind.__doc__.startswith("`z = ")
+    assert kind.__doc__.startswith("`z = "), (
+        f"the docstring of {kind.__name__} does not begin with its formula, `z = …`"
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from motet.composers.exits import Exit
 from motet.composers.plan import Plan, Stream, single
 from motet.composers.rows import reference_logprobs
 from motet.composers.rules import AdaptersRule, DiscriminatorRule, RoutedRule
-from motet.composers.timeline import Reading, Timeline, adapted
+from motet.composers.timeline import HeadReading, Timeline, adapted
 from motet.engines.torch import EngineSettings, Member, TorchEngine, choice, load_member
 from motet.models.heads import GateHead, LinearHead, ReadingHead, RouterHead, ScaleHead, Seen, SimilarityHead
 from motet.models.info import HeadKind
@@ -158,7 +158,7 @@ class PlainLoop:
         return torch.tensor([[*sums, float(judged + len(shared))]], dtype=torch.float64)
 
     @torch.no_grad()
-    def reading(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> Reading:
+    def reading(self, plan: Plan, contexts: tuple[tuple[int, ...], ...], shared: list[int]) -> HeadReading:
         """What the base's head says of the last hidden state that transformers tells, or of the prompt's."""
         base = plan.streams[0].model
         ids = torch.tensor([[*contexts[0], *(() if isinstance(plan.rule, AdaptersRule) else shared)]])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -501,6 +503,22 @@ def test_what_is_supported(members: Mapping[str, Member]) -> None:
     assert engine.supports(PROXY) is None
     assert engine.supports(single("absent")) == "model 'absent' is not loaded"
     asyncio.run(engine.close())
+
+
+async def test_a_closed_engine_holds_no_weights(paths: Mapping[str, Path]) -> None:
+    """Others may still hold the engine itself: web frameworks keep what they have called in caches of their own."""
+    member = load_member("llama", str(paths["llama"]), dtype=torch.float32)
+    engine, weights = TorchEngine({"llama": member}), weakref.ref(member.model)
+    asked = request(single("llama"), max_tokens=2)
+    await tokens(engine, asked)
+    del member
+    gc.collect()
+    assert weights() is not None
+    await engine.close()
+    gc.collect()
+    assert weights() is None
+    with pytest.raises(EngineStopped, match="the engine is closed"):
+        engine.generate(asked)
 
 
 def test_rows_beyond_the_shared_width_are_never_produced(paths: Mapping[str, Path]) -> None:

@@ -172,7 +172,7 @@ def test_partner_roles_are_roles() -> None:
     pairs = {name: kind.partners for name, kind in STRATEGIES.items() if kind.partners is not None}
     assert set(pairs) >= {"proxy_tuning", "dynamic", "budget", "eft", "novelty", "unlearn", "generic"}
     for strategy, pair in pairs.items():
-        assert set(pair) <= set(role_names(strategy))
+        assert set(pair) <= set(role_names(strategy)), f"partners of {strategy!r} are no roles of it"
     assert role_names("eft") == ("base", "tuned", "reference")
     assert all("base" in role_names(strategy) for strategy in STRATEGIES)
 
@@ -180,7 +180,8 @@ def test_partner_roles_are_roles() -> None:
 def test_a_strength_is_a_field_and_no_threshold() -> None:
     """`alpha` is the strength of some strategies and the mask's threshold of others."""
     for kind in STRATEGIES.values():
-        assert kind.strength is None or kind.strength in field_names(kind).values()
+        is_field = kind.strength is None or kind.strength in field_names(kind).values()
+        assert is_field, f"strength of {kind.__name__} is no field of it: {kind.strength!r}"
     assert (STRATEGIES["contrastive"].strength, STRATEGIES["novelty"].strength) == ("beta", "lambda")
 
 

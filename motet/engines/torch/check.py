@@ -79,6 +79,7 @@ class SlotRun:
                 self.logits = torch.cat([self._step(*step) for step in _steps(len(self.recording.ids))])
         finally:
             model.set_attn_implementation(ATTENTION_NAME)
+            AttentionInterface.register(WATCHED_NAME, slot_attention)  # the list would keep this run, and its model
             cache.clear()
             self.member.forward_seconds, self.member.num_forwards = 0.0, 0
 

@@ -87,7 +87,7 @@ class EngineCore:
         if lost:
             reason = EngineError("there is no memory for the key / value cache that was configured")
             return self._settled(Step(failures=dict.fromkeys(lost, reason)))
-        work = self.scheduler.plan()
+        work = self.scheduler.schedule()
         if not work:
             return None
         self.num_steps += 1

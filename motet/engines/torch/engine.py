@@ -186,6 +186,8 @@ class TorchEngine:
         return is_drawn(request)
 
     def generate(self, request: GenerationRequest) -> TorchGeneration:
+        if self._closing:  # it may have no models any more
+            raise EngineStopped("the engine is closed")
         generation = TorchGeneration(self, self._core.group(request), asyncio.get_running_loop())
         self._post(lambda: self._start(generation))
         return generation
@@ -212,6 +214,7 @@ class TorchEngine:
         # not joined in another thread: nobody could give up waiting for that one
         while self._thread.is_alive():  # noqa: ASYNC110
             await asyncio.sleep(CLOSE_POLL_SECONDS)
+        self._core = EngineCore({}, self._core.scheduler.settings)  # the weights go, whoever still holds the engine
 
     # What follows runs in the engine's own thread.
 

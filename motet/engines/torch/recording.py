@@ -154,7 +154,10 @@ def _logits(model: PreTrainedModel, batch: Tensor, attend: AttentionFunction) ->
     masks: Any = AttentionMaskInterface()
     masks.register(RECORDER_NAME, masks["eager"])
     model.set_attn_implementation(RECORDER_NAME)
-    logits: Tensor = model(input_ids=batch, use_cache=False).logits
+    try:
+        logits: Tensor = model(input_ids=batch, use_cache=False).logits
+    finally:
+        AttentionInterface.register(RECORDER_NAME, _exact_attention)  # the list would keep what `attend` has recorded
     return logits[0].float()
 
 

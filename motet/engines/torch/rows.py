@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from motet.composers.plan import Plan
 from motet.composers.rules import RoutedRule
-from motet.composers.timeline import Reading, adapted
+from motet.composers.timeline import HeadReading, adapted
 from motet.engines.base import Matcher, SamplingParams
 from motet.engines.decoding import AllowedTokens, Answer
 from motet.engines.torch.choice import Choice
@@ -67,7 +67,7 @@ class ChoiceRow:
     choice: Choice
     position: int
     streams: tuple[int, ...]
-    reading: Reading | None = None
+    reading: HeadReading | None = None
     voice: int | None = None
     layers: tuple[int, ...] = ()
 

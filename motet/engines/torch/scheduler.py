@@ -185,7 +185,7 @@ class Scheduler:
     def _shares_unfinished_prompt(self, choice: Choice) -> bool:
         return choice.index > 0 and any(other.position == 0 for other in self.running if other.group is choice.group)
 
-    def plan(self) -> list[Work]:
+    def schedule(self) -> list[Work]:
         """The next step: every decoding choice by one token, and prompts or scored text by a chunk that makes it hardly
         longer than a step without."""
         self.tempo.observe()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from motet.composers.rows import compose_rows
 from motet.composers.rules import AdaptersRule
-from motet.composers.timeline import Reading
+from motet.composers.timeline import HeadReading
 from motet.engines.base import EngineError, NoTokenPossible
 from motet.engines.decoding import confidence_of, decode_rows, reported, trace_of, voiced_rows
 from motet.engines.outputs import TokenOutput, TokenTrace
@@ -51,7 +51,7 @@ class Step:
     logits: dict[Member, Tensor] = field(default_factory=dict[Member, Tensor])
     first_rows: dict[tuple[Choice, int], int] = field(default_factory=dict[tuple[Choice, int], int])
     early_rows: dict[tuple[Choice, int], int] = field(default_factory=dict[tuple[Choice, int], int])
-    readings: dict[Member, list[Reading]] = field(default_factory=dict[Member, list[Reading]])
+    readings: dict[Member, list[HeadReading]] = field(default_factory=dict[Member, list[HeadReading]])
     outputs: list[tuple[Choice, TokenOutput]] = field(default_factory=list[tuple[Choice, TokenOutput]])
     failures: dict[Choice, EngineError] = field(default_factory=dict[Choice, EngineError])
 
@@ -164,7 +164,7 @@ class Step:
             found.append(replace(row, streams=row.streams + early, layers=layers) if places else row)
         return found
 
-    def _reading(self, choice: Choice, t: int) -> Reading | None:
+    def _reading(self, choice: Choice, t: int) -> HeadReading | None:
         """What the base's head says of the choice's position t of this step, where its plan asks. What is decided
         behind the prompt holds from there on."""
         if not choice.plan.heads:
