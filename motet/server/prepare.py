@@ -138,15 +138,7 @@ async def prepare(service: Service, query: Query) -> list[Job]:
     if service.allow is not None:
         check_shown(query.display, query.n, service.allow)
     jobs = await built(service, query, partial(_jobs, service, query))
-    jobs = [
-        job.with_sides(
-            [
-                await _with_grammar(side, query, service.registry) if _keeps_a_form(side, query) else side
-                for side in job.sides
-            ]
-        )
-        for job in jobs
-    ]
+    jobs = [job.with_sides([await _with_grammar(side, query, service.registry) for side in job.sides]) for job in jobs]
     if service.allow is not None:
         for side in (side for job in jobs for side in job.sides):
             check_drawn(side.request.sampling, query.display, service.allow)
@@ -301,6 +293,8 @@ def _keeps_a_form(job: Job, query: Query) -> bool:
 
 
 async def _with_grammar(job: Job, query: Query, registry: Registry) -> Job:
+    if not _keeps_a_form(job, query):
+        return job
     sampling = job.request.sampling
     grammar = await grammar_of(job.form, job.plan, registry, query, sampling.max_tokens)
     if grammar is not None and query.fields.answer_prefix is not None:

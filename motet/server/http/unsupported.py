@@ -59,8 +59,8 @@ def check_query(names: Iterable[str]) -> None:
 
 
 def check_extras(extras: Iterable[Extra], body: Body, request: Request) -> None:
-    """Of fields that are not known, of which there are some: refuses what would change the answer; the names (never
-    the values) of what is ignored stand in the answer's header and in the log.
+    """Of fields that are not known, and of a URL with a query, one of which there is: refuses what would change the
+    answer; the names (never the values) of what is ignored stand in the answer's header and in the log.
 
     Raises:
         ApiError: 400 naming the field, and what to write.
@@ -73,9 +73,10 @@ def check_extras(extras: Iterable[Extra], body: Body, request: Request) -> None:
         ignored[extra.name] = None
         if len(ignored) > MAX_NAMES:
             raise invalid(f"The body has more than {MAX_NAMES} names that are not known.", extra.path, UNSUPPORTED)
-    names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1][:MAX_SHOWN] for name in sorted(ignored))
-    add_header(request, IGNORED, names)
-    log.info("ignored request fields: %s", names)
+    if ignored:
+        names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1][:MAX_SHOWN] for name in sorted(ignored))
+        add_header(request, IGNORED, names)
+        log.info("ignored request fields: %s", names)
 
 
 def _refusal(extra: Extra, body: Body, own: Mapping[str, Foreign]) -> str | None:
