@@ -6,8 +6,9 @@
 
 The demo family of a seed is built where it is missing and needed. FOLDER holds gemma3-270m and qwen-0.5b (Hugging
 Face folders), FILE is FACTOR's data/expert_factor.csv (github.com/AI21Labs/factor); without them, rows that need them
-say so. What is trained and found is kept in the work folder as it comes, and not done again. With --only, other rows of the table
-stay as they are. Strengths are the defaults, which are the papers', or those of the paper for that data; nothing was chosen by these figures.
+say so. What is trained and found is kept in the work folder as it comes, and not done again. With --only, other rows
+of the table stay as they are. Strengths are the defaults, which are the papers', or those of the paper for that data;
+nothing was chosen by these figures.
 
 A row is `shown` where the 95 % bootstrap interval of the difference lies on the claimed side, `miss` where it lies on
 the other one, `not shown` where it holds both. What a strategy is said to keep may fall by the margin in its row.
