@@ -59,8 +59,8 @@ def check_query(names: Iterable[str]) -> None:
 
 
 def check_extras(extras: Iterable[Extra], body: Body, request: Request) -> None:
-    """Of fields that are not known, and of a URL with a query, one of which there is: refuses what would change the
-    answer; the names (never the values) of what is ignored stand in the answer's header and in the log.
+    """Of fields that are not known, of which there are some: refuses what would change the answer; the names (never
+    the values) of what is ignored stand in the answer's header and in the log.
 
     Raises:
         ApiError: 400 naming the field, and what to write.

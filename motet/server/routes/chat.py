@@ -23,7 +23,7 @@ MAX_STOPS = 4
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
 async def chat_completions(body: ChatCompletionRequest, request: Request, service: Served) -> Response:
     """An answer to messages, by a model or a composition of models; each member reads its own template."""
-    if (extras := list(body.extras())) or request.query_params:
+    if extras := list(body.extras()):
         check_extras(extras, body, request)
     return await respond(request, service, chat_query(body, request))
 

@@ -21,7 +21,7 @@ router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 async def compare(body: CompareRequest, request: Request, service: Served) -> Response:
     """Every candidate is a model id, or an object with `model`, `composition` and `label`. Streamed, each chunk
     names its `candidate`."""
-    if (extras := list(body.extras())) or request.query_params:
+    if extras := list(body.extras()):
         check_extras(extras, body, request)
     _check_target(body)
     candidates = tuple(_candidate(entry, body) for entry in body.candidates)

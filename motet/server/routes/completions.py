@@ -23,7 +23,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 async def completions(body: CompletionRequest, request: Request, service: Served) -> Response:
     """Continuations of texts or token arrays. With `echo` and `logprobs` the prompt itself is scored, under the
     composed distribution. Choice i of prompt j has index j·n + i."""
-    if (extras := list(body.extras())) or request.query_params:
+    if extras := list(body.extras()):
         check_extras(extras, body, request)
     query = Query(
         request_id=request.scope["state"]["request_id"],

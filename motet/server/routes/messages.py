@@ -23,7 +23,7 @@ router = APIRouter(tags=["Anthropic"], route_class=AnsweringRoute)
 @router.post("/v1/messages", response_model=MessageObject, responses=MESSAGE_STREAMED)
 async def messages(body: MessagesRequest, request: Request, service: Served) -> Response:
     """An answer as content blocks: thought, text, uses of tools."""
-    if (extras := list(body.extras())) or request.query_params:
+    if extras := list(body.extras()):
         check_extras(extras, body, request)
     query = replace(chat_query(body.chat(), request), adapter=MessagesAdapter())
     return await respond(request, service, query)
@@ -32,7 +32,7 @@ async def messages(body: MessagesRequest, request: Request, service: Served) -> 
 @router.post("/v1/messages/count_tokens", response_model=CountedTokens, responses=MESSAGE_ERRORS)
 async def count_tokens(body: CountRequest, request: Request, service: Served) -> Response:
     """How many tokens a request's prompt has, as `usage` would count them."""
-    if (extras := list(body.extras())) or request.query_params:
+    if extras := list(body.extras()):
         check_extras(extras, body, request)
     query = chat_query(body.chat(), request)
     with reserve(request, service, query):

@@ -23,7 +23,7 @@ router = APIRouter(tags=["OpenAI"], route_class=AnsweringRoute)
 @router.post("/v1/responses", response_model=ResponseObject, responses=STREAMED)
 async def responses(body: ResponsesRequest, request: Request, service: Served) -> Response:
     """An answer as output items: thought, text, calls of functions. Nothing is stored: `input` holds all turns."""
-    if (extras := list(body.extras())) or request.query_params:
+    if extras := list(body.extras()):
         check_extras(extras, body, request)
     query = replace(chat_query(body.chat(), request), adapter=ResponsesAdapter(body))
     return await respond(request, service, query)

@@ -32,7 +32,7 @@ router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 async def score(body: ScoreRequest, request: Request, service: Served) -> Response:
     """Log-probabilities of continuations of one prompt. The continuation's tokens are appended to what every
     stream reads, so the streams' prompts may differ."""
-    if (extras := list(body.extras())) or request.query_params:
+    if extras := list(body.extras()):
         check_extras(extras, body, request)
     query = ScoreQuery(
         request_id=request.scope["state"]["request_id"],

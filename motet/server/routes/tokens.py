@@ -37,7 +37,7 @@ ModelName = Annotated[
 @router.post("/tokenize", response_model=Tokenized, responses=INVALID)
 async def tokenize(body: TokenizeRequest, request: Request, service: Served) -> Response:
     """Token ids of a text or of rendered messages, as the named model (a composition: its base) reads them."""
-    if (extras := list(body.extras())) or request.query_params:
+    if extras := list(body.extras()):
         check_extras(extras, body, request)
     member = service.registry.member(body.model)
     return await _answered(lambda encodings: _told(body, member, encodings), request, service)
@@ -79,7 +79,7 @@ def _messages(messages: list[Message], body: TokenizeRequest) -> RequestPrompt:
 @router.post("/detokenize", response_model=Detokenized, responses=INVALID)
 async def detokenize(body: DetokenizeRequest, request: Request, service: Served) -> Response:
     """The text of token ids, special tokens included; of at most 8,388,608 characters."""
-    if (extras := list(body.extras())) or request.query_params:
+    if extras := list(body.extras()):
         check_extras(extras, body, request)
     member = service.registry.member(body.model)
     return await _answered(lambda _: {"prompt": _text(body.tokens, member)}, request, service)
