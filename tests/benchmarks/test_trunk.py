@@ -18,6 +18,16 @@ TRUNK = (
     "kernels/decode.py",
 )
 
+# what a plain request asks nothing of
+ASIDE = (
+    "composers/plan.py", "engines/drawn.py", "engines/torch/low_rank.py", "operator/access.py",
+    "server/adapters/adapter.py", "server/answer_size.py", "server/continuations.py", "server/dialogue/answer_form.py",
+    "server/dialogue/highlights.py", "server/dialogue/parts.py", "server/dialogue/reasoning.py",
+    "server/dialogue/tools.py", "server/escalation.py", "server/gating.py", "server/guard.py",
+    "server/http/unsupported.py", "server/pondering.py", "server/role_prompts.py", "server/speculation.py",
+    "server/structured.py", "server/translation.py", "server/trials.py",
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def calls() -> list[tuple[str, str, str]]:
@@ -27,6 +37,11 @@ def calls() -> list[tuple[str, str, str]]:
 def test_a_chat_request_takes_the_trunk_in_order(calls: list[tuple[str, str, str]]) -> None:
     files = figures(calls)["in_order"]
     assert [file for file in files if file in TRUNK] == list(TRUNK)
+
+
+def test_a_plain_request_enters_nothing_that_it_does_not_ask_for(calls: list[tuple[str, str, str]]) -> None:
+    assert all((ROOT / "motet" / file).exists() for file in ASIDE)
+    assert [(file, function) for _, file, function in calls if file in ASIDE] == []
 
 
 def test_a_request_is_checked_once(calls: list[tuple[str, str, str]]) -> None:
