@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -74,16 +76,13 @@ def relu_difference(base: Tensor, reinforced: Tensor, alpha: Tensor) -> Tensor:
 
 def mixture(streams: Sequence[Tensor], weight: Tensor) -> Tensor:
     """`log Σ_k w_k p_k`, weights (n, K) ≥ 0. A stream of weight 0 is not looked at, be it NaN or −inf."""
-    logs = weight.log()
-    parts = [
-        torch.where(logs[:, k, None] == -math.inf, -math.inf, stream + logs[:, k, None])
-        for k, stream in enumerate(streams)
-    ]
-    score = parts[0]
-    for part in parts[1:]:
+    parts = [stream + weight[:, k, None].log() for k, stream in enumerate(streams)]
+    scores: list[Tensor] = []
+    for r, weights in enumerate(cast("list[list[float]]", weight.tolist())):
+        heard = [part[r] for part, own in zip(parts, weights, strict=True) if own]
         # row by row: the last elements of a tensor are computed by other instructions, which round differently
-        score = torch.stack([torch.logaddexp(row, other) for row, other in zip(score, part, strict=True)])
-    return score
+        scores.append(reduce(torch.logaddexp, heard) if heard else torch.full_like(parts[0][r], -math.inf))
+    return torch.stack(scores)
 
 
 def routed_weights(gate: Tensor, threshold: Tensor) -> Tensor:
@@ -147,20 +146,14 @@ def discriminator(
     Kept are the tokens of the highest σ(s) until their mass under softmax of this score reaches `mass` (at least
     one), and all with σ(s) ≥ `posterior`; the rest is −inf.
     """
-    s = discriminator_logit(wanted, unwanted, state)
+    s = ((state[:, 0:1] + wanted) - (state[:, 1:2] + unwanted)) / (state[:, 2:3] + 1)
     score = base + omega[:, None] * torch.nn.functional.logsigmoid(s)
-    score = score.masked_fill((base == -math.inf) | (wanted == -math.inf), -math.inf)
-    whole = torch.where(mass >= 1, math.inf, mass)
-    keep = within_mass(s.masked_fill(score == -math.inf, -math.inf), score.softmax(-1), whole[:, None])
-    keep |= s >= posterior.logit()[:, None]
-    return torch.where(keep | score.isnan(), score, -math.inf)
-
-
-def discriminator_logit(wanted: Tensor, unwanted: Tensor, state: Tensor) -> Tensor:
-    """s (n, V) of `discriminator`; a token that both classes find impossible gets −inf."""
-    length = state[:, 2:3] + 1
-    s = ((state[:, 0:1] + wanted) - (state[:, 1:2] + unwanted)) / length
-    return s.masked_fill(wanted == -math.inf, -math.inf)
+    impossible = _impossible((base, wanted), torch.ones_like(state[:, :2], dtype=torch.bool))
+    if impossible is not None:
+        s, score = (values.masked_fill(impossible, -math.inf) for values in (s, score))
+    whole = torch.where(mass >= 1, math.inf, mass)[:, None]
+    keep = within_mass(s, score.softmax(-1), whole) | (s >= posterior.logit()[:, None]) | score.isnan()
+    return torch.where(keep, score, -math.inf)
 
 
 def dynamic(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, symmetric: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,18 +196,23 @@ def budget(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, epsilon
 
 
 def _shift(streams: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """In float64: the base normalised over the possible tokens, and Δ (0 at the others); and which are impossible,
-    None where none is, as of most models."""
-    impossible = None
-    if not all(bool(stream.amin() > -math.inf) for stream in streams):
-        read = (weight != 0).index_fill_(1, weight.new_zeros(1, dtype=torch.int64), True)
-        impossible = torch.stack([(s == -math.inf) & read[:, k, None] for k, s in enumerate(streams)]).any(0)
-    first, *others = (_times(stream.double(), weight[:, k, None]) for k, stream in enumerate(streams[1:], 1))
-    base, delta = _restricted(streams[0].double(), impossible), sum(others, first)
+    """In float64: the base (of weight 1) normalised over the possible tokens, and Δ (0 at the others); and which are
+    impossible."""
+    parts = [_times(stream.double(), weight[:, k, None]) for k, stream in enumerate(streams[1:], 1)]
+    impossible = _impossible(streams, weight != 0)
+    base, delta = _restricted(streams[0].double(), impossible), reduce(torch.add, parts)
     if impossible is None:
         return base, centred(base, delta), None  # large constants of raw logits are gone then
     delta = centred(base, delta.masked_fill(impossible, 0.0))
     return base, delta.masked_fill(impossible, 0.0), impossible
+
+
+def _impossible(streams: Sequence[Tensor], read: Tensor) -> Tensor | None:
+    """(n, V) what any of the streams that are `read` (n, K) finds impossible; None where that is nothing, as of most
+    models: then nothing need be masked."""
+    less = [k for k, stream in enumerate(streams) if not bool(stream.amin() > -math.inf)]
+    found = [(streams[k] == -math.inf) & read[:, k, None] for k in less]
+    return reduce(torch.logical_or, found) if found else None
 
 
 def _times(values: Tensor, weight: Tensor) -> Tensor:
