@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 EVALUATIONS = 24  # of one divergence, at most: Newton's steps on √KL converge in about four
+CLOSE = 1e-5  # of a strength: a step so short leaves an error of its square
 PASSES = (8, 32, 8, 8)  # strengths that `match_both` looks at in each of its passes
 POINTS = 16  # places between two strengths at which the objective is estimated
 
@@ -66,7 +67,7 @@ def match_divergence(base: Tensor, delta: Tensor, alpha_max: Tensor, target: Ten
         root = moved.forward.sqrt()
         step = 2 * root * (target.sqrt() - root) / moved.forward_slope
         after = (guess + step).minimum(alpha_max)
-        close = step.abs() <= math.sqrt(eps) * guess  # its own error is the square of that
+        close = step.abs() <= CLOSE * guess
         after = torch.where((after > low) & (after < high) | close, after, (low + high) / 2)
         ended = (missing.abs() <= 8 * eps) | (below & (guess >= alpha_max)) | missing.isnan()
         alpha = torch.where(done, alpha, torch.where(ended, guess, after))
