@@ -104,7 +104,7 @@ def tiled_inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
     it."""
     vocab = probs.shape[-1]
     whole = vocab // TILE * TILE
-    tiles = probs[:, :whole].unflatten(-1, (-1, TILE)).sum(-1)
+    tiles = probs[:, :whole].reshape(probs.shape[0], vocab // TILE, TILE).sum(-1)
     masses = torch.cat([tiles, probs[:, whole:].sum(-1, keepdim=True)], -1).cumsum_(-1)
     target = masses[:, -1:] * uniform
     # where no token is possible every sum is no number: then the last token, as good as any
