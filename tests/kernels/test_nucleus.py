@@ -68,7 +68,8 @@ def test_a_row_that_is_not_a_number_keeps_all() -> None:
     assert within_mass(order, order.softmax(-1), 0.5).tolist() == [[True] * 5, [True, True, True, False, False]]
 
 
-def test_the_vocabulary_is_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shape", ["usual", "padding"])
+def test_the_vocabulary_is_not_sorted(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a usual row a bin is, which is why this is worth its lines."""
     seen: list[int] = []
     whole = nucleus._best_of_bin  # pyright: ignore[reportPrivateUsage]
@@ -78,6 +79,6 @@ def test_the_vocabulary_is_not_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
         return whole(rows, *rest)
 
     monkeypatch.setattr(nucleus, "_best_of_bin", counting)
-    logprobs = (3 * torch.randn(1, 150_000, generator=torch.Generator().manual_seed(3))).log_softmax(-1)
+    logprobs = SHAPES[shape](torch.randn(1, 150_000, generator=torch.Generator().manual_seed(3))).log_softmax(-1)
     within_mass(logprobs, logprobs.exp(), 0.9)
     assert seen[0] < 1500
