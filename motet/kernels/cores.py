@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from motet.kernels.layout import TIE, Kind, Measure, RuleRows
+from motet.kernels.nucleus import within_mass
 from motet.kernels.strength import centred, divergences, match_both, match_divergence
 
 STATE_WIDTH = 3  # columns of a rule's state, see `rule_scores`
@@ -73,16 +76,13 @@ def relu_difference(base: Tensor, reinforced: Tensor, alpha: Tensor) -> Tensor:
 
 def mixture(streams: Sequence[Tensor], weight: Tensor) -> Tensor:
     """`log Σ_k w_k p_k`, weights (n, K) ≥ 0. A stream of weight 0 is not looked at, be it NaN or −inf."""
-    logs = weight.log()
-    parts = [
-        torch.where(logs[:, k, None] == -math.inf, -math.inf, stream + logs[:, k, None])
-        for k, stream in enumerate(streams)
-    ]
-    score = parts[0]
-    for part in parts[1:]:
+    parts = [stream + weight[:, k, None].log() for k, stream in enumerate(streams)]
+    scores: list[Tensor] = []
+    for r, weights in enumerate(cast("list[list[float]]", weight.tolist())):
+        heard = [part[r] for part, own in zip(parts, weights, strict=True) if own]
         # row by row: the last elements of a tensor are computed by other instructions, which round differently
-        score = torch.stack([torch.logaddexp(row, other) for row, other in zip(score, part, strict=True)])
-    return score
+        scores.append(reduce(torch.logaddexp, heard) if heard else torch.full_like(parts[0][r], -math.inf))
+    return torch.stack(scores)
 
 
 def routed_weights(gate: Tensor, threshold: Tensor) -> Tensor:
@@ -93,11 +93,15 @@ def routed_weights(gate: Tensor, threshold: Tensor) -> Tensor:
 
 def confidence(logprobs: Tensor, measure: Tensor) -> Tensor:
     """(n,) how sure distributions (n, V) are by their `Measure` (n,): a probability, a lead, or an entropy in nats."""
-    most = logprobs.topk(min(2, logprobs.shape[-1])).values.exp()
-    first, second = most[:, 0], most[:, 1] if most.shape[1] == 2 else torch.zeros_like(most[:, 0])
-    surprise = (logprobs.exp() * logprobs).masked_fill(logprobs == -math.inf, 0.0)
-    by_lead = torch.where(measure == Measure.MARGIN, first - second, first)
-    return torch.where(measure == Measure.ENTROPY, -surprise.sum(-1), by_lead)
+    found = logprobs.amax(-1).exp()
+    if bool((measure == Measure.MARGIN).any()):
+        most = logprobs.topk(min(2, logprobs.shape[-1])).values.exp()
+        second = most[:, 1] if most.shape[1] == 2 else 0.0
+        found = torch.where(measure == Measure.MARGIN, found - second, found)
+    if bool((measure == Measure.ENTROPY).any()):
+        surprise = (logprobs.exp() * logprobs).masked_fill(logprobs == -math.inf, 0.0)
+        found = torch.where(measure == Measure.ENTROPY, -surprise.sum(-1), found)
+    return found
 
 
 def confident(logprobs: Tensor, measure: Tensor, threshold: Tensor) -> Tensor:
@@ -142,22 +146,14 @@ def discriminator(
     Kept are the tokens of the highest σ(s) until their mass under softmax of this score reaches `mass` (at least
     one), and all with σ(s) ≥ `posterior`; the rest is −inf.
     """
-    s = discriminator_logit(wanted, unwanted, state)
+    s = ((state[:, 0:1] + wanted) - (state[:, 1:2] + unwanted)) / (state[:, 2:3] + 1)
     score = base + omega[:, None] * torch.nn.functional.logsigmoid(s)
-    score = score.masked_fill((base == -math.inf) | (wanted == -math.inf), -math.inf)
-    ranked, order = s.masked_fill(score == -math.inf, -math.inf).sort(dim=-1, descending=True, stable=True)
-    probs = score.gather(-1, order).softmax(-1)
-    keep = (probs.cumsum(-1) - probs < mass[:, None]) | (mass[:, None] >= 1) | (ranked >= posterior.logit()[:, None])
-    keep[:, 0] = True
-    keep = torch.zeros_like(keep).scatter_(-1, order, keep)
-    return torch.where(keep | score.isnan(), score, -math.inf)
-
-
-def discriminator_logit(wanted: Tensor, unwanted: Tensor, state: Tensor) -> Tensor:
-    """s (n, V) of `discriminator`; a token that both classes find impossible gets −inf."""
-    length = state[:, 2:3] + 1
-    s = ((state[:, 0:1] + wanted) - (state[:, 1:2] + unwanted)) / length
-    return s.masked_fill(wanted == -math.inf, -math.inf)
+    impossible = _impossible((base, wanted), torch.ones_like(state[:, :2], dtype=torch.bool))
+    if impossible is not None:
+        s, score = (values.masked_fill(impossible, -math.inf) for values in (s, score))
+    whole = torch.where(mass >= 1, math.inf, mass)[:, None]
+    keep = within_mass(s, score.softmax(-1), whole) | (s >= posterior.logit()[:, None]) | score.isnan()
+    return torch.where(keep, score, -math.inf)
 
 
 def dynamic(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, symmetric: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,12 +167,11 @@ def dynamic(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, symmet
     score, alphas = streams[0], list[Tensor]()
     unit = weight.new_tensor([1.0, 1.0, -1.0], dtype=torch.float64).expand(weight.shape[0], 3)
     for k in range(1, len(streams) - 1, 2):
-        base, delta, possible = _shift((streams[0], *streams[k : k + 2]), unit)
-        alpha = _matched(base, delta, _restricted(streams[k + 1].double(), possible), alpha_max.double(), symmetric)
-        counts = weight[:, k, None] != 0
-        scale = (weight[:, k].double() * alpha)[:, None]
-        score = score + torch.where(counts, scale * delta, 0.0).to(score.dtype)
-        score = score.masked_fill(counts & ~possible, -math.inf)
+        base, delta, impossible = _shift((streams[0], *streams[k : k + 2]), unit)
+        alpha = _matched(base, delta, _restricted(streams[k + 1].double(), impossible), alpha_max.double(), symmetric)
+        score = score + _times(delta * alpha[:, None], weight[:, k, None]).to(score.dtype)
+        if impossible is not None:
+            score = score.masked_fill((weight[:, k, None] != 0) & impossible, -math.inf)
         alphas.append(alpha)
     return score, torch.stack(alphas, -1)
 
@@ -200,20 +195,33 @@ def budget(streams: Sequence[Tensor], weight: Tensor, alpha_max: Tensor, epsilon
     return (base + alpha[:, None] * delta).to(streams[0].dtype), alpha[:, None]
 
 
-def _shift(streams: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """In float64: the base normalised over the possible tokens, and Δ (0 at the others); and which are possible."""
-    possible = streams[0] != -math.inf
-    delta = torch.zeros_like(streams[0], dtype=torch.float64)
-    for k, stream in enumerate(streams[1:], 1):
-        w = weight[:, k, None]
-        possible = possible & ((stream != -math.inf) | (w == 0))
-        delta += torch.where(w != 0, w * stream.double(), 0.0)
-    base = _restricted(streams[0].double(), possible)
-    delta = centred(base, torch.where(possible, delta, 0.0))  # large constants of raw logits are gone then
-    return base, torch.where(possible, delta, 0.0), possible
+def _shift(streams: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """In float64: the base (of weight 1) normalised over the possible tokens, and Δ (0 at the others); and which are
+    impossible."""
+    parts = [_times(stream.double(), weight[:, k, None]) for k, stream in enumerate(streams[1:], 1)]
+    impossible = _impossible(streams, weight != 0)
+    base, delta = _restricted(streams[0].double(), impossible), reduce(torch.add, parts)
+    if impossible is None:
+        return base, centred(base, delta), None  # large constants of raw logits are gone then
+    delta = centred(base, delta.masked_fill(impossible, 0.0))
+    return base, delta.masked_fill(impossible, 0.0), impossible
 
 
-def _restricted(logprobs: Tensor, possible: Tensor) -> Tensor:
-    kept = logprobs.masked_fill(~possible, -math.inf)
-    total = kept.logsumexp(-1, keepdim=True)
-    return kept - total.masked_fill(total == -math.inf, 0.0)
+def _impossible(streams: Sequence[Tensor], read: Tensor) -> Tensor | None:
+    """(n, V) what any of the streams that are `read` (n, K) finds impossible; None where that is nothing, as of most
+    models: then nothing need be masked."""
+    less = [k for k, stream in enumerate(streams) if not bool(stream.amin() > -math.inf)]
+    found = [(streams[k] == -math.inf) & read[:, k, None] for k in less]
+    return reduce(torch.logical_or, found) if found else None
+
+
+def _times(values: Tensor, weight: Tensor) -> Tensor:
+    """`weight · values`, and 0 where `weight` (n, 1) is, whatever the values (n, V) are."""
+    product = values * weight
+    return product if bool(weight.all()) else torch.where(weight == 0, 0.0, product)
+
+
+def _restricted(logprobs: Tensor, impossible: Tensor | None) -> Tensor:
+    if impossible is None:
+        return logprobs.log_softmax(-1)
+    return logprobs.masked_fill(impossible, -math.inf).log_softmax(-1).masked_fill(impossible, -math.inf)

@@ -8,19 +8,17 @@ normalised. Equal to `reference.composed`, which also recomputes the rare rows w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from motet.kernels.cores import rule_scores
 from motet.kernels.decode import Decoded, DecodeRows
-from motet.kernels.layout import ComposeRows, Index, Kind, RuleRows, SetRows, SparseEdits, TermRows
+from motet.kernels.layout import ComposeRows, Index, Kind, RuleRows, SetRows, SparseEdits, TermRows, blocks
 from motet.kernels.logits import Logits
 from motet.kernels.reference import Composed, composed, outside_set
 from motet.kernels.sampling import SampleRows, sample
-
-BLOCK = 1 << 18  # elements handled at once: a megabyte of float32 stays in a core's cache
 
 
 class EagerKernels:
@@ -62,7 +60,7 @@ def compose_logits(
         z.index_put_((rules.rows, rules.tokens), rules.values, accumulate=True)
     for mask in plan.masks:
         _mask(z, mask.rows, logits, mask.keep)
-    for block in _blocks(plan.num_rows, logits.vocab):
+    for block in blocks(plan.num_rows, logits.vocab):
         z[block] = z[block].log_softmax(-1)
     if math.isnan(float(z.amax())):
         broken = z.amax(-1).isnan()
@@ -80,12 +78,6 @@ def _rule_streams(logits: Logits, rule: RuleRows) -> list[Tensor]:
     return streams if is_raw else [stream.log_softmax(-1) for stream in streams]
 
 
-def _blocks(rows: int, vocab: int) -> Iterator[slice]:
-    step = max(1, BLOCK // vocab)
-    for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))
-
-
 def _part(index: Index, block: slice) -> Index:
     if isinstance(index, slice):
         return slice(index.start + block.start, index.start + block.stop)
@@ -95,7 +87,7 @@ def _part(index: Index, block: slice) -> Index:
 def _add_term(z: Tensor, logits: Logits, term: TermRows, *, is_first: bool) -> None:
     """Product, then sum: fused they would round by where a row lies in the batch. The first term of all rows is
     written, not added (x and 0 + x are the same)."""
-    for block in _blocks(term.weight.shape[0], logits.vocab):
+    for block in blocks(term.weight.shape[0], logits.vocab):
         scores = logits.scores(_part(term.source, block))
         weight = term.weight[block, None]
         if term.temperature is not None:
@@ -125,7 +117,7 @@ def _outside(logits: Logits, keep: SetRows, block: slice) -> Tensor:
 
 def _mask(z: Tensor, rows: Index, logits: Logits, keep: SetRows) -> None:
     count = rows.stop - rows.start if isinstance(rows, slice) else rows.shape[0]
-    for block in _blocks(count, logits.vocab):
+    for block in blocks(count, logits.vocab):
         part = _part(rows, block)
         outside = _outside(logits, keep, block)
         if isinstance(part, slice):

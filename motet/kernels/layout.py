@@ -6,7 +6,7 @@ Shapes: V is the shared vocabulary, N the stream rows of a step (all streams of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -16,6 +16,7 @@ from torch import Tensor
 
 SetKind = Literal["ratio", "rank_or_ratio", "nucleus"]
 TIE = 1e-4  # nats by which differences of log-probs must differ to be told apart, see `cores.divergence`
+BLOCK = 1 << 18  # elements handled at once: a megabyte of float32 stays in a core's cache
 Index = slice | Tensor  # rows of a matrix: a slice (no copy) where they are consecutive, else (n,) int64
 
 
@@ -145,6 +146,13 @@ class BitMask:
         if self.words.dtype != torch.int32 or tuple(self.words.shape) != wanted:
             found = f"{self.words.dtype} {tuple(self.words.shape)}"
             raise ValueError(f"a mask of {vocab} tokens for {len(self.rows)} rows is int32 {wanted}, got {found}")
+
+
+def blocks(rows: int, vocab: int) -> Iterator[slice]:
+    """Row by row where one fills the cache, else several at once: a call costs as much as a few thousand elements."""
+    step = max(1, BLOCK // vocab)
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
 
 
 def rows_index(rows: Sequence[int], device: torch.device | None = None) -> Index:

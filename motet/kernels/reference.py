@@ -28,6 +28,7 @@ from torch import Tensor
 
 from motet.kernels.cores import rule_scores
 from motet.kernels.layout import BitMask, ComposeRows, Index, SetKind, SparseEdits
+from motet.kernels.nucleus import within_mass
 
 
 class Composed(NamedTuple):
@@ -40,23 +41,13 @@ class Composed(NamedTuple):
 def outside_set(logprobs: Tensor, kind: SetKind, value: float) -> Tensor:
     """Which tokens a distribution finds implausible: (n, V) bool from (n, V) log-probs; see `composers.plan.TokenSet`.
     NaN is never outside: a broken stream must show."""
-    if kind == "nucleus":
-        return _outside_nucleus(logprobs, value)
+    if kind == "nucleus":  # a rounded sum of 1 must not cut the tail of a filter that is off
+        return ~within_mass(logprobs, logprobs.exp(), value if value < 1.0 else math.inf)
     threshold = logprobs.amax(-1, keepdim=True) + math.log(value)
     if kind == "rank_or_ratio":
         m = max(1, math.floor(value * logprobs.shape[-1] + 1e-9))  # 0.29 · 100 is 28.999… in floats
         threshold = torch.minimum(threshold, logprobs.topk(m, -1).values[:, -1:])
     return logprobs < threshold
-
-
-def _outside_nucleus(logprobs: Tensor, mass: float) -> Tensor:
-    if mass >= 1.0:  # a rounded cumulative sum of 1 must not cut the tail of a filter that is off
-        return torch.zeros_like(logprobs, dtype=torch.bool)
-    ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
-    probs = ordered.exp()
-    drop = probs.cumsum(-1) - probs >= mass
-    drop[:, 0] = False
-    return torch.zeros_like(drop).scatter_(-1, order, drop)
 
 
 def compose(

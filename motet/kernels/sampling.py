@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from motet.kernels.layout import blocks
 from motet.kernels.reference import inverse_cdf
 
 FEW = 64  # candidates of a small top-k, and the first look where only the mass tells how many are needed
@@ -89,27 +90,31 @@ def _sample_group(
 
 
 def _sample_open(scores: Tensor, params: SampleRows, rows: Sequence[int], uniform: Sequence[float]) -> Tensor:
-    """Row by row: a row's probabilities stay in the cache between the passes."""
+    """As many rows at once as the cache holds: their probabilities stay there between the passes."""
+    table = torch.tensor([[params.temperature[r], uniform[r]] for r in rows], dtype=scores.dtype, device=scores.device)
     drawn = [
-        tiled_inverse_cdf((row / params.temperature[r]).softmax(-1), uniform[r])
-        for row, r in zip(scores, rows, strict=True)
+        tiled_inverse_cdf((scores[block] / table[block, :1]).softmax(-1), table[block, 1:])
+        for block in blocks(len(rows), scores.shape[-1])
     ]
-    return torch.stack(drawn)
+    return torch.cat(drawn)
 
 
-def tiled_inverse_cdf(probs: Tensor, uniform: float) -> Tensor:
-    """`reference.inverse_cdf` of one row (V,): the tile by its mass first, then the token in it."""
-    vocab = probs.shape[0]
+def tiled_inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
+    """`reference.inverse_cdf` of rows (n, V) with a draw each (n, 1): the tile by its mass first, then the token in
+    it."""
+    vocab = probs.shape[-1]
     whole = vocab // TILE * TILE
-    masses = torch.cat([probs[:whole].view(-1, TILE).sum(-1), probs[whole:].sum(-1, keepdim=True)]).cumsum(-1)
-    target = masses[-1:] * uniform
+    tiles = probs[:, :whole].reshape(probs.shape[0], vocab // TILE, TILE).sum(-1)
+    masses = torch.cat([tiles, probs[:, whole:].sum(-1, keepdim=True)], -1).cumsum_(-1)
+    target = masses[:, -1:] * uniform
     # where no token is possible every sum is no number: then the last token, as good as any
-    tile = min(int(torch.searchsorted(masses, target)), (vocab - 1) // TILE)
-    inside = probs[tile * TILE : (tile + 1) * TILE].cumsum(-1)
-    before = masses[tile - 1] if tile else 0.0
+    tile = torch.searchsorted(masses, target).clamp_max_((vocab - 1) // TILE)
+    places = tile * TILE + torch.arange(min(TILE, vocab), device=probs.device)
+    inside = probs.gather(-1, places.clamp_max(vocab - 1)).masked_fill_(places >= vocab, 0.0).cumsum_(-1)
+    before = torch.nn.functional.pad(masses, (1, 0)).gather(-1, tile)
     # sums of a tile round differently by one pass and by the other: never beyond what is in the tile
-    place = torch.searchsorted(inside, torch.minimum(target - before, inside[-1:]))[0]
-    return tile * TILE + place.clamp_max_(inside.shape[0] - 1)
+    place = torch.searchsorted(inside, torch.minimum(target - before, inside[:, -1:]))
+    return (tile * TILE + place).clamp_max_(vocab - 1)[:, 0]
 
 
 def _sample_filtered(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from motet.composers.plan import Plan
 from motet.composers.rules import RoutedRule
@@ -58,7 +59,7 @@ class Ahead:
         return self.choice.uniform_at(self.num_generated)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChoiceRow:
     """One position of one choice (see `decoding.StepRow`): `streams[k]` is the row of stream k in the step's logits,
     `reading` what the base's head says there, where the plan has a head. Where the token is drawn from one stream, its
@@ -81,7 +82,7 @@ class ChoiceRow:
         ahead = self.num_ahead
         return Ahead(self.choice, self.choice.guesses[:ahead]) if ahead else self.choice
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         if self.voice is not None:
             return self.choice.alone[self.voice]

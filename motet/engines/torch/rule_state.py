@@ -36,18 +36,20 @@ def gathered(logits: Logits, rows: Sequence[ChoiceRow]) -> Tensor | None:
     """
     if not any(_has_state(row) or isinstance(row.choice.plan.rule, RoutedRule) for row in rows):
         return None
-    state = torch.zeros(len(rows), 3, dtype=logits.dtype, device=logits.device)
+    judged = _judgements(logits, [(r, row, token) for r, row in enumerate(rows) if (token := row.assumed) is not None])
+    states: list[Sequence[float]] = []
     sums: dict[Choice, list[float]] = {}
     for r, row in enumerate(rows):
+        before: Sequence[float] = (0.0, 0.0, 0.0)
         if _has_state(row):
             before = sums.get(row.choice, row.choice.rule_state)
-            state[r] = state.new_tensor(before)
-            if (token := row.assumed) is not None:
-                sums[row.choice] = _added(logits, row, token, before)
+            if r in judged:
+                sums[row.choice] = _added(before, judged[r])
         elif isinstance(rule := row.plan.rule, RoutedRule):
             assert isinstance(row.reading, float), "the plan was supported: its base has such a head"
-            state[r, 0] = rule.share(row.reading)
-    return state
+            before = rule.share(row.reading), 0.0, 0.0
+        states.append(before)
+    return torch.tensor(states, dtype=logits.dtype, device=logits.device)
 
 
 def advanced(logits: Logits, rows: Mapping[int, ChoiceRow], tokens: Sequence[int]) -> list[tuple[Choice, list[float]]]:
@@ -56,10 +58,11 @@ def advanced(logits: Logits, rows: Mapping[int, ChoiceRow], tokens: Sequence[int
     Args:
         rows: those whose tokens are taken, by their places among the `tokens` of the step.
     """
+    judged = _judgements(logits, [(index, row, tokens[index]) for index, row in rows.items()])
     sums: dict[Choice, list[float]] = {}
-    for index, row in rows.items():
-        if _has_state(row):
-            sums[row.choice] = _added(logits, row, tokens[index], sums.get(row.choice, row.choice.rule_state))
+    for index, judgement in judged.items():
+        choice = rows[index].choice
+        sums[choice] = _added(sums.get(choice, choice.rule_state), judgement)
     return list(sums.items())
 
 
@@ -78,9 +81,22 @@ def _has_state(row: ChoiceRow) -> bool:
     return isinstance(row.choice.plan.rule, DiscriminatorRule)
 
 
-def _added(logits: Logits, row: ChoiceRow, token: int, sums: Sequence[float]) -> list[float]:
-    temperature = [[stream.temperature] for stream in row.choice.plan.streams[1:3]]
-    scores = logits.scores(rows_index(row.streams[1:3]))
-    logprobs = (scores / scores.new_tensor(temperature)).log_softmax(-1)
-    wanted, unwanted = cast("list[float]", logprobs[:, token].tolist())
+def _judgements(logits: Logits, asked: Sequence[tuple[int, ChoiceRow, int]]) -> dict[int, list[float]]:
+    """Log-probs of the token under the wanted and the unwanted class, by the numbers of the (number, row, token) whose
+    rules have sums."""
+    judging = [entry for entry in asked if _has_state(entry[1])]
+    if not judging:
+        return {}
+    found: list[Tensor] = []
+    for k in (1, 2):
+        scores = logits.scores(rows_index([row.streams[k] for _, row, _ in judging], logits.device))
+        temperature = scores.new_tensor([[row.choice.plan.streams[k].temperature] for _, row, _ in judging])
+        tokens = torch.tensor([[token] for _, _, token in judging], device=scores.device)
+        found.append((scores / temperature).log_softmax(-1).gather(-1, tokens))
+    pairs = cast("list[list[float]]", torch.cat(found, -1).tolist())
+    return {number: pair for (number, _, _), pair in zip(judging, pairs, strict=True)}
+
+
+def _added(sums: Sequence[float], judgement: Sequence[float]) -> list[float]:
+    wanted, unwanted = judgement
     return [sums[0] + wanted, sums[1] + unwanted, sums[2] + 1.0]

@@ -189,9 +189,11 @@ class Scheduler:
         """The next step: every decoding choice by one token, and prompts or scored text by a chunk that makes it hardly
         longer than a step without."""
         self.tempo.observe()
-        # in slot order, so that the rows of a stream are consecutive and need no gather
-        decoding = sorted((choice for choice in self.running if choice.is_decoding), key=_base_slot)
-        reading = [choice for choice in self.running if not choice.is_decoding]
+        decoding: list[Choice] = []
+        reading: list[Choice] = []
+        for choice in self.running:
+            (decoding if choice.is_decoding else reading).append(choice)
+        decoding.sort(key=_base_slot)  # so that the rows of a stream are consecutive and need no gather
         work = [next_work(choice) for choice in decoding]
         parts = [pair for item in work for pair in zip(item.choice.streams, item.counts, strict=True) if pair[1]]
         rows = Counter(stream.member.name for stream, _ in parts)

@@ -110,8 +110,10 @@ class Speculator:
 
     def _wish(self, choice: Choice) -> Speculation:
         wish = choice.group.request.speculation or self._settings.speculation
+        if not wish.tokens or choice.by_member or not choice.is_decoding:
+            return OFF
         narrow = wish.wide_only and any(stream.member.dtype.itemsize < 4 for stream in choice.streams)
-        return OFF if narrow or choice.by_member or not choice.is_decoding else wish
+        return OFF if narrow else wish
 
     def _begun(self, entry: Work, wish: Speculation, outlook: Outlook) -> Drafting | None:
         """A choice that may guess in this step."""
