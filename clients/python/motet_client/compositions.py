@@ -688,8 +688,9 @@ class Adapters(Strategy):
     """`z = share·L_base + (1 − share) Σ_c w_c L_c`, `w = softmax_c((cos(h, μ_c) − m_c) / σ_c)`
 
     Ensembles of Low-Rank Expert Adapters (Li et al. 2025, arXiv:2502.00089). Each adapter was trained on one cluster of
-    prompts, in the paper from an adapter of all data on, with which the backbone is its L_base. h is the feature of the request's prompt, μ_c the mean of the features of cluster c, m_c and σ_c mean and
-    standard deviation of the cosine of that cluster's own prompts with μ_c. All of these are a head of the base's
+    prompts, in the paper from an adapter of all data on, with which the backbone is its L_base. h is the feature of the
+    request's prompt, μ_c the mean of the features of cluster c, m_c and σ_c mean and standard deviation of the cosine
+    of that cluster's own prompts with μ_c. All of these are a head of the base's
     folder, which the objective `similarity_head` makes. The weights are decided once, behind the last token of the
     prompt, and hold for the whole answer; of a scored prompt, every token has those of the prompt up to it. The paper's
     feature is a projected gradient of the instruction, a backward pass for every request; here it is the base's last
