@@ -82,8 +82,13 @@ class ChoiceRow:
         ahead = self.num_ahead
         return Ahead(self.choice, self.choice.guesses[:ahead]) if ahead else self.choice
 
-    @cached_property
+    @property
     def plan(self) -> Plan:
+        return self._plan
+
+    @cached_property
+    def _plan(self) -> Plan:
+        """Asked several times in a step."""
         if self.voice is not None:
             return self.choice.alone[self.voice]
         plan = self.choice.timeline.at(lambda: self.written)
