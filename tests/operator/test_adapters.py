@@ -144,5 +144,5 @@ async def test_added_tokens_are_served(tmp_path: Path) -> None:
     hf.save_pretrained(tmp_path / "tuned")
     (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": {"tuned": {"path": "tuned", "base": "base"}}}))
     engine, _ = load_engine(load(tmp_path / "models.yaml"))
-    await engine.close()
     assert engine.models["tuned"].vocab_size == size + 1
+    await engine.close()
