@@ -14,11 +14,13 @@ from torch import Tensor
 from motet.composers.plan import Plan, single
 from motet.engines.base import GenerationRequest
 from motet.engines.drafts import OFF, Speculation
-from motet.engines.torch import EngineCore, EngineSettings, Member
+from motet.engines.torch import EngineCore, EngineSettings, Member, pace
 from motet.engines.torch.model import ModelWork
+from motet.engines.torch.pace import plain_of
 from motet.engines.torch.prices import Prices
 from motet.engines.torch.records import REMEMBERED, Record, Records
 from motet.engines.torch.repeats import Repeats
+from motet.engines.torch.work import Work
 from tests.engines.test_exactness import plan_of, request_for
 
 
@@ -169,3 +171,22 @@ def test_nobody_pays_for_anothers_guesses(members: Mapping[str, Member], monkeyp
     plans = [leaning(0.95), leaning(0.05), single("qwen")]
     rounds = [[request_for(plans[(i + k) % 3], rng, max_tokens=60) for k in range(1 + i % 4)] for i in range(8)]
     assert max(ratios(members, clock, rounds)) <= 1.05
+
+
+def test_a_batch_is_added_up_once_a_step(members: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each choice that judges its drafts it took longer than the forward of a small model."""
+    steps: list[Sequence[Work]] = []
+
+    def noted(work: Sequence[Work]) -> Any:
+        steps.append(work)
+        return plain_of(work)
+
+    monkeypatch.setattr(pace, "plain_of", noted)
+    rng = random.Random(5)
+    core = EngineCore(members, EngineSettings(speculation=Speculation()))
+    for job in (request_for(leaning(0.5), rng, max_tokens=20) for _ in range(6)):
+        core.add(core.group(job))
+    while core.step():
+        pass
+    assert max(len(work) for work in steps) == 6
+    assert len(steps) <= core.num_steps
