@@ -200,7 +200,8 @@ def _shift(streams: Sequence[Tensor], weight: Tensor) -> tuple[Tensor, Tensor, T
     impossible."""
     parts = [_times(stream.double(), weight[:, k, None]) for k, stream in enumerate(streams[1:], 1)]
     impossible = _impossible(streams, weight != 0)
-    base, delta = _restricted(streams[0].double(), impossible), reduce(torch.add, parts)
+    base = _restricted(streams[0].double(), impossible)
+    delta = reduce(torch.add, parts) if parts else torch.zeros_like(base)  # a base alone, as a weight of 0 leaves it
     if impossible is None:
         return base, centred(base, delta), None  # large constants of raw logits are gone then
     delta = centred(base, delta.masked_fill(impossible, 0.0))
