@@ -57,7 +57,7 @@ def match_divergence(base: Tensor, delta: Tensor, alpha_max: Tensor, target: Ten
     eps = torch.finfo(base.dtype).eps
     variance = (base.exp() * delta.square()).sum(-1)
     guess = torch.where(target > 0, (2 * target / variance).sqrt(), 0.0).minimum(alpha_max)
-    alpha, low, high = guess, torch.full_like(guess, -1.0), torch.full_like(guess, math.inf)
+    alpha, low, high = guess, torch.zeros_like(guess), torch.full_like(guess, math.inf)
     done, missing = torch.zeros_like(guess, dtype=torch.bool), target
     for _ in range(EVALUATIONS):
         moved = divergences(base, delta, guess)
@@ -68,7 +68,7 @@ def match_divergence(base: Tensor, delta: Tensor, alpha_max: Tensor, target: Ten
         step = 2 * root * (target.sqrt() - root) / moved.forward_slope
         after = (guess + step).minimum(alpha_max)
         close = step.abs() <= CLOSE * guess
-        after = torch.where((after > low) & (after < high) | close, after, (low + high) / 2)
+        after = torch.where((after > low) & (after < high) | close, after, ((low + high) / 2).minimum(alpha_max))
         ended = (missing.abs() <= 8 * eps) | (below & (guess >= alpha_max)) | missing.isnan()
         alpha = torch.where(done, alpha, torch.where(ended, guess, after))
         done, guess = done | ended | close, alpha

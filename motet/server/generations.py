@@ -69,7 +69,7 @@ class Generations:
         return sum(map(self.cached_of, range(self._num_first)))
 
     def queued_of(self, job: int) -> float:
-        """Seconds that the job waited for memory, or has waited so far."""
+        """Seconds that the job waited for memory; 0 until its first token is there."""
         generation = self._generations.get(job)
         return 0.0 if generation is None else generation.queued_seconds
 

@@ -1,7 +1,7 @@
 """What a policy lets a request ask for: two lists, and whatever is on neither of them is closed.
 
 `check_fields` reads a body as it came, before anything is built from it: each endpoint and each field has a line in
-`ENDPOINTS` and `FIELDS`. `check_query` and `check_sampling` read what an endpoint has made of it: whatever the endpoint
+`ENDPOINTS` and `FIELDS`. `check_shown` and `check_drawn` read what an endpoint has made of it: whatever the endpoint
 is, and however it calls its fields, what is shown and what is drawn has a line in `SHOWN` and `DRAWN`. The tests hold
 the lists against the schemas, so that a field that somebody adds is closed until somebody decides about it.
 """

@@ -9,6 +9,7 @@ import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -517,8 +518,21 @@ async def test_a_closed_engine_holds_no_weights(paths: Mapping[str, Path]) -> No
     await engine.close()
     gc.collect()
     assert weights() is None
-    with pytest.raises(EngineStopped, match="the engine is closed"):
-        engine.generate(asked)
+    assert engine.stats().steps > 0, "what it has done is still told"
+    for ask in (partial(engine.generate, asked), partial(engine.check, asked), partial(engine.supports, asked.plan)):
+        with pytest.raises(EngineStopped, match="the engine is closed"):
+            ask()
+
+
+async def test_what_came_as_an_engine_closed_is_not_held(paths: Mapping[str, Path]) -> None:
+    """It may be a model that was to be attached in the last step."""
+    member = load_member("late", str(paths["llama"]), dtype=torch.float32)
+    engine, weights = TorchEngine({}), weakref.ref(member.model)
+    engine._arrivals.append(partial(engine._core.use, {"late": member}))  # pyright: ignore[reportPrivateUsage]
+    await engine.close()
+    del member
+    gc.collect()
+    assert weights() is None
 
 
 def test_rows_beyond_the_shared_width_are_never_produced(paths: Mapping[str, Path]) -> None:

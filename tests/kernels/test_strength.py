@@ -16,6 +16,8 @@ from motet.composers.rules import DynamicRule
 from motet.kernels.eager import compose_logits
 from motet.kernels.logits import Logits
 from motet.kernels.reference import composed
+from motet.kernels.strength import centred, match_divergence
+from motet.kernels.strength import divergences as moved_by
 from motet.kernels.triton.backend import TritonKernels
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's numpy on −inf − −inf
@@ -160,3 +162,19 @@ def test_pairs_are_solved_each_for_itself() -> None:
         TritonKernels().compose(Logits([x]), rows, None, None).alpha,
     ):
         np.testing.assert_allclose(alpha[0].numpy(), alone, atol=1e-3)
+
+
+def test_a_strength_is_never_below_zero_and_moves_no_further_than_asked() -> None:
+    """Two rare tokens on opposite sides: KL rises late and then levels off, and a step from there leads far away."""
+    base = torch.tensor([[1 - 2e-6, 1e-6, 1e-6]], dtype=torch.float64).log()
+    sure = torch.randn(300, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    cases = [(base, torch.tensor([[0.0, 40.0, -40.0]], dtype=torch.float64), 2.0, 0.01)]
+    cases += [((6 * sure).log_softmax(-1), 11 * sure.roll(7, 0).roll(3, 1), 1.0, cap) for cap in (0.01, 0.5, 3.0)]
+    for start, delta, most, cap in cases:
+        shift = centred(start, delta)
+        ends = torch.full((len(start),), most, dtype=torch.float64), torch.full((len(start),), cap, dtype=torch.float64)
+        alpha = match_divergence(start, shift, *ends)
+        assert bool(((alpha >= 0) & (alpha <= most)).all())
+        moved = moved_by(start, shift, alpha).forward
+        assert bool((moved <= cap * (1 + 1e-6)).all())
+        assert bool(((alpha == most) | ((moved - cap).abs() <= 1e-6 * cap)).all())

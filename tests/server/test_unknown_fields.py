@@ -260,5 +260,8 @@ async def test_a_field_in_the_query_is_refused_and_what_is_no_field_is_not(world
     assert param == "composition"
     assert "from the body alone" in said
     assert (await refused(world, "/v1/chat/completions?temperature=0"))[0] == "temperature"
+    assert (await refused(world, "/v1/messages?thinking=1"))[0] == "thinking"
+    assert (await refused(world, "/v1/responses?input=x"))[0] == "input"
+    assert (await refused(world, "/detokenize?tokens=1"))[0] == "tokens"
     answer = await world.post("/v1/chat/completions?api-version=2024-10-21", **CHAT)  # as clients of Azure send
     assert answer.status_code == 200

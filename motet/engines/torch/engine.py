@@ -107,6 +107,7 @@ class TorchEngine:
         self._core = EngineCore(models, settings)
         self._restart = restart
         self._restarts: list[float] = []
+        self._last_stats: EngineStats | None = None  # of a closed engine
         self._report: Callable[[StepTimes], None] | None = None
         self._generations: dict[ChoiceGroup, TorchGeneration] = {}  # engine thread only
         self._arrivals: deque[Callable[[], None]] = deque()
@@ -128,6 +129,7 @@ class TorchEngine:
         models = self._core.models
         absent = next((stream.model for stream in plan.streams if stream.model not in models), None)
         if absent is not None:
+            self._refuse_when_closed()
             return f"model {absent!r} is not loaded"
         if isinstance(plan.rule, EscalationRule):
             return SIDES
@@ -179,6 +181,7 @@ class TorchEngine:
         self._post(lambda: self._core.leaving.update({name: time.monotonic() + after}))
 
     def check(self, request: GenerationRequest) -> int:
+        self._refuse_when_closed()
         refuse_empty(request)
         return self._core.scheduler.check(request)
 
@@ -186,8 +189,7 @@ class TorchEngine:
         return is_drawn(request)
 
     def generate(self, request: GenerationRequest) -> TorchGeneration:
-        if self._closing:  # it may have no models any more
-            raise EngineStopped("the engine is closed")
+        self._refuse_when_closed()
         generation = TorchGeneration(self, self._core.group(request), asyncio.get_running_loop())
         self._post(lambda: self._start(generation))
         return generation
@@ -201,7 +203,8 @@ class TorchEngine:
         self._report = report
 
     def stats(self) -> EngineStats:
-        return replace(self._core.stats(), restarts=len(self._restarts))
+        """Of an engine that is closed, those that it ended with."""
+        return replace(self._last_stats or self._core.stats(), restarts=len(self._restarts))
 
     @property
     def is_alive(self) -> bool:
@@ -214,7 +217,13 @@ class TorchEngine:
         # not joined in another thread: nobody could give up waiting for that one
         while self._thread.is_alive():  # noqa: ASYNC110
             await asyncio.sleep(CLOSE_POLL_SECONDS)
+        self._last_stats = self._last_stats or self._core.stats()
         self._core = EngineCore({}, self._core.scheduler.settings)  # the weights go, whoever still holds the engine
+
+    def _refuse_when_closed(self) -> None:
+        """It has no models any more: what asks for them is told so, and not that they are unknown."""
+        if self._closing:
+            raise EngineStopped("the engine is closed")
 
     # What follows runs in the engine's own thread.
 
@@ -243,9 +252,9 @@ class TorchEngine:
         """Takes no more requests, then fails all that are left, also those that arrived last."""
         with self._closing_lock:
             self._closing = True
-        for arrive in self._arrivals:
+        while self._arrivals:  # and forgets them: they hold models
             with suppress(BaseException):
-                arrive()
+                self._arrivals.popleft()()
         self._fail_all(error)
 
     def _fail_all(self, error: EngineStopped) -> None:

@@ -41,10 +41,8 @@ class JsonRequest(Request):
     """Reads its JSON within bounds."""
 
     async def json(self) -> Any:
-        """Raises ApiError: 400, too many values, nested too deeply, no JSON, a field in the query; 403, the policy of
-        the request's key closes a field."""
-        if self.query_params:
-            check_query(self.query_params)
+        """Raises ApiError: 400, too many values, nested too deeply, no JSON; 403, the policy of the request's key
+        closes a field."""
         body = parse(await self.body())
         state: dict[str, Any] = self.scope["state"]
         state["sent"] = body
@@ -66,9 +64,14 @@ class JsonRoute(APIRoute):
     """A route whose body is a `JsonRequest`'s."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Raises ApiError (400): a field of the body in the query."""
         handler = super().get_route_handler()
+        bodies = [parameter.field_info.annotation for parameter in self.dependant.body_params]
+        fields = {name for body in bodies for name in getattr(body, "model_fields", ())}
 
         async def handle(request: Request) -> Response:
+            if request.query_params:
+                check_query(request.query_params, fields)
             return await handler(JsonRequest(request.scope, request.receive))
 
         return handle

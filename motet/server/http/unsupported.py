@@ -1,4 +1,4 @@
-"""What a request says that this server does not read: fields of bodies, and endpoints.
+"""What a request says that this server does not read: fields of bodies, fields in the query, and endpoints.
 
 A field that would change the answer, or looks like a composition, is refused with its right name or place; any other is
 ignored, and the answer's header says so.
@@ -51,10 +51,10 @@ COMPOSITIONS = ("composition", "compositions")
 ELSEWHERE = "Another endpoint reads it; /docs says which."
 
 
-def check_query(names: Iterable[str]) -> None:
-    """Raises ApiError (400): fields of a body in the query string, where they would be ignored."""
+def check_query(names: Iterable[str], fields: Collection[str]) -> None:
+    """Raises ApiError (400): `fields` of the body in the query string, where they would be ignored."""
     for name in names:
-        if name in COMPOSITIONS or any(name in body.model_fields for body in ENDPOINT_BODIES):
+        if name in COMPOSITIONS or name in fields:
             raise invalid(f"{show(name)} is read from the body alone, not from the query.", name, UNSUPPORTED)
 
 
@@ -73,10 +73,9 @@ def check_extras(extras: Iterable[Extra], body: Body, request: Request) -> None:
         ignored[extra.name] = None
         if len(ignored) > MAX_NAMES:
             raise invalid(f"The body has more than {MAX_NAMES} names that are not known.", extra.path, UNSUPPORTED)
-    if ignored:
-        names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1][:MAX_SHOWN] for name in sorted(ignored))
-        add_header(request, IGNORED, names)
-        log.info("ignored request fields: %s", names)
+    names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1][:MAX_SHOWN] for name in sorted(ignored))
+    add_header(request, IGNORED, names)
+    log.info("ignored request fields: %s", names)
 
 
 def _refusal(extra: Extra, body: Body, own: Mapping[str, Foreign]) -> str | None:
