@@ -67,7 +67,8 @@ async def test_both_engines_know_the_same(
     (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": {"m": {"path": "m"}}}))
     configuration = load(tmp_path / "models.yaml")
     engine, _ = load_engine(configuration)
+    loaded = engine.models["m"].eos_token_ids
     await engine.close()
-    assert set(engine.models["m"].eos_token_ids) == expected
+    assert set(loaded) == expected
     _, infos, _ = inspect(configuration, find_sources(configuration))
-    assert infos["m"].eos_token_ids == engine.models["m"].eos_token_ids
+    assert infos["m"].eos_token_ids == loaded
