@@ -7,10 +7,10 @@ same slots, measured here beside it: `bare`. What is above that is composition, 
 that runs a member for some tokens alone (`cascade`, `routed`) is measured as its batch is: every row composed.
 Where the base needs a trained head, it has one of the usual size whose weights are the untrained ones.
 
-Rows are few here (16 × 4,096 float32 are 256 KB), so a pass over them takes 5 to 50 µs and a step's own Python, about
-1 ms, weighs more. A weighted sum passes over its rows about once per stream and six times to normalise and draw. The
-rule that needs more by its nature is `dynamic`: its strength is where a divergence has a value, and each of the 5
-divergences that it takes is 9 passes over float64 rows, one of them exponentials, behind some 20 to prepare them.
+Rows are few here (16 × 4,096 float32 are 256 KB), so that a step's own Python weighs more than a pass over them. A
+weighted sum passes over its rows about once per stream and six times to normalise and draw. Two rules need more by
+their nature: the strength of `dynamic` is where a divergence has a value, and each divergence that it takes is 9 passes
+over float64 rows; `discriminator` normalises both classes for the drawn token too, and sums a mass.
 
 The members are random, in bfloat16. The two variants of a strategy run in turn; a figure is the median over rounds of
 the mean step of `--steps` steps, a ratio the median of the rounds' own ratios.

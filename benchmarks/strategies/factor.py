@@ -14,8 +14,7 @@ from benchmarks.strategies.table import Experiment
 
 TEXTS = 60  # the first: a processor scores them in minutes
 LONGEST = 1200  # characters of a beginning: all of them fit into the engine's 512 tokens
-# The authors' for FACTOR. Their mask stays, on their side alone as in their code. Of a small model it finds a token of
-# nearly every sentence implausible: how many of them a sentence has decides then, with or without key tokens.
+# The authors' for FACTOR. Their mask stays, on their side alone as in their code.
 KEYS = {"alpha": 0.1, "share": 0.08}
 
 

@@ -13,7 +13,8 @@ from motet.server.dialogue.conversation import Dialect, Turn
 from motet.server.dialogue.reasoning import Thinking
 from motet.server.dialogue.tools import Offer
 from motet.server.http.errors import invalid
-from motet.server.shapes.requests import MAX_STOPS, NO_LIMIT, Message, SamplingFields, Target, TraceOptions
+from motet.server.http.unsupported import check_extras
+from motet.server.shapes.requests import MAX_STOPS, NO_LIMIT, Body, Message, SamplingFields, Target, TraceOptions
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ def display(body: SamplingFields, *, logprobs: int | None, echo: bool = False, m
         token_ids=bool(body.return_token_ids),
         tokens_as_ids=bool(body.return_tokens_as_token_ids),
     )
+
+
+def check_known(body: Body, request: Request) -> None:
+    """Looks at the fields that are not known, if there are any. Raises ApiError (400) as `check_extras` does."""
+    if extras := list(body.extras()):
+        check_extras(extras, body, request)
 
 
 def _named(body: SamplingFields, logprobs: int | None) -> int:

@@ -72,9 +72,7 @@ def initial_state(plan: Plan, streams: Sequence[StreamState]) -> list[float]:
 def choices_of(request: GenerationRequest, models: Sequence[Model]) -> ChoiceGroup:
     """The `n` choices of a request; `models[k]` runs stream k."""
     contexts = [[*model.prefix, *context] for model, context in zip(models, request.contexts, strict=True)]
-    ids = request.sampling.allowed_token_ids
-    allowed = None if ids is None else AllowedTokens(ids)
-    group = ChoiceGroup(request, [], contexts, allowed)
+    group = ChoiceGroup(request, [], contexts, AllowedTokens.of(request.sampling))
     group.choices += [Choice(group, index, models) for index in range(request.n)]
     return group
 

@@ -229,8 +229,7 @@ class TorchEngine:
 
     def _post(self, action: Callable[[], None]) -> None:
         with self._closing_lock:
-            if self._closing:
-                raise EngineStopped("the engine is closed")
+            self._refuse_when_closed()
             self._arrivals.append(action)
         self._wake.set()
 

@@ -9,8 +9,7 @@ from starlette.responses import Response
 from motet.server.dialogue.reasoning import Thinking
 from motet.server.dialogue.tools import Offer, offered
 from motet.server.http.errors import invalid
-from motet.server.http.unsupported import check_extras
-from motet.server.query import Query, RequestPrompt, display, limit, salt_of
+from motet.server.query import Query, RequestPrompt, check_known, display, limit, salt_of
 from motet.server.respond import respond
 from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.answers import STREAMED, ChatCompletion
@@ -23,8 +22,7 @@ MAX_STOPS = 4
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
 async def chat_completions(body: ChatCompletionRequest, request: Request, service: Served) -> Response:
     """An answer to messages, by a model or a composition of models; each member reads its own template."""
-    if extras := list(body.extras()):
-        check_extras(extras, body, request)
+    check_known(body, request)
     return await respond(request, service, chat_query(body, request))
 
 

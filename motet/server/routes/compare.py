@@ -7,8 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.http.errors import invalid
-from motet.server.http.unsupported import check_extras
-from motet.server.query import Query, display, limit, prompt_of, salt_of
+from motet.server.query import Query, check_known, display, limit, prompt_of, salt_of
 from motet.server.respond import respond
 from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.answers import STREAMED, Comparison
@@ -21,8 +20,7 @@ router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 async def compare(body: CompareRequest, request: Request, service: Served) -> Response:
     """Every candidate is a model id, or an object with `model`, `composition` and `label`. Streamed, each chunk
     names its `candidate`."""
-    if extras := list(body.extras()):
-        check_extras(extras, body, request)
+    check_known(body, request)
     _check_target(body)
     candidates = tuple(_candidate(entry, body) for entry in body.candidates)
     query = Query(

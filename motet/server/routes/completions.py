@@ -8,8 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from motet.server.http.unsupported import check_extras
-from motet.server.query import Query, RequestPrompt, display, limit, salt_of
+from motet.server.query import Query, RequestPrompt, check_known, display, limit, salt_of
 from motet.server.respond import respond
 from motet.server.service import AnsweringRoute, Served
 from motet.server.shapes.answers import STREAMED, Completion
@@ -23,8 +22,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 async def completions(body: CompletionRequest, request: Request, service: Served) -> Response:
     """Continuations of texts or token arrays. With `echo` and `logprobs` the prompt itself is scored, under the
     composed distribution. Choice i of prompt j has index j·n + i."""
-    if extras := list(body.extras()):
-        check_extras(extras, body, request)
+    check_known(body, request)
     query = Query(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),

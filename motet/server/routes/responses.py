@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from motet.server.adapters.responses_answer import ResponsesAdapter
 from motet.server.adapters.responses_request import ResponsesRequest
-from motet.server.http.unsupported import check_extras
+from motet.server.query import check_known
 from motet.server.respond import respond
 from motet.server.routes.chat import chat_query
 from motet.server.service import AnsweringRoute, Served
@@ -23,7 +23,6 @@ router = APIRouter(tags=["OpenAI"], route_class=AnsweringRoute)
 @router.post("/v1/responses", response_model=ResponseObject, responses=STREAMED)
 async def responses(body: ResponsesRequest, request: Request, service: Served) -> Response:
     """An answer as output items: thought, text, calls of functions. Nothing is stored: `input` holds all turns."""
-    if extras := list(body.extras()):
-        check_extras(extras, body, request)
+    check_known(body, request)
     query = replace(chat_query(body.chat(), request), adapter=ResponsesAdapter(body))
     return await respond(request, service, query)

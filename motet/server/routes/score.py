@@ -12,12 +12,11 @@ from starlette.responses import Response
 from motet.engines.outputs import TokenOutput
 from motet.server.forms import extension, usage
 from motet.server.generations import Generations
-from motet.server.http.unsupported import check_extras
 from motet.server.http.writing import beside_others
 from motet.server.logprobs import finite
 from motet.server.pondering import scored_tokens
 from motet.server.prepare import Job
-from motet.server.query import ScoreQuery, prompt_of, salt_of, tells_members, trace_top
+from motet.server.query import ScoreQuery, check_known, prompt_of, salt_of, tells_members, trace_top
 from motet.server.respond import CLIENT_LEFT, as_json, describe, reserve, unless_disconnected
 from motet.server.scoring import prepare_scores
 from motet.server.service import AnsweringRoute, Served, Service
@@ -32,8 +31,7 @@ router = APIRouter(tags=["composition"], route_class=AnsweringRoute)
 async def score(body: ScoreRequest, request: Request, service: Served) -> Response:
     """Log-probabilities of continuations of one prompt. The continuation's tokens are appended to what every
     stream reads, so the streams' prompts may differ."""
-    if extras := list(body.extras()):
-        check_extras(extras, body, request)
+    check_known(body, request)
     query = ScoreQuery(
         request_id=request.scope["state"]["request_id"],
         cache_salt=salt_of(request, body.cache_salt),

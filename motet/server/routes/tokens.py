@@ -17,9 +17,8 @@ from motet.server.answer_size import CODE
 from motet.server.encodings import Encodings, tokenized
 from motet.server.http.bodies import JsonRoute
 from motet.server.http.errors import invalid
-from motet.server.http.unsupported import check_extras
 from motet.server.prompts import check_tokens, context
-from motet.server.query import RequestPrompt
+from motet.server.query import RequestPrompt, check_known
 from motet.server.respond import as_json, unless_disconnected
 from motet.server.service import Served, Service
 from motet.server.shapes.answers import INVALID, Detokenized, Tokenized
@@ -37,8 +36,7 @@ ModelName = Annotated[
 @router.post("/tokenize", response_model=Tokenized, responses=INVALID)
 async def tokenize(body: TokenizeRequest, request: Request, service: Served) -> Response:
     """Token ids of a text or of rendered messages, as the named model (a composition: its base) reads them."""
-    if extras := list(body.extras()):
-        check_extras(extras, body, request)
+    check_known(body, request)
     member = service.registry.member(body.model)
     return await _answered(lambda encodings: _told(body, member, encodings), request, service)
 
@@ -79,8 +77,7 @@ def _messages(messages: list[Message], body: TokenizeRequest) -> RequestPrompt:
 @router.post("/detokenize", response_model=Detokenized, responses=INVALID)
 async def detokenize(body: DetokenizeRequest, request: Request, service: Served) -> Response:
     """The text of token ids, special tokens included; of at most 8,388,608 characters."""
-    if extras := list(body.extras()):
-        check_extras(extras, body, request)
+    check_known(body, request)
     member = service.registry.member(body.model)
     return await _answered(lambda _: {"prompt": _text(body.tokens, member)}, request, service)
 
