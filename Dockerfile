@@ -3,8 +3,8 @@
 #   docker run --publish 8000:8000 --volume ./models:/models:ro motet   # /models/models.yaml names the models
 FROM python:3.11-slim
 
-# OpenMP of torch's CPU build
-RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+# OpenMP of torch's CPU build, and the compiler of the kernel for 4-bit weights (docs/quantisation.md)
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 g++ && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home motet
 WORKDIR /motet
 COPY pyproject.toml constraints.txt README.md LICENSE ./

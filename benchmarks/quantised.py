@@ -86,7 +86,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     rate = bandwidth()
     for name, size in sizes.items():
         print(f"theory: {name}: {size / 1e9:.2f} GB, at most {rate / size:.1f} tokens/s at {rate / 1e9:.0f} GB/s")
-    members = {name: load(options.folder, name) for name in KINDS}
+    members = {name: load(options.folder, name) for name in options.kinds}
     results: dict[str, Any] = {"bandwidth": rate, "weight_bytes": sizes, "tokens_per_second": {}}
     for batch in options.batches:
         variants: dict[str, Callable[[], float]] = {
@@ -96,7 +96,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
             variants["llama.cpp"] = partial(llama_cpp, options, batch)
         figures = interleave(variants, options.rounds, warm_up=0)
         found = {name: statistics.median(values) for name, values in figures.items()}
-        if options.gguf:
+        if options.gguf and "int4" in figures:
             found["int4_over_llama.cpp"] = median_of_ratios(figures["int4"], figures["llama.cpp"])
         results["tokens_per_second"][str(batch)] = found
         results.setdefault("rounds", {})[str(batch)] = figures
@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("measure", choices=("speed", "perplexity"))
     parser.add_argument("folder", help="of a checkpoint")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--kinds", choices=KINDS, nargs="+", default=list(KINDS), help="of weights, for `speed`")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gguf", help="the same model for llama.cpp")

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("operator",),
     ("engines", "experts"),
     ("composers", "models"),
-    ("kernels", "settings", "environment", "heap"),
+    ("kernels", "settings", "environment", "heap", "cache"),
 )
 BELOW = {
     room: {room, *(low for floor in FLOORS[n + 1 :] for low in floor)}

@@ -46,8 +46,8 @@ def chat(
 async def _chat(target: str, file: Path | None, model: str | None, key: str) -> None:
     from rich.console import Console
 
+    from motet.cache import default_cache
     from motet.chat.terminal import chat as run
-    from motet.demo.family import default_cache
     from motet.evaluation.backend import connect, in_process
 
     console, history = Console(), default_cache() / "chat_history"

@@ -128,7 +128,8 @@ def operator_file(file: Path, seed: int, cache: Path | None) -> Path:
     """`demo` is the cached demo family's file; the family is built where it is missing."""
     if str(file) != DEMO or file.is_file():
         return file
-    from motet.demo.family import FamilyBuildError, build_family, default_cache
+    from motet.cache import default_cache
+    from motet.demo.family import FamilyBuildError, build_family
 
     try:
         return build_family(seed, cache) / "models.yaml"

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from motet.cache import default_cache
 from motet.demo.documents import corpus
 from motet.demo.files import write_training_files
 from motet.demo.operator_file import operator_file
@@ -46,11 +47,6 @@ MEASURED_QUESTIONS = 300  # per split, at most
 
 class FamilyBuildError(Exception):
     """A training process failed; the message holds the end of its error output."""
-
-
-def default_cache() -> Path:
-    """`$MOTET_CACHE`, or `~/.cache/motet`."""
-    return Path(os.environ.get("MOTET_CACHE") or Path.home() / ".cache" / "motet")
 
 
 def family_folder(seed: int = 0, cache: Path | None = None, recipe: FamilyRecipe = DEFAULT) -> Path:

@@ -15,9 +15,10 @@ import yaml
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from motet.cache import default_cache
 from motet.composers.spec import parse_composition
 from motet.demo import family
-from motet.demo.family import FamilyBuildError, build_family, default_cache, family_folder
+from motet.demo.family import FamilyBuildError, build_family, family_folder
 from motet.demo.operator_file import COMPOSITIONS, MODELS
 from motet.demo.recipe import DEFAULT, LANES, TINY
 from motet.training.progress import Bars, Lines

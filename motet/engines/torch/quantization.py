@@ -163,10 +163,10 @@ def _holds(stored: StoredWeight, weight: Tensor) -> bool:
     if not _close(stored.multiply(ones), weight[:, inputs].t()):
         return False
     x = torch.randn(PROBED_ROWS, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight)
-    found = stored.multiply(x)
+    found, read = stored.multiply(x), stored.read(x)
     first = 0
     for block in stored.spread(torch.float32):
-        if not same_linear(found[:, first : first + len(block)], block, None, x):
+        if not same_linear(found[:, first : first + len(block)], block, None, read):
             return False
         first += len(block)
     return True

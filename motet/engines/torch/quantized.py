@@ -2,7 +2,8 @@
 
 torch's own kernels read the stored form directly. They are made for few rows: their cost grows with every row, so for
 long prompts the weights are spread out in the model's dtype, a block at a time, and multiplied as usual, which reads
-them once for all rows.
+them once for all rows. In bfloat16, 4-bit weights are read by a kernel of ours where the processor has what it takes
+(`motet.engines.torch.int4`): several rows share what it reads, at the price of activations rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -15,9 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUP = 32  # neighbouring inputs that share a scale and a zero in 4 bits
+from motet.engines.torch.int4 import (
+    GROUP,  # neighbouring inputs that share a scale and a zero in 4 bits
+    MIDDLE,  # the code whose value is the group's zero
+    OUTPUTS,
+    Int4Kernel,
+    as_read,
+    int4_kernel,
+    pack,
+    processor_flags,
+    unpack,
+)
+
 LEVELS = 16
-MIDDLE = 8  # the code whose value is the group's zero
 OUTPUTS_MULTIPLE = 64  # to which 4-bit weights are padded: the widest block that torch interleaves
 INPUTS_MULTIPLE = {"int4": GROUP, "int8": 16}  # other widths make the kernels read beyond their rows
 MAX_ROWS = {"int4": 96, "int8": 32}  # beyond, spreading the weights out is the faster way
@@ -34,6 +45,10 @@ class StoredWeight(Protocol):
 
     def multiply(self, x: Tensor) -> Tensor:
         """x (rows, in) → x Wᵀ (rows, out)."""
+        ...
+
+    def read(self, x: Tensor) -> Tensor:
+        """What `multiply` takes few rows of activations for: themselves, where it does not round them."""
         ...
 
     def spread(self, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -75,8 +90,7 @@ class Int4Weight:
     def __init__(self, codes: Tensor, scale: Tensor, zero: Tensor) -> None:
         """Codes (out, in) uint8; scale and zero (out, in / GROUP) in the dtype of the activations."""
         self.shape = (codes.shape[0], codes.shape[1])
-        missing = -codes.shape[0] % OUTPUTS_MULTIPLE
-        codes, scale, zero = (F.pad(tensor, (0, 0, 0, missing)) for tensor in (codes, scale, zero))
+        codes, scale, zero = _padded(codes, scale, zero)
         self.scale_and_zero = torch.stack([scale.t(), zero.t()], -1).contiguous()  # (groups, out, 2), as kernels want
         self.packed = _pack_cuda(codes) if codes.is_cuda else _pack_cpu(codes)
 
@@ -88,6 +102,9 @@ class Int4Weight:
             return multiply_spread(x, self)
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), self.packed, GROUP, self.scale_and_zero)
         return y[:, :outputs]
+
+    def read(self, x: Tensor) -> Tensor:
+        return x
 
     def spread(self, dtype: torch.dtype) -> Iterator[Tensor]:
         block = None if self.packed.is_cuda else interleaved_outputs()
@@ -106,6 +123,32 @@ class Int4Weight:
             yield codes.transpose(1, 2).reshape(-1, inputs)[: outputs - first * block]
 
 
+class Int4VnniWeight:
+    """The same codes, for the kernel that reads activations in 8 bits; bfloat16 on the CPU alone."""
+
+    def __init__(self, kernel: Int4Kernel, codes: Tensor, scale: Tensor, zero: Tensor) -> None:
+        """Codes (out, in) uint8; scale and zero (out, in / GROUP) bfloat16."""
+        self.shape = (codes.shape[0], codes.shape[1])
+        self.packed = pack(*_padded(codes, scale, zero))
+        self._kernel = kernel
+
+    def multiply(self, x: Tensor) -> Tensor:
+        # with AMX the product of spread weights is the faster one for many rows, without it never
+        if x.shape[0] > MAX_ROWS["int4"] and "amx_bf16" in processor_flags():
+            return multiply_spread(x, self)
+        return self._kernel.multiply(x, self.packed)[:, : self.shape[0]]
+
+    def read(self, x: Tensor) -> Tensor:
+        return as_read(x)
+
+    def spread(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        outputs, inputs = self.shape
+        step = max(1, SPREAD_BYTES // (inputs * OUTPUTS * dtype.itemsize))
+        for first in range(0, len(self.packed), step):
+            values = unpack(self.packed[first : first + step], dtype)
+            yield values[: outputs - first * OUTPUTS]
+
+
 class Int8Weight:
     """Codes −127 … 127 with a scale per output: `code · scale`."""
 
@@ -122,6 +165,9 @@ class Int8Weight:
         if x.is_cuda or x.shape[0] > MAX_ROWS["int8"]:
             return multiply_spread(x, self)
         return torch.ops.aten._weight_int8pack_mm(x.contiguous(), self.codes, self.scale)
+
+    def read(self, x: Tensor) -> Tensor:
+        return x
 
     def spread(self, dtype: torch.dtype) -> Iterator[Tensor]:
         step = max(1, SPREAD_BYTES // (self.shape[1] * dtype.itemsize))
@@ -146,8 +192,11 @@ def quantize_int8(weight: Tensor) -> Int8Weight:
     return Int8Weight(codes, scale)
 
 
-def quantize_int4(weight: Tensor) -> Int4Weight:
+def quantize_int4(weight: Tensor) -> Int4Weight | Int4VnniWeight:
     """Rounds each group of weights (out, in) to 16 levels, placed by least squares."""
+    kernel = int4_kernel() if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" else None
+    if kernel is not None:
+        return Int4VnniWeight(kernel, *kernel.fit(weight.detach(), FIT_ROUNDS))
     parts = [fit_int4(weight[i : i + ROWS_AT_ONCE]) for i in range(0, len(weight), ROWS_AT_ONCE)]
     codes, scale, zero = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return Int4Weight(codes, scale, zero)
@@ -179,6 +228,11 @@ def fit_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _nearest(groups: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """Codes −8 … 7, as numbers."""
     return ((groups - zero) / scale).round_().clamp_(-MIDDLE, MIDDLE - 1)
+
+
+def _padded(*tensors: Tensor) -> Iterator[Tensor]:
+    """With rows of zeros up to a whole number of blocks."""
+    return (F.pad(tensor, (0, 0, 0, -len(tensor) % OUTPUTS_MULTIPLE)) for tensor in tensors)
 
 
 def _pack_cpu(codes: Tensor) -> Tensor:
