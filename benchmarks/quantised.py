@@ -1,12 +1,15 @@
 """What weights in 4 and 8 bits give and cost: speed of decoding beside bfloat16 and llama.cpp, and perplexity.
 
     python -m benchmarks.quantised speed qwen-1.5b --gguf qwen-1.5b.gguf --llama-cpp FOLDER --out OUT.json
+    python -m benchmarks.quantised products qwen-1.5b --out OUT.json
     python -m benchmarks.quantised perplexity qwen-1.5b --data gsm8k-test.jsonl.gz --out OUT.json
 
 Theory: decoding one token reads every weight once, so a step of one request takes at least the weights' bytes over the
 memory's bandwidth (measured here with a sum over a large tensor); with more requests in a step, arithmetic counts too.
 `speed` times decoding steps behind 64 tokens of context. Variants run in turn; llama.cpp (see llama_cpp.mjs for how to
-install it) runs in the same rounds with as many threads, greedy sampling included. `perplexity` is that of GSM8K's
+install it) runs in the same rounds with as many threads, greedy sampling included. `products` times a step's products
+alone: every shape that the model multiplies with, as often as it does, in bfloat16, by torch's kernel for 4 bits and by
+Motet's, for several rows, of random weights that are larger than any cache together. `perplexity` is that of GSM8K's
 answers behind their questions in the model's chat template, through the embedded engine's own forward.
 """
 
@@ -19,7 +22,7 @@ import math
 import os
 import statistics
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -33,8 +36,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from benchmarks.common import environment, interleave, median_of_ratios, report, seconds
 from motet.engines.torch import Member, load_member
+from motet.engines.torch.int4 import int4_kernel
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.quantization import weight_bytes
+from motet.engines.torch.quantized import GROUP, LEVELS, Int4VnniWeight, Int4Weight, StoredWeight
 from motet.models.facts import shapes_of
 from motet.models.info import Quantization
 
@@ -104,6 +109,56 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
+def products(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of all products with weights of one step, by the number of rows."""
+    kernel = int4_kernel()
+    if kernel is None:
+        raise SystemExit(
+            "there is no kernel on this machine: MOTET_KERNELS, the processor's AVX-512 VNNI, a C++ compiler"
+        )
+    layers = weights_of(options.folder)
+    size = sum(stored.packed.numel() for stored, _ in layers)
+    rate = bandwidth()
+    print(f"theory: {size / 1e9:.2f} GB are read once, {size / rate * 1e3:.1f} ms at {rate / 1e9:.0f} GB/s")
+    found: dict[str, Any] = {"bandwidth": rate, "weight_bytes": size, "ms": {}}
+    for rows in options.rows:
+        inputs = {stored.shape[1]: torch.randn(rows, stored.shape[1]).bfloat16() for stored, _ in layers}
+
+        variants: dict[str, Callable[[], float]] = {
+            name: partial(seconds, partial(multiply_all, [pair[place] for pair in layers], inputs))
+            for place, name in enumerate(("motet", "torch"))
+        }
+        figures = interleave(variants, options.rounds)
+        row = {name: statistics.median(values) * 1e3 for name, values in figures.items()}
+        row["torch_over_motet"] = median_of_ratios(figures["torch"], figures["motet"])
+        found["ms"][str(rows)] = row
+        print(f"{rows} rows: " + "  ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+    return found
+
+
+@torch.inference_mode()
+def multiply_all(weights: Sequence[StoredWeight], inputs: Mapping[int, torch.Tensor]) -> None:
+    for weight in weights:
+        weight.multiply(inputs[weight.shape[1]])
+
+
+def weights_of(folder: str) -> list[tuple[Int4VnniWeight, Int4Weight]]:
+    """Both forms of random weights of a checkpoint's shapes: of all layers, siblings joined as they are when loaded."""
+    kernel = int4_kernel()
+    assert kernel is not None
+    c = cast("Any", AutoConfig.from_pretrained(folder))
+    head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    read, written = (c.num_attention_heads + 2 * c.num_key_value_heads) * head, c.num_attention_heads * head
+    layer = [(read, c.hidden_size), (c.hidden_size, written), (2 * c.intermediate_size, c.hidden_size)]
+    layer.append((c.hidden_size, c.intermediate_size))
+    forms: list[tuple[Int4VnniWeight, Int4Weight]] = []
+    for outputs, inputs in [*layer * c.num_hidden_layers, (c.vocab_size, c.hidden_size)]:
+        codes = torch.randint(0, LEVELS, (outputs, inputs), dtype=torch.uint8)
+        scale, zero = torch.rand(2, outputs, inputs // GROUP).bfloat16()
+        forms.append((Int4VnniWeight(kernel, codes, scale, zero), Int4Weight(codes, scale, zero)))
+    return forms
+
+
 def answers(options: argparse.Namespace) -> list[tuple[list[int], list[int]]]:
     """Ids of questions as the model reads them, and of their answers."""
     tokenizer = cast("Any", AutoTokenizer.from_pretrained(options.folder))
@@ -139,12 +194,20 @@ def perplexity(options: argparse.Namespace) -> dict[str, Any]:
     return {"questions": len(pairs), "tokens": count, "perplexity": found}
 
 
+MEASURES: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "speed": speed,
+    "products": products,
+    "perplexity": perplexity,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("measure", choices=("speed", "perplexity"))
+    parser.add_argument("measure", choices=MEASURES)
     parser.add_argument("folder", help="of a checkpoint")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--kinds", choices=KINDS, nargs="+", default=list(KINDS), help="of weights, for `speed`")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 5, 8, 16, 64], help="for `products`")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gguf", help="the same model for llama.cpp")
@@ -154,7 +217,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     print(environment())
-    results = speed(options) if options.measure == "speed" else perplexity(options)
+    results = MEASURES[options.measure](options)
     report("quantised", {"model": Path(options.folder).name, "measure": options.measure, **results}, options.out)
 
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
-from motet.engines.torch import int4
-from motet.engines.torch.int4 import GROUP, NEEDS, Int4Kernel, as_read, int4_kernel, pack, processor_flags, unpack
+from motet.engines.torch.int4 import GROUP, Int4Kernel, as_read, int4_kernel, pack, unpack
 
 BUILT = int4_kernel()
 needs_kernel = pytest.mark.skipif(BUILT is None, reason="no processor with AVX-512 VNNI, or no C++ compiler")
@@ -39,14 +33,6 @@ def meaning(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 def kernel() -> Int4Kernel:
     assert BUILT is not None
     return BUILT
-
-
-@pytest.fixture
-def cleared(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The kernel is looked for anew, within the test and behind it."""
-    int4_kernel.cache_clear()
-    yield monkeypatch
-    int4_kernel.cache_clear()
 
 
 def test_what_is_packed_is_what_is_unpacked() -> None:
@@ -108,47 +94,3 @@ def test_what_is_not_finite_stays_so(kernel: Int4Kernel, number: float) -> None:
     found = kernel.multiply(x, pack(*weight(32, 96)))
     assert not found[1].isfinite().any()
     assert found[[0, 2]].isfinite().all()
-
-
-@needs_kernel
-def test_it_is_kept(cleared: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    cleared.setenv("MOTET_CACHE", str(tmp_path))
-    assert int4_kernel() is not None
-    (library,) = (tmp_path / "kernels").iterdir()
-    int4_kernel.cache_clear()
-    cleared.setattr(subprocess, "run", None)  # nothing is built twice
-    assert int4_kernel() is not None
-    assert [library] == list((tmp_path / "kernels").iterdir())
-
-
-@needs_kernel
-def test_without_a_place_to_keep_it(cleared: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    cleared.setenv("MOTET_CACHE", str(tmp_path / "file"))
-    assert int4_kernel() is not None
-
-
-@pytest.mark.parametrize("way", ["eager", "old processor", "no compiler", "broken compiler"])
-def test_where_there_can_be_none(
-    way: str, cleared: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    cleared.setenv("MOTET_CACHE", str(tmp_path))
-    if way == "eager":
-        cleared.setenv("MOTET_KERNELS", "eager")
-    elif way == "old processor":
-        cleared.setattr(int4, "processor_flags", lambda: frozenset({"avx2", "fma"}))
-    else:
-        cleared.setattr(int4, "processor_flags", lambda: NEEDS)
-        cleared.setenv("PATH", str(tmp_path))
-        cleared.delenv("CXX", raising=False)
-        if way == "broken compiler":
-            broken = tmp_path / "g++"
-            broken.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('unknown option')\n", encoding="utf-8")
-            broken.chmod(0o755)
-    assert int4_kernel() is None
-    reason = {"no compiler": "there is no C++ compiler", "broken compiler": "unknown option"}.get(way)
-    assert reason is None or reason in caplog.text
-
-
-def test_the_processor_says_what_it_can() -> None:
-    assert all(flag and not flag.isspace() for flag in processor_flags())

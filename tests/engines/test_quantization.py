@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from motet.composers.plan import Plan, Stream, single
 from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.torch import Member, ModelLoadError, TorchEngine, load_member, quantization
-from motet.engines.torch.int4 import int4_kernel, processor_flags
+from motet.engines.torch.int4 import int4_kernel
 from motet.engines.torch.model import ModelWork
+from motet.engines.torch.native import processor_flags
 from motet.engines.torch.quantization import quantize, weight_bytes
 from motet.engines.torch.quantized import (
     FIT_ROUNDS,

@@ -194,21 +194,19 @@ extern "C" void motet_int4_multiply(const std::uint16_t* x, const std::uint8_t* 
   const std::int64_t count = static_cast<std::int64_t>(rows) * groups;
   const Activations all{codes, numbers, reinterpret_cast<std::int32_t*>(numbers + count), numbers + 2 * count};
   const int parts = (rows + kRowsCached - 1) / kRowsCached;
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(static)
-    for (int r = 0; r < rows; ++r) {
-      const Activations row = from_row(all, r, groups);
-      quantize(x + static_cast<std::int64_t>(r) * inputs, groups, row.codes, row.scales, row.offsets, row.sums);
-    }
-#pragma omp for collapse(2) schedule(dynamic, kBlocksAtOnce)
-    for (int part = 0; part < parts; ++part)
-      for (int b = 0; b < blocks; ++b) {
-        const std::uint8_t* block = weight + static_cast<std::int64_t>(b) * groups * kGroupBytes;
-        const int end = rows < (part + 1) * kRowsCached ? rows : (part + 1) * kRowsCached;
-        for (int r = part * kRowsCached; r < end; r += kRows)
-          multiply_some(end - r < kRows ? end - r : kRows, block, groups, from_row(all, r, groups),
-                        y + static_cast<std::int64_t>(r) * outputs + b * kOutputs, outputs);
-      }
+  // few rows are read before the other threads are woken: nobody waits for them to come
+#pragma omp parallel for num_threads(threads) schedule(static) if (rows > kRows)
+  for (int r = 0; r < rows; ++r) {
+    const Activations row = from_row(all, r, groups);
+    quantize(x + static_cast<std::int64_t>(r) * inputs, groups, row.codes, row.scales, row.offsets, row.sums);
   }
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(dynamic, kBlocksAtOnce)
+  for (int part = 0; part < parts; ++part)
+    for (int b = 0; b < blocks; ++b) {
+      const std::uint8_t* block = weight + static_cast<std::int64_t>(b) * groups * kGroupBytes;
+      const int end = rows < (part + 1) * kRowsCached ? rows : (part + 1) * kRowsCached;
+      for (int r = part * kRowsCached; r < end; r += kRows)
+        multiply_some(end - r < kRows ? end - r : kRows, block, groups, from_row(all, r, groups),
+                      y + static_cast<std::int64_t>(r) * outputs + b * kOutputs, outputs);
+    }
 }

@@ -1,39 +1,24 @@
-"""Products with 4-bit weights and activations read in 8 bits, on processors with AVX-512 VNNI.
+"""Products with 4-bit weights and activations read in 8 bits, on processors with AVX-512 VNNI: `int4.cpp`.
 
-The kernel is `int4.cpp`. The machine's C++ compiler builds it when it is first needed, in some seconds, against the
-OpenMP library that torch runs on (a second one would have threads of its own, and the two would wait for each other on
-one core); the result is kept. Where there is no such processor or no compiler, there is no kernel, and torch's own is
-used, which computes every row for itself.
+Where it cannot be had (`motet.engines.torch.native`), torch's own kernel is used, which computes every row for itself.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import re
-import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from motet.cache import default_cache
-from motet.kernels.dispatch import VARIABLE
-
-log = logging.getLogger(__name__)
+from motet.engines.torch.native import AVX512, native
 
 GROUP, OUTPUTS = 32, 16  # inputs that share a scale; outputs of a block
 MIDDLE = 8  # the code whose value is the group's zero
 STEPS = 127  # of an activation's largest code
 SOURCE = Path(__file__).with_suffix(".cpp")
-NEEDS = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma"})
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp")
-TIMEOUT_S = 300  # of the compiler, which takes three
+NEEDS = AVX512 | {"avx512_vnni"}
 _HEADER = 4 * OUTPUTS
 _GROUP_BYTES = _HEADER + GROUP * OUTPUTS // 2
 
@@ -41,8 +26,8 @@ _GROUP_BYTES = _HEADER + GROUP * OUTPUTS // 2
 class Int4Kernel:
     """`int4.cpp`, compiled."""
 
-    def __init__(self, library: Path) -> None:
-        functions, pointer, number = ctypes.CDLL(str(library)), ctypes.c_void_p, ctypes.c_int
+    def __init__(self, functions: ctypes.CDLL) -> None:
+        pointer, number = ctypes.c_void_p, ctypes.c_int
         self._multiply, self._fit = functions.motet_int4_multiply, functions.motet_int4_fit
         self._multiply.argtypes = [pointer, pointer, pointer, number, number, number, pointer, pointer, number]
         self._fit.argtypes = [pointer, ctypes.c_int64, number, pointer, pointer, pointer, number]
@@ -107,69 +92,6 @@ def as_read(x: Tensor) -> Tensor:
 
 @cache
 def int4_kernel() -> Int4Kernel | None:
-    """The kernel, built where it was not yet; None where there can be none, the reason in the log."""
-    if os.environ.get(VARIABLE) == "eager" or not processor_flags() >= NEEDS:
-        return None
-    try:
-        return _load()
-    except (OSError, subprocess.SubprocessError) as error:
-        output = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        log.warning("4-bit weights are multiplied by torch's kernel, which is slower for several rows: %s", output)
-        return None
-
-
-@cache
-def processor_flags() -> frozenset[str]:
-    """What the processor can do, by Linux's names; nothing where Linux does not say."""
-    file = Path("/proc/cpuinfo")
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return frozenset(found[1].split()) if found else frozenset()
-
-
-def _load() -> Int4Kernel:
-    """Raises OSError where there is no compiler or no OpenMP library to build against, or the result cannot be loaded,
-    SubprocessError where the compiler refuses."""
-    compiler, openmp = _compiler(), _openmp()
-    wanted = "\0".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, compiler, str(openmp)])
-    kept = default_cache() / "kernels" / f"int4-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.so"
-    if kept.is_file():
-        return Int4Kernel(kept)
-    log.info("compiling the kernel for 4-bit weights with %s", compiler)
-    with tempfile.TemporaryDirectory() as folder:
-        compiled, library = Path(folder, "int4.o"), Path(folder, "int4.so")
-        for command in (
-            [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), str(openmp), "-o", str(library)],
-        ):
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
-        return Int4Kernel(_keep(library, kept))
-
-
-def _keep(library: Path, kept: Path) -> Path:
-    """Where the library lies now: on a file system that is read only it is built by every process."""
-    aside = kept.with_name(f".{kept.name}-{os.getpid()}")
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(library, aside)
-        aside.replace(kept)
-    except OSError as error:
-        log.info("%s is not kept: %s", kept, error.strerror)
-        return library
-    return kept
-
-
-def _compiler() -> str:
-    for name in (os.environ.get("CXX"), "g++", "c++"):
-        found = shutil.which(name) if name else None
-        if found is not None:
-            return found
-    raise FileNotFoundError("there is no C++ compiler (g++)")
-
-
-def _openmp() -> Path:
-    """The OpenMP library that torch has loaded."""
-    found = re.search(r"\S*/lib(?:gomp|iomp5)\S*\.so\S*", Path("/proc/self/maps").read_text(encoding="utf-8"))
-    if found is None:
-        raise FileNotFoundError("torch runs without an OpenMP library")
-    return Path(found[0])
+    """The kernel; None where there is none (`native` says why)."""
+    functions = native(SOURCE, NEEDS)
+    return None if functions is None else Int4Kernel(functions)

@@ -1,17 +1,23 @@
 """Root-mean-square norms as one fused call.
 
-transformers spells the norm out in seven operations; torch has one. Which modules are such norms is decided by
-what they compute, not by their names: one is replaced only if the fused call gives its values.
+transformers spells the norm out in seven operations. torch has one call, which on a CPU does the same seven: rows of
+bfloat16 go through `norms.cpp` there. Which modules are such norms is decided by what they compute, not by their
+names: one is replaced only if the fused call gives its values.
 """
 
 from __future__ import annotations
 
 import copy
+import ctypes
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from motet.engines.torch.native import AVX512, native
 
 FORM_TOLERANCE = 1e-5  # between two float32 computations of one norm, relative, of each value
 
@@ -25,7 +31,29 @@ class FusedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled()):
+            kernel = _kernel()
+            if kernel is not None and self.weight.dtype in (torch.bfloat16, torch.float32):
+                return self._native(kernel, x.contiguous())
         return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+    def _native(self, kernel: Any, x: Tensor) -> Tensor:
+        y, width = torch.empty_like(x), x.shape[-1]
+        weight, is_wide = self.weight.data_ptr(), self.weight.dtype == torch.float32
+        threads = torch.get_num_threads()
+        kernel(x.data_ptr(), weight, is_wide, y.data_ptr(), x.numel() // width, width, self.eps, threads)
+        return y
+
+
+@cache
+def _kernel() -> Any:
+    functions = native(Path(__file__).with_suffix(".cpp"), AVX512)
+    if functions is None:
+        return None
+    kernel, pointer, number = functions.motet_rms_norm, ctypes.c_void_p, ctypes.c_int
+    kernel.argtypes = [pointer, pointer, number, pointer, ctypes.c_int64, number, ctypes.c_float, number]
+    kernel.restype = None
+    return kernel
 
 
 def is_norm(module: nn.Module) -> bool:

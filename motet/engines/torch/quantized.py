@@ -24,9 +24,9 @@ from motet.engines.torch.int4 import (
     as_read,
     int4_kernel,
     pack,
-    processor_flags,
     unpack,
 )
+from motet.engines.torch.native import processor_flags
 
 LEVELS = 16
 OUTPUTS_MULTIPLE = 64  # to which 4-bit weights are padded: the widest block that torch interleaves
