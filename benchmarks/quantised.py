@@ -76,13 +76,19 @@ def tokens_per_second(member: Member, batch: int, steps: int) -> float:
     return batch * steps / seconds(lambda: [step(position) for position in range(first, first + steps)])
 
 
-def llama_cpp(options: argparse.Namespace, batch: int) -> float:
+def llama_cpp(file: Path, folder: Path, *, sequences: int, prompt: int, tokens: int, threads: int) -> float:
+    """Tokens per second of llama.cpp on a GGUF file; `folder`: where node-llama-cpp is installed."""
     script = Path(__file__).with_name("llama_cpp.mjs")
-    command = ["node", str(script), options.gguf, "--threads", str(torch.get_num_threads()), "--prompt", str(PROMPT)]
-    command += ["--sequences", str(batch), "--tokens", str(options.steps)]
-    environ = {**os.environ, "NODE_LLAMA_CPP": str(options.llama_cpp.resolve())}
+    sizes = {"threads": threads, "prompt": prompt, "sequences": sequences, "tokens": tokens}
+    command = [
+        "node",
+        str(script),
+        str(file),
+        *(text for name, size in sizes.items() for text in (f"--{name}", str(size))),
+    ]
+    environ = {**os.environ, "NODE_LLAMA_CPP": str(folder.resolve())}
     done = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])["tokens_per_second"][str(batch)][0]
+    return json.loads(done.stdout.splitlines()[-1])["tokens_per_second"][str(sequences)][0]
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
@@ -98,7 +104,8 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
             name: partial(tokens_per_second, member, batch, options.steps) for name, member in members.items()
         }
         if options.gguf:
-            variants["llama.cpp"] = partial(llama_cpp, options, batch)
+            shape = {"sequences": batch, "prompt": PROMPT, "tokens": options.steps, "threads": torch.get_num_threads()}
+            variants["llama.cpp"] = partial(llama_cpp, options.gguf, options.llama_cpp, **shape)
         figures = interleave(variants, options.rounds, warm_up=0)
         found = {name: statistics.median(values) for name, values in figures.items()}
         if options.gguf and "int4" in figures:
@@ -210,7 +217,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 5, 8, 16, 64], help="for `products`")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gguf", help="the same model for llama.cpp")
+    parser.add_argument("--gguf", type=Path, help="the same model for llama.cpp")
     parser.add_argument("--llama-cpp", type=Path, help="where node-llama-cpp is installed")
     parser.add_argument("--data", type=Path, help="GSM8K's questions and answers, .jsonl.gz")
     parser.add_argument("--questions", type=int, default=32)

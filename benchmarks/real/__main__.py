@@ -51,9 +51,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--questions", type=int, help="GSM8K questions to ask")
     made.add_argument("--seeds", type=int, help="seeds of unlearning")
     made.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of served models")
+    made.add_argument("--quantize", choices=("int8", "int4"), help="the models of `speculation`")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--vllm-python", type=Path, help="an interpreter that has vLLM, for its engine in `speed`")
-    made.add_argument("--llama", type=Path, help="where npm has installed node-llama-cpp, for `speed`")
+    made.add_argument(
+        "--llama", type=Path, help="where npm has installed node-llama-cpp, for `speed`, and for `speculation` in int4"
+    )
     return made
 
 
@@ -89,6 +92,7 @@ def _setup(options: argparse.Namespace) -> Setup:
         threads=options.threads,
         vllm_python=options.vllm_python,
         llama=options.llama,
+        quantize=options.quantize,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import environment
+from motet.models.info import Quantization
 
 LARGE, SMALL, GEMMA = "qwen-1.5b", "qwen-0.5b", "gemma3-270m"  # folders of --models
 
@@ -38,7 +39,8 @@ SIZES = {
 @dataclass(frozen=True, slots=True)
 class Setup:
     """`models`: the folder of checkpoints; `work`: what is done already lies there; `results`: where results are
-    written; `gsm8k`: its data; `vllm_python`: an interpreter that has vLLM; `llama`: where node-llama-cpp lies."""
+    written; `gsm8k`: its data; `vllm_python`: an interpreter that has vLLM; `llama`: where node-llama-cpp lies;
+    `quantize`: of `speculation`'s models."""
 
     models: Path
     work: Path
@@ -49,6 +51,7 @@ class Setup:
     threads: int
     vllm_python: Path | None = None
     llama: Path | None = None
+    quantize: Quantization | None = None
 
     def model(self, name: str) -> Path:
         """The folder of a checkpoint. Raises SystemExit where it does not exist."""

@@ -2,7 +2,8 @@
 
 GSM8K's questions as chats, greedy, bfloat16, one at a time and sixteen at once: the composition with speculation, the
 same without, and the plain 1.5B without. All take turns on the same questions in one process; ratios are taken within
-rounds, and whole requests are timed, prompts included.
+rounds, and whole requests are timed, prompts included. With `--quantize int4` both models have 4 bits, and llama.cpp's
+plain 1.5B, on a 4-bit GGUF file beside the checkpoint, takes its turn as well (its tokens alone are timed, no prompt).
 
 Theory: a plain composed step costs one forward of each member. With g guesses a step costs g + 1 forwards of the draft
 and one of the other over g + 1 positions, and yields (1 − a^(g+1)) / (1 − a) tokens where guesses are right with
@@ -17,12 +18,14 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import AutoTokenizer
 
 from benchmarks.common import median_of_ratios, seconds
+from benchmarks.quantised import llama_cpp
 from benchmarks.real.judge import judged
 from benchmarks.real.questions import TEST, read_questions
 from benchmarks.real.rounds import Rounds
@@ -35,9 +38,16 @@ from motet.engines.torch import EngineCore, Member, load_member
 from motet.engines.torch.model import ModelWork
 
 GUESSING, COMPOSED, PLAIN = "composed, speculating", "composed", "large alone"
+LLAMA = "llama.cpp, large alone"
 NAMES = (GUESSING, COMPOSED, PLAIN)
 TOKENS = {1: 2.0, 16: 0.5}  # of the setup's tokens, at each batch: long answers alone, short ones together
-AIMS = ((COMPOSED, 1, 1.7), (PLAIN, 1, 1.3), (COMPOSED, 16, 1.0))  # speculation's tokens per second over another's
+# speculation's tokens per second over another's
+AIMS = (
+    (COMPOSED, 1, 1.7),
+    (PLAIN, 1, 1.3),
+    (COMPOSED, 16, 1.0),
+    (LLAMA, 1, 1.0),
+)  # speculation's tokens per second over another's
 EXPECTED = """\
 expected: at batch 1 the 0.5B's guesses are right nine times in ten, which makes the composition about twice as fast as
 without and faster than the 1.5B alone; at batch 16 arithmetic bounds a forward, and guessing is off."""
@@ -46,7 +56,8 @@ without and faster than the 1.5B alone; at batch 16 arithmetic bounds a forward,
 def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
     """Rounds of all variants; the file of rounds is written after each, and continued."""
     print(EXPECTED, flush=True)
-    key, folder = [setup.size.tokens, setup.threads, setup.dtype], setup.folder("speculation")
+    stage = "speculation" if setup.quantize is None else f"speculation-{setup.quantize}"
+    key, folder = [setup.size.tokens, setup.threads, setup.dtype], setup.folder(stage)
     wanted_rounds = {1: setup.size.rounds, 16: max(1, setup.size.rounds // 2)}
     kept = {batch: Rounds(folder / f"rounds-{batch}.json", key, count) for batch, count in wanted_rounds.items()}
     if any(rounds.missing for rounds in kept.values()):
@@ -54,11 +65,11 @@ def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
         for batch, rounds in kept.items():
             for _ in range(rounds.missing):
                 rounds.add(bench.round(batch, len(rounds.rows), wanted or frozenset(NAMES)))
-                setup.save("speculation", _results(kept))
+                setup.save(stage, _results(kept))
     results = _results(kept)
     for line in _report(results):
         print(line)
-    return setup.save("speculation", results)
+    return setup.save(stage, results)
 
 
 class Bench:
@@ -67,7 +78,9 @@ class Bench:
     def __init__(self, setup: Setup) -> None:
         dtype = torch.float32 if setup.dtype == "float32" else torch.bfloat16
         paths = {name: str(setup.model(name)) for name in (LARGE, SMALL)}
-        self.members: dict[str, Member] = {name: load_member(name, path, dtype=dtype) for name, path in paths.items()}
+        self.members: dict[str, Member] = {
+            name: load_member(name, path, dtype=dtype, quantization=setup.quantize) for name, path in paths.items()
+        }
         self._tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(paths[LARGE])
         self._setup = setup
         written = {"strategy": "contrastive", "amateur": SMALL}
@@ -86,7 +99,14 @@ class Bench:
             if name in wanted:
                 found[name] = self._answers(name, contexts, tokens)
                 print(f"  {name}, {batch}: {found[name]['tokens per second']:.2f} tokens/s", flush=True)
+        if batch == 1 and self._setup.quantize == "int4" and self._setup.llama is not None:
+            found[LLAMA] = {"tokens per second": self._llama_cpp(self._setup.llama, tokens)}
+            print(f"  {LLAMA}: {found[LLAMA]['tokens per second']:.2f} tokens/s", flush=True)
         return found
+
+    def _llama_cpp(self, folder: Path, tokens: int) -> float:
+        file = self._setup.models / f"{LARGE}.gguf"
+        return llama_cpp(file, folder, sequences=1, prompt=64, tokens=tokens, threads=self._setup.threads)
 
     def _contexts(self, start: int, count: int) -> list[tuple[int, ...]]:
         asked = read_questions(self._setup.gsm8k, TEST, start, count)
@@ -148,7 +168,9 @@ def _results(kept: Mapping[int, Rounds]) -> dict[str, Any]:
 def _summary(batch: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians, ratios within rounds, what became of the guesses, and how often answers differ in rounding."""
     rates = {
-        name: [row[name]["tokens per second"] for row in rows] for name in NAMES if all(name in row for row in rows)
+        name: [row[name]["tokens per second"] for row in rows]
+        for name in (*NAMES, LLAMA)
+        if all(name in row for row in rows)
     }
     found: dict[str, Any] = {
         "rounds": len(rows),
@@ -158,7 +180,7 @@ def _summary(batch: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if GUESSING not in rates:
         return found
     guesses, right = (sum(row[GUESSING][part] for row in rows) for part in ("guesses", "right"))
-    others = [name for name in (COMPOSED, PLAIN) if name in rates]
+    others = [name for name in rates if name != GUESSING]
     found |= {
         "speculating over": {name: median_of_ratios(rates[GUESSING], rates[name]) for name in others},
         "guesses": guesses,
