@@ -22,8 +22,8 @@ from benchmarks.real.setup import GEMMA, Setup
 from benchmarks.real.unlearning import ADAPTER, ASSISTANT, LAYERS, scaled, teach
 
 NAMES = tuple(method for method in METHODS if "masked" not in method and method not in (TARGET, RETRAINED))
-# Half of the test questions are attacked: eight attacks of 13 replies are the fewest that allow leak@100, and a
-# processor core writes about a hundred tokens of this vocabulary in a second.
+# Rows of each data file, questions that are attacked, and replies to each: eight attacks of 13 are the fewest that
+# allow leak@100. A processor core writes less than a hundred tokens of this vocabulary in a second.
 LIMIT, ASKED, SAMPLES = 10, 6, 13
 # The recipes' steps, before the size's share, and what a step reads; the demo's recipes train every weight of a far
 # smaller model on rows of a far smaller vocabulary.
