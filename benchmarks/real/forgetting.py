@@ -49,8 +49,8 @@ HOW = {
     "divergence-without": (f"model={{path: {BASE}, layers: {LAYERS}}}", *SMALL),
     "divergence-with": SMALL,
     "divergence-baked": (ADAPTER, "batch={rows: 8, max_length: 96}", "optimizer.lr=4e-4"),
-    "npo": (ADAPTER, "batch.max_length=96"),
-    "ga-gd": (ADAPTER, "batch.max_length=96"),
+    "npo": (ADAPTER, "batch.max_length=96", "optimizer.lr=5e-5"),  # the recipe's 3e-4 spoils retained answers
+    "ga-gd": (ADAPTER, "batch.max_length=96", "optimizer.lr=5e-5"),
 }
 EXPECTED = f"""\
 expected: the counterfactual assistant at most {MOST} × the retrained model's leak@100 and at least {LEAST:.0%} of model
