@@ -171,7 +171,8 @@ def _compared(row: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) ->
     names = [f"{kind}@{k}" for kind in ("leak", "pairs") for k in TRIES]
     ratios = {f"{name} / retrained": row[name] / retrained[name] if retrained[name] else None for name in names}
     kept = row["model utility"] / found[TARGET]["model utility"]
-    quality = two_sample_ks(row["ratios"], retrained["ratios"])[1]
+    told = "ratios" in row and "ratios" in retrained  # rows of a work folder from before they were kept have none
+    quality = two_sample_ks(row["ratios"], retrained["ratios"])[1] if told else None
     return {**row, **ratios, "forget quality": quality, "utility kept": kept}
 
 
