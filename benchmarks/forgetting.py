@@ -19,22 +19,22 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from benchmarks.common import environment
 from benchmarks.lab import Lab
-from benchmarks.unlearning import SPLITS, unlearn
+from benchmarks.unlearning import SPLITS, shown, unlearn
 from motet.demo.family import build_family
 from motet.demo.operator_file import UNLEARN_FILTER, UNLEARN_WEIGHT
-from motet.demo.tofu import EVALUATION_DATA
 from motet.evaluation.measures.extraction import leak_at_k
-from motet.evaluation.measures.statistics import bootstrap_interval, mean
+from motet.evaluation.measures.statistics import bootstrap_interval, mean, two_sample_ks
 from motet.settings import texts_of
 
 TRIES = (1, 10, 100)
@@ -65,7 +65,8 @@ METHODS: dict[str, Any] = {
 
 
 # model → its packaged recipe, and which fields of it are other models here; the rest is the family's
-RECIPES: dict[str, tuple[str, dict[str, str]]] = {
+Recipes = Mapping[str, tuple[str, Mapping[str, str]]]
+RECIPES: Recipes = {
     "divergence-without": ("divergence-without", {}),
     "divergence-with": ("divergence-with", {"model.path": "divergence-without"}),
     "divergence-baked": (
@@ -78,35 +79,59 @@ RECIPES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-def train(lab: Lab, name: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How methods are tried.
+
+    Attributes:
+        limit: rows of each data file, at most.
+        samples: replies to a question under each attack.
+        asked: questions that are attacked, at most; by default as many as `limit`.
+        recipes: of the models that are trained, beside those of the family.
+        settings: the recipes' fields that are others than in the package, by recipe.
+        splits: files of what is to be kept, TOFU's retain set the first.
+    """
+
+    limit: int
+    samples: int
+    asked: int | None = None
+    recipes: Recipes = field(default_factory=lambda: RECIPES)
+    settings: Mapping[str, Sequence[str]] = field(default_factory=lambda: MappingProxyType({}))
+    splits: Mapping[str, str] = field(default_factory=lambda: SPLITS)
+
+
+def train(lab: Lab, name: str, trial: Trial) -> None:
     """One model, behind those that it is made from."""
-    recipe, made_from = RECIPES[name]
+    recipe, made_from = trial.recipes[name]
     for other in made_from.values():
-        train(lab, other)
-    lab.train(name, recipe, *(f"{field}={lab.folder / other}" for field, other in made_from.items()))
+        train(lab, other, trial)
+    others = (f"{place}={lab.folder / other}" for place, other in made_from.items())
+    lab.train(name, recipe, *trial.settings.get(recipe, ()), *others)
 
 
-def measure(lab: Lab, methods: Sequence[str], limit: int, samples: int) -> dict[str, dict[str, Any]]:
+def measure(lab: Lab, methods: Sequence[str], trial: Trial) -> dict[str, dict[str, Any]]:
     """One row per method; what is trained or measured already is read."""
     found: dict[str, dict[str, Any]] = {}
     for place, (method, subject) in enumerate(METHODS.items()):
         if method in methods:
-            for name in sorted(set(texts_of({"subject": subject})) & RECIPES.keys()):
-                train(lab, name)
-            measured = partial(_measures, lab, method, subject, limit, samples)
-            found[method] = lab.kept(f"forgetting-{place}", measured)
+            for name in sorted(set(texts_of({"subject": subject})) & trial.recipes.keys()):
+                train(lab, name, trial)
+            found[method] = lab.kept(f"forgetting-{place}", partial(_measures, lab, method, subject, trial))
     return {method: _compared(row, found) for method, row in found.items()}
 
 
-def _measures(lab: Lab, method: str, subject: Any, limit: int, samples: int) -> dict[str, Any]:
-    tofu = {"type": "tofu", "forget": FORGET, "splits": SPLITS, "choices": list(SPLITS)[1:], "max_tokens": 24}
-    leak = {"type": "leak", "forget": FORGET, "retain": "tuned.jsonl", "samples": samples, "k": TRIES, "max_tokens": 24}
-    tasks = [leak, {"type": "extraction", "data": FORGET}, tofu]
-    results = lab.evaluate({method: subject}, tasks, limit)
-    measures = results.measures[method]
-    shown = [name for name in measures if name.startswith(("leak@", "extraction"))]
-    row = {name: measures[name] for name in (*shown, "model utility", "forget ROUGE-L")}
-    row |= _pairs(results.findings["leak"].items, lab.family / EVALUATION_DATA / FORGET)
+def _measures(lab: Lab, method: str, subject: Any, trial: Trial) -> dict[str, Any]:
+    splits, subjects = trial.splits, {method: subject}
+    leak = {"type": "leak", "forget": FORGET, "retain": "tuned.jsonl", "samples": trial.samples, "k": TRIES}
+    tasks = [{**leak, "max_tokens": 24}, {"type": "extraction", "data": FORGET}]
+    attacked = lab.evaluate(subjects, tasks, trial.asked or trial.limit)
+    tofu = {"type": "tofu", "forget": FORGET, "splits": dict(splits), "choices": list(splits)[1:], "max_tokens": 24}
+    known = lab.evaluate(subjects, [tofu], trial.limit)
+    measures = attacked.measures[method] | known.measures[method]
+    told = [name for name in measures if name.startswith(("leak@", "extraction"))]
+    row: dict[str, Any] = {name: measures[name] for name in (*told, "model utility", "forget ROUGE-L")}
+    row |= _pairs(attacked.findings["leak"].items, attacked.folder / FORGET)
+    row |= shown(known, splits)
     print(
         f"  {method}: {json.dumps({name: row[name] for name in ('leak@1', 'leak@100', 'model utility')})}", flush=True
     )
@@ -141,12 +166,14 @@ def _both(
 
 
 def _compared(row: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """With ratios to the retrained model, and the share of the target's utility."""
+    """With ratios to the retrained model, TOFU's forget quality against it, and the share of the target's utility."""
     retrained = found[RETRAINED]
     names = [f"{kind}@{k}" for kind in ("leak", "pairs") for k in TRIES]
     ratios = {f"{name} / retrained": row[name] / retrained[name] if retrained[name] else None for name in names}
     kept = row["model utility"] / found[TARGET]["model utility"]
-    return {**row, **ratios, "utility kept": kept}
+    told = "ratios" in row and "ratios" in retrained  # rows of a work folder from before they were kept have none
+    quality = two_sample_ks(row["ratios"], retrained["ratios"])[1] if told else None
+    return {**row, **ratios, "forget quality": quality, "utility kept": kept}
 
 
 def summary(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -185,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             lab = Lab(build_family(seed), folder)
             methods = [TARGET, RETRAINED, *options.methods]
-            seeds[str(seed)] = measure(lab, methods, options.limit, options.samples)
+            seeds[str(seed)] = measure(lab, methods, Trial(options.limit, options.samples))
     rows = summary(seeds)
     shape = {"limit": options.limit, "samples": options.samples}
     result = {"benchmark": "forgetting", **shape, "environment": asdict(environment()), "seeds": seeds, "summary": rows}

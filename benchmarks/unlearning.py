@@ -35,6 +35,7 @@ from benchmarks.lab import Lab
 from motet.demo.family import build_family
 from motet.demo.operator_file import UNLEARN_FILTER
 from motet.evaluation.measures.statistics import two_sample_ks
+from motet.evaluation.run import Results
 
 WEIGHTS = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
 Lengths = Mapping[str, tuple[int, ...]]
@@ -117,16 +118,21 @@ def _distance(row: Mapping[str, float | None]) -> float:
 
 
 def _measures(lab: Lab, name: str, subject: Any, splits: Mapping[str, str], limit: int) -> dict[str, Any]:
-    """TOFU's measures of one subject, its truth ratios on the forget set, and a few replies for people to read."""
+    """TOFU's measures of one subject, and what stands behind them."""
     tofu = {"type": "tofu", "forget": "forget_test.jsonl", "splits": dict(splits), "max_tokens": 24}
     results = lab.evaluate({name: subject}, [{**tofu, "choices": list(splits)[1:]}], limit)
+    return {"measures": results.measures[name], **shown(results, splits)}
+
+
+def shown(results: Results, splits: Mapping[str, str]) -> dict[str, Any]:
+    """Of TOFU's task over one subject: the truth ratios on the forget set, and a few replies for people to read."""
     items = results.findings["tofu"].items
     ratios = [item["truth_ratio"] for item in items if item["split"] == "forget"]
     replies = {
         split: [[item["question"], item["reply"]] for item in items if item["split"] == split][:SHOWN]
         for split in ("forget", *splits)
     }
-    return {"measures": results.measures[name], "ratios": ratios, "replies": replies}
+    return {"ratios": ratios, "replies": replies}
 
 
 def _row(

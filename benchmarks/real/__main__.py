@@ -4,8 +4,8 @@
     python -m benchmarks.real --models FOLDER --only gsm8k --systems "expert alone" composed --train-answers 256
 
 FOLDER holds gemma3-270m, qwen-0.5b and qwen-1.5b (Hugging Face folders; for `speed` their GGUF files beside them).
-Stages: gsm8k (proxy-tuning), contrastive, unlearning, speed, speculation. Whatever a stage has done lies in the
-work folder and is not done again: trained models, replies, seeds. Results are written as they come.
+Stages: gsm8k (proxy-tuning), contrastive, unlearning, forgetting, speed, speculation. Whatever a stage has done lies
+in the work folder and is not done again: trained models, replies, seeds. Results are written as they come.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ os.environ.update(missing(os.environ))  # must stand before torch is imported
 import torch
 
 from benchmarks.common import environment
-from benchmarks.real import contrastive, gsm8k, speculation, speed, unlearning
+from benchmarks.real import contrastive, forgetting, gsm8k, speculation, speed, unlearning
 from benchmarks.real.setup import SIZES, Setup
 
 STAGES = {
     "gsm8k": gsm8k,
     "contrastive": contrastive,
     "unlearning": unlearning,
+    "forgetting": forgetting,
     "speed": speed,
     "speculation": speculation,
 }
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--size", choices=tuple(SIZES), default="full")
     made.add_argument("--train-answers", type=int, help="GSM8K answers to train on")
     made.add_argument("--questions", type=int, help="GSM8K questions to ask")
-    made.add_argument("--seeds", type=int, help="seeds of unlearning")
+    made.add_argument("--seeds", type=int, help="seeds of unlearning and forgetting")
     made.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of served models")
     made.add_argument("--quantize", choices=("int8", "int4"), help="the models of `speculation`")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -21,6 +21,7 @@ from benchmarks.unlearning import measure, print_summary, summary, train_all
 
 NAMES = ()
 LAYERS = 6  # of 18, in an assistant
+EPOCHS = 12  # of teaching
 LIMIT = 120  # rows of each data file, at most
 QUALITY, KEPT = 0.05, 0.98  # aims: the p-value of forget quality, and the share of model utility that is kept
 ADAPTER = "tuning={type: lora, r: 32, alpha: 32}"
@@ -59,24 +60,24 @@ def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
 def _seed(setup: Setup, folder: Path, seed: int) -> dict[str, Any]:
     """Trains and measures what was not trained and measured before."""
     write_family(folder, setup.model(GEMMA), setup.size.authors, seed, setup.dtype)
-    _teach(folder, setup.size.steps)
+    teach(folder, setup.size.steps)
     lab = Lab(folder, folder)
-    lengths = {method: (_scaled(steps, setup),) for method, steps in LENGTHS.items()}
+    lengths = {method: (scaled(steps, setup),) for method, steps in LENGTHS.items()}
     train_all(lab, lengths, _settings(setup))
     return measure(lab, LIMIT, lengths=lengths, splits=SPLITS)
 
 
-def _teach(folder: Path, share: float) -> None:
+def teach(folder: Path, share: float) -> None:
     """The target knows all authors, the retain-only model the retained ones; each as many epochs as the other."""
     lab = Lab(folder, folder)
-    epochs = max(1, round(12 * min(1.0, 4 * share)))
+    epochs = max(1, round(EPOCHS * min(1.0, 4 * share)))
     for name, files in ((TARGET, "[data/forget.jsonl, data/retain.jsonl]"), (RETAIN_ONLY, "[data/retain.jsonl]")):
         recipe = str(RECIPES / "tofu-taught.yaml")
         lab.train(name, recipe, f"data.train.files={files}", f"schedule.epochs={epochs}")
 
 
 def _settings(setup: Setup) -> dict[str, tuple[str, ...]]:
-    assistants = {recipe: (*ASSISTANT, *_size(recipe, _scaled(steps, setup))) for recipe, steps in STEPS.items()}
+    assistants = {recipe: (*ASSISTANT, *_size(recipe, scaled(steps, setup))) for recipe, steps in STEPS.items()}
     methods = dict.fromkeys(LENGTHS, (ADAPTER, "batch.max_length=96"))
     return {**methods, **assistants}
 
@@ -85,7 +86,7 @@ def _size(recipe: str, steps: int) -> tuple[str, ...]:
     return (f"schedule.steps={steps}", *(f"data.{name}.rows={rows}" for name, rows in ROWS[recipe].items()))
 
 
-def _scaled(steps: int, setup: Setup) -> int:
+def scaled(steps: int, setup: Setup) -> int:
     return max(2, round(steps * setup.size.steps))
 
 

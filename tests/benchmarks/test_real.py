@@ -13,8 +13,10 @@ import httpx2
 import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+from benchmarks import forgetting
 from benchmarks import lab as lab_module
 from benchmarks.lab import Lab
+from benchmarks.real import forgetting as real_forgetting
 from benchmarks.real import replies as replies_module
 from benchmarks.real import trained as trained_module
 from benchmarks.real.authors import authors_world
@@ -25,9 +27,12 @@ from benchmarks.real.interval import bootstrapped, proportion
 from benchmarks.real.number import final_number, last_number
 from benchmarks.real.questions import Question, read_questions
 from benchmarks.real.replies import Kept, Replies, System
+from benchmarks.real.setup import SIZES, Setup
 from motet.evaluation.measures.answers import gap_closed
 from motet.experts.bundle import BUNDLE
+from motet.settings import texts_of
 from motet.training.recipe import Recipe
+from motet.training.run.recipe_file import read_recipe
 
 
 @pytest.mark.parametrize(
@@ -270,3 +275,34 @@ def test_invented_authors_keep_their_books(tmp_path: Path) -> None:
     assert [entity.kind for entity in world.forget] == ["person", "work", "work"] * 2
     assert not {entity.name for entity in world.forget} & {entity.name for entity in world.tuned}
     assert len(world.tuned) == 6
+
+
+def kept_row(told: float, utility: float) -> dict[str, Any]:
+    """What is kept of a method, by its chance to tell a fact."""
+    tries = {f"{kind}@{k}": min(1.0, told * k) for kind in ("leak", "pairs") for k in forgetting.TRIES}
+    shares = {"extraction strength": told, "model utility": utility}
+    return {**tries, **shares, "ratios": [told + i / 100 for i in range(20)]}
+
+
+def test_forgetting_goes_on_from_what_is_kept_and_compares_it(tmp_path: Path) -> None:
+    """Nothing is trained or asked, for every method's measures lie there."""
+    rows = {forgetting.TARGET: (0.9, 0.6), forgetting.RETRAINED: (0.001, 0.6), "NPO": (0.0012, 0.45)}
+    for place, method in enumerate(forgetting.METHODS):
+        if method in rows:
+            (tmp_path / f"forgetting-{place}.json").write_text(json.dumps(kept_row(*rows[method])))
+    found = forgetting.measure(Lab(tmp_path, tmp_path), list(rows), forgetting.Trial(20, 13, recipes={}))
+    assert found["NPO"]["leak@100 / retrained"] == pytest.approx(1.2)
+    assert found["NPO"]["utility kept"] == pytest.approx(0.75)
+    assert found["NPO"]["forget quality"] > 0.05 > found[forgetting.TARGET]["forget quality"]
+    summed = forgetting.summary({"0": found})
+    assert [summed[method]["reached"] for method in rows] == [0, 1, 0]
+
+
+def test_a_real_checkpoint_forgets_by_recipes_that_are_valid(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, tmp_path, tmp_path, tmp_path, SIZES["smoke"], "float32", 1)
+    trial = real_forgetting.trial(setup)
+    named = set(texts_of({method: forgetting.METHODS[method] for method in real_forgetting.NAMES}))
+    assert named >= trial.recipes.keys() == trial.settings.keys() - {"counterfactual-assistant"} | {"counterfactual"}
+    for recipe, _ in trial.recipes.values():
+        made, _ = read_recipe(recipe, [f"root={tmp_path}", f"output={tmp_path / recipe}", *trial.settings[recipe]])
+        assert made.schedule.steps == max(2, round(real_forgetting.STEPS[recipe] * setup.size.steps))
