@@ -187,7 +187,7 @@ def perplexity(options: argparse.Namespace) -> dict[str, Any]:
     pairs = answers(options)
     count = sum(len(answer) for _, answer in pairs)
     found: dict[str, float] = {}
-    for kind in KINDS:
+    for kind in options.kinds:
         member = load(options.folder, kind)
         surprise = 0.0
         for question, answer in pairs:
@@ -197,7 +197,8 @@ def perplexity(options: argparse.Namespace) -> dict[str, Any]:
             logits = member.forward([ModelWork(0, 0, ids, len(answer) + 1)])[:-1].float()
             surprise -= float(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
         found[kind] = math.exp(surprise / count)
-        print(f"{kind}: perplexity {found[kind]:.4f}, {found[kind] / found['bfloat16'] - 1:+.2%}", flush=True)
+        beside = f", {found[kind] / found['bfloat16'] - 1:+.2%}" if "bfloat16" in found else ""
+        print(f"{kind}: perplexity {found[kind]:.4f}{beside}", flush=True)
     return {"questions": len(pairs), "tokens": count, "perplexity": found}
 
 
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("measure", choices=MEASURES)
     parser.add_argument("folder", help="of a checkpoint")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--kinds", choices=KINDS, nargs="+", default=list(KINDS), help="of weights, for `speed`")
+    parser.add_argument("--kinds", choices=KINDS, nargs="+", default=list(KINDS), help="of weights")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 5, 8, 16, 64], help="for `products`")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
