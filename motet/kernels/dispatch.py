@@ -1,8 +1,8 @@
 """Which kernels a process runs: chosen once per device, logged, overridable.
 
-`MOTET_KERNELS` = `eager` (plain torch), `triton` or `auto` (the default: Triton on CUDA where it can be imported and
-proves itself, else plain torch); an argument wins over the environment. Triton on the CPU needs its interpreter
-(TRITON_INTERPRET=1) and serves tests.
+`MOTET_KERNELS` = `eager` (plain torch; nothing is compiled for members either), `triton` or `auto` (the default: Triton
+on CUDA where it can be imported and proves itself, else plain torch); an argument wins over the environment. Triton on
+the CPU needs its interpreter (TRITON_INTERPRET=1) and serves tests.
 """
 
 from __future__ import annotations
