@@ -18,11 +18,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if not Path("/proc/driver/nvidia").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# the same examples every time; `pytest --hypothesis-profile default` looks for new ones
+# the same examples every time, however slow the machine; `pytest --hypothesis-profile default` looks for new ones
 if find_spec("hypothesis"):  # the vLLM engine's environment has none
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
-    settings.register_profile("same", derandomize=True)
+    settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("same")
 
 
