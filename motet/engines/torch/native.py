@@ -25,7 +25,7 @@ from motet.kernels.dispatch import VARIABLE
 log = logging.getLogger(__name__)
 
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp")
-TIMEOUT_S = 300  # of the compiler, which takes three
+TIMEOUT_S = 300  # of the compiler, which takes some
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"})
 
 
@@ -59,7 +59,8 @@ def _load(source: Path) -> ctypes.CDLL:
     """Raises OSError where there is no compiler or no OpenMP library to build against, or the result cannot be loaded,
     SubprocessError where the compiler refuses."""
     compiler, openmp = _compiler(), _openmp()
-    wanted = "\0".join([source.read_text(encoding="utf-8"), *FLAGS, compiler, str(openmp)])
+    texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))]
+    wanted = "\0".join([*texts, *FLAGS, compiler, str(openmp)])
     kept = default_cache() / "native" / f"{source.stem}-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.so"
     if kept.is_file():
         return ctypes.CDLL(str(kept))

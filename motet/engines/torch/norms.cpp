@@ -2,10 +2,7 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma")
-#endif
-#include <immintrin.h>
+#include "bfloat16.h"
 
 namespace {
 
@@ -13,20 +10,10 @@ constexpr int kLanes = 16;
 constexpr std::int64_t kNumbersAlone = 1 << 15;  // that one thread has done before another one is awake
 
 __m512 load(const std::uint16_t* numbers, __mmask16 lanes) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, numbers)), 16));
+  return widened(_mm256_maskz_loadu_epi16(lanes, numbers));
 }
 
 __m512 load(const float* numbers, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, numbers); }
-
-// Rounded to the nearest, halves to even; NaN stays NaN.
-__m256i to_bfloat16(__m512 numbers) {
-  const __m512i bits = _mm512_castps_si512(numbers);
-  const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
-  const __mmask16 nan = _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q);
-  const __m512i rounded = _mm512_mask_mov_epi32(up, nan, _mm512_set1_epi32(0x7fc00000));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
-}
 
 __mmask16 lanes_from(int first, int width) {
   return width - first >= kLanes ? 0xffff : static_cast<__mmask16>((1 << (width - first)) - 1);
