@@ -8,9 +8,10 @@ Theory: decoding one token reads every weight once, so a step of one request tak
 memory's bandwidth (measured here with a sum over a large tensor); with more requests in a step, arithmetic counts too.
 `speed` times decoding steps behind 64 tokens of context. Variants run in turn; llama.cpp (see llama_cpp.mjs for how to
 install it) runs in the same rounds with as many threads, greedy sampling included. `products` times a step's products
-alone: every shape that the model multiplies with, as often as it does, in bfloat16, by torch's kernel for 4 bits and by
-Motet's, for several rows, of random weights that are larger than any cache together. `perplexity` is that of GSM8K's
-answers behind their questions in the model's chat template, through the embedded engine's own forward.
+alone: every shape that the model multiplies with, as often as it does, in bfloat16 (by oneDNN, as Motet calls it and
+with the rows as they are), by torch's kernel for 4 bits and by Motet's, for several rows, of random weights that are
+larger than any cache together. `perplexity` is that of GSM8K's answers behind their questions in the model's chat
+template, through the embedded engine's own forward.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from benchmarks.common import environment, interleave, median_of_ratios, report,
 from motet.engines.torch import Member, load_member
 from motet.engines.torch.int4 import int4_kernel
 from motet.engines.torch.model import ModelWork
+from motet.engines.torch.packing import PackedLinear, can_pack
 from motet.engines.torch.quantization import weight_bytes
 from motet.engines.torch.quantized import GROUP, LEVELS, Int4VnniWeight, Int4Weight, StoredWeight
 from motet.models.facts import shapes_of
@@ -124,6 +126,8 @@ def products(options: argparse.Namespace) -> dict[str, Any]:
             "there is no kernel on this machine: MOTET_KERNELS, the processor's AVX-512 VNNI, a C++ compiler"
         )
     layers = weights_of(options.folder)
+    able = can_pack(torch.bfloat16)
+    wide = [PackedLinear(torch.randn(form.shape, dtype=torch.bfloat16), None) for form, _ in layers] if able else []
     size = sum(stored.packed.numel() for stored, _ in layers)
     rate = bandwidth()
     print(f"theory: {size / 1e9:.2f} GB are read once, {size / rate * 1e3:.1f} ms at {rate / 1e9:.0f} GB/s")
@@ -135,6 +139,9 @@ def products(options: argparse.Namespace) -> dict[str, Any]:
             name: partial(seconds, partial(multiply_all, [pair[place] for pair in layers], inputs))
             for place, name in enumerate(("motet", "torch"))
         }
+        if wide:
+            variants["bfloat16"] = partial(seconds, partial(multiply_wide, wide, inputs))
+            variants["bfloat16, rows as they are"] = partial(seconds, partial(multiply_wide, wide, inputs, as_is=True))
         figures = interleave(variants, options.rounds)
         row = {name: statistics.median(values) * 1e3 for name, values in figures.items()}
         row["torch_over_motet"] = median_of_ratios(figures["torch"], figures["motet"])
@@ -147,6 +154,12 @@ def products(options: argparse.Namespace) -> dict[str, Any]:
 def multiply_all(weights: Sequence[StoredWeight], inputs: Mapping[int, torch.Tensor]) -> None:
     for weight in weights:
         weight.multiply(inputs[weight.shape[1]])
+
+
+@torch.inference_mode()
+def multiply_wide(linears: Sequence[PackedLinear], inputs: Mapping[int, torch.Tensor], *, as_is: bool = False) -> None:
+    for linear in linears:
+        (linear.product if as_is else linear)(inputs[linear.in_features])
 
 
 def weights_of(folder: str) -> list[tuple[Int4VnniWeight, Int4Weight]]:

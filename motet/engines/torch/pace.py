@@ -1,8 +1,8 @@
 """Whether guessing pays: the price of a round against what it brings, so that no choice falls behind.
 
 A choice has a *credit*: by how many seconds it is ahead of what it would have been without guesses, plus a small share
-of its time (`MARGIN`). A round is begun, and prolonged by one more guess, only while its price leaves every choice of
-the step a credit even if all guesses are wrong. So none becomes slower than by that share.
+of its time (`MARGIN`), its prompt's included. A round is begun, and prolonged by one more guess, only while its price
+leaves every choice of the step a credit even if all guesses are wrong. So none becomes slower than by that share.
 """
 
 from __future__ import annotations
@@ -198,14 +198,17 @@ class Stake:
     def settle(self, items: Sequence[Drafting], forward_seconds: float) -> None:
         """Books the step: every choice's credit, and what became of the guesses."""
         seconds = time.perf_counter() - self._began
-        self._pace.observe_overhead(self._rows, seconds - (forward_seconds - self._forwards_before))
-        gained = {item.choice: len(item.choice.shared) - item.start for item in items}
+        if self.outlook.decoding:
+            self._pace.observe_overhead(self._rows, seconds - (forward_seconds - self._forwards_before))
+        gained = dict.fromkeys(self.outlook.decoding, 1)
+        gained |= {item.choice: max(len(item.choice.shared) - item.start, 1) for item in items}
         for item in self.outlook.work:
-            ledger, tokens = self._pace.ledger(item.choice), max(gained.get(item.choice, 1), 1)
+            ledger, tokens = self._pace.ledger(item.choice), gained.get(item.choice, 1)
             without = self._plain * tokens if items else seconds
             ledger.credit += (1.0 + MARGIN) * without - seconds
-            ledger.seconds = MEMORY * ledger.seconds + seconds
-            ledger.tokens = MEMORY * ledger.tokens + tokens
+            if item.choice in gained:
+                ledger.seconds = MEMORY * ledger.seconds + seconds
+                ledger.tokens = MEMORY * ledger.tokens + tokens
         for item in items:
             record = self._pace.record(item.choice, item.draft)
             for right, sureness in zip(item.outcome(), item.sureness, strict=False):

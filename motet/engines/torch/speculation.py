@@ -84,7 +84,8 @@ class Speculator:
             return work
         self._stake = self._pace.stake(work, self._forward_seconds)
         outlook = self._stake.outlook
-        found = [item for entry, wish in wishes.items() if (item := self._begun(entry, wish, outlook)) is not None]
+        decoding = [(entry, wish) for entry, wish in wishes.items() if entry.choice.is_decoding]
+        found = [item for entry, wish in decoding if (item := self._begun(entry, wish, outlook)) is not None]
         if not found or (self._settings.adapts and not self._stake.begin(found)):
             return work
         for item in found:
@@ -110,7 +111,7 @@ class Speculator:
 
     def _wish(self, choice: Choice) -> Speculation:
         wish = choice.group.request.speculation or self._settings.speculation
-        if not wish.tokens or choice.by_member or not choice.is_decoding:
+        if not wish.tokens or choice.by_member:
             return OFF
         narrow = wish.wide_only and any(stream.member.dtype.itemsize < 4 for stream in choice.streams)
         return OFF if narrow else wish
