@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, help="seeds of unlearning and forgetting")
     made.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of served models")
     made.add_argument("--quantize", choices=("int8", "int4"), help="the models of `speculation`")
+    made.add_argument("--draft-quantize", choices=("int8", "int4"), help="what models of `speculation` also guess with")
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--vllm-python", type=Path, help="an interpreter that has vLLM, for its engine in `speed`")
     made.add_argument(
@@ -94,6 +95,7 @@ def _setup(options: argparse.Namespace) -> Setup:
         vllm_python=options.vllm_python,
         llama=options.llama,
         quantize=options.quantize,
+        draft_quantize=options.draft_quantize,
     )
 
 

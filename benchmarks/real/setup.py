@@ -42,7 +42,7 @@ SIZES = {
 class Setup:
     """`models`: the folder of checkpoints; `work`: what is done already lies there; `results`: where results are
     written; `gsm8k`: its data; `vllm_python`: an interpreter that has vLLM; `llama`: where node-llama-cpp lies;
-    `quantize`: of `speculation`'s models."""
+    `quantize`, `draft_quantize`: of `speculation`'s models."""
 
     models: Path
     work: Path
@@ -54,6 +54,7 @@ class Setup:
     vllm_python: Path | None = None
     llama: Path | None = None
     quantize: Quantization | None = None
+    draft_quantize: Quantization | None = None
 
     def model(self, name: str) -> Path:
         """The folder of a checkpoint. Raises SystemExit where it does not exist."""

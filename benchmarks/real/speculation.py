@@ -4,6 +4,8 @@ GSM8K's questions as chats, greedy, bfloat16, one at a time and sixteen at once:
 same without, and the plain 1.5B without. All take turns on the same questions in one process; ratios are taken within
 rounds, and whole requests are timed, prompts included. With `--quantize int4` both models have 4 bits, and llama.cpp's
 plain 1.5B, on a 4-bit GGUF file beside the checkpoint, takes its turn as well (its tokens alone are timed, no prompt).
+With `--draft-quantize` both models have weights in fewer bits beside their own, and what guesses with those takes its
+turn: the composition, and the plain 1.5B, which then guesses for itself.
 
 Theory: a plain composed step costs one forward of each member. With g guesses a step costs g + 1 forwards of the draft
 and one of the other over g + 1 positions, and yields (1 − a^(g+1)) / (1 − a) tokens where guesses are right with
@@ -38,16 +40,13 @@ from motet.engines.torch import EngineCore, Member, load_member
 from motet.engines.torch.model import ModelWork
 
 GUESSING, COMPOSED, PLAIN = "composed, speculating", "composed", "large alone"
+ROUGH, PLAIN_ROUGH = "composed, speculating with fewer bits", "large alone, speculating with fewer bits"
 LLAMA = "llama.cpp, large alone"
-NAMES = (GUESSING, COMPOSED, PLAIN)
+NAMES = (ROUGH, GUESSING, COMPOSED, PLAIN_ROUGH, PLAIN)
+GUESSERS = (ROUGH, GUESSING, PLAIN_ROUGH)
 TOKENS = {1: 2.0, 16: 0.5}  # of the setup's tokens, at each batch: long answers alone, short ones together
-# speculation's tokens per second over another's
-AIMS = (
-    (COMPOSED, 1, 1.7),
-    (PLAIN, 1, 1.3),
-    (COMPOSED, 16, 1.0),
-    (LLAMA, 1, 1.0),
-)  # speculation's tokens per second over another's
+# a speculating composition's tokens per second over another's
+AIMS = ((COMPOSED, 1, 1.7), (PLAIN, 1, 1.3), (COMPOSED, 16, 1.0), (LLAMA, 1, 1.0))
 EXPECTED = """\
 expected: at batch 1 the 0.5B's guesses are right nine times in ten, which makes the composition about twice as fast as
 without and faster than the 1.5B alone; at batch 16 arithmetic bounds a forward, and guessing is off."""
@@ -57,14 +56,14 @@ def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
     """Rounds of all variants; the file of rounds is written after each, and continued."""
     print(EXPECTED, flush=True)
     stage = "speculation" if setup.quantize is None else f"speculation-{setup.quantize}"
-    key, folder = [setup.size.tokens, setup.threads, setup.dtype], setup.folder(stage)
+    key, folder = [setup.size.tokens, setup.threads, setup.dtype, setup.draft_quantize], setup.folder(stage)
     wanted_rounds = {1: setup.size.rounds, 16: max(1, setup.size.rounds // 2)}
     kept = {batch: Rounds(folder / f"rounds-{batch}.json", key, count) for batch, count in wanted_rounds.items()}
     if any(rounds.missing for rounds in kept.values()):
         bench = Bench(setup)
         for batch, rounds in kept.items():
             for _ in range(rounds.missing):
-                rounds.add(bench.round(batch, len(rounds.rows), wanted or frozenset(NAMES)))
+                rounds.add(bench.round(batch, len(rounds.rows), wanted))
                 setup.save(stage, _results(kept))
     results = _results(kept)
     for line in _report(results):
@@ -79,15 +78,18 @@ class Bench:
         dtype = torch.float32 if setup.dtype == "float32" else torch.bfloat16
         paths = {name: str(setup.model(name)) for name in (LARGE, SMALL)}
         self.members: dict[str, Member] = {
-            name: load_member(name, path, dtype=dtype, quantization=setup.quantize) for name, path in paths.items()
+            name: load_member(name, path, dtype=dtype, quantization=setup.quantize, draft=setup.draft_quantize)
+            for name, path in paths.items()
         }
+        self._rough_prices = {name: member.draft_prices for name, member in self.members.items()}
         self._tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(paths[LARGE])
         self._setup = setup
         written = {"strategy": "contrastive", "amateur": SMALL}
         composed = build_plan(parse_composition(written), LARGE, known=list(paths), token_id=lambda _: None)
-        self._plans = {GUESSING: composed, COMPOSED: composed, PLAIN: single(LARGE)}
-        self._core = EngineCore(self.members)
-        for name in NAMES:  # nothing is built or learnt for the first time where it is timed
+        self._names = [name for name in NAMES if setup.draft_quantize or name not in (ROUGH, PLAIN_ROUGH)]
+        self._plans = {name: single(LARGE) if name in (PLAIN, PLAIN_ROUGH) else composed for name in self._names}
+        self._cores = {name: EngineCore(self.members) for name in self._names}  # each learns what its own guesses bring
+        for name in self._names:  # nothing is built or learnt for the first time where it is timed
             self._answers(name, self._contexts(0, 1), 24)
 
     def round(self, batch: int, number: int, wanted: frozenset[str]) -> dict[str, Any]:
@@ -95,8 +97,8 @@ class Bench:
         contexts = self._contexts(number * batch, batch)
         tokens = int(self._setup.size.tokens * TOKENS[batch])
         found: dict[str, Any] = {"forwards": self._forwards() if batch == 1 else None}
-        for name in NAMES:
-            if name in wanted:
+        for name in self._names:
+            if name in wanted or not wanted:
                 found[name] = self._answers(name, contexts, tokens)
                 print(f"  {name}, {batch}: {found[name]['tokens per second']:.2f} tokens/s", flush=True)
         if batch == 1 and self._setup.quantize == "int4" and self._setup.llama is not None:
@@ -116,17 +118,19 @@ class Bench:
 
     def _answers(self, name: str, contexts: Sequence[tuple[int, ...]], tokens: int) -> dict[str, Any]:
         """All requests at once, no prefix cached."""
-        for member in self.members.values():
+        for number, member in self.members.items():
             member.cache.clear()
-        plan, before = self._plans[name], self._core.stats()
-        wish = Speculation() if name == GUESSING else OFF
-        groups = [self._core.group(_request(plan, context, tokens, wish)) for context in contexts]
+            member.draft_prices = None if name == GUESSING else self._rough_prices[number]
+        plan, core = self._plans[name], self._cores[name]
+        before = core.stats()
+        wish = Speculation() if name in GUESSERS else OFF
+        groups = [core.group(_request(plan, context, tokens, wish)) for context in contexts]
         began = time.perf_counter()
         for group in groups:
-            self._core.add(group)
-        while self._core.step():
+            core.add(group)
+        while core.step():
             pass
-        spent, after = time.perf_counter() - began, self._core.stats()
+        spent, after = time.perf_counter() - began, core.stats()
         return {
             "tokens per second": tokens * len(groups) / spent,
             "blocks": after.drafts - before.drafts,
@@ -167,36 +171,30 @@ def _results(kept: Mapping[int, Rounds]) -> dict[str, Any]:
 
 def _summary(batch: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians, ratios within rounds, what became of the guesses, and how often answers differ in rounding."""
-    rates = {
-        name: [row[name]["tokens per second"] for row in rows]
-        for name in (*NAMES, LLAMA)
-        if all(name in row for row in rows)
-    }
-    found: dict[str, Any] = {
+    names = [name for name in (*NAMES, LLAMA) if all(name in row for row in rows)]
+    rates = {name: [row[name]["tokens per second"] for row in rows] for name in names}
+    return {
         "rounds": len(rows),
         "tokens per second": {name: statistics.median(values) for name, values in rates.items()},
         "each round": rates,
+        "speculating": {name: _guesser(name, batch, rows, rates) for name in names if name in GUESSERS},
     }
-    if GUESSING not in rates:
-        return found
-    guesses, right = (sum(row[GUESSING][part] for row in rows) for part in ("guesses", "right"))
-    others = [name for name in rates if name != GUESSING]
-    found |= {
-        "speculating over": {name: median_of_ratios(rates[GUESSING], rates[name]) for name in others},
-        "guesses": guesses,
-        "right": right,
-        "blocks": sum(row[GUESSING]["blocks"] for row in rows),
+
+
+def _guesser(
+    name: str, batch: int, rows: Sequence[Mapping[str, Any]], rates: Mapping[str, list[float]]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "over": {other: median_of_ratios(rates[name], own) for other, own in rates.items() if other != name},
+        **{part: sum(row[name][part] for row in rows) for part in ("blocks", "guesses", "right")},
     }
-    if COMPOSED in rates:
-        pairs = [
-            (ours, theirs)
-            for row in rows
-            for ours, theirs in zip(row[GUESSING]["answers"], row[COMPOSED]["answers"], strict=True)
-        ]
+    if (without := PLAIN if name == PLAIN_ROUGH else COMPOSED) in rates:
+        pairs = [pair for row in rows for pair in zip(row[name]["answers"], row[without]["answers"], strict=True)]
         found["answers"] = len(pairs)
         found["answers that differ"] = sum(ours != theirs for ours, theirs in pairs)
-    if guesses and batch == 1:
-        found["ceiling over composed"], found["guesses at the ceiling"] = _ceiling(rows, right / guesses)
+    if name == GUESSING and found["guesses"] and batch == 1:
+        ceiling = _ceiling(rows, found["right"] / found["guesses"])
+        found["ceiling over composed"], found["guesses at the ceiling"] = ceiling
     return found
 
 
@@ -217,9 +215,10 @@ def _ceiling(rows: Sequence[Mapping[str, Any]], acceptance: float) -> tuple[floa
 def _report(results: Mapping[str, Any]) -> Iterator[str]:
     for batch, found in results["batches"].items():
         for name, rate in found["tokens per second"].items():
-            yield f"{name:24} {batch:>3} {rate:8.2f} tokens/s"
-        for other, at, aim in AIMS:
-            if str(at) == batch and other in found.get("speculating over", {}):
-                yield judged(f"{GUESSING} over {other}, batch {batch}", found["speculating over"][other], aim)
-        if "ceiling over composed" in found:
-            yield f"ceiling of equal guesses over composed: {found['ceiling over composed']:.2f}"
+            yield f"{name:40} {batch:>3} {rate:8.2f} tokens/s"
+        for name, own in found["speculating"].items():
+            aims = [(other, aim) for other, at, aim in AIMS if str(at) == batch and other in own["over"]]
+            for other, aim in aims if name != PLAIN_ROUGH else ():
+                yield judged(f"{name} over {other}, batch {batch}", own["over"][other], aim)
+            if "ceiling over composed" in own:
+                yield f"ceiling of equal guesses over composed: {own['ceiling over composed']:.2f}"

@@ -41,17 +41,18 @@ OFF = Speculation(tokens=0)
 AUTO = Speculation(wide_only=True)
 
 
-def drafts_of(plan: Plan, name: str | None) -> Sequence[int | str]:
+def drafts_of(plan: Plan, name: str | None, *, alone: bool = False) -> Sequence[int | str]:
     """The drafts that a wish leaves, streams by their numbers: the named one, none where the plan does not have it;
-    without a name all streams, where there are several, and the text itself. None where a member reads several tokens
-    in the place of one: where its rows would stand behind guesses is not known before."""
+    without a name all streams, where there are several or the only one may guess `alone`, and the text itself. None
+    where a member reads several tokens in the place of one: where its rows would stand behind guesses is not known
+    before."""
     if not has_drafts(plan):
         return []
     if name == NGRAM:
         return [NGRAM]
     able = _able(plan)
     if name is None:
-        return [*(able if len(plan.readers) > 1 else ()), NGRAM]
+        return [*(able if alone or len(plan.readers) > 1 else ()), NGRAM]
     return [k for k in able if name in (plan.streams[k].role, plan.streams[k].model)][:1]
 
 

@@ -23,6 +23,7 @@ class ModelInfo:
     device: str
     eos_token_ids: tuple[int, ...] = ()
     quantization: Quantization | None = None
+    draft_quantization: Quantization | None = None  # of the weights that it guesses with, beside its own
     head: HeadKind | None = None  # that is served with it
     threshold: float | None = None  # of a head that routes: above which reading another model writes the token
     clusters: tuple[str, ...] = ()  # of a head that compares prompts with clusters: their names, in its order

@@ -61,11 +61,11 @@ def with_backbone(name: str, source: Source, configuration: Configuration) -> tu
         return source, None
     others = [other for other in configuration.settings.models if other != name]
     bases = [other for other in others if _is_base(other, source, configuration)]
-    alike = [other for other in bases if _settings(other, configuration) == _settings(name, configuration)]
+    alike = [other for other in bases if _computes(other, name, configuration)]
     if not bases:
         return source, None
     if not alike:
-        return source, f"it has other settings of dtype, device and quantize than {' and '.join(bases)}"
+        return source, f"it has other settings of dtype, device, quantize and draft_quantize than {' and '.join(bases)}"
     if file_problems(source):  # told of it anyway
         return source, None
     try:
@@ -145,6 +145,15 @@ def _is_base(other: str, source: Source, configuration: Configuration) -> bool:
         return True
     paths = Path(found.path), Path(source.checkpoint)
     return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
+
+
+def _computes(base: str, name: str, configuration: Configuration) -> bool:
+    """Whether a model of the file has what is asked of the weights of an adapter of it; with which weights it guesses
+    is the base's own matter, unless the adapter asks for some."""
+    models = configuration.settings.models
+    draft = models[name].draft_quantize
+    alike = _settings(base, configuration) == _settings(name, configuration)
+    return alike and draft in (None, models[base].draft_quantize)
 
 
 def _settings(name: str, configuration: Configuration) -> tuple[str | None, ...]:

@@ -81,7 +81,8 @@ def _facts(name: str, model: ModelConfig, configuration: Configuration) -> list[
         behind = computing(model, source, models)
         device = "vllm" if engine.kind == "vllm" else device_of(behind, engine)
         tokenizer, info = read_model(name, behind, source, engine, device)
-        weights = gib(weight_bytes(source, info)) + (f" ({model.quantize})" if model.quantize else "")
+        stored = model.quantize or (f"+ {model.draft_quantize} to guess" if model.draft_quantize else "")
+        weights = gib(weight_bytes(source, info)) + (f" ({stored})" if stored else "")
     except (OSError, ValueError) as error:
         raise ConfigError([f"models.{name}: {error}"]) from error
     template = model.template or ("chat" if tokenizer.has_chat_template else "plain")

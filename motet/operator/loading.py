@@ -193,6 +193,7 @@ def load_model(
         ends=own_ends(source, tokenizer),
         adapt=adapted,
         quantization=model.quantize,
+        draft=model.draft_quantize,
         sample=tokenizer.encode(SAMPLE, add_special_tokens=True),
         head=head_of(source) if weights is None else None,
     )

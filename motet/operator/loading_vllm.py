@@ -305,6 +305,10 @@ def _unfit(name: str, model: ModelConfig) -> list[str]:
             f"models.{name}.quantize: it is the embedded engine's; vLLM takes engine.engine_args.quantization (fp8, "
             "say), or checkpoints that are quantised already."
         )
+    if model.draft_quantize is not None:
+        problems.append(
+            f"models.{name}.draft_quantize: it is the embedded engine's; vLLM takes engine_args.speculative_config."
+        )
     if model.vocab != "exact":
         doing = "cuts" if model.vocab == "cut" else "maps"
         problems.append(

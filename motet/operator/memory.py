@@ -82,6 +82,7 @@ def _demands(sources: Mapping[str, Source], infos: Mapping[str, ModelInfo]) -> l
 
 def weight_bytes(source: Source, info: ModelInfo) -> int:
     """Bytes of a model's weights once they are loaded."""
+    from motet.engines.torch.quantization import draft_bytes
     from motet.engines.torch.quantization import weight_bytes as quantized_bytes
     from motet.models.facts import DTYPE_BYTES, shapes_of
 
@@ -92,6 +93,9 @@ def weight_bytes(source: Source, info: ModelInfo) -> int:
         return source.virtual_tokens * int(_config(source).get_text_config().hidden_size) * itemsize
     if info.quantization is not None:
         return quantized_bytes(shapes_of(_config(source)), info.quantization, itemsize)
+    if info.draft_quantization is not None:
+        guessing = draft_bytes(shapes_of(_config(source)), info.draft_quantization, itemsize)
+        return info.num_parameters * itemsize + guessing
     place = local(source.checkpoint, source.checkpoint_revision)
     if prequantised.method_of(_config(source)) is not None:
         return sum(file.stat().st_size for file in Path(place).glob("*.safetensors"))

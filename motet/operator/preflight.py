@@ -15,6 +15,7 @@ from motet.experts.fit import Known
 from motet.models import prequantised
 from motet.models.checkpoint import read_config, read_generation_config
 from motet.models.ends import end_token_ids
+from motet.models.facts import DTYPE_BYTES
 from motet.models.info import ModelInfo
 from motet.models.thoughts import ThinkTags
 from motet.models.tokenizer import Tokenizer
@@ -57,6 +58,7 @@ def prepare(configuration: Configuration) -> Prepared:
         raise ConfigError(problems)
     registry.map_all()
     warnings = merged + _endless(infos) + _odd_prompts(registry.members) + _approximate(registry)
+    warnings += _unused_drafts(configuration.settings.engine, infos)
     warnings += memory_warnings(configuration.settings.engine, sources, infos)
     return Prepared(sources, tokenizers, registry, warnings)
 
@@ -143,6 +145,8 @@ def read_model(
     method = prequantised.method_of(config)
     if model.quantize is not None and method is not None:
         raise ValueError(f"quantize: the checkpoint is already quantised ({method}); leave it out.")
+    if model.draft_quantize is not None and (stored := method or model.quantize) is not None:
+        raise ValueError(f"draft_quantize: its own weights are quantised already ({stored}); leave it out.")
     unloadable = None if device == "vllm" else prequantised.problem(config, device)
     if unloadable:
         raise ValueError(f"{unloadable}.")
@@ -165,6 +169,7 @@ def read_model(
     return tokenizer, replace(
         info,
         quantization=model.quantize,
+        draft_quantization=model.draft_quantize,
         max_model_len=length,
         backbone=source.backbone,
         virtual_tokens=source.virtual_tokens,
@@ -301,6 +306,23 @@ def _odd_prompts(members: Mapping[str, LoadedModel]) -> list[str]:
         if member.template == "chat" and member.tokenizer.template.loses_questions:
             told.append(f"models.{name}: its chat template shows nothing of what a user says.")
     return told
+
+
+def _unused_drafts(engine: EngineConfig, infos: Mapping[str, ModelInfo]) -> list[str]:
+    """Models that have weights to guess with, where nothing guesses unless a request asks."""
+    asked = {name: info for name, info in infos.items() if info.draft_quantization is not None}
+    if engine.speculation == "auto":
+        narrow = {name: info for name, info in asked.items() if DTYPE_BYTES[info.dtype] < DTYPE_BYTES["float32"]}
+        reasons = {
+            name: f"`engine.speculation: auto` makes no guesses in {info.dtype}" for name, info in narrow.items()
+        }
+    else:
+        reasons = dict.fromkeys(asked if engine.speculation == "off" else (), "`engine.speculation` is off")
+    return [
+        f"models.{name}.draft_quantize: {reason}: only for requests that ask for them. `engine.speculation: {{}}` makes "
+        "them for all."
+        for name, reason in reasons.items()
+    ]
 
 
 def _endless(infos: Mapping[str, ModelInfo]) -> list[str]:

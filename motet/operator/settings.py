@@ -77,6 +77,8 @@ class ModelConfig(Section):
     """By default the engine's."""
     quantize: Quantization | None = None
     """The embedded engine stores the weights in 8 or 4 bits."""
+    draft_quantize: Quantization | None = None
+    """The embedded engine keeps the weights in so few bits as well, beside its own, and guesses ahead with them."""
     template: Literal["chat", "plain"] | None = None
     """How the model reads messages; by default its chat template where it has one, else their plain text."""
     revision: str | None = None

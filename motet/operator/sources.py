@@ -17,7 +17,7 @@ from motet.operator.file import ConfigError, Configuration
 from motet.operator.settings import ModelConfig, source_of
 
 T = TypeVar("T")
-WEIGHTS_FIELDS = ("dtype", "device", "quantize")  # of a model's own weights
+WEIGHTS_FIELDS = ("dtype", "device", "quantize", "draft_quantize")  # of a model's own weights
 
 
 @dataclass(frozen=True, slots=True)

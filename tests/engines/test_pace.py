@@ -15,6 +15,7 @@ from motet.composers.plan import Plan, single
 from motet.engines.base import GenerationRequest
 from motet.engines.drafts import OFF, Speculation
 from motet.engines.torch import EngineCore, EngineSettings, Member, pace
+from motet.engines.torch.draft_weights import is_guessing
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.pace import plain_of
 from motet.engines.torch.prices import Prices
@@ -97,12 +98,14 @@ class Clock:
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
         for name, member in members.items():
             member.prices = Prices()
+            member.draft_prices = Prices() if member.draft_prices else None
             inner = member._forward  # pyright: ignore[reportPrivateUsage]
             monkeypatch.setattr(member, "_forward", self.slowed(inner, 0.04 if name == "llama-b" else 0.1))
 
     def slowed(self, forward: Callable[[Sequence[ModelWork]], Tensor], seconds: float) -> Any:
         def run(work: Sequence[ModelWork]) -> Tensor:
-            self.now += seconds * (1 + 0.05 * sum(len(item.tokens) for item in work))
+            price = seconds / 3 if is_guessing() else seconds  # weights in 4 bits are a third to read
+            self.now += price * (1 + 0.05 * sum(len(item.tokens) for item in work))
             return forward(work)
 
         return run

@@ -177,7 +177,7 @@ def test_few_numbers_of_rows_are_computed(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.skipif(not can_pack(torch.bfloat16), reason="oneDNN has no bfloat16 on this processor")
 def test_few_rows_of_bfloat16_are_computed_as_four() -> None:
-    """Which is faster, and makes a row's bits those of a row alone: with one guess or two the answer rounds the same."""
+    """Which is faster, and makes a row's bits those of a row alone: a block of guesses rounds as one token does."""
     torch.manual_seed(0)
     packed = PackedLinear(torch.randn(96, 64).bfloat16(), None)
     x = torch.randn(4, 64).bfloat16()

@@ -181,7 +181,7 @@ def test_settings_of_the_weights_decide(models: Path) -> None:
     told = merging(write(models, {"large": {"dtype": "float32"}, "tuned": {}}, engine={"dtype": "float32"}))
     assert not told, "the same said in two ways"
     (told,) = merging(write(models, {"large": {"quantize": "int8"}, "tuned": {}}))
-    assert "other settings of dtype, device and quantize than large" in told
+    assert "other settings of dtype, device, quantize and draft_quantize than large" in told
     assert not merging(write(models, {"large": {"quantize": "int8"}, "tuned": {"quantize": "int8"}}))
     assert not merging(write(models, {"other": {}, "tuned": {}})), "its base is no model of the file"
     both = write(models, {"first": {"path": "large", "dtype": "bfloat16"}, "second": {"path": "large"}, "tuned": {}})

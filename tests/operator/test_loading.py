@@ -17,6 +17,8 @@ from motet.models.tokenizer import Tokenizer
 from motet.operator import preflight
 from motet.operator.file import ConfigError, load
 from motet.operator.loading import load_engine
+from motet.operator.memory import weight_bytes
+from motet.operator.preflight import prepare
 from tests.fakes import byte_tokenizer
 
 CONTRAST = {"strategy": "contrastive", "base": "one", "amateur": "two"}
@@ -143,6 +145,44 @@ def test_a_quantised_checkpoint_is_not_quantised_again(models: Path, tmp_path: P
     config.write_text(json.dumps(written))
     message = refused(tmp_path, {"packed": {"path": "packed", "quantize": "int8"}})
     assert message == "models.packed: quantize: the checkpoint is already quantised (gptq); leave it out."
+
+
+def test_weights_to_guess_with_stand_beside_whole_ones(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "one", tmp_path / "one")
+    message = refused(tmp_path, {"one": {"path": "one", "quantize": "int8", "draft_quantize": "int4"}})
+    assert message == "models.one: draft_quantize: its own weights are quantised already (int8); leave it out."
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "reason"),
+    [
+        ({}, "bfloat16", "`engine.speculation: auto` makes no guesses in bfloat16"),
+        ({"speculation": "off"}, "float32", "`engine.speculation` is off"),
+        ({"speculation": {}}, "bfloat16", None),
+        ({}, "float32", None),
+    ],
+)
+def test_a_draft_that_nobody_asks_is_told_of(
+    models: Path, tmp_path: Path, engine: dict[str, Any], dtype: str, reason: str | None
+) -> None:
+    shutil.copytree(models / "one", tmp_path / "one")
+    model = {"path": "one", "draft_quantize": "int8", "dtype": dtype}
+    content = yaml.safe_dump({"models": {"one": model}, "engine": engine})
+    (tmp_path / "models.yaml").write_text(content, encoding="utf-8")
+    warnings = [text for text in prepare(load(tmp_path / "models.yaml")).warnings if "draft_quantize" in text]
+    assert len(warnings) == (reason is not None)
+    assert all(text.startswith(f"models.one.draft_quantize: {reason}") for text in warnings)
+
+
+def test_a_draft_counts_as_memory(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "one", tmp_path / "one")
+    file = write(tmp_path, {"plain": {"path": "one"}, "twofold": {"path": "one", "draft_quantize": "int8"}})
+    prepared = prepare(load(file))
+    members = prepared.registry.members
+    plain, twofold = (weight_bytes(prepared.sources[name], members[name].info) for name in ("plain", "twofold"))
+    assert 1.1 * plain < twofold < 1.5 * plain
+    engine, _ = load_engine(load(file))
+    assert engine.models["twofold"].num_parameters == engine.models["plain"].num_parameters
 
 
 def test_a_quantised_member_keeps_its_names_and_size(models: Path, tmp_path: Path) -> None:

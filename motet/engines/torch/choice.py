@@ -36,13 +36,20 @@ class Round:
             and so on.
         readings: (1,) each, what the drafting stream's head says there, where it has one.
         probs: (V,) each, what the guesses were drawn from, where they are judged by the ratio of probabilities.
+        is_rough: whether that was computed with the draft's weights of the stream's member, and is no term of the
+            composition: the stream verifies, too.
     """
 
     stream: int | None
     guesses: list[int]
+    is_rough: bool = False
     logits: list[Tensor] = field(default_factory=list[Tensor])
     readings: list[Tensor] = field(default_factory=list[Tensor])
     probs: list[Tensor] = field(default_factory=list[Tensor])
+
+    def has_rows_of(self, k: int) -> bool:
+        """Whether stream k's rows are computed already."""
+        return self.stream == k and not self.is_rough
 
 
 @dataclass(slots=True, eq=False)
@@ -264,7 +271,12 @@ class Choice:
         self.round = None
         for stream in self.streams:
             if stream.slot is not None:
-                del stream.slot.tokens[stream.length(len(self.shared)) - 1 :]
+                self.cut_back(stream)
+
+    def cut_back(self, stream: StreamState) -> None:
+        """Forgets what a stream has computed beyond all shared tokens but the last, which is fed next."""
+        assert stream.slot is not None
+        del stream.slot.tokens[stream.length(len(self.shared)) - 1 :]
 
     def finish_reason(self) -> FinishReason | None:
         """Why the choice ends after the last reported position, or None."""

@@ -100,7 +100,7 @@ class Drafting:
     def verifying(self) -> Work:
         """The block that verifies the guesses: the drafting stream has its rows already."""
         positions = len(self.guesses) + (not self.is_over)
-        counts = tuple(0 if k == self.round.stream else positions for k in range(len(self.choice.streams)))
+        counts = tuple(0 if self.round.has_rows_of(k) else positions for k in range(len(self.choice.streams)))
         return Work(self.choice, counts, positions)
 
     def propose(self, token: int | None, sureness: float) -> None:
@@ -172,7 +172,7 @@ def compute(items: Sequence[Drafting]) -> None:
         for index, item in placed
     ]
     member = items[0].stream.member
-    logits = member.forward(work)
+    logits = member.forward(work, is_guess=items[0].round.is_rough)
     for row, ((_, item), done) in enumerate(zip(placed, work, strict=True)):
         item.slot.tokens += done.tokens
         item.round.logits.append(logits[row : row + 1])

@@ -45,6 +45,7 @@ def load_member(
     ends: Collection[int] = (),
     adapt: Callable[[PreTrainedModel], PreTrainedModel] | None = None,
     quantization: Quantization | None = None,
+    draft: Quantization | None = None,
     sample: Sequence[int] | None = None,
     head: tuple[HeadKind, Callable[[int], ReadingHead]] | None = None,
 ) -> Member:
@@ -57,6 +58,7 @@ def load_member(
         adapt: what becomes of the checkpoint before anything else is done with it: merging an adapter, say.
         max_model_len: upper bound on the context, None for the model's own.
         quantization: how weights are stored; everything is checked against the model with those weights.
+        draft: how weights are stored beside them, for guesses alone.
         head: that is served with the model, made for the width of its hidden states.
         sample: the ids of some ordinary text, for the load check; its rounding is that of real use then.
 
@@ -79,6 +81,8 @@ def load_member(
         if quantization is not None:
             quantize(model, quantization)
         member = _prepare(name, model, limit, width, ends, _check_ids(model, limit, sample))
+        if draft is not None:
+            member.draft_with(draft)
         if head is not None:
             kind, make = head
             member.attach(kind, make(int(model.config.get_text_config().hidden_size)))

@@ -15,13 +15,14 @@ from transformers import PreTrainedModel
 
 from motet.engines.torch.attention import STEP, Segment, StepContext
 from motet.engines.torch.cache import LayerShape, SlotCache
+from motet.engines.torch.draft_weights import add_draft_weights, guessing
 from motet.engines.torch.exits import EarlyExits
 from motet.engines.torch.low_rank import Rows, adding
 from motet.engines.torch.prices import Prices
 from motet.models.ends import ends_within, model_ends
 from motet.models.facts import is_tied, num_parameters
 from motet.models.heads import ReadingHead, Seen
-from motet.models.info import HeadKind, ModelInfo
+from motet.models.info import HeadKind, ModelInfo, Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Member:
         readings: (n,) float32, of C clusters (n, C): what the member's head says of each row of the last forward; None
             without a head.
         exits: where its forward may be left early; None where that is not proven (`EarlyExits.flows`).
+        draft_prices: what forwards with the draft's weights cost; None where its own are all that it has.
         reads_embeddings: whether a text's embeddings are proven to give what its ids give.
         virtual: the rows (H,) of the soft prompts in front of it, by their negative ids (`soft_prompts`).
         linears: (in, out) of those that adapters may change, by name: which are proven to be given every token of a
@@ -80,6 +82,7 @@ class Member:
         self.forward_seconds = 0.0
         self.num_forwards = 0
         self.prices = Prices()
+        self.draft_prices: Prices | None = None
         self.readings: Tensor | None = None
         self.exits: EarlyExits | None = None
         self.reads_embeddings = False
@@ -122,20 +125,36 @@ class Member:
     def _note(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._hidden = inputs[0].detach()
 
-    def forward(self, work: Sequence[ModelWork]) -> Tensor:
+    def draft_with(self, kind: Quantization) -> None:
+        """From now on the member guesses with its weights in so few bits. Raises QuantizationError: they cannot be."""
+        add_draft_weights(self.model, kind)
+        self.draft_prices = Prices()
+
+    def forward(self, work: Sequence[ModelWork], *, is_guess: bool = False) -> Tensor:
         """Runs all streams' tokens as one flat batch; single tokens must come first, in ascending slot order.
+
+        Args:
+            is_guess: with the draft's weights, where the member has them; what that writes into slots is to be cut off
+                again.
 
         Returns:
             (n, vocab_size) raw logits, in the model's dtype: the last `num_logits` tokens of each item, in order; then
             those behind early layers (`early_rows`).
         """
         began = time.perf_counter()
-        logits = self._forward(work)
+        with guessing() if is_guess else nullcontext():
+            logits = self._forward(work)
         spent = time.perf_counter() - began
         self.forward_seconds += spent
         self.num_forwards += 1
-        self.prices.observe(sum(len(item.tokens) for item in work), spent)
+        prices = self.guess_prices if is_guess else self.prices
+        prices.observe(sum(len(item.tokens) for item in work), spent)
         return logits
+
+    @property
+    def guess_prices(self) -> Prices:
+        """What forwards cost that guess."""
+        return self.draft_prices or self.prices
 
     def _forward(self, work: Sequence[ModelWork]) -> Tensor:
         segments: list[Segment] = []

@@ -134,8 +134,9 @@ class Outlook:
         if drafter is None:
             return self._pace.price(tokens, rows)
         drafting = self._drafting[drafter]
-        tokens[drafter] -= drafting * (guesses + 1)
-        return self._pace.price(tokens, rows + drafting * guesses) + (guesses + 1) * drafter.prices.of(drafting)
+        if drafter.draft_prices is None:  # its rows are computed while it guesses
+            tokens[drafter] -= drafting * (guesses + 1)
+        return self._pace.price(tokens, rows + drafting * guesses) + (guesses + 1) * drafter.guess_prices.of(drafting)
 
 
 class Stake:
@@ -157,13 +158,15 @@ class Stake:
         self._rate = sum(pace.speed(choice, self._plain) for choice in outlook.decoding)
 
     def begin(self, items: Sequence[Drafting]) -> bool:
-        """Whether the step can afford that these choices' streams run before the others, to guess."""
+        """Whether the step can afford that these choices' streams run before the others, to guess; and, where that
+        computes nothing that the step needs, a first guess as well, without which it would be for nothing."""
         drafts = _by_member(items)
         for member, count in drafts.items():
-            self._tokens[member] -= count
+            self._tokens[member] -= 0 if member.draft_prices else count
         self._rows += sum(drafts.values())
         self._spent = self._pace.price(self._tokens, self._rows) + _forwards(drafts) - self._plain
-        return self._spent <= self._budget
+        rough = [item for item in items if item.round.is_rough]
+        return self._spent + (self._added(rough) if rough else 0.0) <= self._budget
 
     def worth(self, items: Sequence[Drafting]) -> list[Drafting]:
         """Those whose pending guesses are worth their price, which is then spent: the expected tokens must be more than
@@ -171,16 +174,19 @@ class Stake:
         reach = {item: item.reach * self._chance(item) for item in items}
         left = sorted(items, key=lambda item: -reach[item])
         while left:
-            tokens, rows = self._with(left)
-            price = self._pace.price(tokens, rows) + _forwards(_by_member(left))
-            price -= self._pace.price(self._tokens, self._rows)
+            price = self._added(left)
             if self._spent + price <= self._budget and sum(reach[item] for item in left) >= price * self._rate:
-                self._tokens, self._rows, self._spent = tokens, rows, self._spent + price
+                (self._tokens, self._rows), self._spent = self._with(left), self._spent + price
                 for item in left:
                     item.reach = reach[item]
                 return left
             left.pop()
         return []
+
+    def _added(self, items: Sequence[Drafting]) -> float:
+        """Seconds that one more guess of these choices adds to the step."""
+        price = self._pace.price(*self._with(items)) - self._pace.price(self._tokens, self._rows)
+        return price + _forwards(_by_member(items))
 
     def _chance(self, item: Drafting) -> float:
         """That the pending guess is right."""
@@ -192,7 +198,7 @@ class Stake:
         for item in items:
             rows += 1 if item.round.stream is None else 2
             for k, stream in enumerate(item.choice.streams):
-                tokens[stream.member] += k != item.round.stream
+                tokens[stream.member] += not item.round.has_rows_of(k)
         return tokens, rows
 
     def settle(self, items: Sequence[Drafting], forward_seconds: float) -> None:
@@ -234,4 +240,4 @@ def _by_member(items: Sequence[Drafting]) -> dict[Member, int]:
 
 
 def _forwards(drafts: Mapping[Member, int]) -> float:
-    return sum(member.prices.of(count) for member, count in drafts.items())
+    return sum(member.guess_prices.of(count) for member, count in drafts.items())

@@ -53,6 +53,10 @@ class PackedLinear(nn.Module):
         padded = F.pad(x.reshape(rows, self.in_features), (0, 0, 0, padding))
         return self.product(padded)[:rows].view(*x.shape[:-1], self.out_features)
 
+    def weight_as_given(self) -> Tensor:
+        """The weight (out, in), unpacked: a copy."""
+        return self.packed.to_dense()
+
     def product(self, x: Tensor) -> Tensor:
         """The product over just so many rows."""
         return torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, "none", [], "")

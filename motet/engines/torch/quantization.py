@@ -49,8 +49,7 @@ def quantize(model: PreTrainedModel, kind: Quantization) -> None:
         QuantizationError: there is no kernel for it, or most of the weights cannot be stored so.
     """
     dtype = str(model.dtype).removeprefix("torch.")
-    if kind == "int4" and model.device.type == "cuda" and model.dtype != torch.bfloat16:
-        raise QuantizationError(f"quantize: int4 on CUDA goes with dtype bfloat16 alone, not {dtype}")
+    check_kernel(model, kind, "quantize")
     total = sum(parameter.numel() for parameter in model.parameters())
     tables = _store_embedding(model)
     for parent in list(cast("Any", model).modules()):
@@ -59,7 +58,7 @@ def quantize(model: PreTrainedModel, kind: Quantization) -> None:
         for name, child in list(parent.named_children()):
             if is_plain(child):
                 shared = _forms(child.weight, kind)[:1] == ["int8"]  # a tied head in 8 bits is the very table
-                stored = (tables.get(child.weight) if shared else None) or _store(child.weight, kind)
+                stored = (tables.get(child.weight) if shared else None) or store(child.weight, kind)
                 if stored is not None:
                     setattr(parent, name, QuantizedLinear(stored, bias_of(child)))
     for weight in model.parameters():
@@ -70,6 +69,20 @@ def quantize(model: PreTrainedModel, kind: Quantization) -> None:
         raise QuantizationError(f"quantize: {share:.0%} of its weights cannot be stored in {kind}: {_listed(left)}")
     if left:
         log.warning("%.1f %% of the weights stay in %s: %s", 100 * share, dtype, _listed(left))
+
+
+def check_kernel(model: PreTrainedModel, kind: Quantization, field: str) -> None:
+    """Raises QuantizationError: there is no kernel for what `field` of the operator's file asks."""
+    if kind == "int4" and model.device.type == "cuda" and model.dtype != torch.bfloat16:
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise QuantizationError(f"{field}: int4 on CUDA goes with dtype bfloat16 alone, not {dtype}")
+
+
+def draft_bytes(model: PreTrainedModel, kind: Quantization, itemsize: int) -> int:
+    """Bytes of the weights that a model guesses with, beside its own (`draft_weights`)."""
+    linears = [module for module in cast("Any", model).modules() if is_plain(module)]
+    forms = [(linear.weight, _forms(linear.weight, kind)) for linear in linears]
+    return sum(_stored_bytes(weight, own[0], itemsize) for weight, own in forms if own)
 
 
 def weight_bytes(model: PreTrainedModel, kind: Quantization | None, itemsize: int) -> int:
@@ -136,14 +149,14 @@ def _store_siblings(parent: nn.Module, names: Sequence[str], kind: Quantization)
     linears = cast("list[nn.Linear]", linears)
     if len(linears) < len(names) or len({(linear.in_features, bias_of(linear) is None) for linear in linears}) > 1:
         return
-    stored = _store(torch.cat([linear.weight for linear in linears]), kind)
+    stored = store(torch.cat([linear.weight for linear in linears]), kind)
     parts = None if stored is None else joint_parts(linears, lambda _, bias: QuantizedLinear(stored, bias))
     for name, part in zip(names, parts or (), strict=False):
         setattr(parent, name, part)
 
 
-def _store(weight: Tensor, kind: Quantization) -> StoredWeight | None:
-    """The weight (out, in) in the smallest form that holds it; None where none does."""
+def store(weight: Tensor, kind: Quantization) -> StoredWeight | None:
+    """A weight (out, in) in the smallest form of `kind` that holds it; None where none does."""
     for form in _forms(weight, kind):
         stored = quantize_int4(weight) if form == "int4" else quantize_int8(weight)
         if _holds(stored, weight):

@@ -92,6 +92,9 @@ class Speculator:
             item.choice.round = item.round
         self._drafting = found
         self._guess_ahead(self._stake, work)
+        for item in self._drafting:
+            if item.round.is_rough:
+                item.choice.cut_back(item.stream)
         verifying = {item.choice: item.verifying for item in self._drafting}
         return [verifying.get(item.choice, item) for item in work]
 
@@ -103,7 +106,7 @@ class Speculator:
         for item in self._drafting:
             self.stats.add(item)
             item.choice.end_round()
-        return any(item.guesses for item in self._drafting)
+        return any(item.guesses or item.round.is_rough for item in self._drafting)
 
     @property
     def _forward_seconds(self) -> float:
@@ -125,14 +128,15 @@ class Speculator:
             return None
         if isinstance(draft, int):
             by_ratio = wish.acceptance == "ratio" and choice.is_unseeded
-            return Drafting(entry, Round(draft, []), most, len(choice.shared), by_ratio=by_ratio)
+            round_ = Round(draft, [], is_rough=_is_rough(choice, draft))
+            return Drafting(entry, round_, most, len(choice.shared), by_ratio=by_ratio)
         ready, run = choice.repeats.guess([*choice.streams[0].prompt, *choice.shared], most)
         if not ready:
             return None
         return Drafting(entry, Round(None, []), most, len(choice.shared), ready=ready, run=run)
 
     def _draft_of(self, choice: Choice, wish: Speculation, outlook: Outlook) -> Draft | None:
-        drafts = drafts_of(choice.plan, wish.draft)
+        drafts = drafts_of(choice.plan, wish.draft, alone=_is_rough(choice, 0))
         if not drafts:
             return None
         if self._settings.adapts:
@@ -186,6 +190,11 @@ class Speculator:
                 draw(own, self._kernels(own[0].round.logits[-1].device))
             except Exception:
                 log.debug("no guess could be drawn", exc_info=True)
+
+
+def _is_rough(choice: Choice, draft: int) -> bool:
+    """Whether a stream's member guesses with other weights than its own."""
+    return choice.streams[draft].member.draft_prices is not None
 
 
 def _size(choice: Choice, draft: Draft) -> float:

@@ -37,12 +37,12 @@ class Work:
     def drafted(self, k: int) -> list[Tensor]:
         """The rows that stream k has computed while it drafted."""
         own = self.choice.round
-        return own.logits if own is not None and own.stream == k else []
+        return own.logits if own is not None and own.has_rows_of(k) else []
 
     def drafted_readings(self, k: int) -> list[Tensor]:
         """What the head of stream k's member says of those rows."""
         own = self.choice.round
-        return own.readings if own is not None and own.stream == k else []
+        return own.readings if own is not None and own.has_rows_of(k) else []
 
     @property
     def rows(self) -> int:

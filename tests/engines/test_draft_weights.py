@@ -1,0 +1,136 @@
+"""Guesses with a member's weights in fewer bits leave answers, slots and other requests as they are without."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from motet.composers.plan import single
+from motet.engines.torch import Member, ModelLoadError, draft_weights, load_member
+from motet.engines.torch.draft_weights import TwofoldLinear, add_draft_weights
+from motet.engines.torch.model import ModelWork
+from motet.engines.torch.packing import ProjectionPart
+from motet.engines.torch.quantization import QuantizationError, draft_bytes
+from motet.models.facts import shapes_of
+from tests.engines.conftest import HEADS, PlainLoop
+from tests.engines.test_exactness import PLANS, request_for
+from tests.engines.test_pace import Clock, leaning, ratios
+from tests.engines.test_speculation import answered, assert_alike, engine_with, jobs_of, stands_on_edge
+
+
+@pytest.fixture(scope="module")
+def twofold(paths: Mapping[str, Path]) -> dict[str, Member]:
+    """Every member guesses with 4 bits, and where its widths have no 4-bit form with 8."""
+    return {
+        name: load_member(name, str(path), dtype=torch.float32, head=HEADS.get(name), draft="int4")
+        for name, path in paths.items()
+    }
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 8])
+async def test_every_strategy_in_a_batch_that_joins_and_leaves(
+    members: Mapping[str, Member], twofold: Mapping[str, Member], plain_loop: PlainLoop, tokens: int
+) -> None:
+    """Answers of members without such weights that never guess, and of these."""
+    jobs = jobs_of([*PLANS, single("llama"), single("mistral")], random.Random(tokens))
+    expected = await answered(engine_with(members), jobs)
+    engine = engine_with(twofold, tokens=tokens)
+    for job, ours, theirs in zip(jobs, await answered(engine, jobs, pause=0.003), expected, strict=True):
+        assert_alike(ours, theirs, partial(stands_on_edge, plain_loop, job, (ours, theirs)))
+    stats = engine.stats()
+    assert 0 < stats.accepted_tokens < stats.draft_tokens, "some guesses were right, some wrong"
+
+
+async def test_a_model_alone_guesses_for_itself(members: Mapping[str, Member], twofold: Mapping[str, Member]) -> None:
+    """Without a name of a draft as well; one without such weights has nobody who would guess."""
+    job = request_for(single("llama"), random.Random(1), max_tokens=40)
+    (expected,) = await answered(engine_with(members, tokens=4), [job])
+    engine = engine_with(twofold, tokens=4)
+    (ours,) = await answered(engine, [job])
+    assert_alike(ours, expected)
+    assert engine.stats().accepted_tokens > 20, "weights in 8 and 4 bits mostly agree with the model's own"
+    assert engine.stats().steps < 25
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen", "gpt2", "gemma"])
+def test_a_members_own_forward_keeps_its_bits(
+    members: Mapping[str, Member], twofold: Mapping[str, Member], name: str
+) -> None:
+    """And the other one differs from it, but not by much."""
+    own, both = members[name], twofold[name]
+    found: list[Tensor] = []
+    for member, is_guess in ((own, False), (both, False), (both, True), (both, False)):
+        member.cache.clear()
+        member.cache.resize(1, 32)
+        with torch.inference_mode():
+            found.append(member.forward([ModelWork(0, 0, range(5, 25), 20)], is_guess=is_guess))
+    plain, same, rough, again = found
+    assert torch.equal(plain, same)
+    assert torch.equal(plain, again)
+    error = float((rough - plain).square().mean().sqrt() / plain.square().mean().sqrt())
+    assert 1e-4 < error < 0.6
+    assert both.draft_prices is not None
+    assert own.draft_prices is None
+
+
+def test_memory_is_what_the_weights_take(paths: Mapping[str, Path], twofold: Mapping[str, Member]) -> None:
+    modules = list(twofold["llama"].model.modules())
+    joint = {id(part.joint): part.joint.linear for part in modules if isinstance(part, ProjectionPart)}
+    linears = [module for module in (*modules, *joint.values()) if isinstance(module, TwofoldLinear)]
+    held = sum(
+        tensor.numel() * tensor.itemsize
+        for linear in linears
+        for tensor in vars(linear.rough.stored).values()
+        if isinstance(tensor, Tensor)
+    )
+    config = load_member("x", str(paths["llama"]), dtype=torch.float32).model.config
+    assert held == draft_bytes(shapes_of(config), "int4", 4)
+
+
+def test_what_has_no_such_form_is_refused() -> None:
+    class Small(nn.Module):
+        dtype, device = torch.float32, torch.device("cpu")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(12, 12)
+
+    with pytest.raises(QuantizationError, match="draft_quantize: none of its weights can be stored in int4"):
+        add_draft_weights(Small(), "int4")  # type: ignore[arg-type]
+
+
+def test_a_load_error_names_the_model(paths: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(draft_weights, "store", nothing)
+    with pytest.raises(ModelLoadError, match="model 'llama': draft_quantize: none"):
+        load_member("llama", str(paths["llama"]), dtype=torch.float32, draft="int4")
+
+
+@pytest.mark.parametrize("weight", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("tokens", [3, 12, 80])
+def test_no_request_becomes_slower(
+    twofold: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch, weight: float, tokens: int
+) -> None:
+    rng = random.Random(tokens)
+    clock = Clock(monkeypatch, twofold)
+    rounds = [[request_for(leaning(weight), rng, max_tokens=tokens, temperature=1.0, seed=1)] for _ in range(5)]
+    assert max(ratios(twofold, clock, rounds)) <= 1.05
+
+
+def test_answers_become_faster(twofold: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a model alone."""
+    rng = random.Random(0)
+    clock = Clock(monkeypatch, twofold)
+    rounds = [[request_for(plan, rng, max_tokens=80)] for _ in range(6) for plan in (leaning(0.9), single("llama"))]
+    found = ratios(twofold, clock, rounds)
+    assert max(found) <= 1.05
+    assert statistics.mean(found[4:]) < 0.75
