@@ -312,15 +312,14 @@ def _unused_drafts(engine: EngineConfig, infos: Mapping[str, ModelInfo]) -> list
     """Models that have weights to guess with, where nothing guesses unless a request asks."""
     asked = {name: info for name, info in infos.items() if info.draft_quantization is not None}
     if engine.speculation == "auto":
-        narrow = {name: info for name, info in asked.items() if DTYPE_BYTES[info.dtype] < DTYPE_BYTES["float32"]}
-        reasons = {
-            name: f"`engine.speculation: auto` makes no guesses in {info.dtype}" for name, info in narrow.items()
-        }
+        why = "`engine.speculation: auto` makes no guesses in"
+        narrow = {name: info.dtype for name, info in asked.items() if DTYPE_BYTES[info.dtype] < DTYPE_BYTES["float32"]}
+        reasons = {name: f"{why} {dtype}" for name, dtype in narrow.items()}
     else:
         reasons = dict.fromkeys(asked if engine.speculation == "off" else (), "`engine.speculation` is off")
     return [
-        f"models.{name}.draft_quantize: {reason}: only for requests that ask for them. `engine.speculation: {{}}` makes "
-        "them for all."
+        f"models.{name}.draft_quantize: {reason}: only requests that ask are guessed for. `engine.speculation: {{}}` "
+        "guesses for all."
         for name, reason in reasons.items()
     ]
 

@@ -88,6 +88,22 @@ def members(loaded: dict[str, Member]) -> dict[str, Member]:
     return loaded
 
 
+@pytest.fixture(scope="session")
+def twofold_loaded(paths: Mapping[str, Path]) -> dict[str, Member]:
+    return {
+        name: load_member(name, str(path), dtype=torch.float32, head=HEADS.get(name), draft="int4")
+        for name, path in paths.items()
+    }
+
+
+@pytest.fixture
+def twofold(twofold_loaded: dict[str, Member]) -> dict[str, Member]:
+    """The same members, which guess with 4 bits, and where a width has no 4-bit form with 8."""
+    for member in twofold_loaded.values():
+        member.cache.clear()
+    return twofold_loaded
+
+
 @dataclass(frozen=True)
 class PlainLoop:
     """One request, no cache, no batch: every token by whole forwards of unmodified models, composed in float64."""

@@ -19,19 +19,10 @@ from motet.engines.torch.model import ModelWork
 from motet.engines.torch.packing import ProjectionPart
 from motet.engines.torch.quantization import QuantizationError, draft_bytes
 from motet.models.facts import shapes_of
-from tests.engines.conftest import HEADS, PlainLoop
+from tests.engines.conftest import PlainLoop
 from tests.engines.test_exactness import PLANS, request_for
 from tests.engines.test_pace import Clock, leaning, ratios
 from tests.engines.test_speculation import answered, assert_alike, engine_with, jobs_of, stands_on_edge
-
-
-@pytest.fixture(scope="module")
-def twofold(paths: Mapping[str, Path]) -> dict[str, Member]:
-    """Every member guesses with 4 bits, and where its widths have no 4-bit form with 8."""
-    return {
-        name: load_member(name, str(path), dtype=torch.float32, head=HEADS.get(name), draft="int4")
-        for name, path in paths.items()
-    }
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 8])

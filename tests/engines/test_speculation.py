@@ -56,6 +56,14 @@ class Turns:
         return np.packbits(bits, bitorder="little").tobytes()
 
 
+@pytest.fixture(params=["own weights", "fewer bits"])
+def guessers(
+    request: pytest.FixtureRequest, members: Mapping[str, Member], twofold: Mapping[str, Member]
+) -> Mapping[str, Member]:
+    """Members by what they guess with."""
+    return members if request.param == "own weights" else twofold
+
+
 COMPOSED = [plan for plan in PLANS if len(plan.streams) > 1]
 
 
@@ -165,7 +173,9 @@ WISHES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("draft", ["base", "expert", NGRAM])
-async def test_all_that_a_guess_could_disturb(members: Mapping[str, Member], draft: str) -> None:
+async def test_all_that_a_guess_could_disturb(
+    members: Mapping[str, Member], guessers: Mapping[str, Member], draft: str
+) -> None:
     rng = random.Random(0)
     repeated = tuple(rng.randrange(3, VOCAB) for _ in range(9)) * 6
     jobs: list[GenerationRequest] = []
@@ -175,18 +185,20 @@ async def test_all_that_a_guess_could_disturb(members: Mapping[str, Member], dra
         job = request_for(NEAR, rng, **options)
         jobs.append(replace(job, n=n, contexts=(repeated,) * 3, forced=job.forced[:5]))
     expected = await answered(engine_with(members), jobs)
-    engine = engine_with(members, tokens=5, draft=draft)
+    engine = engine_with(guessers, tokens=5, draft=draft)
     for ours, theirs in zip(await answered(engine, jobs, pause=0.003), expected, strict=True):
         assert_alike(ours, theirs)
     assert engine.stats().accepted_tokens > (0 if draft == NGRAM else 20)
 
 
-async def test_a_rule_that_gathers_over_the_answer(members: Mapping[str, Member]) -> None:
+async def test_a_rule_that_gathers_over_the_answer(
+    members: Mapping[str, Member], guessers: Mapping[str, Member]
+) -> None:
     """The discriminator's sums go on from guesses that are right, and not from the others."""
     rng = random.Random(2)
     jobs = [request_for(GEDI, rng, max_tokens=30, trace_top=1, temperature=t, seed=5) for t in (0.0, 0.3, 1.0)]
     expected = await answered(engine_with(members), jobs)
-    engine = engine_with(members, tokens=4, draft="base")
+    engine = engine_with(guessers, tokens=4, draft="base")
     for ours, theirs in zip(await answered(engine, jobs), expected, strict=True):
         assert_alike(ours, theirs)
     stats = engine.stats()
@@ -214,10 +226,10 @@ async def test_a_member_that_fails_while_it_drafts_fails_its_requests_alone(
     (small,) = (members[stream.model] for stream in NEAR.streams if stream.role == "expert")
     forward = small.forward
 
-    def failing(work: Sequence[ModelWork]) -> Tensor:
+    def failing(work: Sequence[ModelWork], *, is_guess: bool = False) -> Tensor:
         if work[0].start > 60:
             raise RuntimeError("no")
-        return forward(work)
+        return forward(work, is_guess=is_guess)
 
     monkeypatch.setattr(small, "forward", failing)
     doomed = request_for(NEAR, random.Random(1), max_tokens=90)
@@ -238,11 +250,13 @@ async def read(engine: TorchEngine, job: GenerationRequest) -> list[TokenOutput]
         return error
 
 
-async def test_prefixes_behind_wrong_guesses_are_sound(members: Mapping[str, Member]) -> None:
+async def test_prefixes_behind_wrong_guesses_are_sound(
+    members: Mapping[str, Member], guessers: Mapping[str, Member]
+) -> None:
     """The slots that guessing has cut back are found and read by the next requests."""
     rng = random.Random(6)
     first = request_for(NEAR, rng, max_tokens=30)
-    engine = engine_with(members, tokens=6)
+    engine = engine_with(guessers, tokens=6)
     said = await read(engine, first)
     assert isinstance(said, list)
     tokens = tuple(output.token for output in said)
@@ -258,7 +272,7 @@ async def test_prefixes_behind_wrong_guesses_are_sound(members: Mapping[str, Mem
 @pytest.mark.usefixtures("repeatable")
 @pytest.mark.parametrize("sampling", [{}, {"top_k": 12, "temperature": 1.3}], ids=["whole", "filtered"])
 async def test_guesses_judged_by_ratio_leave_the_distribution(
-    members: Mapping[str, Member], plain_loop: PlainLoop, sampling: dict[str, Any]
+    guessers: Mapping[str, Member], plain_loop: PlainLoop, sampling: dict[str, Any]
 ) -> None:
     """Chi-square over the second of 2,400 answers' tokens, which is the first that is guessed; false-alarm rate 1e-6
     (seeds fixed). Many tokens end the answer: those are guessed differently."""
@@ -266,7 +280,7 @@ async def test_guesses_judged_by_ratio_leave_the_distribution(
     options: dict[str, Any] = {"temperature": 1.0, "top_logprobs": 0, **sampling}
     params = SamplingParams(max_tokens=3, ignore_eos=True, stop_token_ids=stops, **options)
     job = GenerationRequest("r", NEAR, (context,) * 3, params, n=60)
-    engine = engine_with(members, tokens=2, acceptance="ratio", draft="expert")
+    engine = engine_with(guessers, tokens=2, acceptance="ratio", draft="expert")
     answers = await answered(engine, [job] * 40)
     texts = [[o.token for o in outputs if o.choice == i] for outputs in answers for i in range(60)]
     drawn = Counter(text[1] for text in texts if len(text) > 1)
@@ -290,10 +304,12 @@ async def test_guesses_judged_by_ratio_leave_the_distribution(
     assert 0.05 * stats.draft_tokens < stats.accepted_tokens < stats.draft_tokens
 
 
-async def test_seeds_hold_whatever_the_acceptance(members: Mapping[str, Member]) -> None:
+async def test_seeds_hold_whatever_the_acceptance(
+    members: Mapping[str, Member], guessers: Mapping[str, Member]
+) -> None:
     jobs = jobs_of([NEAR, GEDI] * 3, random.Random(4))
     expected = await answered(engine_with(members), jobs)
-    engine = engine_with(members, tokens=3, acceptance="ratio")
+    engine = engine_with(guessers, tokens=3, acceptance="ratio")
     for ours, theirs in zip(await answered(engine, jobs), expected, strict=True):
         assert_alike(ours, theirs)
 
