@@ -47,6 +47,17 @@ def test_one_slow_forward_moves_no_price() -> None:
     assert prices.of(1) == 0.3, "the machine has become slower"
 
 
+def test_a_price_of_a_bad_moment_does_not_stay() -> None:
+    """Where guesses are always verified, no forward over a single token tells that it has become cheap again."""
+    prices = Prices()
+    prices.observe(1, 0.25)
+    prices.observe(8, 0.12)
+    assert prices.of(1) == prices.of(4) == prices.of(8) == 0.12
+    prices.observe(8, 0.4)
+    prices.observe(8, 0.4)
+    assert prices.of(1) == 0.25
+
+
 def test_a_record_learns_what_sureness_is_worth() -> None:
     rng = random.Random(0)
     record = Record(0.8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from bisect import bisect_left, insort
 from collections import deque
+from math import inf
 
 EXACT = 32  # so many tokens and fewer have a price of their own; more share one with their neighbours
 REMEMBERED = 5  # the last times of a price: their median keeps up with the machine, and one slow forward moves nothing
@@ -14,11 +15,16 @@ MORE = (
 
 
 class Prices:
-    """Seconds of one forward over n tokens."""
+    """Seconds of one forward over n tokens.
+
+    No forward costs more than a longer one: what is not done any more keeps the price of a bad moment, single tokens
+    where guesses are always verified with them, say, and newer prices of longer forwards show that.
+    """
 
     def __init__(self) -> None:
         self._times: dict[int, deque[float]] = {}
         self._sizes: list[int] = []  # measured, ascending
+        self._measured: dict[int, float] = {}  # the medians of the times
         self._known: dict[int, float] = {}  # what `of` has answered since the last measurement
 
     def observe(self, tokens: int, seconds: float) -> None:
@@ -27,6 +33,7 @@ class Prices:
             self._times[size] = deque(maxlen=REMEMBERED)
             insort(self._sizes, size)
         self._times[size].append(seconds)
+        self._measured[size] = statistics.median_low(self._times[size])
         self._known.clear()
 
     def of(self, tokens: int) -> float:
@@ -35,7 +42,8 @@ class Prices:
             return 0.0
         size = _size(tokens)
         if size not in self._known:
-            self._known[size] = self._interpolated(size)
+            longer = self._sizes[bisect_left(self._sizes, size) :]
+            self._known[size] = min(self._interpolated(size), *(self._measured[other] for other in longer), inf)
         return self._known[size]
 
     def _interpolated(self, size: int) -> float:
@@ -43,12 +51,9 @@ class Prices:
         below, above = self._sizes[max(place - 1, 0)], self._sizes[min(place, len(self._sizes) - 1)]
         if above == size or above <= below:
             # below all that was measured it costs no less by much; above all, it is tried to find out
-            return self._measured(above) * (1 + MORE * max(0, size - above))
+            return self._measured[above] * (1 + MORE * max(0, size - above))
         share = (size - below) / (above - below)
-        return self._measured(below) * (1 - share) + self._measured(above) * share
-
-    def _measured(self, size: int) -> float:
-        return statistics.median_low(self._times[size])
+        return self._measured[below] * (1 - share) + self._measured[above] * share
 
 
 def _size(tokens: int) -> int:
