@@ -310,7 +310,8 @@ def _odd_prompts(members: Mapping[str, LoadedModel]) -> list[str]:
 
 def _unused_drafts(engine: EngineConfig, infos: Mapping[str, ModelInfo]) -> list[str]:
     """Models that have weights to guess with, where nothing guesses unless a request asks."""
-    asked = {name: info for name, info in infos.items() if info.draft_quantization is not None}
+    own = {name: info for name, info in infos.items() if info.backbone is None}
+    asked = {name: info for name, info in own.items() if info.draft_quantization is not None}
     if engine.speculation == "auto":
         why = "`engine.speculation: auto` makes no guesses in"
         narrow = {name: info.dtype for name, info in asked.items() if DTYPE_BYTES[info.dtype] < DTYPE_BYTES["float32"]}

@@ -150,10 +150,19 @@ async def test_a_composition_of_a_model_and_its_adapter_is_one_forward(
 
 
 @pytest.mark.parametrize("draft", [NGRAM, "expert", "antiexpert"])
+@pytest.mark.parametrize("fewer_bits", [False, True])
 async def test_guesses_change_nothing(
-    members: Mapping[str, Member], adapters: Mapping[str, Adapter], plain: PlainLoop, draft: str
+    members: Mapping[str, Member],
+    twofold: Mapping[str, Member],
+    pefts: Mapping[str, Any],
+    plain: PlainLoop,
+    draft: str,
+    fewer_bits: bool,
 ) -> None:
-    engine = TorchEngine({**members, **adapters}, EngineSettings(prefill_chunk=8, adapts=False))
+    """Also those that the base makes for its adapters with its weights in fewer bits."""
+    bases = twofold if fewer_bits else members
+    adapters = {name: attach_adapter(name, bases[base], weights_of(pefts[name])) for name, base in BACKBONES.items()}
+    engine = TorchEngine({**bases, **adapters}, EngineSettings(prefill_chunk=8, adapts=False))
     plan = plan_of("one", {"strategy": "proxy_tuning", "expert": "two", "antiexpert": "llama"})
     asked = request_for(plan, 3, max_tokens=9)
     guessed = GenerationRequest(

@@ -183,6 +183,8 @@ def test_settings_of_the_weights_decide(models: Path) -> None:
     (told,) = merging(write(models, {"large": {"quantize": "int8"}, "tuned": {}}))
     assert "other settings of dtype, device, quantize and draft_quantize than large" in told
     assert not merging(write(models, {"large": {"quantize": "int8"}, "tuned": {"quantize": "int8"}}))
+    assert not merging(write(models, {"large": {"draft_quantize": "int8"}, "tuned": {}})), "its base guesses for it"
+    assert merging(write(models, {"large": {}, "tuned": {"draft_quantize": "int8"}})), "its base does not"
     assert not merging(write(models, {"other": {}, "tuned": {}})), "its base is no model of the file"
     both = write(models, {"first": {"path": "large", "dtype": "bfloat16"}, "second": {"path": "large"}, "tuned": {}})
     assert prepare(load(both)).sources["tuned"].backbone == "second"
