@@ -3,9 +3,10 @@
 GSM8K's questions as chats, greedy, bfloat16, one at a time and sixteen at once: the composition with speculation, the
 same without, and the plain 1.5B without. All take turns on the same questions in one process; ratios are taken within
 rounds, and whole requests are timed, prompts included. With `--quantize int4` both models have 4 bits, and llama.cpp's
-plain 1.5B, on a 4-bit GGUF file beside the checkpoint, takes its turn as well (its tokens alone are timed, no prompt).
-With `--draft-quantize` both models have weights in fewer bits beside their own, and what guesses with those takes its
-turn: the composition, and the plain 1.5B, which then guesses for itself.
+plain 1.5B, on a 4-bit GGUF file beside the checkpoint, takes its turn as well: its tokens alone are timed, no prompt,
+and set against those of ours behind the first. With `--draft-quantize` both models have weights in fewer bits beside
+their own, and what guesses with those takes its turn: the composition, and the plain 1.5B, which then guesses for
+itself.
 
 Theory: a plain composed step costs one forward of each member. With g guesses a step costs g + 1 forwards of the draft
 and one of the other over g + 1 positions, and yields (1 − a^(g+1)) / (1 − a) tokens where guesses are right with
@@ -125,14 +126,17 @@ class Bench:
         before = core.stats()
         wish = Speculation() if name in GUESSERS else OFF
         groups = [core.group(_request(plan, context, tokens, wish)) for context in contexts]
-        began = time.perf_counter()
+        began, first, written = time.perf_counter(), None, 0
         for group in groups:
             core.add(group)
         while core.step():
-            pass
-        spent, after = time.perf_counter() - began, core.stats()
+            if first is None and all(group.choices[0].generated for group in groups):
+                first, written = time.perf_counter(), sum(group.choices[0].num_generated for group in groups)
+        now, after = time.perf_counter(), core.stats()
+        spent, decoding = now - began, now - (first or began)
         return {
             "tokens per second": tokens * len(groups) / spent,
+            "behind the prompts": (tokens * len(groups) - written) / decoding,
             "blocks": after.drafts - before.drafts,
             "guesses": after.draft_tokens - before.draft_tokens,
             "right": after.accepted_tokens - before.accepted_tokens,
@@ -188,6 +192,10 @@ def _guesser(
         "over": {other: median_of_ratios(rates[name], own) for other, own in rates.items() if other != name},
         **{part: sum(row[name][part] for row in rows) for part in ("blocks", "guesses", "right")},
     }
+    if LLAMA in rates:
+        decoding = [row[name]["behind the prompts"] for row in rows]
+        found["behind the prompts"] = statistics.median(decoding)
+        found["over"][LLAMA] = median_of_ratios(decoding, rates[LLAMA])
     if (without := PLAIN if name == PLAIN_ROUGH else COMPOSED) in rates:
         pairs = [pair for row in rows for pair in zip(row[name]["answers"], row[without]["answers"], strict=True)]
         found["answers"] = len(pairs)
