@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from motet.composers.spec import CompositionError
 from motet.composers.vocabulary import fingerprint, read_vocabulary, vocabulary_size
+from motet.engines.drafts import NGRAM
 from motet.experts.fit import Known
 from motet.models import prequantised
 from motet.models.checkpoint import read_config, read_generation_config
@@ -316,8 +317,11 @@ def _unused_drafts(engine: EngineConfig, infos: Mapping[str, ModelInfo]) -> list
         why = "`engine.speculation: auto` makes no guesses in"
         narrow = {name: info.dtype for name, info in asked.items() if DTYPE_BYTES[info.dtype] < DTYPE_BYTES["float32"]}
         reasons = {name: f"{why} {dtype}" for name, dtype in narrow.items()}
+    elif engine.speculation == "off":
+        reasons = dict.fromkeys(asked, "`engine.speculation` is off")
     else:
-        reasons = dict.fromkeys(asked if engine.speculation == "off" else (), "`engine.speculation` is off")
+        is_text = engine.speculation.draft == NGRAM
+        reasons = dict.fromkeys(asked if is_text else (), "`engine.speculation` guesses from the text alone")
     return [
         f"models.{name}.draft_quantize: {reason}: only requests that ask are guessed for. `engine.speculation: {{}}` "
         "guesses for all."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from motet.composers.plan import single
-from motet.engines.torch import Member, ModelLoadError, draft_weights, load_member
+from motet.engines.drafts import Speculation
+from motet.engines.torch import EngineCore, EngineSettings, Member, ModelLoadError, draft_weights, load_member
 from motet.engines.torch.draft_weights import TwofoldLinear, add_draft_weights
 from motet.engines.torch.model import ModelWork
 from motet.engines.torch.packing import ProjectionPart
@@ -21,7 +22,7 @@ from motet.engines.torch.quantization import QuantizationError, draft_bytes
 from motet.models.facts import shapes_of
 from tests.engines.conftest import PlainLoop
 from tests.engines.test_exactness import PLANS, request_for
-from tests.engines.test_pace import Clock, leaning, ratios
+from tests.engines.test_pace import Clock, leaning, ratios, seconds_of
 from tests.engines.test_speculation import answered, assert_alike, engine_with, jobs_of, stands_on_edge
 
 
@@ -125,3 +126,79 @@ def test_answers_become_faster(twofold: Mapping[str, Member], monkeypatch: pytes
     found = ratios(twofold, clock, rounds)
     assert max(found) <= 1.05
     assert statistics.mean(found[4:]) < 0.75
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+async def test_no_rough_forward_is_for_nothing(
+    twofold: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    """Behind the last guess that is allowed there is nothing to guess, and the row is no term of the composition."""
+    llama, calls = twofold["llama"], [0, 0]
+    forward = llama.forward
+
+    def counted(work: Sequence[ModelWork], *, is_guess: bool = False) -> Tensor:
+        calls[is_guess] += 1
+        return forward(work, is_guess=is_guess)
+
+    monkeypatch.setattr(llama, "forward", counted)
+    engine = engine_with(twofold, tokens=tokens)
+    await answered(engine, [request_for(single("llama"), random.Random(3), max_tokens=30)])
+    assert calls[True] <= engine.stats().draft_tokens
+
+
+def test_a_text_that_repeats_nothing_is_guessed_by_its_model(
+    twofold: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guesses of the text itself cost nothing, so that they look better than all others until one is seen."""
+    rng = random.Random(0)
+    clock = Clock(monkeypatch, twofold)
+    core = EngineCore(twofold, EngineSettings(speculation=Speculation()))
+    warm = request_for(single("llama"), rng, max_tokens=60)
+    seconds_of(core, clock, [warm])
+    before = core.stats().draft_tokens
+    job = request_for(single("llama"), rng, max_tokens=80, temperature=0.2, seed=4)  # a record of its own
+    seconds_of(core, clock, [job])
+    assert core.stats().draft_tokens > before
+
+
+async def test_a_rough_forward_that_fails_is_not_tried_again(
+    members: Mapping[str, Member], paths: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = load_member("llama", str(paths["llama"]), dtype=torch.float32, draft="int4")
+    forward, failed = own.forward, [0]
+
+    def failing(work: Sequence[ModelWork], *, is_guess: bool = False) -> Tensor:
+        if is_guess:
+            failed[0] += 1
+            raise RuntimeError("no")
+        return forward(work)
+
+    monkeypatch.setattr(own, "forward", failing)
+    job = request_for(single("llama"), random.Random(1), max_tokens=20)
+    (expected,) = await answered(engine_with(members), [job])
+    (ours,) = await answered(engine_with({"llama": own}, tokens=4), [job])
+    assert_alike(ours, expected)
+    assert failed == [1]
+
+
+async def test_answers_in_bfloat16_are_the_models_own(paths: Mapping[str, Path]) -> None:
+    """Weights in 4 bits pass through other kernels there; the reported log-probs are those of a plain forward."""
+    member = load_member("llama", str(paths["llama"]), dtype=torch.bfloat16, draft="int4")
+    job = request_for(single("llama"), random.Random(5), max_tokens=30)
+    engine = engine_with({"llama": member}, tokens=4)
+    (outputs,) = await answered(engine, [job])
+    assert engine.stats().accepted_tokens > 5
+    said = [output.token for output in outputs]
+    text = [*job.contexts[0], *said]
+    member.cache.clear()
+    member.cache.resize(1, 256)
+    with torch.inference_mode():
+        logits = member.forward([ModelWork(0, 0, text[:-1], len(said))])
+    known = logits.float().log_softmax(-1)[range(len(said)), said]
+    torch.testing.assert_close(torch.tensor([output.logprob for output in outputs]), known, atol=0.15, rtol=0)
+
+
+def test_little_that_can_be_stored_is_told(paths: Mapping[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    """GPT-2's layers are no linears."""
+    load_member("gpt2", str(paths["gpt2"]), dtype=torch.float32, draft="int4")
+    assert "of its weights alone can be stored in int4" in caplog.text

@@ -52,10 +52,21 @@ def test_a_price_of_a_bad_moment_does_not_stay() -> None:
     prices = Prices()
     prices.observe(1, 0.25)
     prices.observe(8, 0.12)
-    assert prices.of(1) == prices.of(4) == prices.of(8) == 0.12
+    assert [prices.of(tokens) for tokens in (1, 4, 8)] == pytest.approx([0.12, 0.12, 0.12])
     prices.observe(8, 0.4)
     prices.observe(8, 0.4)
     assert prices.of(1) == 0.25
+
+
+def test_nor_does_that_of_a_good_one() -> None:
+    """Where the machine has become slower, long forwards that were not met again do not make short ones cheap."""
+    prices = Prices()
+    for tokens in (1, 2, 9):
+        prices.observe(tokens, 0.1)
+    for _ in range(9):
+        prices.observe(1, 0.3)
+        prices.observe(2, 0.3)
+    assert prices.of(1) == prices.of(2) == 0.3
 
 
 def test_a_record_learns_what_sureness_is_worth() -> None:

@@ -158,6 +158,7 @@ def test_weights_to_guess_with_stand_beside_whole_ones(models: Path, tmp_path: P
     [
         ({}, "bfloat16", "`engine.speculation: auto` makes no guesses in bfloat16"),
         ({"speculation": "off"}, "float32", "`engine.speculation` is off"),
+        ({"speculation": {"draft": "ngram"}}, "bfloat16", "`engine.speculation` guesses from the text alone"),
         ({"speculation": {}}, "bfloat16", None),
         ({}, "float32", None),
     ],

@@ -53,15 +53,20 @@ class TwofoldLinear(nn.Module):
     def __getattr__(self, name: str) -> Any:
         """Some families look at a linear's weight, for its dtype."""
         found = vars(self)["_modules"]
-        return found[name] if name in found else getattr(found["exact"], name)
+        if name in found or "exact" not in found:
+            return super().__getattr__(name)
+        return getattr(found["exact"], name)
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = (self.rough if is_guessing() else self.exact)(x)
         return found
 
 
-def add_draft_weights(model: PreTrainedModel, kind: Quantization) -> None:
+def add_draft_weights(model: PreTrainedModel, kind: Quantization) -> int:
     """Puts beside each linear of a model its weight in `kind`, in place; what cannot be stored so is as it is.
+
+    Returns:
+        How many numbers are stored so.
 
     Raises:
         QuantizationError: none can, or there is no kernel for it.
@@ -75,9 +80,12 @@ def add_draft_weights(model: PreTrainedModel, kind: Quantization) -> None:
                 child.joint.linear = twofold or child.joint.linear
             elif (twofold := _twofold(child, kind)) is not None:
                 setattr(parent, name, twofold)
-            added += twofold is not None
+            if twofold is not None:
+                outputs, inputs = twofold.rough.stored.shape
+                added += outputs * inputs
     if not added:
         raise QuantizationError(f"draft_quantize: none of its weights can be stored in {kind}")
+    return added
 
 
 def _twofold(linear: nn.Module, kind: Quantization) -> TwofoldLinear | None:

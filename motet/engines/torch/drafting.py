@@ -93,12 +93,18 @@ class Drafting:
         return rule.writer(float(self.round.readings[-1])) == 0
 
     @property
+    def drafts_on(self) -> bool:
+        """Whether the drafting stream runs again when the pending guess is taken: its last row is a term of the
+        composition, but one of rougher weights would only be for another guess."""
+        return not self.round.is_rough or len(self.guesses) + 1 < self.most
+
+    @property
     def may_go_on(self) -> bool:
         return self.pending is not None and len(self.guesses) < self.most
 
     @property
     def verifying(self) -> Work:
-        """The block that verifies the guesses: the drafting stream has its rows already."""
+        """The block that verifies the guesses: the drafting stream has its rows already, unless they are rough."""
         positions = len(self.guesses) + (not self.is_over)
         counts = tuple(0 if self.round.has_rows_of(k) else positions for k in range(len(self.choice.streams)))
         return Work(self.choice, counts, positions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +24,10 @@ from motet.models.ends import ends_within, model_ends
 from motet.models.facts import is_tied, num_parameters
 from motet.models.heads import ReadingHead, Seen
 from motet.models.info import HeadKind, ModelInfo, Quantization
+
+log = logging.getLogger(__name__)
+
+LEAST_SHARE = 0.5  # of a model's weights: with fewer of them in fewer bits a guess costs nearly a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +132,24 @@ class Member:
 
     def draft_with(self, kind: Quantization) -> None:
         """From now on the member guesses with its weights in so few bits. Raises QuantizationError: they cannot be."""
-        add_draft_weights(self.model, kind)
+        share = add_draft_weights(self.model, kind) / self.info.num_parameters
         self.draft_prices = Prices()
+        if share < LEAST_SHARE:
+            log.warning(
+                "%s: %.0f %% of its weights alone can be stored in %s: guesses with them will hardly be cheaper",
+                self.name,
+                100 * share,
+                kind,
+            )
+
+    def forget_draft_prices(self) -> None:
+        """Guesses alone tell what they cost: where none are made any more, a price of a bad moment would stay."""
+        if self.draft_prices is not None:
+            self.draft_prices = Prices()
+
+    def stop_drafting(self) -> None:
+        """From now on the member guesses with its own weights."""
+        self.draft_prices = None
 
     def forward(self, work: Sequence[ModelWork], *, is_guess: bool = False) -> Tensor:
         """Runs all streams' tokens as one flat batch; single tokens must come first, in ascending slot order.

@@ -33,12 +33,13 @@ Draft = int | str  # the number of a stream, or NGRAM
 @dataclass(slots=True, eq=False)
 class Ledger:
     """What guessing has brought one choice: `credit` in seconds; its `seconds` and `tokens` of late; the draft that is
-    thought to pay; the records of all drafts."""
+    thought to pay, and the stream that does where the text has nothing to repeat; the records of all drafts."""
 
     credit: float = 0.0
     seconds: float = 0.0
     tokens: float = 0.0
     draft: Draft | None = None
+    stream: int | None = None
     looked: int = 0
     records: dict[Draft, Record] = field(default_factory=dict[Draft, Record])
 
@@ -81,8 +82,12 @@ class Pace:
             gains = {draft: self._gain(choice, outlook, draft) for draft in drafts}
             best = max(gains, key=lambda draft: gains[draft])
             ledger.draft = best if gains[best] > 1.0 else None
+            streams = [draft for draft in drafts if isinstance(draft, int) and gains[draft] > 1.0]
+            ledger.stream = max(streams, key=lambda draft: gains[draft], default=None)
             for draft in drafts:
-                self.record(choice, draft).judged(draft == ledger.draft, RETRY_AFTER)
+                anew = self.record(choice, draft).judged(draft in (ledger.draft, ledger.stream), RETRY_AFTER)
+                if anew and isinstance(draft, int):
+                    choice.streams[draft].member.forget_draft_prices()
         ledger.looked += 1
         return ledger.draft
 
@@ -160,13 +165,16 @@ class Stake:
     def begin(self, items: Sequence[Drafting]) -> bool:
         """Whether the step can afford that these choices' streams run before the others, to guess; and, where that
         computes nothing that the step needs, a first guess as well, without which it would be for nothing."""
-        drafts = _by_member(items)
+        drafts, before = _by_member(items), (self._tokens.copy(), self._rows)
         for member, count in drafts.items():
             self._tokens[member] -= 0 if member.draft_prices else count
         self._rows += sum(drafts.values())
         self._spent = self._pace.price(self._tokens, self._rows) + _forwards(drafts) - self._plain
         rough = [item for item in items if item.round.is_rough]
-        return self._spent + (self._added(rough) if rough else 0.0) <= self._budget
+        if self._spent + (self._added(rough) if rough else 0.0) <= self._budget:
+            return True
+        (self._tokens, self._rows), self._spent = before, 0.0
+        return False
 
     def worth(self, items: Sequence[Drafting]) -> list[Drafting]:
         """Those whose pending guesses are worth their price, which is then spent: the expected tokens must be more than
@@ -186,7 +194,7 @@ class Stake:
     def _added(self, items: Sequence[Drafting]) -> float:
         """Seconds that one more guess of these choices adds to the step."""
         price = self._pace.price(*self._with(items)) - self._pace.price(self._tokens, self._rows)
-        return price + _forwards(_by_member(items))
+        return price + _forwards(_by_member([item for item in items if item.drafts_on]))
 
     def _chance(self, item: Drafting) -> float:
         """That the pending guess is right."""

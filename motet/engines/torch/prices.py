@@ -17,14 +17,16 @@ MORE = (
 class Prices:
     """Seconds of one forward over n tokens.
 
-    No forward costs more than a longer one: what is not done any more keeps the price of a bad moment, single tokens
-    where guesses are always verified with them, say, and newer prices of longer forwards show that.
+    What is not done any more keeps the price of a bad moment: single tokens, where guesses are always verified with
+    them. No forward costs more than a longer one, so that newer prices of longer ones bound it.
     """
 
     def __init__(self) -> None:
         self._times: dict[int, deque[float]] = {}
         self._sizes: list[int] = []  # measured, ascending
         self._measured: dict[int, float] = {}  # the medians of the times
+        self._turn: dict[int, int] = {}  # when each was measured last, counted in measurements
+        self._turns = 0
         self._known: dict[int, float] = {}  # what `of` has answered since the last measurement
 
     def observe(self, tokens: int, seconds: float) -> None:
@@ -34,6 +36,8 @@ class Prices:
             insort(self._sizes, size)
         self._times[size].append(seconds)
         self._measured[size] = statistics.median_low(self._times[size])
+        self._turns += 1
+        self._turn[size] = self._turns
         self._known.clear()
 
     def of(self, tokens: int) -> float:
@@ -42,18 +46,23 @@ class Prices:
             return 0.0
         size = _size(tokens)
         if size not in self._known:
-            longer = self._sizes[bisect_left(self._sizes, size) :]
-            self._known[size] = min(self._interpolated(size), *(self._measured[other] for other in longer), inf)
+            place = bisect_left(self._sizes, size)
+            below, above = self._sizes[max(place - 1, 0)], self._sizes[min(place, len(self._sizes) - 1)]
+            self._known[size] = self._between(below, size, above)
         return self._known[size]
 
-    def _interpolated(self, size: int) -> float:
-        place = bisect_left(self._sizes, size)
-        below, above = self._sizes[max(place - 1, 0)], self._sizes[min(place, len(self._sizes) - 1)]
+    def _between(self, below: int, size: int, above: int) -> float:
         if above == size or above <= below:
             # below all that was measured it costs no less by much; above all, it is tried to find out
-            return self._measured[above] * (1 + MORE * max(0, size - above))
+            return self._bounded(above) * (1 + MORE * max(0, size - above))
         share = (size - below) / (above - below)
-        return self._measured[below] * (1 - share) + self._measured[above] * share
+        return self._bounded(below) * (1 - share) + self._bounded(above) * share
+
+    def _bounded(self, size: int) -> float:
+        """What was measured, at most the newer prices of longer forwards."""
+        longer = self._sizes[bisect_left(self._sizes, size) + 1 :]
+        newer = (self._measured[other] for other in longer if self._turn[other] > self._turn[size])
+        return min(self._measured[size], min(newer, default=inf))
 
 
 def _size(tokens: int) -> int:

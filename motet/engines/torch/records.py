@@ -48,12 +48,15 @@ class Record:
             self._all_right /= 2
             self._all_tried /= 2
 
-    def judged(self, taken: bool, patience: int) -> None:
-        """Notes whether the draft is used; one that was not for `patience` judgements is believed anew."""
+    def judged(self, taken: bool, patience: int) -> bool:
+        """Notes whether the draft is used; one that was not for `patience` judgements is believed anew: whether it is
+        now."""
         self._passed_over = 0 if taken else self._passed_over + 1
-        if self._passed_over >= patience:
-            self._passed_over = 0
-            self._begin()
+        if self._passed_over < patience:
+            return False
+        self._passed_over = 0
+        self._begin()
+        return True
 
     @property
     def acceptance(self) -> float:

@@ -1,9 +1,10 @@
 """Speculative composition: one stream of a plan guesses ahead, then all others verify its guesses in one block.
 
 The draft is a voice of the composition: what it computes while it guesses is its term of the composed distribution, so
-nothing is computed twice. A guess is drawn from the draft alone with the request's parameters, masks and grammar, and
-with the random number of its position; what counts is what the composed distribution draws there with the same number
-(`step.verified`). A wrong guess costs time and nothing else: the slots are cut back to what was taken.
+nothing is computed twice; or it guesses with rougher weights (`draft_weights`), and verifies with the others. A guess is
+drawn from the draft alone with the request's parameters, masks and grammar, and with the random number of its position;
+what counts is what the composed distribution draws there with the same number (`step.verified`). A wrong guess costs
+time and nothing else: the slots are cut back to what was taken.
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ class Speculator:
         outlook = self._stake.outlook
         decoding = [(entry, wish) for entry, wish in wishes.items() if entry.choice.is_decoding]
         found = [item for entry, wish in decoding if (item := self._begun(entry, wish, outlook)) is not None]
-        if not found or (self._settings.adapts and not self._stake.begin(found)):
+        if self._settings.adapts and found and not self._stake.begin(found):
+            found = [item for item in found if not item.round.is_rough]  # the others may be free
+            found = found if found and self._stake.begin(found) else []
+        if not found:
             return work
         for item in found:
             item.choice.round = item.round
@@ -127,13 +131,18 @@ class Speculator:
         if draft is None:
             return None
         if isinstance(draft, int):
-            by_ratio = wish.acceptance == "ratio" and choice.is_unseeded
-            round_ = Round(draft, [], is_rough=_is_rough(choice, draft))
-            return Drafting(entry, round_, most, len(choice.shared), by_ratio=by_ratio)
+            return self._with_stream(entry, draft, wish, most)
         ready, run = choice.repeats.guess([*choice.streams[0].prompt, *choice.shared], most)
-        if not ready:
-            return None
-        return Drafting(entry, Round(None, []), most, len(choice.shared), ready=ready, run=run)
+        if ready:
+            return Drafting(entry, Round(None, []), most, len(choice.shared), ready=ready, run=run)
+        stream = self._pace.ledger(choice).stream
+        return None if stream is None else self._with_stream(entry, stream, wish, most)
+
+    def _with_stream(self, entry: Work, draft: int, wish: Speculation, most: int) -> Drafting:
+        choice = entry.choice
+        by_ratio = wish.acceptance == "ratio" and choice.is_unseeded
+        made = Round(draft, [], is_rough=_is_rough(choice, draft))
+        return Drafting(entry, made, most, len(choice.shared), by_ratio=by_ratio)
 
     def _draft_of(self, choice: Choice, wish: Speculation, outlook: Outlook) -> Draft | None:
         drafts = drafts_of(choice.plan, wish.draft, alone=_is_rough(choice, 0))
@@ -164,14 +173,15 @@ class Speculator:
         for item in items:
             if item.round.stream is None:
                 item.propose_ready()
-            elif not item.is_over:
+            elif not item.is_over and (not item.round.is_rough or len(item.guesses) < item.most):
                 by_member[item.stream.member].append(item)
         for member, own in by_member.items():
             try:
                 compute(own)
             except Exception:
-                # the step will meet it too, and tell whom it concerns
+                # the step will meet it too, and tell whom it concerns; but not what the draft's weights alone met
                 log.exception("model %s failed while it guessed", member.name)
+                member.stop_drafting()
                 self._drafting = [item for item in self._drafting if item not in own]
                 for item in own:
                     item.choice.end_round()
