@@ -1,10 +1,10 @@
 """Speculative composition: one stream of a plan guesses ahead, then all others verify its guesses in one block.
 
 The draft is a voice of the composition: what it computes while it guesses is its term of the composed distribution, so
-nothing is computed twice; or it guesses with rougher weights (`draft_weights`), and verifies with the others. A guess is
-drawn from the draft alone with the request's parameters, masks and grammar, and with the random number of its position;
-what counts is what the composed distribution draws there with the same number (`step.verified`). A wrong guess costs
-time and nothing else: the slots are cut back to what was taken.
+nothing is computed twice; or it guesses with rougher weights (`draft_weights`), and verifies with the others. A guess
+is drawn from the draft alone with the request's parameters, masks and grammar, and with the random number of its
+position; what counts is what the composed distribution draws there with the same number (`step.verified`). A wrong
+guess costs time and nothing else: the slots are cut back to what was taken.
 """
 
 from __future__ import annotations
