@@ -17,9 +17,9 @@ SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 PLAIN_ATTRIBUTES = {*vars(nn.Linear(1, 1)), "_is_hf_initialized"}  # transformers marks what it has loaded
 EMPTY_ATTRIBUTES = [name for name, held in vars(nn.Linear(1, 1)).items() if isinstance(held, dict) and not held]
 CHECKED_OUTPUTS = 256
-# Fewer rows than these are computed as so many: on an AMD EPYC with AVX-512 for bfloat16, one row then takes 0.91 of the
-# time and two 0.84; three gain nothing (`benchmarks.quantised products`). It also makes a row's bits the same, alone or
-# among up to four. In float32 a row costs the less the fewer there are.
+# Fewer rows than these are computed as so many: on an AMD EPYC with AVX-512 for bfloat16, one row then takes 0.91 of
+# the time and two 0.84; three gain nothing (`benchmarks.quantised products`). It also makes a row's bits the same,
+# alone or among up to four. In float32 a row costs the less the fewer there are.
 LEAST_ROWS = {torch.bfloat16: 4}
 
 
