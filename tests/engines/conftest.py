@@ -104,6 +104,14 @@ def twofold(twofold_loaded: dict[str, Member]) -> dict[str, Member]:
     return twofold_loaded
 
 
+@pytest.fixture(params=["own weights", "fewer bits"])
+def guessers(
+    request: pytest.FixtureRequest, members: Mapping[str, Member], twofold: Mapping[str, Member]
+) -> Mapping[str, Member]:
+    """Members by what they guess with."""
+    return members if request.param == "own weights" else twofold
+
+
 @dataclass(frozen=True)
 class PlainLoop:
     """One request, no cache, no batch: every token by whole forwards of unmodified models, composed in float64."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,24 +19,9 @@ from motet.engines.torch.model import ModelWork
 from motet.engines.torch.packing import ProjectionPart
 from motet.engines.torch.quantization import QuantizationError, draft_bytes
 from motet.models.facts import shapes_of
-from tests.engines.conftest import PlainLoop
-from tests.engines.test_exactness import PLANS, request_for
+from tests.engines.test_exactness import request_for
 from tests.engines.test_pace import Clock, leaning, ratios, seconds_of
-from tests.engines.test_speculation import answered, assert_alike, engine_with, jobs_of, stands_on_edge
-
-
-@pytest.mark.parametrize("tokens", [1, 3, 8])
-async def test_every_strategy_in_a_batch_that_joins_and_leaves(
-    members: Mapping[str, Member], twofold: Mapping[str, Member], plain_loop: PlainLoop, tokens: int
-) -> None:
-    """Answers of members without such weights that never guess, and of these."""
-    jobs = jobs_of([*PLANS, single("llama"), single("mistral")], random.Random(tokens))
-    expected = await answered(engine_with(members), jobs)
-    engine = engine_with(twofold, tokens=tokens)
-    for job, ours, theirs in zip(jobs, await answered(engine, jobs, pause=0.003), expected, strict=True):
-        assert_alike(ours, theirs, partial(stands_on_edge, plain_loop, job, (ours, theirs)))
-    stats = engine.stats()
-    assert 0 < stats.accepted_tokens < stats.draft_tokens, "some guesses were right, some wrong"
+from tests.engines.test_speculation import answered, assert_alike, engine_with
 
 
 async def test_a_model_alone_guesses_for_itself(members: Mapping[str, Member], twofold: Mapping[str, Member]) -> None:
@@ -105,17 +89,6 @@ def test_a_load_error_names_the_model(paths: Mapping[str, Path], monkeypatch: py
     monkeypatch.setattr(draft_weights, "store", nothing)
     with pytest.raises(ModelLoadError, match="model 'llama': draft_quantize: none"):
         load_member("llama", str(paths["llama"]), dtype=torch.float32, draft="int4")
-
-
-@pytest.mark.parametrize("weight", [0.02, 0.5, 0.9])
-@pytest.mark.parametrize("tokens", [3, 12, 80])
-def test_no_request_becomes_slower(
-    twofold: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch, weight: float, tokens: int
-) -> None:
-    rng = random.Random(tokens)
-    clock = Clock(monkeypatch, twofold)
-    rounds = [[request_for(leaning(weight), rng, max_tokens=tokens, temperature=1.0, seed=1)] for _ in range(5)]
-    assert max(ratios(twofold, clock, rounds)) <= 1.05
 
 
 def test_answers_become_faster(twofold: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,12 +75,9 @@ def add_draft_weights(model: PreTrainedModel, kind: Quantization) -> int:
     added = 0
     for parent in list(cast("Any", model).modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, ProjectionPart):
-                twofold = _twofold(child.joint.linear, kind)
-                child.joint.linear = twofold or child.joint.linear
-            elif (twofold := _twofold(child, kind)) is not None:
-                setattr(parent, name, twofold)
-            if twofold is not None:
+            holder, place = (child.joint, "linear") if isinstance(child, ProjectionPart) else (parent, name)
+            if (twofold := _twofold(getattr(holder, place), kind)) is not None:
+                setattr(holder, place, twofold)
                 outputs, inputs = twofold.rough.stored.shape
                 added += outputs * inputs
     if not added:

@@ -92,11 +92,10 @@ class Drafting:
         assert isinstance(rule, RoutedRule)
         return rule.writer(float(self.round.readings[-1])) == 0
 
-    @property
-    def drafts_on(self) -> bool:
-        """Whether the drafting stream runs again when the pending guess is taken: its last row is a term of the
-        composition, but one of rougher weights would only be for another guess."""
-        return not self.round.is_rough or len(self.guesses) + 1 < self.most
+    def drafts_behind(self, guesses: int) -> bool:
+        """Whether the drafting stream runs behind so many guesses: its own row there is a term of the composition, but
+        one of rougher weights would only be for another guess."""
+        return not self.round.is_rough or guesses < self.most
 
     @property
     def may_go_on(self) -> bool:

@@ -194,7 +194,7 @@ class Stake:
     def _added(self, items: Sequence[Drafting]) -> float:
         """Seconds that one more guess of these choices adds to the step."""
         price = self._pace.price(*self._with(items)) - self._pace.price(self._tokens, self._rows)
-        return price + _forwards(_by_member([item for item in items if item.drafts_on]))
+        return price + _forwards(_by_member([item for item in items if item.drafts_behind(len(item.guesses) + 1)]))
 
     def _chance(self, item: Drafting) -> float:
         """That the pending guess is right."""

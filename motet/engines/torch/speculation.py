@@ -173,7 +173,7 @@ class Speculator:
         for item in items:
             if item.round.stream is None:
                 item.propose_ready()
-            elif not item.is_over and (not item.round.is_rough or len(item.guesses) < item.most):
+            elif not item.is_over and item.drafts_behind(len(item.guesses)):
                 by_member[item.stream.member].append(item)
         for member, own in by_member.items():
             try:
