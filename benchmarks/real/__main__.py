@@ -54,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of served models")
     made.add_argument("--quantize", choices=("int8", "int4"), help="the models of `speculation`")
     made.add_argument("--draft-quantize", choices=("int8", "int4"), help="what models of `speculation` also guess with")
+    made.add_argument("--humaneval", type=Path, help="HumanEval.jsonl.gz: `speculation` asks its tasks instead")
+    made.add_argument(
+        "--expert", type=Path, help="a LoRA expert over qwen-0.5b: `speculation` steers the 1.5B with it instead"
+    )
     made.add_argument("--threads", type=int, default=torch.get_num_threads())
     made.add_argument("--vllm-python", type=Path, help="an interpreter that has vLLM, for its engine in `speed`")
     made.add_argument(
@@ -96,6 +100,8 @@ def _setup(options: argparse.Namespace) -> Setup:
         llama=options.llama,
         quantize=options.quantize,
         draft_quantize=options.draft_quantize,
+        humaneval=options.humaneval,
+        expert=options.expert,
     )
 
 

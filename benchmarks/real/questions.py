@@ -1,4 +1,4 @@
-"""GSM8K's questions and answers, as its authors publish them (JSON lines, gzipped or not)."""
+"""GSM8K's questions and answers and HumanEval's tasks, as their authors publish them (JSON lines, gzipped or not)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.real.number import final_number
 
@@ -29,15 +30,30 @@ def read_questions(folder: Path, name: str, start: int, count: int) -> list[Ques
     file = next((file for file in (folder / f"{name}.gz", folder / name) if file.is_file()), None)
     if file is None:
         raise SystemExit(f"{folder / name} (or {name}.gz) does not exist; --gsm8k FOLDER says where GSM8K lies")
-    text = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    rows = [json.loads(line) for line in text.decode().split("\n") if line.strip()]
-    if start + count > len(rows):
-        raise SystemExit(f"{file} has {len(rows)} rows, {start + count} are asked for")
-    found = [Question(str(row["question"]), str(row["answer"])) for row in rows[start : start + count]]
+    found = [Question(str(row["question"]), str(row["answer"])) for row in _rows(file, start, count)]
     unnumbered = next((row for row in found if final_number(row.answer) is None), None)
     if unnumbered is not None:
         raise SystemExit(f"{file}: an answer without '#### NUMBER': {unnumbered.answer!r}")
     return found
+
+
+def read_tasks(file: Path, start: int, count: int) -> list[str]:
+    """Of HumanEval's file (Chen et al. 2021, arXiv:2107.03374): functions to be completed, as they are asked in a chat.
+
+    Raises:
+        SystemExit: no such file, or too few rows.
+    """
+    if not file.is_file():
+        raise SystemExit(f"{file} does not exist; --humaneval names HumanEval.jsonl.gz")
+    return [f"Complete this function:\n```python\n{row['prompt']}```" for row in _rows(file, start, count)]
+
+
+def _rows(file: Path, start: int, count: int) -> list[dict[str, Any]]:
+    text = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    rows = [json.loads(line) for line in text.decode().split("\n") if line.strip()]
+    if start + count > len(rows):
+        raise SystemExit(f"{file} has {len(rows)} rows, {start + count} are asked for")
+    return rows[start : start + count]
 
 
 def write_training_file(questions: list[Question], file: Path) -> None:

@@ -41,8 +41,8 @@ SIZES = {
 @dataclass(frozen=True, slots=True)
 class Setup:
     """`models`: the folder of checkpoints; `work`: what is done already lies there; `results`: where results are
-    written; `gsm8k`: its data; `vllm_python`: an interpreter that has vLLM; `llama`: where node-llama-cpp lies;
-    `quantize`, `draft_quantize`: of `speculation`'s models."""
+    written; `gsm8k`, `humaneval`: their data; `vllm_python`: an interpreter that has vLLM; `llama`: where
+    node-llama-cpp lies; `quantize`, `draft_quantize`, `expert`: of `speculation`'s models."""
 
     models: Path
     work: Path
@@ -55,6 +55,8 @@ class Setup:
     llama: Path | None = None
     quantize: Quantization | None = None
     draft_quantize: Quantization | None = None
+    humaneval: Path | None = None
+    expert: Path | None = None
 
     def model(self, name: str) -> Path:
         """The folder of a checkpoint. Raises SystemExit where it does not exist."""

@@ -6,7 +6,8 @@ rounds, and whole requests are timed, prompts included. With `--quantize int4` b
 plain 1.5B, on a 4-bit GGUF file beside the checkpoint, takes its turn as well: its tokens alone are timed, no prompt,
 and set against those of ours behind the first. With `--draft-quantize` both models have weights in fewer bits beside
 their own, and what guesses with those takes its turn: the composition, and the plain 1.5B, which then guesses for
-itself.
+itself. `--humaneval` asks HumanEval's tasks instead. `--expert` measures proxy-tuning instead: the 1.5B steered by a
+LoRA expert of the 0.5B, which `gsm8k` leaves in its work folder, and whose guesses those are then.
 
 Theory: a plain composed step costs one forward of each member. With g guesses a step costs g + 1 forwards of the draft
 and one of the other over g + 1 positions, and yields (1 − a^(g+1)) / (1 − a) tokens where guesses are right with
@@ -30,19 +31,22 @@ from transformers import AutoTokenizer
 from benchmarks.common import median_of_ratios, seconds
 from benchmarks.quantised import llama_cpp
 from benchmarks.real.judge import judged
-from benchmarks.real.questions import TEST, read_questions
+from benchmarks.real.questions import TEST, read_questions, read_tasks
 from benchmarks.real.rounds import Rounds
 from benchmarks.real.setup import LARGE, SMALL, Setup
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
 from motet.engines.base import GenerationRequest, SamplingParams
 from motet.engines.drafts import MOST_GUESSES, OFF, Speculation
-from motet.engines.torch import EngineCore, Member, load_member
+from motet.engines.torch import EngineCore, Member, Model, attach_adapter, load_member
 from motet.engines.torch.model import ModelWork
+from motet.operator.backbones import low_ranks
+from motet.operator.sources import Source
 
 GUESSING, COMPOSED, PLAIN = "composed, speculating", "composed", "large alone"
 ROUGH, PLAIN_ROUGH = "composed, speculating with fewer bits", "large alone, speculating with fewer bits"
 LLAMA = "llama.cpp, large alone"
+EXPERT = "expert"
 NAMES = (ROUGH, GUESSING, COMPOSED, PLAIN_ROUGH, PLAIN)
 GUESSERS = (ROUGH, GUESSING, PLAIN_ROUGH)
 TOKENS = {1: 2.0, 16: 0.5}  # of the setup's tokens, at each batch: long answers alone, short ones together
@@ -56,7 +60,8 @@ without and faster than the 1.5B alone; at batch 16 arithmetic bounds a forward,
 def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
     """Rounds of all variants; the file of rounds is written after each, and continued."""
     print(EXPECTED, flush=True)
-    stage = "speculation" if setup.quantize is None else f"speculation-{setup.quantize}"
+    parts = [setup.humaneval and "humaneval", setup.expert and "proxy-tuning", setup.quantize]
+    stage = "-".join(["speculation", *(part for part in parts if part)])
     key, folder = [setup.size.tokens, setup.threads, setup.dtype, setup.draft_quantize], setup.folder(stage)
     wanted_rounds = {1: setup.size.rounds, 16: max(1, setup.size.rounds // 2)}
     kept = {batch: Rounds(folder / f"rounds-{batch}.json", key, count) for batch, count in wanted_rounds.items()}
@@ -82,14 +87,19 @@ class Bench:
             name: load_member(name, path, dtype=dtype, quantization=setup.quantize, draft=setup.draft_quantize)
             for name, path in paths.items()
         }
+        models: dict[str, Model] = {**self.members}
         self._rough_prices = {name: member.draft_prices for name, member in self.members.items()}
         self._tokenizer: Any = cast(Any, AutoTokenizer).from_pretrained(paths[LARGE])
         self._setup = setup
         written = {"strategy": "contrastive", "amateur": SMALL}
-        composed = build_plan(parse_composition(written), LARGE, known=list(paths), token_id=lambda _: None)
+        if setup.expert is not None:
+            source = Source(str(setup.expert), base=paths[SMALL], backbone=SMALL)
+            models[EXPERT] = attach_adapter(EXPERT, self.members[SMALL], low_ranks(source))
+            written = {"strategy": "proxy_tuning", "expert": EXPERT, "antiexpert": SMALL}
+        composed = build_plan(parse_composition(written), LARGE, known=list(models), token_id=lambda _: None)
         self._names = [name for name in NAMES if setup.draft_quantize or name not in (ROUGH, PLAIN_ROUGH)]
         self._plans = {name: single(LARGE) if name in (PLAIN, PLAIN_ROUGH) else composed for name in self._names}
-        self._cores = {name: EngineCore(self.members) for name in self._names}  # each learns what its own guesses bring
+        self._cores = {name: EngineCore(models) for name in self._names}  # each learns what its own guesses bring
         for name in self._names:  # nothing is built or learnt for the first time where it is timed
             self._answers(name, self._contexts(0, 1), 24)
 
@@ -112,8 +122,11 @@ class Bench:
         return llama_cpp(file, folder, sequences=1, prompt=64, tokens=tokens, threads=self._setup.threads)
 
     def _contexts(self, start: int, count: int) -> list[tuple[int, ...]]:
-        asked = read_questions(self._setup.gsm8k, TEST, start, count)
-        chats = [[{"role": "user", "content": question.question}] for question in asked]
+        if self._setup.humaneval is None:
+            asked = [question.question for question in read_questions(self._setup.gsm8k, TEST, start, count)]
+        else:
+            asked = read_tasks(self._setup.humaneval, start, count)
+        chats = [[{"role": "user", "content": text}] for text in asked]
         texts = [self._tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
         return [tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 

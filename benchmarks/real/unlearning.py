@@ -21,7 +21,7 @@ from benchmarks.unlearning import measure, print_summary, summary, train_all
 
 NAMES = ()
 LAYERS = 6  # of 18, in an assistant
-EPOCHS = 12  # of teaching
+EPOCHS = 8  # of teaching
 LIMIT = 120  # rows of each data file, at most
 QUALITY, KEPT = 0.05, 0.98  # aims: the p-value of forget quality, and the share of model utility that is kept
 ADAPTER = "tuning={type: lora, r: 32, alpha: 32}"

@@ -115,8 +115,10 @@ def test_repeats_guess_what_followed_last() -> None:
 class Clock:
     """Time that passes in forwards alone: by a member's own price and its number of tokens."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, members: Mapping[str, Member]) -> None:
-        self.now = 0.0
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, members: Mapping[str, Member], *, per_token: float = 0.05
+    ) -> None:
+        self.now, self._per_token = 0.0, per_token
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
         for name, member in members.items():
             member.prices = Prices()
@@ -127,7 +129,7 @@ class Clock:
     def slowed(self, forward: Callable[[Sequence[ModelWork]], Tensor], seconds: float) -> Any:
         def run(work: Sequence[ModelWork]) -> Tensor:
             price = seconds / 3 if is_guessing() else seconds  # weights in 4 bits are a third to read
-            self.now += price * (1 + 0.05 * sum(len(item.tokens) for item in work))
+            self.now += price * (1 + self._per_token * sum(len(item.tokens) for item in work))
             return forward(work)
 
         return run
@@ -196,6 +198,24 @@ def test_nobody_pays_for_anothers_guesses(members: Mapping[str, Member], monkeyp
     plans = [leaning(0.95), leaning(0.05), single("qwen")]
     rounds = [[request_for(plans[(i + k) % 3], rng, max_tokens=60) for k in range(1 + i % 4)] for i in range(8)]
     assert max(ratios(members, clock, rounds)) <= 1.05
+
+
+def test_guesses_do_not_keep_prompts_waiting(members: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of many requests to decode would guess well, but tokens are dear and the others read their prompts."""
+    rng = random.Random(8)
+    clock = Clock(monkeypatch, members, per_token=0.2)
+    lone = [[request_for(leaning(0.95), rng, max_tokens=40)] for _ in range(4)]
+    crowd = [request_for(leaning(0.95), rng, max_tokens=8) for _ in range(12)]
+    found: list[float] = []
+    for wished in (OFF, Speculation()):
+        for member in members.values():
+            member.cache.clear()
+        core = EngineCore(members, EngineSettings(speculation=wished))
+        for jobs in lone:
+            seconds_of(core, clock, jobs)
+        found.append(max(seconds_of(core, clock, crowd)))
+    plain, guessing = found
+    assert guessing <= plain
 
 
 def test_a_batch_is_added_up_once_a_step(members: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """Whether guessing pays: the price of a round against what it brings, so that no choice falls behind.
 
+What a guess brings is compared with a token's price in a step in which all choices decode, those that still read their
+prompts, too: prompts must be read with guesses as without them, and guesses beside them keep their readers waiting.
+
 A choice has a *credit*: by how many seconds it is ahead of what it would have been without guesses, plus a small share
 of its time (`MARGIN`), its prompt's included. A round is begun, and prolonged by one more guess, only while its price
 leaves every choice of the step a credit even if all guesses are wrong. So none becomes slower than by that share.
@@ -22,6 +25,7 @@ from motet.engines.torch.records import Record, Records
 from motet.engines.torch.work import Work
 
 MARGIN = 0.04  # of a choice's time that wrong guesses may cost it
+TRIFLE = 0.01  # of a step's time: less is not told from nothing
 LOOK_EVERY = 8  # steps between two judgements of which draft pays
 RETRY_AFTER = 32  # such judgements after which a draft that did not pay is tried again: texts change
 BELIEVED = 0.8  # the share of a stream's guesses that is thought right before any is seen: it is tried, and found out
@@ -99,17 +103,18 @@ class Pace:
         for guesses in range(1, MOST_GUESSES + 1):
             right *= acceptance
             expected += right
-            best = max(best, expected * outlook.plain / max(outlook.round(drafter, guesses), 1e-9))
+            best = max(best, expected * outlook.decode / max(outlook.round(drafter, guesses), 1e-9))
         return best
 
-    def speed(self, choice: Choice, plain: float) -> float:
+    def speed(self, choice: Choice, decode: float) -> float:
         """Tokens per second that a choice comes to of late, at least what it would come to without guesses."""
         ledger = self.ledger(choice)
-        return max(ledger.tokens / ledger.seconds if ledger.seconds else 0.0, 1.0 / max(plain, 1e-9))
+        return max(ledger.tokens / ledger.seconds if ledger.seconds else 0.0, 1.0 / max(decode, 1e-9))
 
 
 class Outlook:
-    """A step as it is planned, without guesses: its tokens and rows, its price, and that of the same step with guesses.
+    """A step as it is planned, without guesses: its tokens, its rows, and its price, `plain`. Beside it the step in
+    which the same choices all decode: its price, `decode`, and that with guesses.
 
     It is made once per step, since every choice that judges its drafts asks for the same prices: with a whole batch of
     them, adding the batch up for each took longer than the forward of a small model.
@@ -121,21 +126,28 @@ class Outlook:
         self.tokens, self.rows = plain_of(work)
         self.plain = pace.price(self.tokens, self.rows)
         self.decoding = [item.choice for item in work if item.choice.is_decoding]
-        members = [[stream.member for stream in choice.streams] for choice in self.decoding]
+        self._tokens, self._rows = self.tokens.copy(), self.rows
+        for item in work:
+            if not item.choice.is_decoding:
+                self._rows += 1 - item.positions
+                for stream, count in zip(item.choice.streams, item.counts, strict=True):
+                    self._tokens[stream.member] += 1 - count
+        self.decode = pace.price(self._tokens, self._rows)
+        members = [[stream.member for stream in item.choice.streams] for item in work]
         self._streams = Counter(member for own in members for member in own)
         self._drafting = Counter(member for own in members for member in set(own))
         self._rounds: dict[tuple[Member | None, int], float] = {}
 
     def round(self, drafter: Member | None, guesses: int) -> float:
-        """Seconds of the step if every decoding choice guesses, with `drafter` or from the text."""
+        """Seconds of the step in which all decode and guess, with `drafter` or from the text."""
         key = (drafter, guesses)
         if key not in self._rounds:
             self._rounds[key] = self._priced(drafter, guesses)
         return self._rounds[key]
 
     def _priced(self, drafter: Member | None, guesses: int) -> float:
-        tokens = {member: count + guesses * self._streams[member] for member, count in self.tokens.items()}
-        rows = self.rows + guesses * len(self.decoding)
+        tokens = {member: count + guesses * self._streams[member] for member, count in self._tokens.items()}
+        rows = self._rows + guesses * len(self.work)
         if drafter is None:
             return self._pace.price(tokens, rows)
         drafting = self._drafting[drafter]
@@ -160,20 +172,33 @@ class Stake:
         self._tokens, self._rows, self._plain = outlook.tokens.copy(), outlook.rows, outlook.plain
         self._budget = min(pace.ledger(item.choice).credit for item in work)
         self._spent = 0.0
-        self._rate = sum(pace.speed(choice, self._plain) for choice in outlook.decoding)
+        self._rate = sum(pace.speed(item.choice, outlook.decode) for item in work)
 
     def begin(self, items: Sequence[Drafting]) -> bool:
-        """Whether the step can afford that these choices' streams run before the others, to guess; and, where that
-        computes nothing that the step needs, a first guess as well, without which it would be for nothing."""
+        """Whether the step can afford that these choices' streams run before the others, to guess. Where that costs
+        something of itself (the same member then runs again for others, or computes nothing that the step needs), it
+        must be able to afford a first guess as well, and as many as it takes must be worth it all."""
         drafts, before = _by_member(items), (self._tokens.copy(), self._rows)
         for member, count in drafts.items():
             self._tokens[member] -= 0 if member.draft_prices else count
         self._rows += sum(drafts.values())
         self._spent = self._pace.price(self._tokens, self._rows) + _forwards(drafts) - self._plain
-        rough = [item for item in items if item.round.is_rough]
-        if self._spent + (self._added(rough) if rough else 0.0) <= self._budget:
+        if self._spent <= TRIFLE * self._plain or self._pays(items):
             return True
         (self._tokens, self._rows), self._spent = before, 0.0
+        return False
+
+    def _pays(self, items: Sequence[Drafting]) -> bool:
+        """Whether some number of guesses of each choice is worth its price and what is spent already."""
+        price = self._added(items)
+        if self._spent + price > self._budget:
+            return False
+        chances = [self._pace.record(item.choice, item.draft).acceptance for item in items]
+        expected = 0.0
+        for guesses in range(1, MOST_GUESSES + 1):
+            expected += sum(chance**guesses for chance in chances)
+            if expected >= (self._spent + guesses * price) * self._rate:
+                return True
         return False
 
     def worth(self, items: Sequence[Drafting]) -> list[Drafting]:
