@@ -218,6 +218,34 @@ def test_guesses_do_not_keep_prompts_waiting(members: Mapping[str, Member], monk
     assert guessing <= plain
 
 
+def test_guesses_leave_a_step_that_is_measured_alone(
+    members: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step with guesses does not tell what an ordinary one takes: prompts would wait for another, again and again."""
+    rng = random.Random(9)
+    clock = Clock(monkeypatch, members)
+    crowd = [request_for(leaning(0.95), rng, max_tokens=80) for _ in range(12)]
+    found: list[int] = []
+    for wished in (OFF, Speculation()):
+        for member in members.values():
+            member.cache.clear()
+        core = EngineCore(members, EngineSettings(speculation=wished, prefill_chunk=4))
+        groups = [core.group(job) for job in crowd]
+        for group in groups[:3]:  # these decode, and guess, while the others read
+            core.add(group)
+        for _ in range(8):
+            core.step()
+        for group in groups[3:]:
+            core.add(group)
+        measured = 0
+        while core.step():
+            measured += core.scheduler.is_measuring
+        found.append(measured)
+    plain, guessing = found
+    assert core.stats().draft_tokens
+    assert guessing <= plain + 1
+
+
 def test_a_batch_is_added_up_once_a_step(members: Mapping[str, Member], monkeypatch: pytest.MonkeyPatch) -> None:
     """For each choice that judges its drafts it took longer than the forward of a small model."""
     steps: list[Sequence[Work]] = []

@@ -91,7 +91,7 @@ class EngineCore:
         if not work:
             return None
         self.num_steps += 1
-        step = self._runner.run(self._speculator.draft(work))
+        step = self._runner.run(self._speculator.draft(work, may_guess=not self.scheduler.is_measuring))
         if self._speculator.settle():
             self.scheduler.tempo.disregard()
         return self._settled(step)

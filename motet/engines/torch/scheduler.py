@@ -56,6 +56,7 @@ class Scheduler:
         widest = max((member.vocab_size for member in members.values()), default=1)
         self.max_rows = max(16, ROW_BYTES // (4 * widest))
         self.tempo = Tempo(members, settings.stretch, settings.idle_stretch)
+        self.is_measuring = False  # whether the step that was planned last is to tell what an ordinary one takes
         self.prefix_queries = 0
         self.prefix_hits = 0
         self.num_preemptions = 0
@@ -198,10 +199,12 @@ class Scheduler:
         parts = [pair for item in work for pair in zip(item.choice.streams, item.counts, strict=True) if pair[1]]
         rows = Counter(stream.member.name for stream, _ in parts)
         read: list[Work] = []
+        self.is_measuring = False
         if reading:
             limit = self.settings.prefill_chunk if decoding else self.settings.idle_prefill_chunk
             models = {stream.member.name for choice in reading for stream in choice.streams}
             allowance = self.tempo.allowance(limit, self.max_rows, rows, models)
+            self.is_measuring = allowance is None
             read = [] if allowance is None else _chunks(reading, allowance)
         singles = Counter(stream.member.name for stream, count in parts if count == 1)
         blocks = [(stream, count) for stream, count in parts if count > 1]

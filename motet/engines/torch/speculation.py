@@ -77,15 +77,15 @@ class Speculator:
         """Other members from the next step on."""
         self._members = members
 
-    def draft(self, work: Sequence[Work]) -> Sequence[Work]:
-        """The step's work, with guesses to be verified where they pay."""
+    def draft(self, work: Sequence[Work], *, may_guess: bool = True) -> Sequence[Work]:
+        """The step's work, with guesses to be verified where they pay; without any where it may have none."""
         self._drafting, self._stake = [], None
         wishes = {item: wish for item in work if (wish := self._wish(item.choice)).tokens}
         if not wishes:
             return work
         self._stake = self._pace.stake(work, self._forward_seconds)
         outlook = self._stake.outlook
-        decoding = [(entry, wish) for entry, wish in wishes.items() if entry.choice.is_decoding]
+        decoding = [(entry, wish) for entry, wish in wishes.items() if may_guess and entry.choice.is_decoding]
         found = [item for entry, wish in decoding if (item := self._begun(entry, wish, outlook)) is not None]
         if self._settings.adapts and found and not self._stake.begin(found):
             found = [item for item in found if not item.round.is_rough]  # the others may be free
