@@ -223,7 +223,7 @@ def test_guesses_leave_a_step_that_is_measured_alone(
 ) -> None:
     """A step with guesses does not tell what an ordinary one takes: prompts would wait for another, again and again."""
     rng = random.Random(9)
-    clock = Clock(monkeypatch, members)
+    Clock(monkeypatch, members)
     crowd = [request_for(leaning(0.95), rng, max_tokens=80) for _ in range(12)]
     found: list[int] = []
     for wished in (OFF, Speculation()):
