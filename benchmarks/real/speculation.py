@@ -13,7 +13,7 @@ Theory: a plain composed step costs one forward of each member. With g guesses a
 and one of the other over g + 1 positions, and yields (1 − a^(g+1)) / (1 − a) tokens where guesses are right with
 probability a (Leviathan et al. 2023, arXiv:2211.17192). The forwards are timed in the same run; the ceiling is that of
 the best g at the acceptance that was met, every guess alike. How sure the draft is tells more: guessing stops where it
-is not, so more than the ceiling is possible.
+is not, so more than the ceiling is possible. It is told for contrastive decoding, whose members are two streams.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def run(setup: Setup, wanted: frozenset[str]) -> dict[str, Any]:
     parts = [setup.humaneval and "humaneval", setup.expert and "proxy-tuning", setup.quantize]
     stage = "-".join(["speculation", *(part for part in parts if part)])
     key, folder = [setup.size.tokens, setup.threads, setup.dtype, setup.draft_quantize], setup.folder(stage)
+    key += [] if setup.expert is None else [str(setup.expert)]
     wanted_rounds = {1: setup.size.rounds, 16: max(1, setup.size.rounds // 2)}
     kept = {batch: Rounds(folder / f"rounds-{batch}.json", key, count) for batch, count in wanted_rounds.items()}
     if any(rounds.missing for rounds in kept.values()):
@@ -107,8 +108,8 @@ class Bench:
         """Figures of every variant on the same questions, and what a forward costs at this moment."""
         contexts = self._contexts(number * batch, batch)
         tokens = int(self._setup.size.tokens * TOKENS[batch])
-        found: dict[str, Any] = {"forwards": self._forwards() if batch == 1 else None}
-        first = number % len(self._names)  # no variant always comes first, or behind the same one
+        found: dict[str, Any] = {"forwards": self._forwards() if batch == 1 and not self._setup.expert else None}
+        first = number % len(self._names)  # no variant is always the first
         for name in (*self._names[first:], *self._names[:first]):
             if name in wanted or not wanted:
                 found[name] = self._answers(name, contexts, tokens)
@@ -214,7 +215,7 @@ def _guesser(
         pairs = [pair for row in rows for pair in zip(row[name]["answers"], row[without]["answers"], strict=True)]
         found["answers"] = len(pairs)
         found["answers that differ"] = sum(ours != theirs for ours, theirs in pairs)
-    if name == GUESSING and found["guesses"] and batch == 1:
+    if name == GUESSING and found["guesses"] and rows[0]["forwards"]:
         ceiling = _ceiling(rows, found["right"] / found["guesses"])
         found["ceiling over composed"], found["guesses at the ceiling"] = ceiling
     return found

@@ -1,11 +1,12 @@
 """Whether guessing pays: the price of a round against what it brings, so that no choice falls behind.
 
-What a guess brings is compared with a token's price in a step in which all choices decode, those that still read their
+What a guess brings is compared with a token's price in a step in which all its choices decode, those that read their
 prompts, too: prompts must be read with guesses as without them, and guesses beside them keep their readers waiting.
 
 A choice has a *credit*: by how many seconds it is ahead of what it would have been without guesses, plus a small share
 of its time (`MARGIN`), its prompt's included. A round is begun, and prolonged by one more guess, only while its price
-leaves every choice of the step a credit even if all guesses are wrong. So none becomes slower than by that share.
+leaves every choice of the step a credit even if all guesses are wrong. So none becomes slower than by that share; what
+is not told from nothing (`TRIFLE`) is not asked for.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ Draft = int | str  # the number of a stream, or NGRAM
 @dataclass(slots=True, eq=False)
 class Ledger:
     """What guessing has brought one choice: `credit` in seconds; its `seconds` and `tokens` of late; the draft that is
-    thought to pay, and the stream that does where the text has nothing to repeat; the records of all drafts."""
+    thought to pay, and the stream that does where the text has nothing to repeat; those that have not been begun since,
+    for their price; the records of all drafts."""
 
     credit: float = 0.0
     seconds: float = 0.0
@@ -45,6 +47,7 @@ class Ledger:
     draft: Draft | None = None
     stream: int | None = None
     looked: int = 0
+    refused: set[Draft] = field(default_factory=set[Draft])
     records: dict[Draft, Record] = field(default_factory=dict[Draft, Record])
 
 
@@ -89,9 +92,11 @@ class Pace:
             streams = [draft for draft in drafts if isinstance(draft, int) and gains[draft] > 1.0]
             ledger.stream = max(streams, key=lambda draft: gains[draft], default=None)
             for draft in drafts:
-                anew = self.record(choice, draft).judged(draft in (ledger.draft, ledger.stream), RETRY_AFTER)
+                taken = draft in (ledger.draft, ledger.stream) and draft not in ledger.refused
+                anew = self.record(choice, draft).judged(taken, RETRY_AFTER)
                 if anew and isinstance(draft, int):
                     choice.streams[draft].member.forget_draft_prices()
+            ledger.refused.clear()
         ledger.looked += 1
         return ledger.draft
 
@@ -183,20 +188,23 @@ class Stake:
             self._tokens[member] -= 0 if member.draft_prices else count
         self._rows += sum(drafts.values())
         self._spent = self._pace.price(self._tokens, self._rows) + _forwards(drafts) - self._plain
-        if self._spent <= TRIFLE * self._plain or self._pays(items):
-            return True
-        (self._tokens, self._rows), self._spent = before, 0.0
-        return False
+        begun = self._spent <= TRIFLE * self._plain or self._pays(items)
+        for item in items:
+            refused = self._pace.ledger(item.choice).refused
+            (refused.discard if begun else refused.add)(item.draft)
+        if not begun:
+            (self._tokens, self._rows), self._spent = before, 0.0
+        return begun
 
     def _pays(self, items: Sequence[Drafting]) -> bool:
         """Whether some number of guesses of each choice is worth its price and what is spent already."""
         price = self._added(items)
         if self._spent + price > self._budget:
             return False
-        chances = [self._pace.record(item.choice, item.draft).acceptance for item in items]
+        chances = [(self._pace.record(item.choice, item.draft).acceptance, item.most) for item in items]
         expected = 0.0
-        for guesses in range(1, MOST_GUESSES + 1):
-            expected += sum(chance**guesses for chance in chances)
+        for guesses in range(1, max(item.most for item in items) + 1):
+            expected += sum(chance**guesses for chance, most in chances if guesses <= most)
             if expected >= (self._spent + guesses * price) * self._rate:
                 return True
         return False

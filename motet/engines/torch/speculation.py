@@ -87,9 +87,8 @@ class Speculator:
         outlook = self._stake.outlook
         decoding = [(entry, wish) for entry, wish in wishes.items() if may_guess and entry.choice.is_decoding]
         found = [item for entry, wish in decoding if (item := self._begun(entry, wish, outlook)) is not None]
-        if self._settings.adapts and found and not self._stake.begin(found):
-            found = [item for item in found if not item.round.is_rough]  # the others may be free
-            found = found if found and self._stake.begin(found) else []
+        if self._settings.adapts and found:
+            found = _affordable(self._stake, found)
         if not found:
             return work
         for item in found:
@@ -200,6 +199,16 @@ class Speculator:
                 draw(own, self._kernels(own[0].round.logits[-1].device))
             except Exception:
                 log.debug("no guess could be drawn", exc_info=True)
+
+
+def _affordable(stake: Stake, found: list[Drafting]) -> list[Drafting]:
+    """Of the choices that may guess, those with which the step begins: what costs most of itself is left out first."""
+    own = [item for item in found if not item.round.is_rough]
+    text = [item for item in own if item.round.stream is None]
+    for items in (found, own if len(own) < len(found) else [], text if len(text) < len(own) else []):
+        if items and stake.begin(items):
+            return items
+    return []
 
 
 def _is_rough(choice: Choice, draft: int) -> bool:
