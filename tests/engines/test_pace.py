@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from torch import Tensor
@@ -264,7 +265,7 @@ def test_a_draft_that_is_not_begun_for_its_price_is_tried_again(
     Clock(monkeypatch, members)
     monkeypatch.setattr(Record, "judged", noted)
     monkeypatch.setattr(pace, "TRIFLE", -1.0)
-    monkeypatch.setattr(Stake, "_pays", lambda *_: False)
+    monkeypatch.setattr(Stake, "_pays", Mock(return_value=False))
     monkeypatch.setattr(pace, "RETRY_AFTER", 4)
     core = EngineCore(members, EngineSettings(speculation=Speculation(draft="llama-b")))
     core.add(core.group(request_for(leaning(0.9), random.Random(0), max_tokens=8 * 8)))
