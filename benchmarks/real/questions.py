@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.real.number import final_number
+from motet.training.data.files import Bad, Row, read_rows
 
 TRAIN, TEST = "gsm8k-train.jsonl", "gsm8k-test-first-half.jsonl"
 
@@ -49,11 +49,13 @@ def read_tasks(file: Path, start: int, count: int) -> list[str]:
 
 
 def _rows(file: Path, start: int, count: int) -> list[dict[str, Any]]:
-    text = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    rows = [json.loads(line) for line in text.decode().split("\n") if line.strip()]
+    rows = list(read_rows(file))
+    bad = next((row for row in rows if isinstance(row, Bad)), None)
+    if bad is not None:
+        raise SystemExit(str(bad))
     if start + count > len(rows):
         raise SystemExit(f"{file} has {len(rows)} rows, {start + count} are asked for")
-    return rows[start : start + count]
+    return [row.values for row in rows[start : start + count] if isinstance(row, Row)]
 
 
 def write_training_file(questions: list[Question], file: Path) -> None:

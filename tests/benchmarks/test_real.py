@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from benchmarks.real.grades import difference, graded
 from benchmarks.real.gsm8k import gaps
 from benchmarks.real.interval import bootstrapped, proportion
 from benchmarks.real.number import final_number, last_number
-from benchmarks.real.questions import Question, read_questions
+from benchmarks.real.questions import Question, read_questions, read_tasks
 from benchmarks.real.replies import Kept, Replies, System
 from benchmarks.real.setup import SIZES, Setup
 from motet.evaluation.measures.answers import gap_closed
@@ -138,6 +139,18 @@ def test_questions_are_checked(tmp_path: Path) -> None:
         read_questions(tmp_path, "some.jsonl", 1, 2)
     with pytest.raises(SystemExit, match=r"other.jsonl.*--gsm8k"):
         read_questions(tmp_path, "other.jsonl", 0, 1)
+
+
+def test_tasks_are_asked_in_a_chat(tmp_path: Path) -> None:
+    file = tmp_path / "HumanEval.jsonl.gz"
+    lines = [json.dumps({"task_id": f"HumanEval/{i}", "prompt": f"def f{i}():\n"}) for i in range(3)]
+    file.write_bytes(gzip.compress("\n".join(lines).encode()))
+    asked = ["Complete this function:\n```python\ndef f1():\n```", "Complete this function:\n```python\ndef f2():\n```"]
+    assert read_tasks(file, 1, 2) == asked
+    with pytest.raises(SystemExit, match="has 3 rows, 4 are asked for"):
+        read_tasks(file, 2, 2)
+    with pytest.raises(SystemExit, match=r"other.*--humaneval"):
+        read_tasks(tmp_path / "other", 0, 1)
 
 
 class Echo:
