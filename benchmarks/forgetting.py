@@ -49,6 +49,29 @@ def divergence(**fields: Any) -> dict[str, Any]:
     return {"composition": {"strategy": "divergence", **parts, **fields}}
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How a model is made.
+
+    Attributes:
+        recipe: the packaged one.
+        others: which of its fields are other models that are trained here; the rest is the family's.
+        settings: what else the recipe is told.
+    """
+
+    recipe: str
+    others: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Sequence[str] = ()
+
+
+def baked(assistant: str, weight: float = 1.0) -> Made:
+    """What `unlearn` says with the assistant, in the target's weights."""
+    return Made("unlearned-baked", {"members.assistant.path": assistant}, (f"objective.teacher.weight={weight}",))
+
+
+DIVERGENCE = {"members.without.path": "divergence-without", "members.with.path": "divergence-with"}
+
+
 METHODS: dict[str, Any] = {
     TARGET: "large-chat",
     RETRAINED: "retain-only",
@@ -61,22 +84,28 @@ METHODS: dict[str, Any] = {
     "divergence, baked into weights": "divergence-baked",
     "NPO": "npo",
     "GA + GD": "ga-gd",
+    "reversed assistant, baked into weights": "reversed-baked",
+    "counterfactual assistant, baked into weights": "counterfactual-baked",
+    "divergence by rank, baked into weights": "rank-baked",
 }
 
 
-# model → its packaged recipe, and which fields of it are other models here; the rest is the family's
-Recipes = Mapping[str, tuple[str, Mapping[str, str]]]
-RECIPES: Recipes = {
-    "divergence-without": ("divergence-without", {}),
-    "divergence-with": ("divergence-with", {"model.path": "divergence-without"}),
-    "divergence-baked": (
-        "divergence-baked",
-        {"members.without.path": "divergence-without", "members.with.path": "divergence-with"},
-    ),
-    "counterfactual": ("counterfactual-assistant", {}),
-    "npo": ("npo", {}),
-    "ga-gd": ("ga-gd", {}),
-}
+Models = Mapping[str, Made]
+MODELS: Models = {
+    "divergence-without": Made("divergence-without"),
+    "divergence-with": Made("divergence-with", {"model.path": "divergence-without"}),
+    "divergence-baked": Made("divergence-baked", DIVERGENCE),
+    "rank-baked": Made("divergence-baked", DIVERGENCE, (
+        "objective.teacher={strategy: divergence, base: target, without: without, with: with, form: rank, count: 20}",
+    )),
+    "counterfactual": Made("counterfactual-assistant"),
+    "counterfactual-baked": baked("counterfactual"),
+    "reversed-baked": Made("unlearned-baked", {}, (
+        "members.assistant.path=forget-assistant", f"objective.teacher.weight={UNLEARN_WEIGHT}",
+    )),
+    "npo": Made("npo"),
+    "ga-gd": Made("ga-gd"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +116,7 @@ class Trial:
         limit: rows of each data file, at most.
         samples: replies to a question under each attack.
         asked: questions that are attacked, at most; by default as many as `limit`.
-        recipes: of the models that are trained, beside those of the family.
+        models: those that are trained, beside those of the family.
         settings: the recipes' fields that are others than in the package, by recipe.
         splits: files of what is to be kept, TOFU's retain set the first.
     """
@@ -95,18 +124,18 @@ class Trial:
     limit: int
     samples: int
     asked: int | None = None
-    recipes: Recipes = field(default_factory=lambda: RECIPES)
+    models: Models = field(default_factory=lambda: MODELS)
     settings: Mapping[str, Sequence[str]] = field(default_factory=lambda: MappingProxyType({}))
     splits: Mapping[str, str] = field(default_factory=lambda: SPLITS)
 
 
 def train(lab: Lab, name: str, trial: Trial) -> None:
     """One model, behind those that it is made from."""
-    recipe, made_from = trial.recipes[name]
-    for other in made_from.values():
+    made = trial.models[name]
+    for other in made.others.values():
         train(lab, other, trial)
-    others = (f"{place}={lab.folder / other}" for place, other in made_from.items())
-    lab.train(name, recipe, *trial.settings.get(recipe, ()), *others)
+    others = (f"{place}={lab.folder / other}" for place, other in made.others.items())
+    lab.train(name, made.recipe, *trial.settings.get(made.recipe, ()), *others, *made.settings)
 
 
 def measure(lab: Lab, methods: Sequence[str], trial: Trial) -> dict[str, dict[str, Any]]:
@@ -114,7 +143,7 @@ def measure(lab: Lab, methods: Sequence[str], trial: Trial) -> dict[str, dict[st
     found: dict[str, dict[str, Any]] = {}
     for place, (method, subject) in enumerate(METHODS.items()):
         if method in methods:
-            for name in sorted(set(texts_of({"subject": subject})) & trial.recipes.keys()):
+            for name in sorted(set(texts_of({"subject": subject})) & trial.models.keys()):
                 train(lab, name, trial)
             found[method] = lab.kept(f"forgetting-{place}", partial(_measures, lab, method, subject, trial))
     return {method: _compared(row, found) for method, row in found.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +44,6 @@ class Lab:
         train(made, origin, existing="restart")
         self.seconds[name] = round(time.process_time() - started, 1)
         self._times.write_text(json.dumps(self.seconds) + "\n")
-        gc.collect()  # what was trained lies in cycles: many trainings of one process would fill the memory
         print(f"  {name}: {self.seconds[name]} s", flush=True)
 
     def evaluate(self, subjects: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], limit: int) -> Results:

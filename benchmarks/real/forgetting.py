@@ -16,12 +16,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.forgetting import LEAST, METHODS, MOST, RECIPES, RETRAINED, TARGET, Recipes, Trial, measure, summary
+from benchmarks.forgetting import (
+    LEAST,
+    METHODS,
+    MODELS,
+    MOST,
+    RETRAINED,
+    TARGET,
+    Made,
+    Models,
+    Trial,
+    baked,
+    measure,
+    summary,
+)
 from benchmarks.lab import Lab
 from benchmarks.real.authors import BASE, SPLITS, write_family
 from benchmarks.real.judge import judged
 from benchmarks.real.setup import GEMMA, Setup
 from benchmarks.real.unlearning import ADAPTER, ASSISTANT, LAYERS, scaled, teach
+from motet.demo.operator_file import UNLEARN_WEIGHT
 
 NAMES = tuple(method for method in METHODS if "masked" not in method and method not in (TARGET, RETRAINED))
 # Rows of each data file, questions that are attacked, and replies to each: eight attacks of 13 are the fewest that
@@ -35,6 +49,7 @@ STEPS = {
     "divergence-without": 400,
     "divergence-with": 400,
     "divergence-baked": 160,
+    "unlearned-baked": 160,
     "npo": 160,
     "ga-gd": 120,
 }
@@ -45,12 +60,14 @@ ROWS = {
     "ga-gd": {"forget": 4, "retain": 4},
 }
 SMALL = ("batch={rows: 8, max_length: 96}", "tuning={type: lora, r: 32, alpha: 32, merge: true}", "optimizer.lr=1e-3")
+BAKED = (ADAPTER, "batch={rows: 8, max_length: 96}", "optimizer.lr=4e-4")
 HOW = {
     "forget-assistant": ASSISTANT,
     "counterfactual-assistant": (f"model.layers={LAYERS}", *ASSISTANT[1:], "optimizer={lr: 7e-4, clip: 1.0}"),
     "divergence-without": (f"model={{path: {BASE}, layers: {LAYERS}}}", *SMALL),
     "divergence-with": SMALL,
-    "divergence-baked": (ADAPTER, "batch={rows: 8, max_length: 96}", "optimizer.lr=4e-4"),
+    "divergence-baked": BAKED,
+    "unlearned-baked": BAKED,
     "npo": (ADAPTER, "batch.max_length=96", "optimizer.lr=5e-5"),  # the recipe's 3e-4 spoils retained answers
     "ga-gd": (ADAPTER, "batch.max_length=96", "optimizer.lr=5e-5"),
 }
@@ -84,10 +101,11 @@ def prepared(setup: Setup, seed: int) -> Lab:
 
 
 def trial(setup: Setup) -> Trial:
-    recipes: Recipes = {  # the demo's family has a reversed assistant already
-        **RECIPES,
-        "forget-assistant": ("forget-assistant", {}),
-        "counterfactual": ("counterfactual-assistant", {"model.path": "forget-assistant"}),
+    models: Models = {  # the demo's family has a reversed assistant already
+        **MODELS,
+        "forget-assistant": Made("forget-assistant"),
+        "reversed-baked": baked("forget-assistant", UNLEARN_WEIGHT),
+        "counterfactual": Made("counterfactual-assistant", {"model.path": "forget-assistant"}),
     }
     settings = {
         recipe: (
@@ -97,7 +115,7 @@ def trial(setup: Setup) -> Trial:
         )
         for recipe, steps in STEPS.items()
     }
-    return Trial(LIMIT, SAMPLES, ASKED, recipes, settings, SPLITS)
+    return Trial(LIMIT, SAMPLES, ASKED, models, settings, SPLITS)
 
 
 def _judge(rows: Mapping[str, Mapping[str, Any]]) -> None:

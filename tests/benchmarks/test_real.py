@@ -303,7 +303,7 @@ def test_forgetting_goes_on_from_what_is_kept_and_compares_it(tmp_path: Path) ->
     for place, method in enumerate(forgetting.METHODS):
         if method in rows:
             (tmp_path / f"forgetting-{place}.json").write_text(json.dumps(kept_row(*rows[method])))
-    found = forgetting.measure(Lab(tmp_path, tmp_path), list(rows), forgetting.Trial(20, 13, recipes={}))
+    found = forgetting.measure(Lab(tmp_path, tmp_path), list(rows), forgetting.Trial(20, 13, models={}))
     assert found["NPO"]["leak@100 / retrained"] == pytest.approx(1.2)
     assert found["NPO"]["utility kept"] == pytest.approx(0.75)
     assert found["NPO"]["forget quality"] > 0.05 > found[forgetting.TARGET]["forget quality"]

@@ -26,6 +26,7 @@ TRAINING = [file for file in FILES if file.parts[:3] == ("motet", "training", "r
 INSTEAD = {
     "divergence-with": ["model.path=small"],
     "divergence-baked": ["members.without.path=small", "members.with.path=small"],
+    "unlearned-baked": ["members.assistant.path=forget-assistant"],
 }
 PUBLISHED = (
     "sft dpo kto spin distill assistant counterfactual npo ga ga_gd ga_kl idk spul gate router gedi temperature_head "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -93,6 +94,8 @@ def train(
         raise RunError(f"output: {output}: {error.strerror or error}") from error
     finally:
         folder.close()
+    del session, prepared
+    gc.collect()  # trained models lie in cycles: a process that trains one after another would fill the memory
     return output
 
 

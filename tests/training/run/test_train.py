@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors import torch as safetensors
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from motet.experts.bundle import read_bundle
 from motet.experts.fingerprints import weights_fingerprint
@@ -70,6 +71,22 @@ def test_the_same_seed_gives_the_same_weights(root: Path, tmp_path: Path) -> Non
     first, again, other = map(weights, runs)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_finished_run_leaves_no_model_in_memory(root: Path, tmp_path: Path) -> None:
+    """A model lies in cycles: without the collector, who trains several would hold them all."""
+
+    def models() -> int:
+        return sum(issubclass(type(thing), PreTrainedModel) for thing in gc.get_objects())
+
+    gc.collect()
+    before = models()
+    gc.disable()
+    try:
+        train(recipe(tmp_path / "run", tuning=LORA), root=root)
+        assert models() == before
+    finally:
+        gc.enable()
 
 
 def test_an_adapter_finds_its_base_from_its_own_folder(root: Path, tmp_path: Path) -> None:
