@@ -64,11 +64,28 @@ def prompts(count: int, vocab: int) -> list[list[int]]:
     return cast("list[list[int]]", torch.randint(3, vocab, (count, PROMPT), generator=generator).tolist())
 
 
-class NaiveLoop:
-    """The published loop: one static batch, three models in sequence, every step on full-width logits."""
+Combine = Callable[[Sequence[Tensor]], Tensor]  # every model's next-token logits, (B, V) each → the composed ones
 
-    def __init__(self, models: Sequence[PreTrainedModel], batch: Sequence[Sequence[int]]) -> None:
+
+def proxy_tuned(logits: Sequence[Tensor]) -> Tensor:
+    """Of base, expert and anti-expert, as the paper's code has it."""
+    return logits[0] + 1.0 * (logits[1] - logits[2])
+
+
+class NaiveLoop:
+    """The published loop: one static batch, the models in sequence, every step on full-width logits."""
+
+    def __init__(
+        self,
+        models: Sequence[PreTrainedModel],
+        batch: Sequence[Sequence[int]],
+        combine: Combine = proxy_tuned,
+        *,
+        is_greedy: bool = False,
+    ) -> None:
         self.models = models
+        self.combine = combine
+        self.is_greedy = is_greedy
         self.caches = [DynamicCache(config=model.config) for model in models]
         self.tokens = torch.tensor(batch)
         self.mask = torch.ones_like(self.tokens)
@@ -84,8 +101,8 @@ class NaiveLoop:
                 return_dict=True,
             )
             logits.append(output.logits[:, -1])
-        combined = logits[0] + 1.0 * (logits[1] - logits[2])
-        self.tokens = torch.multinomial(combined.float().softmax(-1), 1)
+        combined = self.combine(logits).float()
+        self.tokens = combined.argmax(-1, True) if self.is_greedy else torch.multinomial(combined.softmax(-1), 1)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], -1)
 
 

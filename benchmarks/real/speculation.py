@@ -1,7 +1,8 @@
 """What speculation is worth on real checkpoints: contrastive decoding of the 1.5B against the 0.5B, which drafts.
 
 GSM8K's questions as chats, greedy, bfloat16, one at a time and sixteen at once: the composition with speculation, the
-same without, and the plain 1.5B without. All take turns on the same questions in one process; ratios are taken within
+same without, the plain 1.5B without, and, one at a time, the loop that papers publish: transformers' models one after
+the other. All take turns on the same questions in one process; ratios are taken within
 rounds, and whole requests are timed, prompts included. With `--quantize int4` both models have 4 bits, and llama.cpp's
 plain 1.5B, on a 4-bit GGUF file beside the checkpoint, takes its turn as well: its tokens alone are timed, no prompt,
 and set against those of ours behind the first. With `--draft-quantize` both models have weights in fewer bits beside
@@ -18,6 +19,7 @@ is not, so more than the ceiling is possible. It is told for contrastive decodin
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +28,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoTokenizer
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from benchmarks.common import median_of_ratios, seconds
 from benchmarks.quantised import llama_cpp
@@ -34,6 +38,7 @@ from benchmarks.real.judge import judged
 from benchmarks.real.questions import TEST, read_questions, read_tasks
 from benchmarks.real.rounds import Rounds
 from benchmarks.real.setup import LARGE, SMALL, Setup
+from benchmarks.step import NaiveLoop, proxy_tuned
 from motet.composers.plan import Plan, single
 from motet.composers.spec import build_plan, parse_composition
 from motet.engines.base import GenerationRequest, SamplingParams
@@ -45,13 +50,14 @@ from motet.operator.sources import Source
 
 GUESSING, COMPOSED, PLAIN = "composed, speculating", "composed", "large alone"
 ROUGH, PLAIN_ROUGH = "composed, speculating with fewer bits", "large alone, speculating with fewer bits"
+LOOP = "the published loop"
 LLAMA = "llama.cpp, large alone"
 EXPERT = "expert"
-NAMES = (ROUGH, GUESSING, COMPOSED, PLAIN_ROUGH, PLAIN)
+NAMES = (ROUGH, GUESSING, COMPOSED, PLAIN_ROUGH, PLAIN, LOOP)
 GUESSERS = (ROUGH, GUESSING, PLAIN_ROUGH)
 TOKENS = {1: 2.0, 16: 0.5}  # of the setup's tokens, at each batch: long answers alone, short ones together
 # a speculating composition's tokens per second over another's
-AIMS = ((COMPOSED, 1, 1.7), (PLAIN, 1, 1.3), (COMPOSED, 16, 1.0), (LLAMA, 1, 1.0))
+AIMS = ((COMPOSED, 1, 1.7), (PLAIN, 1, 1.3), (COMPOSED, 16, 1.0), (LOOP, 1, 2.0), (LLAMA, 1, 1.0))
 EXPECTED = """\
 expected: at batch 1 the 0.5B's guesses are right nine times in ten, which makes the composition about twice as fast as
 without and faster than the 1.5B alone; at batch 16 arithmetic bounds a forward, and guessing is off."""
@@ -98,9 +104,11 @@ class Bench:
             models[EXPERT] = attach_adapter(EXPERT, self.members[SMALL], low_ranks(source))
             written = {"strategy": "proxy_tuning", "expert": EXPERT, "antiexpert": SMALL}
         composed = build_plan(parse_composition(written), LARGE, known=list(models), token_id=lambda _: None)
-        self._names = [name for name in NAMES if setup.draft_quantize or name not in (ROUGH, PLAIN_ROUGH)]
+        self._names = [name for name in NAMES[:-1] if setup.draft_quantize or name not in (ROUGH, PLAIN_ROUGH)]
         self._plans = {name: single(LARGE) if name in (PLAIN, PLAIN_ROUGH) else composed for name in self._names}
         self._cores = {name: EngineCore(models) for name in self._names}  # each learns what its own guesses bring
+        self._combine = contrasted if setup.expert is None else proxy_tuned
+        self._published = [] if setup.quantize else list(_published(paths, setup.expert, dtype))
         for name in self._names:  # nothing is built or learnt for the first time where it is timed
             self._answers(name, self._contexts(0, 1), 24)
 
@@ -109,10 +117,11 @@ class Bench:
         contexts = self._contexts(number * batch, batch)
         tokens = int(self._setup.size.tokens * TOKENS[batch])
         found: dict[str, Any] = {"forwards": self._forwards() if batch == 1 and not self._setup.expert else None}
-        first = number % len(self._names)  # no variant is always the first
-        for name in (*self._names[first:], *self._names[:first]):
+        names = [*self._names, LOOP] if self._published and batch == 1 else self._names
+        first = number % len(names)  # no variant is always the first
+        for name in (*names[first:], *names[:first]):
             if name in wanted or not wanted:
-                found[name] = self._answers(name, contexts, tokens)
+                found[name] = (self._looped if name == LOOP else partial(self._answers, name))(contexts, tokens)
                 print(f"  {name}, {batch}: {found[name]['tokens per second']:.2f} tokens/s", flush=True)
         if batch == 1 and self._setup.quantize == "int4" and self._setup.llama is not None:
             found[LLAMA] = {"tokens per second": self._llama_cpp(self._setup.llama, tokens)}
@@ -122,6 +131,11 @@ class Bench:
     def _llama_cpp(self, folder: Path, tokens: int) -> float:
         file = self._setup.models / f"{LARGE}.gguf"
         return llama_cpp(file, folder, sequences=1, prompt=64, tokens=tokens, threads=self._setup.threads)
+
+    @torch.inference_mode()
+    def _looped(self, contexts: Sequence[tuple[int, ...]], tokens: int) -> dict[str, Any]:
+        loop = NaiveLoop(self._published, contexts, self._combine, is_greedy=True)
+        return {"tokens per second": tokens / seconds(lambda: [loop.step() for _ in range(tokens)])}
 
     def _contexts(self, start: int, count: int) -> list[tuple[int, ...]]:
         if self._setup.humaneval is None:
@@ -170,6 +184,22 @@ class Bench:
                 for count in counts
             }
         return found
+
+
+def contrasted(logits: Sequence[Tensor]) -> Tensor:
+    """Of expert and amateur, at the defaults: α = 0.1, β = 0.5 (O'Brien and Lewis 2023, arXiv:2309.09117)."""
+    expert, amateur = logits
+    is_plausible = expert >= expert.max(-1, keepdim=True).values + math.log(0.1)
+    return torch.where(is_plausible, (1 + 0.5) * expert - 0.5 * amateur, -math.inf)
+
+
+def _published(paths: Mapping[str, str], expert: Path | None, dtype: torch.dtype) -> Iterator[PreTrainedModel]:
+    """The composition's models as transformers loads them, the base first."""
+    load = partial(cast(Any, AutoModelForCausalLM).from_pretrained, dtype=dtype)
+    yield load(paths[LARGE])
+    if expert is not None:
+        yield PeftModel.from_pretrained(load(paths[SMALL]), str(expert)).merge_and_unload()
+    yield load(paths[SMALL])
 
 
 def _request(plan: Plan, context: tuple[int, ...], tokens: int, wish: Speculation) -> GenerationRequest:

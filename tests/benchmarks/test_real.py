@@ -315,7 +315,9 @@ def test_a_real_checkpoint_forgets_by_recipes_that_are_valid(tmp_path: Path) -> 
     setup = Setup(tmp_path, tmp_path, tmp_path, tmp_path, SIZES["smoke"], "float32", 1)
     trial = real_forgetting.trial(setup)
     named = set(texts_of({method: forgetting.METHODS[method] for method in real_forgetting.NAMES}))
-    assert named >= trial.recipes.keys() == trial.settings.keys() - {"counterfactual-assistant"} | {"counterfactual"}
-    for recipe, _ in trial.recipes.values():
-        made, _ = read_recipe(recipe, [f"root={tmp_path}", f"output={tmp_path / recipe}", *trial.settings[recipe]])
-        assert made.schedule.steps == max(2, round(real_forgetting.STEPS[recipe] * setup.size.steps))
+    assert named >= trial.models.keys()
+    assert trial.settings.keys() == {made.recipe for made in trial.models.values()}
+    for made in trial.models.values():
+        settings = (*trial.settings[made.recipe], *made.settings)
+        recipe, _ = read_recipe(made.recipe, [f"root={tmp_path}", f"output={tmp_path / made.recipe}", *settings])
+        assert recipe.schedule.steps == max(2, round(real_forgetting.STEPS[made.recipe] * setup.size.steps))
