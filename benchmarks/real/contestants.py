@@ -1,7 +1,8 @@
 """Who generates tokens in `speed`: Motet's engines behind HTTP, transformers, llama.cpp. Each in processes of its own.
 
 All draw greedily behind prompts of 64 tokens, ends of answers ignored. Timed is the drawing while the whole batch is
-under way: from when every sequence has `WARM_UP` tokens until the first one is done.
+under way: from when every sequence has `WARM_UP` tokens until one has drawn as many as are wanted since. A server reads
+prompts beside those who draw already, so its sequences have room for more, and are closed then.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -28,8 +29,7 @@ PROMPT = 64  # tokens
 START_SECONDS = 600.0
 REQUEST_SECONDS = 600.0
 LLAMA_CPP = Path(__file__).parent.parent / "llama_cpp.mjs"
-
-Arrivals = list[tuple[float, int]]  # when, and how many tokens there were then
+SLOWEST = 8  # tokens of prompts that a server reads in each step at least, beside those who draw
 
 
 class Contestant(Protocol):
@@ -43,21 +43,44 @@ def prompt(number: int) -> list[int]:
     return [1000 + (number * 7919 + t * 104729) % 20000 for t in range(PROMPT)]
 
 
-def full_batch_rate(streams: Sequence[Arrivals]) -> float:
-    """Tokens per second between the moment when every stream has `WARM_UP` tokens and the end of the first to end.
+class Batch:
+    """What the sequences of a batch have drawn, as it arrives.
 
-    Raises:
-        SystemExit: the first to end did so before the last had warmed up.
+    Attributes:
+        is_over: some sequence has drawn `tokens` since all of them were warm.
     """
-    began = max(next(when for when, count in stream if count >= WARM_UP) for stream in streams)
-    ended = min(stream[-1][0] for stream in streams)
-    if ended <= began:
-        raise SystemExit("too few tokens: a sequence was done before the batch was whole")
-    return sum(_count_at(stream, ended) - _count_at(stream, began) for stream in streams) / (ended - began)
 
+    def __init__(self, size: int, tokens: int) -> None:
+        self.counts, self._tokens = [0] * size, tokens
+        self._began: tuple[float, list[int]] | None = None
+        self._ended = 0.0
+        self.is_over = False
 
-def _count_at(stream: Arrivals, moment: float) -> int:
-    return max((count for when, count in stream if when <= moment), default=0)
+    def arrived(self, number: int, count: int, when: float) -> None:
+        """So many tokens of the sequence are there in all."""
+        if self.is_over:
+            return
+        self.counts[number] = count
+        if self._began is None and min(self.counts) >= WARM_UP:
+            self._began = when, [*self.counts]
+        if self._began is not None and max(self._drawn()) >= self._tokens:
+            self._ended, self.is_over = when, True
+
+    def rate(self) -> float:
+        """Tokens per second of all sequences together while the batch was whole.
+
+        Raises:
+            SystemExit: a sequence was done before that.
+        """
+        if self._began is None or not self.is_over:
+            raise SystemExit(
+                f"too few tokens: a sequence was done before the batch was whole; drawn were {self.counts}"
+            )
+        return sum(self._drawn()) / (self._ended - self._began[0])
+
+    def _drawn(self) -> list[int]:
+        assert self._began is not None
+        return [now - then for now, then in zip(self.counts, self._began[1], strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +90,31 @@ class Served:
     url: str
 
     def rate(self, model: str, batch: int, tokens: int) -> float:
-        return full_batch_rate(asyncio.run(self._together(model, batch, tokens)))
+        whole = Batch(batch, tokens)
+        asyncio.run(self._together(model, whole, WARM_UP + tokens + (batch - 1) * PROMPT // SLOWEST))
+        return whole.rate()
 
-    async def _together(self, model: str, batch: int, tokens: int) -> list[Arrivals]:
+    async def _together(self, model: str, whole: Batch, room: int) -> None:
         async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_SECONDS) as client:
-            return await asyncio.gather(*(self._one(client, model, i, tokens) for i in range(batch)))
+            await asyncio.gather(*(self._one(client, model, i, whole, room) for i in range(len(whole.counts))))
 
-    async def _one(self, client: httpx.AsyncClient, model: str, number: int, tokens: int) -> Arrivals:
+    async def _one(self, client: httpx.AsyncClient, model: str, number: int, whole: Batch, room: int) -> None:
         body = {
             "model": model,
             "prompt": prompt(number),
-            "max_tokens": WARM_UP + tokens,
+            "max_tokens": room,
             "temperature": 0.0,
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         }
-        arrivals: Arrivals = []
         async with client.stream("POST", "/v1/completions", json=body) as response:
             response.raise_for_status()
             async for line in response.aiter_lines():
                 if line.startswith("data: {") and (usage := json.loads(line[6:]).get("usage")):
-                    arrivals.append((time.perf_counter(), int(usage["completion_tokens"])))
-        return arrivals
+                    whole.arrived(number, int(usage["completion_tokens"]), time.perf_counter())
+                if whole.is_over:
+                    return
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from benchmarks.real import forgetting as real_forgetting
 from benchmarks.real import replies as replies_module
 from benchmarks.real import trained as trained_module
 from benchmarks.real.authors import authors_world
-from benchmarks.real.contestants import full_batch_rate
+from benchmarks.real.contestants import Batch
 from benchmarks.real.grades import difference, graded
 from benchmarks.real.gsm8k import gaps
 from benchmarks.real.interval import bootstrapped, proportion
@@ -216,12 +216,24 @@ def test_replies_of_another_setting_do_not_count(tmp_path: Path, echo: Echo) -> 
 
 
 def test_the_rate_is_that_of_the_whole_batch() -> None:
-    """One token a second each; the first stream is warm at 4 s, the second at 14 s, the first ends at 20 s."""
-    first = [(float(t), t) for t in range(1, 21)]
-    second = [(10.0 + t, t) for t in range(1, 21)]
-    assert full_batch_rate([first, second]) == pytest.approx(2.0)
-    with pytest.raises(SystemExit, match="too few tokens"):
-        full_batch_rate([first[:10], second])
+    """A token a second each; the second is warm at 14 s. At 20 s the first has drawn six more, the second is late."""
+    whole = drawing(Batch(2, 6), until=30)
+    assert whole.is_over
+    assert whole.counts == [20, 9]
+    assert whole.rate() == pytest.approx(11 / 6)
+
+
+def test_a_batch_that_was_never_whole_has_no_rate() -> None:
+    with pytest.raises(SystemExit, match=r"too few tokens.*\[12, 2\]"):
+        drawing(Batch(2, 6), until=12).rate()
+
+
+def drawing(whole: Batch, until: int) -> Batch:
+    """The second sequence begins ten seconds behind the first."""
+    for second in range(1, until + 1):
+        whole.arrived(0, second, float(second))
+        whole.arrived(1, max(second - 10, 0), float(second))
+    return whole
 
 
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
