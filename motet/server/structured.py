@@ -20,6 +20,7 @@ from motet.operator.loaded import LoadedModel
 from motet.operator.registry import Registry
 from motet.server.http.errors import ApiError, busy, invalid
 from motet.server.integers import bounded
+from motet.server.shapes.closed import Closed
 
 OWN = "structured_outputs"
 TOOLS = "tools"
@@ -37,12 +38,10 @@ DIGITS = {r"\d": "[0-9]", r"\D": "[^0-9]"}  # as in JSON schemas: a digit is one
 Schema = dict[str, Any]
 
 
-class Strict(BaseModel):
+class Strict(Closed):
     """Every key changes the answer: one that is not known is refused by its name."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, serialize_by_alias=True, use_attribute_docstrings=True)
 
 
 class TextFormat(Strict):

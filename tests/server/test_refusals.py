@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -76,7 +77,7 @@ async def refusal(world: World, path: str, body: dict[str, Any]) -> tuple[int, s
         ({"use_beam_search": True}, 400, "use_beam_search", "not supported"),
         ({"best_of": 3}, 400, "best_of", "not supported"),
         ({"trace": {"top": 21}}, 400, "trace.top", "less than or equal to 20"),
-        ({"trace": {"tpo": 2}}, 400, "trace.tpo", "not permitted"),
+        ({"trace": {"tpo": 2}}, 400, "trace.tpo", "Did you mean 'top'"),
         ({"truncate_prompt_tokens": 0}, 400, None, "leaves nothing"),
     ],
 )
@@ -190,6 +191,36 @@ async def test_wrong_content_type(world: World) -> None:
     response = await world.client.post("/v1/completions", content=b"{}", headers={"content-type": "text/plain"})
     assert response.status_code == 400
     assert "application/json" in response.json()["error"]["message"]
+
+
+async def test_compressed_bodies_are_named(world: World) -> None:
+    content = gzip.compress(b'{"model": "large", "prompt": "Hi"}')
+    response = await world.client.post("/v1/completions", content=content, headers={**JSON, "content-encoding": "gzip"})
+    assert response.status_code == 415
+    assert "'gzip'" in response.json()["error"]["message"]
+    as_it_is = {**JSON, "content-encoding": "identity"}
+    assert (await world.client.post("/v1/completions", json=TEXT, headers=as_it_is)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "meant"),
+    [
+        ("structured_outputs.regx", "a", "regex"),
+        ("response_format.json_schema.shema", {}, "schema"),
+        ("speculation.drft", "base", "draft"),
+        ("trace.tops", 2, "top"),
+    ],
+)
+async def test_unknown_fields_of_objects_name_the_nearest(world: World, field: str, value: Any, meant: str) -> None:
+    *path, name = field.split(".")
+    sent: dict[str, Any] = {"name": "x", name: value} if path[-1] == "json_schema" else {name: value}
+    for part in reversed(path):
+        sent = {part: {"type": "json_schema", **sent} if part == "response_format" else sent}
+    response = await world.client.post("/v1/completions", json={**TEXT, **sent})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == field
+    assert f"Did you mean '{meant}'?" in error["message"]
 
 
 async def test_a_defect_is_a_500_in_the_error_shape(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

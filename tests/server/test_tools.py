@@ -274,18 +274,49 @@ async def test_history_is_read_through_the_template(world: World, template: str,
     assert "tools" not in await prompt(world, messages=HISTORY, tools=TOOLS, tool_choice="none")
 
 
-async def test_names_are_shown_or_refused(world: World) -> None:
-    """Who of several speaks reaches the template; one that would not show it is refused, and a function's name is known
-    from the call that its message answers."""
-    said = [{"role": "user", "name": "Ada", "content": "hi"}, {"role": "assistant", "name": "Bo", "content": "Hm."}]
+ADA, BO = ({"role": "user", "name": name, "content": "hi"} for name in ("Ada", "Bo"))
+
+
+async def test_names_are_shown(world: World) -> None:
+    said = [ADA, {**BO, "role": "assistant"}]
     shown = HERMES.replace("{{ message.role }}", "{{ message.role }} {{ message.name }}")
     read = await prompt(serve(world, shown), messages=[*said, *MESSAGES])
-    assert read.startswith("<|user Ada|>hi<|assistant Bo|>Hm.<|user |>hi")
-    for place, messages in enumerate(([said[0]], [MESSAGES[0], said[1], MESSAGES[0]])):
-        got = await refusal(serve(world, HERMES), messages=messages)
-        assert got[0] == f"messages.{place}.name"
-        assert "content" in got[1]
-    assert (await refusal(serve(world, HERMES), messages=[{"role": "system", "name": "S", "content": "x"}]))[0]
+    assert read.startswith("<|user Ada|>hi<|assistant Bo|>hi<|user |>hi")
+
+
+@pytest.mark.parametrize(
+    ("messages", "place"),
+    [
+        ([ADA, BO], 0),
+        ([MESSAGES[0], {**ADA, "role": "assistant"}, MESSAGES[0], {**BO, "role": "assistant"}, MESSAGES[0]], 1),
+        ([MESSAGES[0], ADA], 1),  # the one without a name is another
+        ([{**ADA, "role": "system"}, {"role": "system", "content": "x"}, MESSAGES[0]], 0),
+        ([{**ADA, "content": "Ada: hi"}, BO], 1),
+    ],
+)
+async def test_names_that_tell_participants_apart_are_refused_where_nobody_shows_them(
+    world: World, messages: list[dict[str, Any]], place: int
+) -> None:
+    got = await refusal(serve(world, HERMES), messages=messages)
+    assert got[0] == f"messages.{place}.name"
+    assert "content" in got[1]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [ADA, {**BO, "role": "assistant"}, ADA],  # AutoGen and LangGraph name whoever speaks
+        [{**ADA, "role": "system"}, BO],
+        [{**ADA, "content": "Ada: hi"}, {**BO, "content": "Bo: hi"}],
+    ],
+)
+async def test_names_that_tell_nothing_change_nothing(world: World, messages: list[dict[str, Any]]) -> None:
+    served = serve(world, HERMES)
+    unnamed = [{field: value for field, value in turn.items() if field != "name"} for turn in messages]
+    assert await prompt(served, messages=messages) == await prompt(served, messages=unnamed)
+
+
+async def test_the_name_of_a_function_is_known_from_its_call(world: World) -> None:
     named = {**HISTORY[2], "name": "clock"}
     assert "<|tool|>noon" in await prompt(serve(world, HERMES), messages=[*HISTORY[:2], named])
     got = await refusal(serve(world, HERMES), messages=[*HISTORY[:2], {**named, "name": "weather"}])

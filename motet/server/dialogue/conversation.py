@@ -86,17 +86,34 @@ class Conversation:
         return _instructed(turns, self._instruction(), template is None or template.takes_system), ()
 
     def _check_name(self, place: int, turn: Turn, template: ChatTemplate | None) -> None:
-        """Raises ApiError: 400, a name that this member would not see. A function's is in the call that it answers."""
-        if "name" not in turn or (template is not None and turn["role"] in template.named_roles):
+        """Raises ApiError: 400, a name that this member would not see, where it tells participants of one role apart.
+        That of the only one in its role tells nothing, and many clients send it; a function's is in the call that it
+        answers; one that begins the content is seen."""
+        role, name = turn["role"], turn.get("name")
+        if name is None or (template is not None and role in template.named_roles):
             return
-        if turn["role"] == "tool" and turn["name"] in self._called_names:
+        if role == "tool":
+            is_told = name in self._called_names
+        else:
+            is_told = self._participants[role] == {name} or turn["content"].startswith(name)
+        if is_told:
             return
+        others = sorted(repr(other) for other in self._participants[role] - {name, None})
+        beside = f"{name!r} beside {', '.join(others) or 'turns without a name'}"
         field = f"messages.{place}.name"
         raise invalid(
-            f"{field}: the chat template of a member shows no names in the role {turn['role']!r}. Write it into the "
-            "content, or leave it out.",
+            f"{field}: the chat template of a member shows no names in the role {role!r}, which {beside} needs. Begin "
+            f'the content with it ("{name}: …"), or leave it out.',
             field,
         )
+
+    @cached_property
+    def _participants(self) -> Mapping[str, set[str | None]]:
+        """The names in every role; None is a turn that has none."""
+        found: dict[str, set[str | None]] = {}
+        for turn in self.turns:
+            found.setdefault(turn["role"], set()).add(turn.get("name"))
+        return found
 
     @cached_property
     def _called_names(self) -> frozenset[str]:

@@ -15,6 +15,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
+from motet.composers.errors import show
 from motet.operator.access import Grant
 from motet.operator.policies import Allow
 from motet.operator.visible import NotAllowed
@@ -42,7 +43,11 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         """Raises ApiError: 400, too many values, nested too deeply, no JSON; 403, the policy of the request's key
-        closes a field."""
+        closes a field; 415, a compressed body."""
+        if (encoding := self.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+            raise ApiError(
+                415, f"content-encoding: {show(encoding)} is not read; send the body as it is.", code="encoded"
+            )
         body = parse(await self.body())
         state: dict[str, Any] = self.scope["state"]
         state["sent"] = body

@@ -14,6 +14,7 @@ from motet.composers.errors import at_most
 from motet.engines.drafts import MOST_GUESSES, Acceptance
 from motet.server.dialogue.reasoning import Effort
 from motet.server.dialogue.tools import CallId, Choice, ToolCalls, Tools
+from motet.server.shapes.closed import Closed
 from motet.server.structured import StructuredFields
 
 MAX_CHOICES = 128
@@ -91,10 +92,8 @@ class StreamOptions(Body):
     """With `include_usage`: every chunk carries the usage so far."""
 
 
-class TraceOptions(Body):
+class TraceOptions(Body, Closed):
     """How much of each token a trace tells."""
-
-    model_config = ConfigDict(extra="forbid")
 
     top: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     """Alternatives per token, before and after composition."""
@@ -102,10 +101,8 @@ class TraceOptions(Body):
     """Also each member's rank of the token, its push in nats, and its log-prob of every alternative."""
 
 
-class SpeculationOptions(Body):
+class SpeculationOptions(Body, Closed):
     """Which guesses are made; what is left out is what pays."""
-
-    model_config = ConfigDict(extra="forbid")
 
     draft: Name | None = None
     """Who guesses: the role or the model of one of the composition's streams, or `ngram`, the text itself where it
