@@ -13,6 +13,7 @@ from motet.cli.refusal import refuse
 
 if TYPE_CHECKING:
     from motet.operator.file import Configuration
+    from motet.operator.registry import Registry
 
 DEMO = "demo"
 
@@ -90,30 +91,32 @@ def validate(file: File, seed: Seed = 0, cache: Cache = None) -> None:
     from motet.operator.access import policy_warnings
     from motet.operator.file import ConfigError
     from motet.operator.port import exposed
+    from motet.operator.visible import begun_by_clients
 
     configuration = load(operator_file(file, seed, cache), {})
     settings = configuration.settings
     try:
-        warnings = _preflight(configuration)
+        registry, warnings = _preflight(configuration)
     except ConfigError as error:
         refuse(error.problems)
     of_policies = policy_warnings(settings, configuration.compositions, configuration.gated)
-    for warning in (*exposed(settings.server), *of_policies, *warnings):
+    begun = begun_by_clients(registry, settings.policies)
+    for warning in (*exposed(settings.server), *of_policies, *begun, *warnings):
         typer.echo(f"warning: {warning}", err=True)
     models, compositions = _count(settings.models, "model"), _count(settings.compositions, "composition")
     typer.echo(f"{file}: {models} and {compositions}, no problems.")
 
 
-def _preflight(configuration: Configuration) -> list[str]:
-    """Everything that can be known before weights are read; returns warnings. Raises ConfigError."""
+def _preflight(configuration: Configuration) -> tuple[Registry, list[str]]:
+    """Everything that can be known before weights are read, and warnings. Raises ConfigError."""
     if configuration.settings.engine.kind == "vllm":
         from motet.operator.loading_vllm import check_vllm
 
-        check_vllm(configuration)
-        return []
+        return check_vllm(configuration), []
     from motet.operator.preflight import prepare
 
-    return prepare(configuration).warnings
+    prepared = prepare(configuration)
+    return prepared.registry, prepared.warnings
 
 
 @config_app.command()

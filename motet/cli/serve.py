@@ -69,6 +69,7 @@ def _serve(configuration: Configuration) -> None:
     from motet.operator.file import ConfigError
     from motet.operator.port import bind, exposed, url
     from motet.operator.starting import answering
+    from motet.operator.visible import begun_by_clients
 
     config, policies = configuration.settings.server, configuration.settings.policies
     try:
@@ -80,6 +81,8 @@ def _serve(configuration: Configuration) -> None:
             from motet.operator.loading import load_engine
 
             engine, registry = load_engine(configuration, lambda what: typer.echo(what, err=True))
+        for warning in begun_by_clients(registry, policies):
+            typer.echo(f"warning: {warning}", err=True)
     except ConfigError as error:
         refuse(error.problems)
     from motet.server.serve import serve as run

@@ -136,9 +136,7 @@ def policy_warnings(
         for opening in policy.allow.opened()
     ]
     for name, policy in settings.policies.items():
-        said += [
-            f"policies.{name}.models: {sentence}" for sentence in _beside(policy, settings, compositions, gated or {})
-        ]
+        said += [f"policies.{name}.models: {sentence}" for sentence in _beside(policy, compositions, gated or {})]
         if not policy.models and not policy.unrestricted:
             said.append(f"policies.{name}: its keys reach no model.")
     if settings.policies and settings.server.open_metrics:
@@ -155,9 +153,7 @@ def _uncovered(settings: Settings) -> list[str]:
     return [f"policies: {who} under none of them and reach nothing."] if who else []
 
 
-def _beside(
-    policy: PolicyConfig, settings: Settings, compositions: Mapping[str, Composition], gated: Mapping[str, Gated]
-) -> Iterator[str]:
+def _beside(policy: PolicyConfig, compositions: Mapping[str, Composition], gated: Mapping[str, Gated]) -> Iterator[str]:
     """Models of a policy that give away what a composition of the same policy hides."""
     targets = policy.targets()
 
@@ -171,6 +167,3 @@ def _beside(
         others = [other for other in targets if targets[other] != target and members[other] & members[name]]
         if (target in compositions or target in gated) and others:
             yield f"{name} has members in common with {', '.join(others)}: together they tell more than either."
-    for name, target in targets.items():
-        if target in settings.models and settings.models[target].template == "plain":
-            yield f"{name} reads messages as plain text: every message is an answer that the client has begun."

@@ -103,11 +103,14 @@ def _within_cache(
     return fitted
 
 
-def check_vllm(configuration: Configuration) -> None:
-    """What can be known without vLLM itself. Raises ConfigError, as `inspect` and `registry_of` do."""
+def check_vllm(configuration: Configuration) -> Registry:
+    """What can be known without vLLM itself: the models as they are described. Raises ConfigError, as `inspect` and
+    `registry_of` do."""
     sources = find_sources(configuration)
     tokenizers, infos, families = inspect(configuration, sources)
-    _check_crossings(registry_of(configuration, sources, tokenizers, infos), families)
+    registry = registry_of(configuration, sources, tokenizers, infos)
+    _check_crossings(registry, families)
+    return registry
 
 
 def _checked_options(configuration: Configuration) -> KvCache | Utilization:

@@ -23,8 +23,10 @@ class Allow(Section):
     """The highest temperature; 0: every answer is the most likely one."""
     max_n: Annotated[int, Field(ge=1, le=128)] = 1
     """The most answers to one prompt."""
+    filters: bool = False
+    """`top_k`, `top_p` and `min_p` of the client's choice where answers are drawn."""
     seeds: bool = False
-    """Seeds of the client's choice; else what is drawn depends on key and prompt alone, and is the same each time."""
+    """Seeds of the client's choice; else what is drawn depends on the prompt alone, and is the same each time."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] = 0
     """Log-probs of the answer, rounded to a tenth, with so many alternatives per token at most; 0: none."""
     exact_logprobs: bool = False
@@ -85,8 +87,10 @@ class Allow(Section):
 
 
 GIVES_AWAY: Mapping[str, str] = {
-    "max_temperature": "samples say what the most likely answer does not; the hotter, the nearer to guessing",
+    "max_temperature": "samples say what the most likely answer does not, others at every temperature; the hotter, the "
+    "nearer to guessing",
     "max_n": "every further sample is another chance that a forgotten answer is among them",
+    "filters": "the value at which a token falls out of the draw, found by bisection, is an exact ratio of two scores",
     "seeds": "the same question can be drawn again and again, as with a larger max_n",
     "logprobs": "the lowest token that a mask keeps is often the secret itself, and two answers tell ratios of scores",
     "exact_logprobs": "a few digits more let differences of log-probs be solved for the members'",

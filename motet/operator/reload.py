@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from motet.engines.base import Engine
 from motet.models.info import ModelInfo
+from motet.operator.access import policy_problems
 from motet.operator.file import ConfigError, Configuration, load
 from motet.operator.loading import load_models
 from motet.operator.preflight import Prepared, prepare
@@ -71,6 +72,8 @@ def reloaded(now: Configuration, registry: Registry, engine: Engine, without: Co
         raise ConfigError(
             [f"models.{name}: another one of this name is leaving; try again in a minute." for name in other]
         )
+    if problems := policy_problems(wanted.settings, [*wanted.compositions, *wanted.gated]):
+        raise ConfigError(problems)  # nothing would stand in for a model any more
     prepared = prepare(wanted)
     behind = {name: engine.models[name].backbone for name in new if name in engine.models}
     if held := [name for name, backbone in behind.items() if backbone in going]:

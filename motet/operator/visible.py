@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from motet.composers.errors import CompositionError
-from motet.composers.plan import Plan
+from motet.composers.plan import Plan, Stream
 from motet.composers.spec import Composition
 from motet.operator.gates import Gate
 from motet.operator.loaded import LoadedModel
@@ -25,6 +25,30 @@ class NotAllowed(Exception):
         self.opening = opening
 
 
+def begun_by_clients(registry: Registry, policies: Mapping[str, PolicyConfig]) -> list[str]:
+    """Warnings: names whose messages a model reads as plain text, where a closed `prefill` means nothing."""
+    found: list[str] = []
+    for policy, rules in policies.items():
+        visible = VisibleRegistry(registry, rules)
+        for name in () if rules.unrestricted or rules.allow.prefill else visible.names:
+            sides = (visible.plan(name, chat=True, applied=applied) for applied in (True, False))
+            read = {stream.model for plan in sides for stream in plan.streams if _reads_plain(stream, registry)}
+            if read:
+                found.append(
+                    f"policies.{policy}.models: {name} reads messages as plain text ({', '.join(sorted(read))}): every "
+                    "message is an answer that the client has begun."
+                )
+    return found
+
+
+def _reads_plain(stream: Stream, registry: Registry) -> bool:
+    own = stream.prompt
+    if own is not None and own.is_own:
+        return False
+    asked = None if own is None else own.template
+    return (asked or registry.members[stream.model].template) == "plain"
+
+
 class VisibleRegistry(Registry):
     """The registry as the keys of a policy see it. `members` are still all of them, for what computes; names, plans and
     cards are those of the policy, and its plans keep their masks.
@@ -38,7 +62,8 @@ class VisibleRegistry(Registry):
         super().__init__(whole.members, created=whole.created, gates=whole.gates)
         self.policy = policy
         self._whole = whole
-        self._targets: Mapping[str, str] = policy.targets()
+        there = frozenset(whole.names)  # a name whose stand-in is gone is a name that nobody has
+        self._targets: Mapping[str, str] = {name: one for name, one in policy.targets().items() if one in there}
         self._planned: dict[tuple[str, bool, bool], Plan] = {}
 
     @cached_property

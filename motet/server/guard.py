@@ -62,6 +62,11 @@ def _up_to(opening: str) -> Within:
     return within
 
 
+def _filters(value: Value, allow: Allow) -> bool:
+    """Where nothing is drawn they change nothing."""
+    return allow.filters or not allow.max_temperature
+
+
 def _biases(value: Value, allow: Allow) -> bool:
     values: list[Value] = list(cast("dict[Any, Any]", value).values()) if isinstance(value, dict) else []
     return bool(allow.logit_bias) and all(
@@ -94,13 +99,16 @@ FIELDS: Mapping[str, Line] = {
     **dict.fromkeys(
         (
             "model", "messages", "prompt", "continuations", "candidates", "label", "tokens", "max_tokens",
-            "max_completion_tokens", "top_p", "top_k", "min_p", "stop", "stream", "stream_options",
+            "max_completion_tokens", "stop", "stream", "stream_options",
             "include_stop_str_in_output", "cache_salt", "return_token_strs",
             "parallel_tool_calls",  # nothing without tools
         ),
         OPEN,
     ),
     "temperature": Line("max_temperature", _up_to("max_temperature"), OFF),
+    "top_p": Line("filters", _filters, (1, 1.0)),
+    "top_k": Line("filters", _filters, (0, -1)),
+    "min_p": Line("filters", _filters, OFF),
     "n": Line("max_n", _up_to("max_n"), (1,)),
     "best_of": Line("max_n", _up_to("max_n"), (1,)),
     "seed": Line("seeds", idle=(-1,)),
@@ -205,46 +213,41 @@ def _closed(param: str, what: str | None = None, opening: str | None = None) -> 
     return NotAllowed(f"The policy of this key does not allow {what or repr(param)}.", param, opening)
 
 
-def _always(value: Value, allow: Allow) -> bool:
-    return True
-
-
-def _nothing_or(opening: str, *nothing: Value) -> Within:
-    return lambda value, allow: value in nothing or bool(getattr(allow, opening))
-
-
 def _num_logprobs(value: Value, allow: Allow) -> bool:
-    return value is None or bool(allow.logprobs and value <= allow.logprobs)
+    return bool(allow.logprobs and value <= allow.logprobs)
 
 
-SHOWN: Mapping[str, Within] = {
-    **dict.fromkeys(("stops", "include_stop", "min_tokens"), _always),
-    "skip_special_tokens": _nothing_or("token_ids", True),
-    "logprobs": _num_logprobs,
-    "prompt_logprobs": _nothing_or("scoring", None),
-    "echo": _nothing_or("scoring", False),
-    "trace": _nothing_or("traces", None),
-    "trace_members": _nothing_or("traces", False),
-    "token_ids": _nothing_or("token_ids", False),
-    "tokens_as_ids": _nothing_or("token_ids", False),
+SHOWN: Mapping[str, Line] = {
+    **dict.fromkeys(("stops", "include_stop", "min_tokens"), OPEN),
+    "skip_special_tokens": Line("token_ids", idle=(True,)),
+    "logprobs": Line("logprobs", _num_logprobs, idle=()),
+    "prompt_logprobs": Line("scoring", idle=()),
+    "echo": Line("scoring"),
+    "trace": Line("traces", idle=()),
+    "trace_members": Line("traces"),
+    "token_ids": Line("token_ids"),
+    "tokens_as_ids": Line("token_ids"),
 }
-DRAWN: Mapping[str, Within] = {
-    **dict.fromkeys(("max_tokens", "top_k", "top_p", "min_p", "seed", "top_logprobs"), _always),  # see SHOWN
-    "confidence": _always,  # nothing that a client says; see forms, who is told of it
-    "temperature": lambda value, allow: value <= allow.max_temperature,
-    "min_tokens": _nothing_or("endings", 0),
-    "presence_penalty": _nothing_or("penalties", 0.0),
-    "frequency_penalty": _nothing_or("penalties", 0.0),
-    "repetition_penalty": _nothing_or("penalties", 1.0),
-    "logit_bias": lambda value, allow: all(abs(bias) <= allow.logit_bias for _, bias in value),
-    "logprob_token_ids": _nothing_or("steered_logprobs", ()),
-    "allowed_token_ids": _nothing_or("token_lists", None),
-    "grammar": lambda value, allow: value is None or allow.structured_outputs or allow.tools or allow.thinking,
-    "bad_words": _nothing_or("token_lists", ()),
-    "stop_token_ids": _nothing_or("endings", ()),
-    "ignore_eos": _nothing_or("endings", False),
-    "trace_top": _nothing_or("traces", None),
-    "trace_members": _nothing_or("traces", False),
+DRAWN: Mapping[str, Line] = {
+    # of the filters, those that clients set are FIELDS; a model's own settings have some, too
+    **dict.fromkeys(("max_tokens", "top_k", "top_p", "min_p", "seed", "top_logprobs"), OPEN),  # see SHOWN
+    "confidence": OPEN,  # nothing that a client says; see forms, who is told of it
+    "temperature": Line("max_temperature", lambda value, allow: value <= allow.max_temperature, OFF),
+    "min_tokens": Line("endings", idle=OFF),
+    "presence_penalty": Line("penalties", idle=OFF),
+    "frequency_penalty": Line("penalties", idle=OFF),
+    "repetition_penalty": Line("penalties", idle=(1, 1.0)),
+    "logit_bias": Line("logit_bias", lambda value, allow: all(abs(bias) <= allow.logit_bias for _, bias in value)),
+    "logprob_token_ids": Line("steered_logprobs", idle=((),)),
+    "allowed_token_ids": Line("token_lists", idle=()),
+    "grammar": Line(
+        "structured_outputs", lambda value, allow: allow.structured_outputs or allow.tools or allow.thinking, idle=()
+    ),
+    "bad_words": Line("token_lists", idle=((),)),
+    "stop_token_ids": Line("endings", idle=((),)),
+    "ignore_eos": Line("endings"),
+    "trace_top": Line("traces", idle=()),
+    "trace_members": Line("traces"),
 }
 STEERS = (
     "logit_bias", "allowed_token_ids", "grammar", "bad_words", "presence_penalty", "frequency_penalty",
@@ -256,7 +259,7 @@ UNSTEERED = SamplingParams(max_tokens=1)
 def check_shown(shown: Display, n: int, allow: Allow) -> None:
     """Raises NotAllowed: more answers than the policy allows, or something of them is to be shown that it closes."""
     if n > allow.max_n:
-        raise _closed("n", f"more than {allow.max_n} answers")
+        raise _closed("n", f"more than {allow.max_n} answers", "max_n")
     _check_lines(shown, SHOWN, allow)
 
 
@@ -267,14 +270,14 @@ def check_drawn(sampling: SamplingParams, shown: Display | None, allow: Allow) -
     steered = next((name for name in STEERS if getattr(sampling, name) != getattr(UNSTEERED, name)), None)
     reads = shown is not None and (shown.logprobs is not None or shown.prompt_logprobs is not None)
     if steered and reads and not allow.steered_logprobs:
-        raise _closed(steered, f"log-probs beside {steered!r}")
+        raise _closed(steered, f"log-probs beside {steered!r}", "steered_logprobs")
 
 
-def _check_lines(value: Display | SamplingParams, lines: Mapping[str, Within], allow: Allow) -> None:
+def _check_lines(value: Display | SamplingParams, lines: Mapping[str, Line], allow: Allow) -> None:
     for field in fields(value):
         line = lines.get(field.name)
-        if line is None or not line(getattr(value, field.name), allow):
-            raise _closed(field.name, opening=field.name)
+        if line is None or not line.permits(getattr(value, field.name), allow):
+            raise _closed(field.name, opening="no such field" if line is None else line.opening)
 
 
 def check_messages(

@@ -149,7 +149,7 @@ def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel]) -> ApiEr
         f"The maximum context length of {whose} {read}",
         param=tokens.param,
         code="context_length_exceeded",
-        public=f"The maximum context length {read}",
+        public=f"The maximum context length is {min(limits)} tokens. However, your prompt has {sizes[0]} tokens.",
     )
 
 

@@ -213,7 +213,8 @@ class Service:
         if grant is None or grant.rules is None:
             return self
         if grant.policy not in self._views:
-            rules = NOTHING if grant.policy is None else grant.rules
+            # this service's own rules of that name: another's grant, from before a reload, may not stay behind
+            rules = self.access.policies.get(grant.policy or "", NOTHING)
             view = replace(self, registry=VisibleRegistry(self.registry, rules), allow=rules.allow, _views={})
             self._views[grant.policy] = view
         return self._views[grant.policy]
@@ -234,9 +235,9 @@ def _traces(endpoint: str | None) -> Traces | None:
 
 
 async def get_service(request: Request) -> Service:
-    """What the request's key may see of the server. Asynchronous, as FastAPI runs a synchronous dependency of every
-    request in a thread."""
-    return cast(Service, request.app.state.service).under(request.scope["state"].get("grant"))
+    """What the request's key may see of the server, as it was when the request came. Asynchronous, as FastAPI runs a
+    synchronous dependency of every request in a thread."""
+    return cast(Service, request.scope["state"]["service"])
 
 
 Served = Annotated[Service, Depends(get_service)]

@@ -237,3 +237,27 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: the demo family cannot be written: {tmp_path / 'file'}")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "read"),
+    [("bare", "bare"), ("mixed", "bare"), ("one", None), ("asked", "one"), ("templated", None)],
+)
+def test_names_of_a_policy_that_read_plain_text_are_told(models: Path, target: str, read: str | None) -> None:
+    """Whether the file says so, the model has no chat template, or a composition asks for it."""
+    tree = {"one": {"path": "one"}, "bare": {"path": "bare", "template": "plain"}, "none": {"path": "bare"}}
+    if target != "bare":
+        tree["bare"] = {"path": "bare"}
+    compositions: dict[str, Any] = {
+        "mixed": {"strategy": "contrastive", "base": "one", "amateur": "bare"},
+        "asked": {"strategy": "contrastive", "base": {"model": "one", "template": "plain"}, "amateur": "one"},
+        "templated": {"strategy": "contrastive", "base": "one", "amateur": "one"},
+    }
+    policies: dict[str, Any] = {"p": {"default": True, "models": {"writer": target}}}
+    file = write(models, tree, compositions=compositions, policies=policies)
+    said = RUN.invoke(app, ["config", "validate", str(file)]).stderr
+    told = f"policies.p.models: writer reads messages as plain text ({read}): every message is an answer"
+    assert (told in said) == (read is not None), said
+    policies["p"]["allow"] = {"prefill": True}  # it is said already what that gives away
+    file = write(models, tree, compositions=compositions, policies=policies)
+    assert "reads messages as plain text" not in RUN.invoke(app, ["config", "validate", str(file)]).stderr

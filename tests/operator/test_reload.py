@@ -128,6 +128,19 @@ async def test_what_a_composition_needs_stays(running: Running) -> None:
     assert [await running.ask(name) for name in ("two", "both")] == [200, 200]
 
 
+async def test_what_stands_in_under_a_policy_stays(running: Running) -> None:
+    """Its name is the policy's secret: without it every answer to the policy's keys would be about it."""
+    policies = running.tree["policies"] | {"public": {"keys": ["client"], "models": {"x": "two"}}}
+    running.write(policies=policies)
+    await running.admin("reload")
+    error = await running.admin("unload", "two", status=400)
+    assert "policies.public.models.x: nothing is named 'two'." in error["message"]
+    assert await running.ask("two") == 200
+    running.write(policies=running.tree["policies"] | {"public": {"keys": ["client"], "models": {"x": "one"}}})
+    await running.admin("reload")
+    await running.admin("unload", "two")
+
+
 async def test_what_only_a_start_reads_is_told(running: Running) -> None:
     running.write(server=running.tree["server"] | {"max_choices": 7}, engine={"max_running": 3})
     assert (await running.admin("reload"))["needs_restart"] == ["server.max_choices", "engine.max_running"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from motet.operator.access import Access, policy_problems, policy_warnings
 from motet.operator.file import ConfigError, load
@@ -40,7 +41,11 @@ def guarded(allow: Mapping[str, Any] | None = None, **server: Any) -> Service:
 
 
 def client_of(service: Service) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app=create_app(service), raise_app_exceptions=False)
+    return client_over(create_app(service))
+
+
+def client_over(app: FastAPI) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://motet")
 
 
@@ -184,6 +189,11 @@ async def test_the_audit_log(tmp_path: Path) -> None:
         await client.get("/health")
         await client.get("/metrics", headers=of("c"))
         await ask(client, messages=[{"role": "user", "content": "a<|end|>"}])
+        await ask(client, n=2)
+        await ask(client, temperature=1)
+        await ask(client, trace={})
+        await client.post("/v1/admin/reload", headers=of("c"))
+        await client.get("/my secret prompt", headers=of("c"))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     told = [(each["key"], each["policy"], each["model"], each["decision"], each["closed"]) for each in lines]
     assert told == [
@@ -194,8 +204,14 @@ async def test_the_audit_log(tmp_path: Path) -> None:
         (None, None, None, "refused", None),
         ("client", "public", None, "refused", "metrics"),
         ("client", "public", "writer", "refused", "prefill"),
+        ("client", "public", "writer", "refused", "max_n"),
+        ("client", "public", "writer", "refused", "max_temperature"),
+        ("client", "public", "writer", "refused", "traces"),
+        ("client", "public", None, "refused", None),
+        ("client", "public", None, "refused", None),
     ]
-    assert {each["endpoint"] for each in lines[:4]} == {"/v1/chat/completions"}
+    assert {each["endpoint"] for each in lines[:5]} == {"/v1/chat/completions"}
+    assert [each["endpoint"] for each in (lines[5], *lines[-2:])] == ["/metrics", "/v1/admin/reload", None]
     assert "secret" not in file.read_text()
     assert "Hi" not in file.read_text()
 
@@ -279,7 +295,6 @@ def test_what_an_operator_may_not_have_meant(tmp_path: Path) -> None:
     said = policy_warnings(found.settings, found.compositions)
     assert said == [
         "policies.p.models: large has members in common with also, other: together they tell more than either.",
-        "policies.p.models: also reads messages as plain text: every message is an answer that the client has begun.",
         "policies.q: its keys reach no model.",
         "policies: keys bob are under none of them and reach nothing.",
     ]
@@ -300,6 +315,86 @@ async def test_running_requests_go_on_through_a_change_of_policy() -> None:
         assert (await running).status_code == 200
         assert (await ask(client)).status_code == 404
     assert service.admission.taken == 0
+
+
+LOOSE: Mapping[str, Any] = {"members": True, "logprobs": 5, "exact_logprobs": True}
+
+
+def tightened(app: FastAPI) -> None:
+    """As a reload does it: the same names, with nothing opened."""
+    service: Service = app.state.service
+    app.state.service = service.renewed(service.registry, guarded().access)
+
+
+async def is_tight(client: httpx.AsyncClient) -> bool:
+    cards = (await client.get("/v1/models", headers=of("c"))).json()["data"]
+    answer, refused = await ask(client), await ask(client, logprobs=True)
+    return (
+        {card["root"] for card in cards} == {"writer", "parrot"}
+        and not answer.json()["motet"]
+        and (refused.status_code == 403)
+    )
+
+
+@pytest.mark.parametrize("fields", [{}, {"max_tokens": "x"}, {"model": "nobody"}])
+async def test_a_body_that_comes_through_a_reload_leaves_no_rules_behind(fields: dict[str, Any]) -> None:
+    """It is answered, or refused, as it began; those behind it are under the new rules."""
+    app = create_app(guarded(LOOSE))
+    body = json.dumps(CHAT | fields).encode()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield body[:20]
+        tightened(app)
+        yield body[20:]
+
+    headers = {**of("c"), "content-type": "application/json"}
+    async with client_over(app) as client:
+        assert not await is_tight(client)
+        app.state.service = app.state.service.renewed(app.state.service.registry, guarded(LOOSE).access)
+        answer = await client.post("/v1/chat/completions", content=slowly(), headers=headers)
+        assert await is_tight(client)
+    assert fields or answer.json()["motet"]["strategy"] == "proxy_tuning"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_runs_through_a_reload_leaves_no_rules_behind(tmp_path: Path, stream: bool) -> None:
+    """The audit log reads the service when an answer ends."""
+    service = guarded(LOOSE, audit_log=str(tmp_path / "audit.jsonl"))
+    assert isinstance(service.engine, FakeEngine)
+    app = create_app(service)
+    async with client_over(app) as client:
+        service.engine.gate.clear()
+        running = asyncio.create_task(ask(client, stream=stream))
+        while not service.admission.taken:  # noqa: ASYNC110  (no event says so)
+            await asyncio.sleep(0)
+        tightened(app)
+        service.engine.gate.set()
+        assert (await running).status_code == 200
+        assert await is_tight(client)
+
+
+async def test_a_stand_in_that_is_gone_is_a_name_that_nobody_has() -> None:
+    service = make_service(api_keys=KEYS)
+    policies = {"public": PolicyConfig(keys=("client",), models={"writer": "secret-stand-in", "parrot": None})}
+    async with client_of(service.renewed(service.registry, Access.of(service.config, policies))) as client:
+        seen = await client.get("/v1/models", headers=of("c"))
+        assert [card["id"] for card in seen.json()["data"]] == ["parrot"]
+        missing = await ask(client)
+        assert missing.status_code == 404
+        assert "secret" not in missing.text
+        assert (await ask(client, model="parrot")).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["top_k", "top_p", "min_p"])
+async def test_filters_are_closed_where_answers_are_drawn(name: str) -> None:
+    """The value at which a token falls out of the draw is an exact ratio of two scores."""
+    for allow, status in (({}, 200), ({"max_temperature": 1}, 403), ({"max_temperature": 1, "filters": True}, 200)):
+        async with client_of(guarded(allow)) as client:
+            asked: dict[str, Any] = {name: 2 if name == "top_k" else 0.5}
+            answer = await ask(client, **asked)
+            assert answer.status_code == status
+            assert status == 200 or answer.json()["error"]["param"] == name
+            assert (await ask(client, top_p=1, top_k=0, min_p=0)).status_code == 200
 
 
 async def test_the_page_shows_a_key_what_it_may_ask() -> None:

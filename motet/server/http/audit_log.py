@@ -72,7 +72,6 @@ def _line(scope: Scope, status: int) -> dict[str, Any]:
     state: dict[str, Any] = scope["state"]
     grant: Grant | None = state.get("grant")
     now = time.time()
-    route = scope.get("route")  # its pattern: a path may hold what a client wrote
     sent = state.get("sent")
     asked = cast("dict[str, object]", sent).get("model") if isinstance(sent, dict) else None
     return {
@@ -80,16 +79,24 @@ def _line(scope: Scope, status: int) -> dict[str, Any]:
         "request_id": state.get("request_id"),
         "key": None if grant is None else grant.key,
         "policy": None if grant is None else grant.policy,
-        "endpoint": None if route is None else route.path,
-        "model": _known_model(scope, grant, asked),
+        "endpoint": _endpoint(scope),
+        "model": _known_model(scope, asked),
         "decision": "refused" if status in REFUSED else "allowed",
         "closed": state.get("closed"),
         "status": status,
     }
 
 
-def _known_model(scope: Scope, grant: Grant | None, asked: object) -> str | None:
+def _known_model(scope: Scope, asked: object) -> str | None:
     """What a client sends as a model's name may be anything: only names that there are, or that its policy gives."""
-    service = scope["app"].state.service
-    known = {*service.registry.names, *service.under(grant).registry.names}
+    served = (scope["app"].state.service, scope["state"].get("service"))
+    known = {name for service in served if service is not None for name in service.registry.names}
     return asked if isinstance(asked, str) and asked in known else None
+
+
+def _endpoint(scope: Scope) -> str | None:
+    """The pattern of its route, for a path may hold what a client wrote; of a request that was refused before it was
+    routed, the path, if that is a route's."""
+    if (route := scope.get("route")) is not None:
+        return route.path
+    return scope["path"] if scope["path"] in scope["app"].state.paths else None

@@ -16,7 +16,6 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
 from motet.composers.errors import show
-from motet.operator.access import Grant
 from motet.operator.policies import Allow
 from motet.operator.visible import NotAllowed
 from motet.server.guard import check_fields
@@ -51,9 +50,8 @@ class JsonRequest(Request):
         body = parse(await self.body())
         state: dict[str, Any] = self.scope["state"]
         state["sent"] = body
-        grant: Grant | None = state.get("grant")
-        if grant is not None and grant.rules is not None:
-            _check_fields(body, grant.rules.allow, state)
+        if (allow := state["service"].allow) is not None:
+            _check_fields(body, allow, state)
         return body
 
 

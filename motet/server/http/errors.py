@@ -213,7 +213,7 @@ async def handle(request: Request, error: Exception) -> Response:
     state = request.scope["state"]
     if isinstance(error, NotAllowed):
         state["closed"] = error.opening
-    answer = for_reader(error, request.app.state.service.under(state.get("grant")).hidden, state.get("sent"))
+    answer = for_reader(error, state["service"].hidden, state.get("sent"))
     if answer.status_code >= 500 and answer.status_code != 503:
         log.error("request failed", exc_info=error)
     response = error_response(answer, request.url.path)

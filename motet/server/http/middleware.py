@@ -12,6 +12,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
@@ -30,6 +31,9 @@ from motet.server.http.errors import ApiError, as_api_error, busy, error_respons
 from motet.server.http.headers import ADDED, EXPOSED
 from motet.server.http.logs import REQUEST_ID
 from motet.server.http.rates import Rates
+
+if TYPE_CHECKING:
+    from motet.server.service import Service
 
 MAX_ID = 128  # characters of a client's X-Request-Id
 SMALL_BODY = 1 << 16  # bytes; whoever fills the room for bodies keeps none of these out
@@ -147,8 +151,9 @@ def _crowded() -> ApiError:
 
 
 class Auth:
-    """Without keys every request passes. What a request's key may do is put into the scope's state, and the key's
-    digest, for quotas. Keys and policies are those that the service has when the request comes."""
+    """Without keys every request passes. What a request's key may do is put into the scope's state, with the service
+    as the key has it, and the key's digest, for quotas. Keys, policies and models are those of one moment, when the
+    request comes: a reload while its body is on the way changes nothing of it."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self.app = app
@@ -161,23 +166,30 @@ class Auth:
         self._rates = Rates(config.max_requests_per_minute_per_key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_open(scope["path"]):
-            access: Access = scope["app"].state.service.access
-            state = scope.setdefault("state", {})
-            if not access.needs_key:
-                state["grant"] = access.everybody
-                await self.app(scope, receive, send)
-                return
-            key = _key(Headers(scope=scope))
-            given = digest_of(key) if key else b""  # which is no key's
-            grant = access.grant(given)
-            refusal = self._refused(given, grant)
-            if refusal is not None:
-                await error_response(refusal, scope["path"])(scope, receive, send)
-                return
-            state["grant"] = grant
-            state["key"] = given.hex()
+        if scope["type"] == "http":
+            service: Service = scope["app"].state.service
+            state: dict[str, Any] = scope.setdefault("state", {})
+            state["service"] = service
+            if not self._is_open(scope["path"]):
+                refusal = self._let_in(scope, service.access)
+                if refusal is not None:
+                    await error_response(refusal, scope["path"])(scope, receive, send)
+                    return
+                state["service"] = service.under(state["grant"])
         await self.app(scope, receive, send)
+
+    def _let_in(self, scope: Scope, access: Access) -> ApiError | None:
+        state: dict[str, Any] = scope["state"]
+        if not access.needs_key:
+            state["grant"] = access.everybody
+            return None
+        key = _key(Headers(scope=scope))
+        given = digest_of(key) if key else b""  # which is no key's
+        grant = access.grant(given)
+        refusal = self._refused(given, grant)
+        if refusal is None:
+            state["grant"], state["key"] = grant, given.hex()
+        return refusal
 
     def _is_open(self, path: str) -> bool:
         return path in self._open or (path.startswith(f"{DOCS_FILES}/") and DOCS_FILES in self._open)
