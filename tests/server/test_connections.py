@@ -23,7 +23,7 @@ from motet.server.service import Service
 from tests.fakes import FakeEngine
 from tests.server.conftest import listening, make_service
 
-HANG_S = 10
+HANG_S = 60
 SMALL = 4096  # bytes that a socket buffers: the kernel takes megabytes otherwise, and nobody waits
 HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 LONG: dict[str, Any] = {"model": "large", "prompt": "x", "max_tokens": 200, "ignore_eos": True, "n": 20, "logprobs": 5}
