@@ -28,6 +28,10 @@ class EngineStopped(EngineError):
     """The engine has ended, by a defect or because the server does: nothing is wrong with the request."""
 
 
+class ModelLeft(EngineError):
+    """A model of the request was unloaded before it began to run."""
+
+
 class NoTokenPossible(EngineError):
     """The request's own masks exclude each other (its allowed tokens and its composition's, say)."""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = ("server.api_keys", "server.api_keys_file")  # of the sections that else only a start reads
 AT_START = ("server.", "engine.", "log.")
+LEAVING_SECONDS = 60.0  # behind its last body, a request that came before a model left may be prepared for so long
 
 
 @runtime_checkable
@@ -31,7 +32,7 @@ class Changeable(Protocol):
     def backbone(self, name: str) -> Member | Adapter | None: ...
     def attach(self, model: Model) -> None: ...
     def keep(self, name: str) -> bool: ...
-    def detach(self, name: str) -> None: ...
+    def detach(self, name: str, after: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def reloaded(now: Configuration, registry: Registry, engine: Engine, without: Co
     other = [name for name in coming if name in engine.models and old.get(name) != new[name]]
     if other:
         raise ConfigError(
-            [f"models.{name}: another one of this name is leaving; try again in a minute." for name in other]
+            [f"models.{name}: another one of this name is leaving; try again in two minutes." for name in other]
         )
     if problems := policy_problems(wanted.settings, [*wanted.compositions, *wanted.gated]):
         raise ConfigError(problems)  # nothing would stand in for a model any more
@@ -97,7 +98,12 @@ def _attached(
     """Loads the new models, all or none, and keeps those that were leaving; name → what is known of it."""
     kept = {name: engine.models[name] for name in coming if name in engine.models and engine.keep(name)}
     new = [name for name in coming if name not in kept]
-    loaded = load_models(wanted, prepared, new, known=engine.backbone)
+    try:
+        loaded = load_models(wanted, prepared, new, known=engine.backbone)
+    except BaseException:
+        for name in kept:  # nothing has changed: they go on leaving
+            engine.detach(name, LEAVING_SECONDS)
+        raise
     for model in loaded.values():
         engine.attach(model)
     return kept | {name: model.info for name, model in loaded.items()}

@@ -90,7 +90,9 @@ class Encodings:
 
 def _too_long(member: LoadedModel, count: int, param: str) -> ApiError:
     limit = f"The maximum context length of model {member.info.name!r} is {member.info.max_model_len} tokens."
-    return invalid(f"{limit} However, your prompt has more than {count // 2} tokens.", param, "context_length_exceeded")
+    message = f"{limit} However, your prompt has more than {count // 2} tokens."
+    public = "Your prompt is longer than the maximum context length."
+    return invalid(message, param, "context_length_exceeded", public=public)
 
 
 async def tokenized(work: Callable[[Encodings], T], limiter: CapacityLimiter | None = None) -> T:

@@ -22,6 +22,7 @@ from motet.server.shapes.requests import Target
 from motet.settings import texts_of
 
 CLASSIFYING = CapacityLimiter(1)
+LONG = "Your prompt is longer than the maximum context length."
 Decisions = Mapping[tuple[int, int], Decision]  # (target, prompt) → what its gate said; nothing where there is none
 
 
@@ -62,9 +63,10 @@ async def _decide(gate: Gate, text: str, param: str) -> Decision:
     except TextTooLong:
         limit = f"is longer than the {most} windows of {gate.classifier.room} tokens that are read of it"
         message = f"The prompt {limit} to decide what answers."
-        raise ApiError(400, message, param=param, code="context_length_exceeded", public=message) from None
+        raise ApiError(400, message, param=param, code="context_length_exceeded", public=LONG) from None
     if not windows[0]:
-        raise ApiError(400, "The prompt is empty: nothing can be decided by it.", param=param, code="empty_prompt")
+        message, public = "The prompt is empty: nothing can be decided by it.", "The prompt is empty."
+        raise ApiError(400, message, param=param, code="empty_prompt", public=public)
     scores = [await to_thread.run_sync(gate.classifier.probability, one, limiter=CLASSIFYING) for one in windows]
     if not all(map(math.isfinite, scores)):
         raise ApiError(500, f"The classifier of gate {gate.name!r} answers with no number.", code="gate_failed")
@@ -80,10 +82,11 @@ def _texts(prompt: RequestPrompt, gate: Gate, base: LoadedModel, begun: str | li
     messages = prompt.messages or ()
     asked = [turn for turn in messages if turn["role"] == "user"]
     if gate.config.reads == "last_user" and asked:
-        yield str(asked[-1]["content"])
-        return
-    for turn in messages:
+        messages = asked[-1:]
+    for turn in messages:  # names, too: a template may show them
         yield from texts_of({key: value for key, value in turn.items() if key != "role"})
+    if gate.config.reads == "last_user" and asked:
+        return
     yield from texts_of([*prompt.tools, dict(prompt.variables)])
     if prompt.text is not None:
         yield prompt.text

@@ -9,6 +9,7 @@ the lists against the schemas, so that a field that somebody adds is closed unti
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,6 +27,7 @@ from motet.server.query import Display, RequestPrompt
 from motet.settings import texts_of
 
 ADMIN = "/v1/admin/"
+NAME = re.compile(r"[\w .@-]{1,64}")  # of who speaks: nothing that with a template's own marks could end a turn
 SECRET = secrets.token_bytes(32)  # what is drawn under a policy cannot be computed elsewhere
 PROBES = frozenset({"/health", "/livez", "/ready"})
 Value = Any
@@ -123,9 +125,10 @@ FIELDS: Mapping[str, Line] = {
     "logit_bias": Line("logit_bias", _biases),
     "response_format": Line("structured_outputs", idle=({"type": "text"},)),
     **dict.fromkeys(
-        ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+        ("structured_outputs", "guided_regex", "guided_choice", "guided_grammar"),
         Line("structured_outputs"),
     ),
+    "guided_json": Line("structured_outputs", idle=()),  # an empty schema is any JSON
     "tools": Line("tools"),
     "tool_choice": Line("tools", idle=("none", "auto")),
     "reasoning_effort": Line("thinking"),
@@ -151,7 +154,9 @@ FIELDS: Mapping[str, Line] = {
     "skip_special_tokens": Line("token_ids", idle=(True,)),
 }  # fmt: skip
 MESSAGE: Mapping[str, Line] = {
-    **dict.fromkeys(("role", "content", "name", "refusal"), OPEN),
+    **dict.fromkeys(("content", "refusal"), OPEN),
+    "role": Line("tools", lambda value, allow: allow.tools or value not in ("tool", "function")),
+    "name": Line("prefill", lambda value, allow: allow.prefill or not _is_text(value) or bool(NAME.fullmatch(value))),
     "tool_calls": Line("tools"),
     "tool_call_id": Line("tools", idle=("",)),
     "reasoning_content": Line("thinking", idle=("",)),
@@ -190,6 +195,10 @@ def check_fields(body: Value, allow: Allow) -> None:
             _check(part, PART, allow, f"messages.{i}.content.{k}.")
     if messages and messages[-1][1].get("role") == "assistant" and not allow.prefill:
         raise _closed(f"messages.{messages[-1][0]}", "an answer that the request begins", "prefill")
+
+
+def _is_text(value: Value) -> bool:
+    return isinstance(value, str)
 
 
 def _objects(value: Value) -> list[tuple[int, dict[str, Any]]]:
@@ -261,6 +270,12 @@ def check_shown(shown: Display, n: int, allow: Allow) -> None:
     if n > allow.max_n:
         raise _closed("n", f"more than {allow.max_n} answers", "max_n")
     _check_lines(shown, SHOWN, allow)
+
+
+def check_form(form: str, allow: Allow) -> None:
+    """Raises NotAllowed: a text that no chat template surrounds is to be continued, whatever the endpoint."""
+    if form != "chat" and not allow.completions:
+        raise _closed("prompt", "texts without messages", "completions")
 
 
 def check_drawn(sampling: SamplingParams, shown: Display | None, allow: Allow) -> None:

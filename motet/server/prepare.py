@@ -30,7 +30,7 @@ from motet.server.dialogue.tools import Offer
 from motet.server.encodings import Encodings, tokenized
 from motet.server.escalation import sides_of
 from motet.server.gating import Decisions, decided
-from motet.server.guard import check_drawn, check_messages, check_shown, permitted
+from motet.server.guard import check_drawn, check_form, check_messages, check_shown, permitted
 from motet.server.http.errors import ApiError, as_api_error, invalid
 from motet.server.pondering import Pondered, highlighted
 from motet.server.prompts import check_tokens, max_new_tokens, read
@@ -137,6 +137,7 @@ async def prepare(service: Service, query: Query) -> list[Job]:
     """
     if service.allow is not None:
         check_shown(query.display, query.n, service.allow)
+        check_form(query.form, service.allow)
     jobs = await built(service, query, partial(_jobs, service, query))
     jobs = [job.with_sides([await _with_grammar(side, query, service.registry) for side in job.sides]) for job in jobs]
     if service.allow is not None:
@@ -311,7 +312,9 @@ def _target_plan(query: Query, index: int, target: Target, registry: Registry, d
             raise
         where, error = f"candidates.{index}", as_api_error(refusal)
         param = f"{where}.{error.param}" if error.param else where
-        raise ApiError(error.status_code, f"{where}: {error.detail}", param=param, code=error.code) from refusal
+        public = error.public and f"{where}: {error.public}"
+        message = f"{where}: {error.detail}"
+        raise ApiError(error.status_code, message, param=param, code=error.code, public=public) from refusal
 
 
 def plan_of(target: Target, registry: Registry, decision: Decision | None = None, *, chat: bool = False) -> Plan:

@@ -27,6 +27,8 @@ RESERVED_VARIABLES = frozenset({
     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "self",
 })  # fmt: skip
 
+AS_TEXT = "send text, not tokens."
+NOT_READ = "These messages cannot be read in this form."
 AS_IS = Prompt()  # of streams that read the request's prompt
 
 
@@ -149,7 +151,8 @@ def _too_long(tokens: PromptTokens, members: Mapping[str, LoadedModel]) -> ApiEr
         f"The maximum context length of {whose} {read}",
         param=tokens.param,
         code="context_length_exceeded",
-        public=f"The maximum context length is {min(limits)} tokens. However, your prompt has {sizes[0]} tokens.",
+        # not by how much: what a member reads may be more or less than what the client sent
+        public=f"The maximum context length is {min(limits)} tokens. Your prompt is longer.",
     )
 
 
@@ -225,7 +228,8 @@ def _conversation(prompt: RequestPrompt) -> Conversation:
 def _chat(conversation: Conversation, prompt: RequestPrompt, member: LoadedModel) -> Text:
     tokenizer = member.tokenizer
     if not tokenizer.has_chat_template:
-        raise invalid(f"Model {member.info.name!r} has no chat template; use template 'plain'.", prompt.param)
+        said = "has no chat template; use template 'plain'."
+        raise invalid(f"Model {member.info.name!r} {said}", prompt.param, public=NOT_READ)
     turns, tools = conversation.read_by(tokenizer.template, in_words=member.describe_tools)
     try:
         text = tokenizer.render_chat(
@@ -236,13 +240,15 @@ def _chat(conversation: Conversation, prompt: RequestPrompt, member: LoadedModel
             variables=prompt.variables,
         )
     except ChatTemplateError as error:
-        raise invalid(f"Model {member.info.name!r}: {error}", "messages", "chat_template_error") from error
+        said = f"Model {member.info.name!r}: {error}"
+        raise invalid(said, "messages", "chat_template_error", public=NOT_READ) from error
     return Text(text, special=bool(prompt.messages and prompt.add_special_tokens))
 
 
 def _tokens(tokens: tuple[int, ...], own: Prompt, member: LoadedModel, role: str) -> list[int]:
     if own.template == "chat":
-        raise invalid(f"Role {role!r} reads the prompt through its chat template: send text, not tokens.", "prompt")
+        said = f"Role {role!r} reads the prompt through its chat template: {AS_TEXT}"
+        raise invalid(said, "prompt", public=f"The prompt is not read as tokens: {AS_TEXT}")
     check_tokens(tokens, member, "prompt")
     return list(tokens)
 
@@ -282,4 +288,5 @@ def _start(member: LoadedModel, param: str) -> list[int]:
         "(bos_token or eos_token).",
         param,
         "empty_prompt",
+        public="The prompt is empty.",
     )

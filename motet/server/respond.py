@@ -38,7 +38,8 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
             return Response(status_code=CLIENT_LEFT)
         describe(service, query, jobs)
         fits = min(side.request.sampling.max_tokens for job in jobs for side in job.sides)
-        if fits < (query.max_tokens or 0):
+        # under a policy it would tell how much more than the prompt a hidden stream reads
+        if fits < (query.max_tokens or 0) and (service.allow is None or service.allow.members):
             add_header(request, MAX_TOKENS, str(fits))
         reply = Reply(service, query, jobs) if query.labels is None else ComparisonReply(service, query, jobs)
         held.enter_context(closing(reply))

@@ -35,7 +35,8 @@ def _with_swaps(prompt: RequestPrompt, own: Prompt) -> RequestPrompt:
     if not own.swaps:
         return prompt
     if prompt.tokens is not None:
-        raise invalid("The composition changes names in the prompt: send text, not tokens.", "prompt")
+        public = "The prompt is not read as tokens: send text, not tokens."
+        raise invalid("The composition changes names in the prompt: send text, not tokens.", "prompt", public=public)
     growth = 0
 
     def measured(text: str) -> str:
@@ -46,7 +47,11 @@ def _with_swaps(prompt: RequestPrompt, own: Prompt) -> RequestPrompt:
     _with_texts((prompt.text, prompt.messages), measured)
     if growth > MAX_TOKENIZED:  # nothing is built that only a refusal can follow
         said = f"The names that the composition changes make the prompt longer by {growth:,} characters"
-        raise invalid(f"{said}: at most {MAX_TOKENIZED:,}.", prompt.param, "context_length_exceeded")
+        message, public = (
+            f"{said}: at most {MAX_TOKENIZED:,}.",
+            "Your prompt is longer than the maximum context length.",
+        )
+        raise invalid(message, prompt.param, "context_length_exceeded", public=public)
     messages = prompt.messages and tuple(_with_texts(turn, own.swapped) for turn in prompt.messages)
     return replace(prompt, text=None if prompt.text is None else own.swapped(prompt.text), messages=messages)
 

@@ -147,7 +147,8 @@ async def compiled_grammar(
         grammar = await _compiled(member, TOOLS, await _text(TOOLS, lambda: calls(own)))
     if not ends_of(plan, registry.infos):
         model = plan.streams[0].model
-        raise invalid(f"{field}: model {model!r} has no end-of-sequence token to end with.", field)
+        said = "has no end-of-sequence token to end with."
+        raise invalid(f"{field}: model {model!r} {said}", field, public=f"{field}: the model {said}")
     return grammar
 
 

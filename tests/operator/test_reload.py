@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 import torch
 import yaml
 
+from motet.engines.base import GenerationRequest
 from motet.engines.torch import TorchEngine
+from motet.engines.torch.choice import ChoiceGroup
 from motet.operator.access import Access
 from motet.operator.file import load
 from motet.operator.loading import load_engine
@@ -126,6 +129,36 @@ async def test_what_a_composition_needs_stays(running: Running) -> None:
     assert "two" in (await running.admin("unload", "two", status=400))["message"]
     assert (await running.admin("unload", "nobody", status=404))["code"] == "model_not_found"
     assert [await running.ask(name) for name in ("two", "both")] == [200, 200]
+
+
+async def test_changes_at_once_do_not_undo_each_other(running: Running) -> None:
+    running.write(models={name: {"path": name} for name in ("one", "two", "three")})
+    await running.admin("reload")
+    both = await asyncio.gather(running.admin("unload", "two"), running.admin("unload", "three"))
+    assert [found["loaded"] for found in both] == [[], []]
+    assert [await running.ask(name) for name in ("one", "two", "three")] == [200, 404, 404]
+
+
+async def test_a_model_that_goes_under_a_request_fails_that_request_alone(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was prepared, and checked, while the model was there."""
+    core = running.engine._core  # pyright: ignore[reportPrivateUsage]
+    group = core.group
+
+    def late(request: GenerationRequest) -> ChoiceGroup:
+        found = group(request)
+        if request.plan.streams[0].model == "two":
+            running.engine.detach("two", after=0.0)
+            while "two" in running.engine.models:
+                time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(core, "group", late)
+    bystander = asyncio.create_task(running.ask("one", max_tokens=40))
+    assert await running.ask("two") == 503
+    assert await bystander == 200
+    assert running.engine.is_alive
 
 
 async def test_what_stands_in_under_a_policy_stays(running: Running) -> None:

@@ -217,6 +217,14 @@ async def compared(ask: Asker, fact: Fact) -> Found:
     return named(*[town_in(entry["choices"][0]["message"]["content"]) for entry in entries])
 
 
+async def compared_texts(ask: Asker, fact: Fact) -> Found:
+    """Texts that no chat template surrounds, by the endpoint that compares models."""
+    asked: Body = {"prompt": fact.text, "candidates": [TARGET], "max_tokens": 1, "temperature": 0}
+    answer = await ask.send("POST", "/v1/compare", json=asked)
+    entries: list[Any] = [] if answer is None else answer["candidates"]
+    return named(*[town_in(entry["choices"][0]["text"]) for entry in entries])
+
+
 # Comparisons: two tokens at a time, or one after the other taken away.
 
 Only = Callable[[Iterable[str]], Body]  # towns → the fields by which an answer holds only these
@@ -479,5 +487,6 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("marks inside of messages", marked, {"prefill": True}),
     Attack("variables of the template", template_variable, {"template_variables": True}),
     Attack("texts without a chat", bare_text, {"completions": True}),
+    Attack("texts without a chat, compared", compared_texts, {"compare": True, "completions": True}),
     Attack("prompts cut in front", truncated, {"truncation": True, "prefill": True}),
 )  # fmt: skip

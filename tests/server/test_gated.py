@@ -153,6 +153,9 @@ async def test_the_last_user_message_or_all(folder: Path) -> None:
     talk = [*user("y" * 9), {"role": "assistant", "content": "No."}, *user(last.low)]
     (decision,) = (await last.post("/v1/chat/completions", messages=talk, max_tokens=1)).json()["motet"]["gates"]
     assert decision["score"] == pytest.approx(last.score(last.low), abs=1e-5)
+    named = [turn | ({"name": "Bo"} if turn["role"] == "user" else {}) for turn in talk]  # templates may show it
+    (decision,) = (await last.post("/v1/chat/completions", messages=named, max_tokens=1)).json()["motet"]["gates"]
+    assert decision["score"] == pytest.approx(last.score(f"{last.low}\nBo"), abs=1e-5)
     whole = Gates(folder)
     (decision,) = (await whole.post("/v1/chat/completions", messages=talk, max_tokens=1)).json()["motet"]["gates"]
     assert decision["score"] == pytest.approx(whole.score(f"{'y' * 9}\nNo.\n{whole.low}"), abs=1e-5)

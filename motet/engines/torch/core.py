@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from motet.engines.base import EngineError, GenerationRequest
+from motet.composers.plan import Plan
+from motet.engines.base import EngineError, GenerationRequest, ModelLeft
 from motet.engines.outputs import EngineStats
 from motet.engines.torch.adapters import Adapter
 from motet.engines.torch.choice import Choice, ChoiceGroup, choices_of
@@ -62,6 +63,13 @@ class EngineCore:
                 if isinstance(model := self.models.get(name), SoftPrompt | Adapter):
                     model.forget()
             self.use({name: model for name, model in self.models.items() if name not in gone})
+
+    def check_loaded(self, plan: Plan) -> None:
+        """Raises ModelLeft: a model of the plan has gone since the request was prepared."""
+        models = self.models  # one mapping: the engine's thread may put another in its place
+        gone = next((stream.model for stream in plan.streams if stream.model not in models), None)
+        if gone is not None:
+            raise ModelLeft(f"model {gone!r} was unloaded before the request began to run")
 
     def group(self, request: GenerationRequest) -> ChoiceGroup:
         return choices_of(request, [self.models[stream.model] for stream in request.plan.streams])

@@ -16,7 +16,15 @@ from dataclasses import replace
 
 from motet.composers.plan import Plan
 from motet.composers.rules import EscalationRule
-from motet.engines.base import SIDES, EngineError, EngineStopped, GenerationRequest, refuse_empty, unlike_clusters
+from motet.engines.base import (
+    SIDES,
+    EngineError,
+    EngineStopped,
+    GenerationRequest,
+    ModelLeft,
+    refuse_empty,
+    unlike_clusters,
+)
 from motet.engines.drawn import is_drawn
 from motet.engines.outputs import EngineStats, StepTimes, TokenOutput
 from motet.engines.torch.adapters import Adapter
@@ -32,7 +40,6 @@ log = logging.getLogger(__name__)
 MAX_RESTARTS = 5  # within RESTART_SECONDS: what ends the engine again and again needs another process
 RESTART_SECONDS = 60.0
 CLOSE_POLL_SECONDS = 0.005
-LEAVING_SECONDS = 60.0  # a request that was prepared over a model's name before it left finds the model for so long
 
 
 class TorchGeneration:
@@ -176,13 +183,14 @@ class TorchEngine:
             if not self._thread.is_alive():
                 raise EngineStopped("the engine is closed")
 
-    def detach(self, name: str, after: float = LEAVING_SECONDS) -> None:
+    def detach(self, name: str, after: float) -> None:
         """The model goes when nothing that runs reads it any more, `after` seconds from now at the earliest."""
         self._post(lambda: self._core.leaving.update({name: time.monotonic() + after}))
 
     def check(self, request: GenerationRequest) -> int:
         self._refuse_when_closed()
         refuse_empty(request)
+        self._core.check_loaded(request.plan)
         return self._core.scheduler.check(request)
 
     def draws_members(self, request: GenerationRequest) -> bool:
@@ -190,6 +198,7 @@ class TorchEngine:
 
     def generate(self, request: GenerationRequest) -> TorchGeneration:
         self._refuse_when_closed()
+        self._core.check_loaded(request.plan)
         generation = TorchGeneration(self, self._core.group(request), asyncio.get_running_loop())
         self._post(lambda: self._start(generation))
         return generation
@@ -305,6 +314,11 @@ class TorchEngine:
         return StepTimes(began, time.time_ns(), tuple(requests), len(choices), len(outputs), len(step.failures))
 
     def _start(self, generation: TorchGeneration) -> None:
+        try:
+            self._core.check_loaded(generation.group.request.plan)  # it was asked for in another thread
+        except ModelLeft as left:
+            _notify(generation, generation.fail, left)
+            return
         self._generations[generation.group] = generation
         self._core.add(generation.group)
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from motet.composers.errors import MAX_PROBLEMS, MAX_SHOWN, CompositionError, sentences
-from motet.engines.base import EngineError, EngineStopped, GrammarFailed, NoTokenPossible, RequestTooLarge
+from motet.engines.base import EngineError, EngineStopped, GrammarFailed, ModelLeft, NoTokenPossible, RequestTooLarge
 from motet.operator.registry import UnknownModel
 from motet.operator.visible import NotAllowed
 from motet.settings import texts_of
@@ -33,6 +33,7 @@ OF_PARTS = (EngineError, RequestTooLarge)
 CODES_OF_PARTS = frozenset({
     "request_too_large", "unsupported_composition", "unlike_contexts", "vocabulary_mismatch", "expert_mismatch",
 })  # fmt: skip
+PROMPTS = frozenset({"messages", "prompt"})
 UNSAID = {500: "The server failed on this request.", 503: "The server cannot serve this request now."}
 MESSAGES = "/v1/messages"  # Anthropic's endpoints, whose clients read errors of their own shape
 MESSAGES_TYPES = {
@@ -69,8 +70,8 @@ class ApiError(HTTPException):
         return self.detail
 
 
-def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
-    return ApiError(400, message, param=param, code=code)
+def invalid(message: str, param: str | None = None, code: str | None = None, *, public: str | None = None) -> ApiError:
+    return ApiError(400, message, param=param, code=code, public=public)
 
 
 def busy(status: int, message: str, code: str, retry_after: int = 1) -> ApiError:
@@ -131,6 +132,8 @@ def as_api_error(error: Exception) -> ApiError:
             return invalid(str(error), code="no_token_possible")
         case GrammarFailed():
             return invalid(str(error), code="grammar_failed")
+        case ModelLeft():
+            return busy(503, str(error), "model_unloaded")
         case EngineStopped():
             return busy(503, str(error), "engine_stopped")
         case EngineError():
@@ -143,25 +146,30 @@ def for_reader(error: Exception, hidden: Collection[str] | None, sent: object = 
     """`as_api_error` for a client that may not read the names in `hidden`; None: it may read everything.
 
     Args:
-        sent: the request's JSON. A name that stands in it is no news: it is treated as one that nobody has.
+        sent: the request's JSON. A name that stands in the field that is refused is no news: it is treated as one that
+            nobody has. What a prompt holds is no excuse: whoever writes a list of words into it would learn which of
+            them are names.
     """
     said = as_api_error(error)
     if hidden is None or said.code == NO_MODEL:  # made of the names that the client may read, and of its own
         return said
     if said.public is not None:
         return _unsaid(said, said.public)
-    if isinstance(error, OF_PARTS) or said.code in CODES_OF_PARTS or _names(said.detail, hidden, sent):
+    if isinstance(error, OF_PARTS) or said.code in CODES_OF_PARTS or _names(said, hidden, sent):
         return _unsaid(said, UNSAID.get(said.status_code, "The request cannot be served."))
     return said
 
 
 def _unsaid(said: ApiError, message: str) -> ApiError:
-    return ApiError(said.status_code, message, param=said.param, code=said.code, headers=said.headers)
+    code = None if said.code in CODES_OF_PARTS else said.code  # the codes themselves tell that something is composed
+    return ApiError(said.status_code, message, param=said.param, code=code, headers=said.headers)
 
 
-def _names(message: str, hidden: Collection[str], sent: object) -> bool:
-    found = [name for name in hidden if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", message)]
-    return any(not any(name in text for text in texts_of(sent)) for name in found)
+def _names(said: ApiError, hidden: Collection[str], sent: object) -> bool:
+    found = [name for name in hidden if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", said.detail)]
+    field = (said.param or "").partition(".")[0]
+    fields = cast("dict[str, object]", sent) if isinstance(sent, dict) and field not in PROMPTS else {}
+    return any(not any(name in text for text in texts_of(fields.get(field))) for name in found)
 
 
 def _from_http(error: HTTPException) -> ApiError:

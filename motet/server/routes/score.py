@@ -76,12 +76,13 @@ async def _scores(service: Service, query: ScoreQuery, jobs: Sequence[Job]) -> d
 
 def _entry(index: int, job: Job, outputs: Sequence[TokenOutput], query: ScoreQuery) -> dict[str, Any]:
     logprobs = [output.logprob for output in outputs]
+    shows_ids = job.allow is None or job.allow.token_ids
     entry: dict[str, Any] = {
         "index": index,
         "logprob": finite(sum(logprobs)),
         "is_greedy": all(output.top[0][1] == output.logprob for output in outputs),
         "tokens": [job.tokenizer.label_of(output.token) for output in outputs],
-        "token_ids": [output.token for output in outputs],
+        "token_ids": [output.token for output in outputs] if shows_ids else [],
         "token_logprobs": [finite(value) for value in logprobs],
         "members": _member_sums(job, outputs),
     }
