@@ -95,7 +95,7 @@ GIVES_AWAY: Mapping[str, str] = {
     "logprobs": "the lowest token that a mask keeps is often the secret itself, and two answers tell ratios of scores",
     "exact_logprobs": "a few digits more let differences of log-probs be solved for the members'",
     "steered_logprobs": "the client chooses whose log-prob it reads: the whole distribution, token by token",
-    "scoring": "any text can be tried: the true answer stands out among false ones",
+    "scoring": "any text can be tried: the true answer stands out among false ones; prompt_logprobs holds token ids",
     "traces": "the plain base's own alternatives and every member's log-prob, token by token: everything",
     "token_lists": "a list compares any two tokens, and what a ban uncovers is the next best: the order of all",
     "logit_bias": "biases weigh tokens against each other until the arg-max tips: log-probs by bisection",

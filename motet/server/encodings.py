@@ -85,7 +85,8 @@ class Encodings:
         message = (
             f"Tokenizing took more than {SECONDS:g} s, for {read} so far: send fewer or shorter ones, or token ids."
         )
-        return invalid(message, code="tokenizing_too_long")
+        public = "Tokenizing took too long: send fewer or shorter texts, or token ids."
+        return invalid(message, code="tokenizing_too_long", public=public)
 
 
 def _too_long(member: LoadedModel, count: int, param: str) -> ApiError:

@@ -27,7 +27,8 @@ from motet.server.query import Display, RequestPrompt
 from motet.settings import texts_of
 
 ADMIN = "/v1/admin/"
-NAME = re.compile(r"[\w .@-]{1,64}")  # of who speaks: nothing that with a template's own marks could end a turn
+# of who speaks, or a function's: nothing that with a template's own marks could end a turn
+NAME = re.compile(r"[\w .@-]{1,64}|[a-zA-Z0-9_.:/-]{1,128}")
 SECRET = secrets.token_bytes(32)  # what is drawn under a policy cannot be computed elsewhere
 PROBES = frozenset({"/health", "/livez", "/ready"})
 Value = Any
@@ -62,6 +63,12 @@ def _up_to(opening: str) -> Within:
         return not is_number or value <= getattr(allow, opening)
 
     return within
+
+
+def _guesses(value: Value, allow: Allow) -> bool:
+    """Whose guesses is a question about members."""
+    draft = cast("dict[str, Any]", value).get("draft") if isinstance(value, dict) else None
+    return allow.speculation and (draft in (None, "ngram") or allow.members)
 
 
 def _filters(value: Value, allow: Allow) -> bool:
@@ -133,7 +140,7 @@ FIELDS: Mapping[str, Line] = {
     "tool_choice": Line("tools", idle=("none", "auto")),
     "reasoning_effort": Line("thinking"),
     "thinking_token_budget": Line("thinking", idle=()),
-    "speculation": Line("speculation", idle=("off",)),
+    "speculation": Line("speculation", _guesses, idle=("off",)),
     "presence_penalty": Line("penalties", idle=OFF),
     "frequency_penalty": Line("penalties", idle=OFF),
     "repetition_penalty": Line("penalties", idle=(1, 1.0)),
@@ -156,7 +163,7 @@ FIELDS: Mapping[str, Line] = {
 MESSAGE: Mapping[str, Line] = {
     **dict.fromkeys(("content", "refusal"), OPEN),
     "role": Line("tools", lambda value, allow: allow.tools or value not in ("tool", "function")),
-    "name": Line("prefill", lambda value, allow: allow.prefill or not _is_text(value) or bool(NAME.fullmatch(value))),
+    "name": Line("prefill", lambda value, allow: allow.prefill or _is_name(value), idle=("",)),
     "tool_calls": Line("tools"),
     "tool_call_id": Line("tools", idle=("",)),
     "reasoning_content": Line("thinking", idle=("",)),
@@ -197,8 +204,9 @@ def check_fields(body: Value, allow: Allow) -> None:
         raise _closed(f"messages.{messages[-1][0]}", "an answer that the request begins", "prefill")
 
 
-def _is_text(value: Value) -> bool:
-    return isinstance(value, str)
+def _is_name(value: Value) -> bool:
+    """Or nothing that a schema takes for one."""
+    return not isinstance(value, str) or NAME.fullmatch(value) is not None
 
 
 def _objects(value: Value) -> list[tuple[int, dict[str, Any]]]:

@@ -258,7 +258,8 @@ def check_tokens(tokens: Sequence[int], member: LoadedModel, param: str) -> None
     width = member.info.vocab_size
     unknown = next((token for token in tokens if token >= width), None)
     if unknown is not None:
-        raise invalid(f"{param}: token id {unknown} is not in the vocabulary (0 to {width - 1}).", param)
+        said = f"{param}: token id {unknown} is not in the vocabulary"
+        raise invalid(f"{said} (0 to {width - 1}).", param, public=f"{said}.")
 
 
 def _check_variables(variables: Mapping[str, Any]) -> None:

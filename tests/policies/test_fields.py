@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +35,7 @@ from motet.server.guard import (
     check_shown,
 )
 from motet.server.http.bodies import JsonRoute
+from motet.server.http.errors import CODES_OF_PARTS
 from motet.server.prepare import prepare
 from motet.server.query import Display, Query, display, prompt_of
 from motet.server.shapes.requests import Body, Candidate, ChatCompletionRequest, Message, StreamOptions, TextPart
@@ -243,3 +247,24 @@ async def test_what_an_endpoint_lets_pass_is_judged_where_jobs_are_made(asked: d
 def test_requests_are_bodies_of_ours() -> None:
     """Or `extra` would drop what the guard should see."""
     assert all(issubclass(kind, Body) for _, kind in bodies())
+
+
+PARTS = re.compile(r"info\.name|\.role!r|\.model!r|\bmodel!r|\brole!r|gate\.name|stream\.model")
+
+
+def test_refusals_that_name_a_part_have_a_text_for_those_who_may_not_know_it() -> None:
+    """What is repeated of a request is not searched for names, so whoever writes one into a refusal says what else to
+    tell: by `public`, or by a code of parts. As far as a call shows it by itself."""
+    found: list[str] = []
+    for file in (Path(__file__).parents[2] / "motet" / "server").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if (
+                isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Name)
+                and call.func.id in ("invalid", "ApiError")
+            ):
+                code = any(isinstance(part, ast.Constant) and part.value in CODES_OF_PARTS for part in ast.walk(call))
+                public = any(keyword.arg == "public" for keyword in call.keywords)
+                if PARTS.search(ast.unparse(call)) and not code and not public:
+                    found.append(f"{file.name}:{call.lineno}")
+    assert found == []

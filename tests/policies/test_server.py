@@ -399,6 +399,53 @@ async def test_filters_are_closed_where_answers_are_drawn(name: str) -> None:
             assert (await ask(client, top_p=1, top_k=0, min_p=0)).status_code == 200
 
 
+def repeating(word: str) -> list[dict[str, Any]]:
+    """Requests that are refused, and may be told why in their own words."""
+    own = of("c")
+    said: list[dict[str, Any]] = [{"role": "user", "content": "a", "name": name} for name in (word, "b")]
+    bodies: list[dict[str, Any]] = [
+        {word: 1},
+        {"messages": [{"role": "user", "content": "a", word: 1}]},
+        {"messages": [{"role": word, "content": "a"}]},
+        {"messages": said},
+        {"messages": [{"role": "user", "content": f"{word} " * 9000}]},
+        {"max_tokens": word},
+        {"stop": [[word]]},
+        {"model": word},
+    ]
+    return [
+        *({"json": CHAT | body, "headers": own} for body in bodies),
+        {"json": CHAT, "params": {"model": word}, "headers": own},
+        {"json": CHAT, "headers": {**own, "content-encoding": word}},
+        {"content": f'{{"{word}": ', "headers": {**own, "content-type": "application/json"}},
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(repeating(""))))
+async def test_refusals_do_not_tell_names_from_other_words(client: httpx.AsyncClient, number: int) -> None:
+    """Whatever repeats what the client wrote repeats it in the same way."""
+    said: dict[str, tuple[int, str]] = {}
+    for word in ("stranger", "nobodyxx"):
+        answer = await client.post("/v1/chat/completions", **repeating(word)[number])
+        assert answer.status_code in (400, 403, 404, 415)
+        said[word] = answer.status_code, answer.text.replace(word, "…")
+    assert said["stranger"] == said["nobodyxx"]
+
+
+async def test_unknown_paths_do_not_tell_names_from_other_words(client: httpx.AsyncClient) -> None:
+    paths = [f"/v1/{word}" for word in ("stranger", "nobodyxx")]
+    answers = [await client.get(path, headers=of("c")) for path in paths]
+    assert answers[0].status_code == answers[1].status_code == 404
+    assert answers[0].text.replace("stranger", "…") == answers[1].text.replace("nobodyxx", "…")
+
+
+async def test_whose_guesses_is_a_question_about_members() -> None:
+    for allow, status in (({"speculation": True}, 403), ({"speculation": True, "members": True}, 200)):
+        async with client_of(guarded(allow)) as client:
+            assert (await ask(client, speculation={"draft": "small"})).status_code == status
+            assert (await ask(client, speculation={"tokens": 2})).status_code == 200
+
+
 async def test_comparing_opens_no_texts_without_messages() -> None:
     asked: dict[str, Any] = {"candidates": ["writer"], "prompt": "The town is", "max_tokens": 1}
     for allow, status in (({"compare": True}, 403), ({"compare": True, "completions": True}, 200)):
@@ -428,6 +475,7 @@ async def test_turns_that_no_client_takes_are_closed(
     refused = await ask(client, messages=messages)
     assert (refused.status_code, refused.json()["error"]["param"]) == (403, param)
     assert (await ask(client, messages=[{"role": "user", "name": "Ada B.", "content": "a"}])).status_code == 200
+    assert (await ask(client, messages=[{"role": "user", "name": "", "content": "a"}])).status_code == 200
 
 
 async def test_scores_hold_token_ids_only_where_those_are_open() -> None:

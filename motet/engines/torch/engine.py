@@ -285,7 +285,9 @@ class TorchEngine:
         self._fail_all(error)
         for member in self._core.members.values():
             member.cache.clear()
+        leaving = self._core.leaving
         self._core = EngineCore(self._core.models, self._core.scheduler.settings)
+        self._core.leaving.update(leaving)
         self._restarts.append(time.monotonic())
         log.warning("the engine begins anew: %d requests and all cached prefixes are lost", lost)
         self._thread = self._started()

@@ -105,6 +105,7 @@ class Conversation:
             f"{field}: the chat template of a member shows no names in the role {role!r}, which {beside} needs. Begin "
             f'the content with it ("{name}: …"), or leave it out.',
             field,
+            public=f"{field}: names are not shown here. Begin the content with it, or leave it out.",
         )
 
     @cached_property

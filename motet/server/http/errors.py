@@ -32,8 +32,8 @@ TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 OF_PARTS = (EngineError, RequestTooLarge)
 CODES_OF_PARTS = frozenset({
     "request_too_large", "unsupported_composition", "unlike_contexts", "vocabulary_mismatch", "expert_mismatch",
+    "approximate_vocabulary", "gate_failed",
 })  # fmt: skip
-PROMPTS = frozenset({"messages", "prompt"})
 UNSAID = {500: "The server failed on this request.", 503: "The server cannot serve this request now."}
 MESSAGES = "/v1/messages"  # Anthropic's endpoints, whose clients read errors of their own shape
 MESSAGES_TYPES = {
@@ -68,6 +68,10 @@ class ApiError(HTTPException):
 
     def __str__(self) -> str:
         return self.detail
+
+
+# refusals of what was sent, before or beside what is known of models
+OF_REQUESTS = (ApiError, RequestValidationError, NotAllowed)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None, *, public: str | None = None) -> ApiError:
@@ -147,28 +151,36 @@ def for_reader(error: Exception, hidden: Collection[str] | None, sent: object = 
 
     Args:
         sent: the request's JSON. A name that stands in the field that is refused is no news: it is treated as one that
-            nobody has. What a prompt holds is no excuse: whoever writes a list of words into it would learn which of
-            them are names.
+            nobody has.
+
+    What the server says of its own about a request (`ApiError`, a wrong shape, a closed field) may repeat the client's
+    words, whether they are names or not: were it held back where they are, a list of words would tell which. So what
+    names a part among these has a `public` text, or one of `CODES_OF_PARTS`.
     """
     said = as_api_error(error)
     if hidden is None or said.code == NO_MODEL:  # made of the names that the client may read, and of its own
         return said
     if said.public is not None:
-        return _unsaid(said, said.public)
-    if isinstance(error, OF_PARTS) or said.code in CODES_OF_PARTS or _names(said, hidden, sent):
-        return _unsaid(said, UNSAID.get(said.status_code, "The request cannot be served."))
+        return _unsaid(said, said.public, sent)
+    is_of_parts = isinstance(error, OF_PARTS) or said.code in CODES_OF_PARTS
+    if is_of_parts or (not isinstance(error, OF_REQUESTS) and _names(said, hidden, sent)):
+        return _unsaid(said, UNSAID.get(said.status_code, "The request cannot be served."), sent)
     return said
 
 
-def _unsaid(said: ApiError, message: str) -> ApiError:
-    code = None if said.code in CODES_OF_PARTS else said.code  # the codes themselves tell that something is composed
-    return ApiError(said.status_code, message, param=said.param, code=code, headers=said.headers)
+def _unsaid(said: ApiError, message: str, sent: object) -> ApiError:
+    """Codes of parts tell that something is composed, and so does a field that the client has not sent."""
+    code, param = said.code, said.param
+    if code in CODES_OF_PARTS:
+        is_sent = isinstance(sent, dict) and (param or "").partition(".")[0] in sent
+        code, param = None, param if is_sent else None
+    return ApiError(said.status_code, message, param=param, code=code, headers=said.headers)
 
 
 def _names(said: ApiError, hidden: Collection[str], sent: object) -> bool:
     found = [name for name in hidden if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", said.detail)]
     field = (said.param or "").partition(".")[0]
-    fields = cast("dict[str, object]", sent) if isinstance(sent, dict) and field not in PROMPTS else {}
+    fields = cast("dict[str, object]", sent) if isinstance(sent, dict) else {}
     return any(not any(name in text for text in texts_of(fields.get(field))) for name in found)
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from motet.composers.errors import MAX_PROBLEMS
 from motet.settings import offer
 
 
@@ -23,8 +24,9 @@ class Closed(BaseModel):
         fields = cast("dict[str, Any]", value)
         known = [field.alias or name for name, field in cls.model_fields.items()]
         unknown = [name for name in fields if name not in known]
-        if unknown:
-            raise ValidationError.from_exception_data(cls.__name__, [_unknown(name, known) for name in unknown])
+        if unknown:  # as many as a refusal names: to look for the nearest takes a while
+            told = [_unknown(name, known) for name in unknown[:MAX_PROBLEMS]]
+            raise ValidationError.from_exception_data(cls.__name__, told)
         return fields
 
 
