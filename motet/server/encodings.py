@@ -10,7 +10,7 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from motet.operator.loaded import LoadedModel
-from motet.server.http.errors import ApiError, invalid
+from motet.server.http.errors import PROMPT_TOO_LONG, ApiError, invalid
 
 T = TypeVar("T")
 TOKENIZING = CapacityLimiter(2)  # threads of their own
@@ -92,8 +92,7 @@ class Encodings:
 def _too_long(member: LoadedModel, count: int, param: str) -> ApiError:
     limit = f"The maximum context length of model {member.info.name!r} is {member.info.max_model_len} tokens."
     message = f"{limit} However, your prompt has more than {count // 2} tokens."
-    public = "Your prompt is longer than the maximum context length."
-    return invalid(message, param, "context_length_exceeded", public=public)
+    return invalid(message, param, "context_length_exceeded", public=PROMPT_TOO_LONG)
 
 
 async def tokenized(work: Callable[[Encodings], T], limiter: CapacityLimiter | None = None) -> T:

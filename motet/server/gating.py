@@ -14,7 +14,7 @@ from anyio import CapacityLimiter, to_thread
 from motet.models.classifier import TextTooLong
 from motet.operator.gates import Decision, Gate
 from motet.operator.loaded import LoadedModel
-from motet.server.http.errors import ApiError
+from motet.server.http.errors import PROMPT_TOO_LONG, ApiError
 from motet.server.prompts import check_tokens
 from motet.server.query import Query, RequestPrompt, ScoreQuery
 from motet.server.service import Service
@@ -22,7 +22,6 @@ from motet.server.shapes.requests import Target
 from motet.settings import texts_of
 
 CLASSIFYING = CapacityLimiter(1)
-LONG = "Your prompt is longer than the maximum context length."
 Decisions = Mapping[tuple[int, int], Decision]  # (target, prompt) → what its gate said; nothing where there is none
 
 
@@ -63,7 +62,7 @@ async def _decide(gate: Gate, text: str, param: str) -> Decision:
     except TextTooLong:
         limit = f"is longer than the {most} windows of {gate.classifier.room} tokens that are read of it"
         message = f"The prompt {limit} to decide what answers."
-        raise ApiError(400, message, param=param, code="context_length_exceeded", public=LONG) from None
+        raise ApiError(400, message, param=param, code="context_length_exceeded", public=PROMPT_TOO_LONG) from None
     if not windows[0]:
         message, public = "The prompt is empty: nothing can be decided by it.", "The prompt is empty."
         raise ApiError(400, message, param=param, code="empty_prompt", public=public)
@@ -82,11 +81,10 @@ def _texts(prompt: RequestPrompt, gate: Gate, base: LoadedModel, begun: str | li
     messages = prompt.messages or ()
     asked = [turn for turn in messages if turn["role"] == "user"]
     if gate.config.reads == "last_user" and asked:
-        messages = asked[-1:]
-    for turn in messages:  # names, too: a template may show them
-        yield from texts_of({key: value for key, value in turn.items() if key != "role"})
-    if gate.config.reads == "last_user" and asked:
+        yield from _said(asked[-1])
         return
+    for turn in messages:
+        yield from _said(turn)
     yield from texts_of([*prompt.tools, dict(prompt.variables)])
     if prompt.text is not None:
         yield prompt.text
@@ -96,3 +94,8 @@ def _texts(prompt: RequestPrompt, gate: Gate, base: LoadedModel, begun: str | li
             yield base.tokenizer.decode(ids)
     if isinstance(begun, str):
         yield begun
+
+
+def _said(turn: Mapping[str, object]) -> Iterator[str]:
+    """All texts of a turn: its name, too, which a template may show."""
+    return texts_of({key: value for key, value in turn.items() if key != "role"})

@@ -13,7 +13,7 @@ from motet.operator.loaded import LoadedModel
 from motet.server.dialogue.conversation import Conversation
 from motet.server.dialogue.highlights import Highlights, behind_keys, to_ponder, with_keys
 from motet.server.encodings import Encodings
-from motet.server.http.errors import ApiError, invalid
+from motet.server.http.errors import PROMPT_NOT_AS_TOKENS, ApiError, invalid
 from motet.server.query import RequestPrompt
 from motet.server.role_prompts import as_role_reads, is_said
 from motet.server.shapes.requests import MAX_TOKENIZED
@@ -27,7 +27,6 @@ RESERVED_VARIABLES = frozenset({
     "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "self",
 })  # fmt: skip
 
-AS_TEXT = "send text, not tokens."
 NOT_READ = "These messages cannot be read in this form."
 AS_IS = Prompt()  # of streams that read the request's prompt
 
@@ -247,8 +246,8 @@ def _chat(conversation: Conversation, prompt: RequestPrompt, member: LoadedModel
 
 def _tokens(tokens: tuple[int, ...], own: Prompt, member: LoadedModel, role: str) -> list[int]:
     if own.template == "chat":
-        said = f"Role {role!r} reads the prompt through its chat template: {AS_TEXT}"
-        raise invalid(said, "prompt", public=f"The prompt is not read as tokens: {AS_TEXT}")
+        said = f"Role {role!r} reads the prompt through its chat template: send text, not tokens."
+        raise invalid(said, "prompt", public=PROMPT_NOT_AS_TOKENS)
     check_tokens(tokens, member, "prompt")
     return list(tokens)
 

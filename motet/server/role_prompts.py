@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from motet.composers.plan import Prompt
-from motet.server.http.errors import invalid
+from motet.server.http.errors import PROMPT_NOT_AS_TOKENS, PROMPT_TOO_LONG, invalid
 from motet.server.query import RequestPrompt
 from motet.server.shapes.requests import MAX_TOKENIZED
 
@@ -35,8 +35,8 @@ def _with_swaps(prompt: RequestPrompt, own: Prompt) -> RequestPrompt:
     if not own.swaps:
         return prompt
     if prompt.tokens is not None:
-        public = "The prompt is not read as tokens: send text, not tokens."
-        raise invalid("The composition changes names in the prompt: send text, not tokens.", "prompt", public=public)
+        said = "The composition changes names in the prompt: send text, not tokens."
+        raise invalid(said, "prompt", public=PROMPT_NOT_AS_TOKENS)
     growth = 0
 
     def measured(text: str) -> str:
@@ -47,11 +47,8 @@ def _with_swaps(prompt: RequestPrompt, own: Prompt) -> RequestPrompt:
     _with_texts((prompt.text, prompt.messages), measured)
     if growth > MAX_TOKENIZED:  # nothing is built that only a refusal can follow
         said = f"The names that the composition changes make the prompt longer by {growth:,} characters"
-        message, public = (
-            f"{said}: at most {MAX_TOKENIZED:,}.",
-            "Your prompt is longer than the maximum context length.",
-        )
-        raise invalid(message, prompt.param, "context_length_exceeded", public=public)
+        message = f"{said}: at most {MAX_TOKENIZED:,}."
+        raise invalid(message, prompt.param, "context_length_exceeded", public=PROMPT_TOO_LONG)
     messages = prompt.messages and tuple(_with_texts(turn, own.swapped) for turn in prompt.messages)
     return replace(prompt, text=None if prompt.text is None else own.swapped(prompt.text), messages=messages)
 

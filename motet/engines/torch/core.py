@@ -64,14 +64,19 @@ class EngineCore:
                     model.forget()
             self.use({name: model for name, model in self.models.items() if name not in gone})
 
+    def absent(self, plan: Plan) -> str | None:
+        """A model of the plan that is not loaded."""
+        models = self.models  # one mapping: the engine's thread may put another in its place
+        return next((stream.model for stream in plan.streams if stream.model not in models), None)
+
     def check_loaded(self, plan: Plan) -> None:
         """Raises ModelLeft: a model of the plan has gone since the request was prepared."""
-        models = self.models  # one mapping: the engine's thread may put another in its place
-        gone = next((stream.model for stream in plan.streams if stream.model not in models), None)
-        if gone is not None:
+        if (gone := self.absent(plan)) is not None:
             raise ModelLeft(f"model {gone!r} was unloaded before the request began to run")
 
     def group(self, request: GenerationRequest) -> ChoiceGroup:
+        """Raises ModelLeft, as `check_loaded` does."""
+        self.check_loaded(request.plan)
         return choices_of(request, [self.models[stream.model] for stream in request.plan.streams])
 
     def add(self, group: ChoiceGroup) -> None:

@@ -134,8 +134,7 @@ class TorchEngine:
 
     def supports(self, plan: Plan) -> str | None:
         models = self._core.models
-        absent = next((stream.model for stream in plan.streams if stream.model not in models), None)
-        if absent is not None:
+        if (absent := self._core.absent(plan)) is not None:
             self._refuse_when_closed()
             return f"model {absent!r} is not loaded"
         if isinstance(plan.rule, EscalationRule):
@@ -198,7 +197,6 @@ class TorchEngine:
 
     def generate(self, request: GenerationRequest) -> TorchGeneration:
         self._refuse_when_closed()
-        self._core.check_loaded(request.plan)
         generation = TorchGeneration(self, self._core.group(request), asyncio.get_running_loop())
         self._post(lambda: self._start(generation))
         return generation

@@ -35,6 +35,9 @@ CODES_OF_PARTS = frozenset({
     "approximate_vocabulary", "gate_failed",
 })  # fmt: skip
 UNSAID = {500: "The server failed on this request.", 503: "The server cannot serve this request now."}
+# what is told of a prompt where the reason is a member's
+PROMPT_TOO_LONG = "Your prompt is longer than the maximum context length."
+PROMPT_NOT_AS_TOKENS = "The prompt is not read as tokens: send text, not tokens."
 MESSAGES = "/v1/messages"  # Anthropic's endpoints, whose clients read errors of their own shape
 MESSAGES_TYPES = {
     401: "authentication_error",
