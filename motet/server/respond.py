@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from motet.server.comparisons import ComparisonReply
-from motet.server.http.headers import MAX_TOKENS, add_header
+from motet.server.http.headers import MAX_TOKENS, add_header, add_ignored
 from motet.server.http.sse import EventStream
 from motet.server.http.writing import encoded
 from motet.server.pondering import scored_tokens
@@ -37,6 +37,8 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         if jobs is None:
             return Response(status_code=CLIENT_LEFT)
         describe(service, query, jobs)
+        if _has_unseen_names(query, jobs):
+            add_ignored(request, "messages.name")
         fits = min(side.request.sampling.max_tokens for job in jobs for side in job.sides)
         # under a policy it would tell how much more than the prompt a hidden stream reads
         if fits < (query.max_tokens or 0) and (service.allow is None or service.allow.members):
@@ -53,6 +55,16 @@ async def respond(request: Request, service: Service, query: Query) -> Response:
         if body is not None and query.adapter is not None:
             body = query.adapter.whole(body)
         return await as_json(body, service)
+
+
+def _has_unseen_names(query: Query, jobs: Sequence[Job]) -> bool:
+    """Whether messages have names that the base's template does not show: they tell nobody apart, or were refused (see
+    `dialogue.conversation`). A function's is known from its call."""
+    turns = [turn for prompt in query.prompts for turn in prompt.messages or ()]
+    named = {turn["role"] for turn in turns if "name" in turn and turn["role"] != "tool"}
+    return bool(named) and any(
+        not job.tokenizer.has_chat_template or not named <= job.tokenizer.template.named_roles for job in jobs
+    )
 
 
 def describe(service: Service, query: Query | ScoreQuery, jobs: Sequence[Job]) -> None:

@@ -312,6 +312,8 @@ async def test_names_that_tell_participants_apart_are_refused_where_nobody_shows
 )
 async def test_names_that_tell_nothing_change_nothing(world: World, messages: list[dict[str, Any]]) -> None:
     served = serve(world, HERMES)
+    told = await served.post("/v1/chat/completions", **CHAT | {"messages": messages})
+    assert told.headers["x-motet-ignored-fields"] == "messages.name"
     unnamed = [{field: value for field, value in turn.items() if field != "name"} for turn in messages]
     assert await prompt(served, messages=messages) == await prompt(served, messages=unnamed)
 

@@ -6,7 +6,6 @@ ignored, and the answer's header says so.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from typing import Any
@@ -30,7 +29,7 @@ from motet.server.http.foreign import (
     SAME,
     Foreign,
 )
-from motet.server.http.headers import IGNORED, add_header
+from motet.server.http.headers import add_ignored
 from motet.server.shapes.requests import (
     Body,
     ChatCompletionRequest,
@@ -42,7 +41,6 @@ from motet.server.shapes.requests import (
 from motet.server.shapes.token_requests import ScoreRequest, TokenizeRequest
 from motet.settings import children, closest, nearest
 
-log = logging.getLogger(__name__)
 NEAR = 0.82  # of two names' letters: `max_token` is near to `max_tokens`, `prompt_id` is not to `prompt`
 MAX_NAMES = 64  # unknown names in one request; each is compared with all that are known
 UNSUPPORTED = "unsupported_parameter"
@@ -74,8 +72,7 @@ def check_extras(extras: Iterable[Extra], body: Body, request: Request) -> None:
         if len(ignored) > MAX_NAMES:
             raise invalid(f"The body has more than {MAX_NAMES} names that are not known.", extra.path, UNSUPPORTED)
     names = ", ".join(ascii(name[:MAX_SHOWN])[1:-1][:MAX_SHOWN] for name in sorted(ignored))
-    add_header(request, IGNORED, names)
-    log.info("ignored request fields: %s", names)
+    add_ignored(request, names)
 
 
 def _refusal(extra: Extra, body: Body, own: Mapping[str, Foreign]) -> str | None:
